@@ -1,0 +1,1 @@
+"""PocketNest: a trained ResNeSt, carried exactly and fast to phones."""

@@ -1,0 +1,111 @@
+"""The command line, nothing else.
+
+torch and tensorflow load only in the commands that need them: `--help` and `check` answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.errors import InputError
+
+OK, INTERNAL_ERROR, BAD_INPUT, BUDGET_MISSED = 0, 1, 2, 3
+
+EPILOG = """\
+exit codes: 0 all budgets met, 1 internal error, 2 bad input, 3 a budget is missed
+
+examples:
+  pocketnest check recipes/resnest50/android-litert-int8.yaml
+  pocketnest run recipes/resnest50/android-litert-int8.yaml --set budgets.size_mb=14
+  pocketnest bench artifacts/android-litert-int8
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pocketnest",
+        description="Compress a trained ResNeSt for phones: ONNX, TFLite and Core ML.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run recipes; finished stages are reused")
+    run.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE")
+    run.add_argument("--out", type=Path, default=Path("artifacts"), metavar="DIR")
+    run.add_argument("--fresh", action="store_true", help="compute every stage again")
+    check = commands.add_parser("check", help="validate recipes; prints every problem at once")
+    check.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE")
+    for command in (run, check):
+        command.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            dest="overrides",
+            metavar="KEY=VALUE",
+            help="change a recipe value, such as train.epochs=3; can be given several times",
+        )
+    bench = commands.add_parser(
+        "bench", help="time the files of a run again, beside the float model"
+    )
+    bench.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    bench.add_argument("--rounds", type=int, default=50)
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from pipeline.commands import run
+
+    return OK if run(arguments.recipes, arguments) else BUDGET_MISSED
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from pipeline.recipe import load_recipes
+
+    for recipe in load_recipes(arguments.recipes, arguments.overrides):
+        print(f"{recipe.name}: ok ({recipe.target.format}, {recipe.target.precision})")
+    return OK
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from pipeline.commands import bench
+
+    bench(arguments.run_dir, arguments.rounds)
+    return OK
+
+
+_COMMANDS = {"run": _run, "check": _check, "bench": _bench}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; errors of the user print without a traceback."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return _COMMANDS[arguments.command](arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; finished stages are kept, run the same command again", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            print(
+                f"error: no disk space left for {error.filename}; free some and run the same "
+                "command again, finished stages are kept",
+                file=sys.stderr,
+            )
+            return BAD_INPUT
+        traceback.print_exc()
+        return INTERNAL_ERROR
+    except Exception:
+        traceback.print_exc()
+        return INTERNAL_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,338 @@
+"""Datasets of a recipe: loading, fixed splits, fingerprints and batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import InputError
+from pipeline.images import (
+    Images,
+    augment,
+    class_differences,
+    fits_in_memory,
+    normalize,
+    read_files,
+    scan_folder,
+)
+from pipeline.recipe import AugmentConfig, CifarData, DataConfig, ImageFolderData
+
+__all__ = [
+    "Dataset",
+    "Images",
+    "augment",
+    "batches",
+    "draw_stratified",
+    "load_dataset",
+    "normalize",
+]
+
+_DIGITS_TEST, _DIGITS_CALIBRATION = 450, 180
+_DIGITS_MEAN, _DIGITS_STD = 0.305, 0.376
+# Per channel over the 50,000 training images, scale 0 to 1.
+_CIFAR_MEAN_STD = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+}
+_CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """A dataset as the pipeline uses it.
+
+    Attributes:
+        name: digits, image_folder, cifar10 or cifar100.
+        classes: class names in the order of the labels.
+        train: images to train on; none of them is in `calibration`.
+        calibration: images that set activation ranges, classes mixed, in a fixed order.
+        tests: test sets by name.
+        mean: per channel, scale 0 to 1.
+        std: per channel, scale 0 to 1.
+        sha256: of class names, labels and image content of every set, in order. Pixels count
+            as stored (before any resize), files by their bytes.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Images
+    calibration: Images
+    tests: dict[str, Images]
+    mean: Triple
+    std: Triple
+    sha256: str
+
+
+def load_dataset(config: DataConfig, input_size: int, seed: int = 0) -> Dataset:
+    """Load the data of a recipe; the same arguments give the same dataset, image by image.
+
+    Args:
+        config: the recipe's `data`.
+        input_size: side of the delivered images in pixels.
+        seed: picks which training images calibrate. Test sets never depend on it.
+
+    Raises:
+        InputError: data is missing, unreadable or does not fit together.
+    """
+    if config.kind == "digits":
+        return _load_digits(input_size, seed)
+    if config.kind == "image_folder":
+        return _load_folders(config, input_size, seed)
+    return _load_cifar(config, input_size, seed)
+
+
+def batches(
+    images: Images,
+    batch_size: int,
+    dataset: Dataset,
+    *,
+    augment_config: AugmentConfig | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch of normalised batches: float32 [B, 3, S, S] and int64 [B].
+
+    Without a generator the images come in their own order, for evaluation. With one (on the
+    CPU) they are shuffled, for training; a last batch of a single image is then left out,
+    because batch norm needs two.
+
+    Args:
+        images: a set of `dataset`.
+        batch_size: images per batch; the last batch may be shorter.
+        dataset: gives mean and standard deviation.
+        augment_config: applied after normalisation; needs a generator.
+        generator: source of the order and of the augmentation.
+
+    Raises:
+        ValueError: `augment_config` without `generator`, or a batch size below 1.
+    """
+    if augment_config is not None and generator is None:
+        raise ValueError("augment_config needs a generator; pass both or neither")
+    if batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size}; must be >= 1")
+    return _batches(images, batch_size, dataset, augment_config, generator)
+
+
+def _batches(
+    images: Images,
+    batch_size: int,
+    dataset: Dataset,
+    augment_config: AugmentConfig | None,
+    generator: torch.Generator | None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    count = len(images)
+    shuffled = generator is not None
+    order = torch.randperm(count, generator=generator) if shuffled else torch.arange(count)
+    for start in range(0, count, batch_size):
+        indices = order[start : start + batch_size]
+        if shuffled and len(indices) == 1:
+            return
+        x = normalize(images.pixels(indices), dataset.mean, dataset.std)
+        if augment_config is not None and generator is not None:
+            x = augment(x, augment_config, generator)
+        yield x, images.labels[indices]
+
+
+def draw_stratified(labels: Tensor, count: int, seed: int) -> Tensor:
+    """Indices of `count` images, drawn from the classes in proportion to what they can spare.
+
+    A class of n images can spare n - 1, so no class is used up. Rounding is by largest
+    remainder. The result, int64 [count], is in mixed order.
+
+    Args:
+        labels: int64 [N].
+        count: 0 to N minus the number of classes.
+        seed: the same seed gives the same draw.
+
+    Raises:
+        ValueError: more images are asked for than the classes can spare.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    spare = (torch.bincount(labels) - 1).clamp(min=0)
+    total = int(spare.sum())
+    if count > total:
+        raise ValueError(f"count: got {count}; at most {total} can be drawn")
+    quota = count * spare // max(total, 1)
+    remainder = count * spare % max(total, 1)
+    leftover = count - int(quota.sum())
+    quota[remainder.argsort(descending=True, stable=True)[:leftover]] += 1
+    picks = []
+    for label, number in enumerate(quota.tolist()):
+        members = (labels == label).nonzero().flatten()
+        picks.append(members[torch.randperm(len(members), generator=generator)[:number]])
+    drawn = torch.cat(picks)
+    return drawn[torch.randperm(len(drawn), generator=generator)]
+
+
+def _others(count: int, drawn: Tensor) -> Tensor:
+    left = torch.ones(count, dtype=torch.bool)
+    left[drawn] = False
+    return left.nonzero().flatten()
+
+
+def _split_calibration(images: Images, wanted: int, seed: int, where: str) -> tuple[Images, Images]:
+    """The set without its calibration images, and those."""
+    classes = int((torch.bincount(images.labels) > 0).sum())
+    most = len(images) - classes
+    if wanted > most:
+        raise InputError(
+            f"data.calibration_images: got {wanted}; {where} has {len(images)} images in "
+            f"{classes} classes and keeps one of each for training, so at most {most}; "
+            "lower it or add images"
+        )
+    drawn = draw_stratified(images.labels, wanted, seed)
+    return images.take(_others(len(images), drawn)), images.take(drawn)
+
+
+def _fingerprint(
+    classes: Sequence[str], sets: Mapping[str, Images], digests: Mapping[str, Sequence[bytes]]
+) -> str:
+    whole = hashlib.sha256(json.dumps(list(classes)).encode())
+    for name, images in sets.items():
+        whole.update(json.dumps([name, images.labels.tolist()]).encode())
+        for digest in digests[name]:
+            whole.update(digest)
+    return whole.hexdigest()
+
+
+def _array_dataset(
+    name: str, classes: Sequence[str], sets: Mapping[str, Images], mean: Triple, std: Triple
+) -> Dataset:
+    """A dataset of images in memory; `sets` holds train, calibration and test, unresized."""
+    digests = {}
+    for key, images in sets.items():
+        assert isinstance(images.source, Tensor)
+        digests[key] = [hashlib.sha256(image.tobytes()).digest() for image in images.source.numpy()]
+    return Dataset(
+        name=name,
+        classes=tuple(classes),
+        train=sets["train"].resized(),
+        calibration=sets["calibration"].resized(),
+        tests={"test": sets["test"].resized()},
+        mean=mean,
+        std=std,
+        sha256=_fingerprint(classes, sets, digests),
+    )
+
+
+def _load_digits(size: int, seed: int) -> Dataset:
+    # scikit-learn takes a second to import, and only this dataset needs it.
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+
+    digits = load_digits()
+    grey = torch.from_numpy(digits.images)  # 1,797 images of 8 x 8, values 0 to 16
+    pixels = (grey * 255 / 16).round().to(torch.uint8)[:, None].repeat(1, 3, 1, 1)
+    labels = torch.from_numpy(digits.target).to(torch.int64)
+    images = Images(labels=labels, size=size, source=pixels)
+    tested = draw_stratified(labels, _DIGITS_TEST, seed=0).sort().values
+    rest = images.take(_others(len(images), tested))
+    train, calibration = _split_calibration(rest, _DIGITS_CALIBRATION, seed, "digits")
+    sets = {"train": train, "calibration": calibration, "test": images.take(tested)}
+    mean, std = (_DIGITS_MEAN,) * 3, (_DIGITS_STD,) * 3
+    return _array_dataset("digits", [str(digit) for digit in range(10)], sets, mean, std)
+
+
+def _load_cifar(config: CifarData, size: int, seed: int) -> Dataset:
+    # torchvision takes seconds to import, and only these two datasets need it.
+    from torchvision import datasets  # type: ignore[import-untyped]
+
+    source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[config.kind]
+    folder = Path(config.path) / source.base_folder
+    by_hand = f"unpack {source.filename} from {_CIFAR_PAGE} in {config.path}"
+    try:
+        parts = [source(config.path, train=True, download=config.download)]
+        parts += [source(config.path, train=False)]
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        if config.download:
+            raise InputError(
+                f"data.download: could not fetch {source.url} ({reason}); "
+                f"check the network, or {by_hand}"
+            ) from error
+        # torchvision gives one message for absent and for damaged files.
+        state = "its files are incomplete or damaged" if folder.is_dir() else "no such folder"
+        raise InputError(
+            f"data.path: looked for {config.kind} in {folder}: {state}; "
+            f"set data.download: true, or {by_hand}"
+        ) from error
+    whole, test = (
+        Images(
+            labels=torch.tensor(part.targets, dtype=torch.int64),
+            size=size,
+            source=torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(),
+        )
+        for part in parts
+    )
+    where = f"the training set of {config.kind}"
+    train, calibration = _split_calibration(whole, config.calibration_images, seed, where)
+    sets = {"train": train, "calibration": calibration, "test": test}
+    return _array_dataset(config.kind, parts[0].classes, sets, *_CIFAR_MEAN_STD[config.kind])
+
+
+def _load_folders(config: ImageFolderData, size: int, seed: int) -> Dataset:
+    roots = {"data.train": Path(config.train)}
+    roots |= {f"data.test.{name}": Path(path) for name, path in config.test.items()}
+    found, problems = {}, []
+    for key, root in roots.items():
+        found[key], complaints = scan_folder(key, root)
+        problems += complaints
+    classes = list(found["data.train"])
+    if classes:
+        for key, files in found.items():
+            problems += class_differences(key, set(files), set(classes))
+    if problems:
+        raise InputError("\n".join(problems))
+
+    sets = {key: _as_images(files, size) for key, files in found.items()}
+    where = f"data.train ({config.train})"
+    train, calibration = _split_calibration(
+        sets.pop("data.train"), config.calibration_images, seed, where
+    )
+    sets = {"train": train, "calibration": calibration, **sets}
+    sets, digests = _read(sets, size)
+    return Dataset(
+        name=config.kind,
+        classes=tuple(classes),
+        train=sets["train"],
+        calibration=sets["calibration"],
+        tests={name: sets[f"data.test.{name}"] for name in config.test},
+        mean=config.mean,
+        std=config.std,
+        sha256=_fingerprint(classes, sets, digests),
+    )
+
+
+def _as_images(files: Mapping[str, Sequence[Path]], size: int) -> Images:
+    counts = torch.tensor([len(group) for group in files.values()])
+    return Images(
+        labels=torch.arange(len(counts)).repeat_interleave(counts),
+        size=size,
+        source=tuple(file for group in files.values() for file in group),
+    )
+
+
+def _read(
+    sets: Mapping[str, Images], size: int
+) -> tuple[dict[str, Images], dict[str, list[bytes]]]:
+    """The sets, decoded if all of them together fit in memory, and the digest of every file."""
+    keep_pixels = fits_in_memory(sum(len(images) for images in sets.values()), size)
+    read, digests, problems = {}, {}, []
+    for key, images in sets.items():
+        assert isinstance(images.source, tuple)
+        try:
+            pixels, digests[key] = read_files(images.source, size, keep_pixels=keep_pixels)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        source = images.source if pixels is None else pixels
+        read[key] = Images(labels=images.labels, size=size, source=source)
+    if problems:
+        raise InputError("\n".join(problems))
+    return read, digests

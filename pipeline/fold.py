@@ -1,0 +1,150 @@
+"""Fold: batch normalisation into the convolutions, then one quantized program.
+
+The program is a `torch.export.ExportedProgram` of `quantized_decomposed` operations. It is what
+every format is written from and what every exported file is compared with.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torchao.quantization.pt2e import FakeQuantizeBase, disable_observer
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+
+aten = torch.ops.aten
+quantized = torch.ops.quantized_decomposed
+
+
+def _attribute(model: fx.GraphModule, node: Any) -> Tensor:
+    value: Any = model
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    assert isinstance(value, Tensor)
+    return value.detach()
+
+
+def _chain_to_conv(node: fx.Node) -> tuple[fx.Node, fx.Node | None]:
+    """The convolution that feeds a batch normalisation, and its bias.
+
+    In a float graph that is `bn(conv(x, w, bias))`. PT2E's training form is
+    `bn(conv(x, w * s) / s + bias)`, so that the weights are rounded as they will be once the
+    batch normalisation's scale `s` is folded in.
+    """
+    if node.target is aten.conv2d.default:
+        return node, node.args[2] if len(node.args) > 2 else None  # type: ignore[return-value]
+    bias = None
+    if node.target is aten.add.Tensor:
+        bias = node.args[1].args[0]  # type: ignore[union-attr]
+        node = node.args[0]  # type: ignore[assignment]
+    assert node.target is aten.div.Tensor, f"unexpected {node.target} before batch normalisation"
+    return node.args[0], bias  # type: ignore[return-value]
+
+
+def _source_weight(node: fx.Node) -> fx.Node:
+    """The stored weight behind the product `weight * s` and its rounding."""
+    while node.op != "get_attr":
+        node = node.args[0]  # type: ignore[assignment]
+    return node
+
+
+def fold_batch_norms(model: fx.GraphModule) -> None:
+    """Fold every batch normalisation of an exported graph into its convolution, in place.
+
+    `w' = w * gamma / sqrt(var + eps)` and `b' = (b - mean) * gamma / sqrt(var + eps) + beta`
+    (Jacob et al. 2018, https://arxiv.org/abs/1712.05877, section 3.2).
+    """
+    graph = model.graph
+    for index, norm in enumerate([n for n in graph.nodes if n.target is aten.batch_norm.default]):
+        gamma, beta, mean, var = (_attribute(model, a) for a in norm.args[1:5])
+        conv, bias_node = _chain_to_conv(norm.args[0])
+        weight_node = conv.args[1]
+        assert isinstance(weight_node, fx.Node)
+        weight = _attribute(model, _source_weight(weight_node))
+        factor = gamma / torch.sqrt(var + norm.args[7])
+        bias = _attribute(model, bias_node) if bias_node is not None else torch.zeros_like(mean)
+        model.register_buffer(f"folded_weight_{index}", weight * factor[:, None, None, None])
+        model.register_buffer(f"folded_bias_{index}", (bias - mean) * factor + beta)
+        with graph.inserting_before(conv):
+            folded_weight = graph.get_attr(f"folded_weight_{index}")
+            folded_bias = graph.get_attr(f"folded_bias_{index}")
+            if weight_node.op == "call_module":  # the rounding stays
+                folded_weight = graph.call_module(str(weight_node.target), (folded_weight,))
+        conv.args = (conv.args[0], folded_weight, folded_bias, *conv.args[3:])
+        norm.replace_all_uses_with(conv)
+        graph.erase_node(norm)
+    graph.eliminate_dead_code(is_impure_node=lambda n: n.op in {"placeholder", "output"})
+    graph.lint()  # type: ignore[no-untyped-call]
+    model.recompile()
+
+
+def bias_to_grid(model: fx.GraphModule) -> None:
+    """Round every convolution bias to the int32 grid that runtimes use, in place.
+
+    The grid's scale is input scale x weight scale, per output channel; the bias stays float in
+    the program, and is exactly a multiple of it.
+    """
+    for conv in [n for n in model.graph.nodes if n.target is aten.conv2d.default]:
+        if len(conv.args) < 3 or conv.args[2] is None:
+            continue
+        scale = bias_scale(model, conv)
+        bias = _attribute(model, conv.args[2])
+        steps = torch.round(bias.double() / scale).clamp(-(2**31), 2**31 - 1)
+        bias.copy_((steps * scale).float())
+
+
+def bias_scale(model: fx.GraphModule, conv: fx.Node) -> Tensor:
+    """Input scale x weight scale of one convolution: float64, one per output channel."""
+    activation, weight = conv.args[0], conv.args[1]
+    assert isinstance(activation, fx.Node)
+    assert isinstance(weight, fx.Node)
+    scales = _attribute(model, weight.args[1])
+    return torch.mul(scales.double(), float(activation.args[1]))  # type: ignore[arg-type]
+
+
+def drop_clamped_relus(model: fx.GraphModule) -> None:
+    """Remove each ReLU whose output grid starts at zero: the rounding clamps there anyway."""
+    for relu in [n for n in model.graph.nodes if n.target in {aten.relu.default}]:
+        users = list(relu.users)
+        if users and all(
+            user.target is quantized.quantize_per_tensor.default and user.args[2] == user.args[3]
+            for user in users
+        ):
+            relu.replace_all_uses_with(relu.args[0])
+            model.graph.erase_node(relu)
+    model.recompile()
+
+
+def quantized_program(prepared: fx.GraphModule, example: Tensor) -> torch.export.ExportedProgram:
+    """Turn a trained PT2E graph into the quantized program.
+
+    Args:
+        prepared: the graph after training, in evaluation mode; changed in place.
+        example: one batch (at least 2, 3, side, side), to trace with; the batch stays dynamic.
+    """
+    for module in prepared.modules():
+        if isinstance(module, FakeQuantizeBase):
+            disable_observer(module)
+            module.enable_fake_quant()
+    fold_batch_norms(prepared)
+    with torch.no_grad():
+        prepared(example)  # weight scales follow the folded weights
+    model = convert_pt2e(prepared)
+    drop_clamped_relus(model)
+    bias_to_grid(model)
+    return _exported(model, example)
+
+
+def float_program(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    """The program of a network that is not quantized: batch normalisation folded, nothing else."""
+    graph = _exported(model.cpu().eval(), example).module(check_guards=False)
+    assert isinstance(graph, fx.GraphModule)
+    fold_batch_norms(graph)
+    return _exported(graph, example)
+
+
+def _exported(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch", min=1)
+    with torch.no_grad():
+        return torch.export.export(model, (example,), dynamic_shapes=({0: batch},))

@@ -1,0 +1,69 @@
+"""Write one file from a saved program, in a process of its own.
+
+TensorFlow and coremltools take gigabytes and seconds to load and print a lot; a child process
+gives the memory back and keeps the noise in the log.
+
+    python -m pipeline.formats.export program.pt2 tflite model.tflite
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+SUFFIXES = {"onnx": ".onnx", "tflite": ".tflite", "coreml": ".mlpackage"}
+"""File name ending of every format."""
+
+
+def _onnx(program: Path, path: Path) -> None:
+    from pipeline.formats import onnx
+    from pipeline.program import load
+
+    onnx.write(load(program), path)
+
+
+def _tflite(program: Path, path: Path) -> None:
+    from pipeline.formats import tflite
+    from pipeline.program import load
+
+    tflite.write(load(program), path)
+
+
+def _coreml(program: Path, path: Path) -> None:
+    from pipeline.formats import coreml
+    from pipeline.program import load
+
+    coreml.write(load(program), path)
+
+
+_WRITERS: dict[str, Callable[[Path, Path], None]] = {
+    "onnx": _onnx,
+    "tflite": _tflite,
+    "coreml": _coreml,
+}
+
+
+def export(program: Path, format_name: str, path: Path) -> None:
+    """Write the program saved at `program` to `path` in a child process.
+
+    Raises:
+        RuntimeError: the child failed; its output is where this process's own output goes.
+    """
+    command = [sys.executable, "-m", "pipeline.formats.export", program, format_name, path]
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"}
+    result = subprocess.run(
+        [str(part) for part in command], env=os.environ | quiet, stdin=subprocess.DEVNULL
+    )
+    if result.returncode != 0:
+        raise RuntimeError(
+            f"writing the {format_name} file failed (exit {result.returncode}); the log has the "
+            "cause"
+        )
+
+
+if __name__ == "__main__":
+    source, name, destination = sys.argv[1:]
+    _WRITERS[name](Path(source), Path(destination))

@@ -1,0 +1,228 @@
+"""ONNX files: QDQ form, opset 21, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from pipeline.formats import qdq
+from pipeline.formats.facts import FileFacts, Grid, conv_macs
+
+RUNTIME = "onnxruntime"
+
+_NONE = np.zeros(0, np.float32)
+
+
+def write(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write `program` (quantized or float) to the ONNX file `path`."""
+    model = qdq.to_onnx(program)
+    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        quantize_biases(model)
+        own_weight_zero_points(model)
+        unsigned_activations(model)
+    qdq.drop_unused_constants(model)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def quantize_biases(model: onnx.ModelProto) -> None:
+    """Store convolution biases as int32 at input scale x weight scale, in place.
+
+    The program's biases lie on that grid already, so the division is exact to the nearest
+    integer; ONNX Runtime fuses a quantized convolution only with its bias in this form.
+    """
+    made_by, values = qdq.producers(model), qdq.constants(model)
+    added: list[tuple[int, onnx.NodeProto]] = []
+    initializers: list[onnx.TensorProto] = []
+    for index, node in enumerate(model.graph.node):
+        if node.op_type != "Conv" or len(node.input) < 3:
+            continue
+        data, weight = made_by.get(node.input[0]), made_by.get(node.input[1])
+        if data is None or weight is None or weight.op_type != "DequantizeLinear":
+            continue
+        scale = values[data.input[1]].astype(np.float64) * values[weight.input[1]]
+        name = f"{node.output[0]}.bias"
+        steps = np.rint(values[node.input[2]].astype(np.float64) / scale).astype(np.int32)
+        initializers += [
+            numpy_helper.from_array(steps, f"{name}.int32"),
+            numpy_helper.from_array(scale.astype(np.float32), f"{name}.scale"),
+            numpy_helper.from_array(np.zeros(len(steps), np.int32), f"{name}.zero_point"),
+        ]
+        inputs = [f"{name}.int32", f"{name}.scale", f"{name}.zero_point"]
+        added.append((index, helper.make_node("DequantizeLinear", inputs, [name], axis=0)))
+        node.input[2] = name
+    for index, node in reversed(added):
+        model.graph.node.insert(index, node)
+    model.graph.initializer.extend(initializers)
+
+
+def own_weight_zero_points(model: onnx.ModelProto) -> None:
+    """Give every quantized weight a zero point initializer of its own, in place.
+
+    ONNX Runtime 1.23 makes an unsigned copy per reader in its exact x86 mode, under one name,
+    and fails to load a file where two weights share the initializer.
+    """
+    values = qdq.constants(model)
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and values.get(node.input[0], _NONE).dtype == np.int8:
+            name = f"{node.output[0]}.zero_point"
+            zero_point = np.zeros_like(values[node.input[2]])
+            model.graph.initializer.append(numpy_helper.from_array(zero_point, name))
+            node.input[2] = name
+
+
+def unsigned_activations(model: onnx.ModelProto) -> None:
+    """Move activations from int8 to uint8, in place: zero point + 128 is the same grid.
+
+    x86 kernels multiply unsigned by signed; ONNX Runtime measures twice as fast with it.
+    """
+    values = qdq.constants(model)
+    for node in model.graph.node:
+        if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}:
+            continue
+        if node.input[0] in values:
+            continue  # weights and biases stay signed
+        zero_point = values[node.input[2]]
+        name = f"{node.input[2]}.uint8"
+        if name not in values:
+            moved = (zero_point.astype(np.int16) + 128).astype(np.uint8)
+            values[name] = moved
+            model.graph.initializer.append(numpy_helper.from_array(moved, name))
+        node.input[2] = name
+    del model.graph.value_info[:]  # it still says int8; runtimes infer it again
+
+
+def inspect(path: Path) -> FileFacts:
+    """Read an ONNX file: its own grids, and the graph ONNX Runtime makes of it to run."""
+    model = onnx.load(path)
+    values = qdq.constants(model)
+    grids: Counter[Grid] = Counter()
+    weights: Counter[tuple[float, ...]] = Counter()
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear":
+            scale, zero_point = values[node.input[1]], values[node.input[2]]
+            shift = 128 if zero_point.dtype == np.uint8 else 0
+            grids[(float(scale), int(zero_point) - shift)] += 1
+        elif node.op_type == "DequantizeLinear":
+            stored = values.get(node.input[0])
+            if stored is not None and stored.dtype == np.int8:
+                weights[tuple(float(s) for s in values[node.input[1]].reshape(-1))] += 1
+    optimized = _optimized(path)
+    return FileFacts(
+        ops=dict(Counter(node.op_type for node in optimized.graph.node)),
+        int8_macs=_macs(model, optimized, {"QLinearConv"}),
+        macs=_macs(model, model, {"Conv"}),
+        grids=grids,
+        weights=weights,
+    )
+
+
+def _optimized(path: Path) -> onnx.ModelProto:
+    """The graph after ONNX Runtime's fusions, before its layout changes."""
+    import onnxruntime
+
+    options = _session_options(threads=1)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    with tempfile.TemporaryDirectory() as scratch:
+        optimized = Path(scratch, "optimized.onnx")
+        options.optimized_model_filepath = str(optimized)
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnx.load(optimized)
+
+
+def _macs(model: onnx.ModelProto, graph: onnx.ModelProto, types: set[str]) -> int:
+    """MACs for one image of the convolutions of `graph`, shapes inferred on `model`."""
+    single = onnx.ModelProto()
+    single.CopyFrom(model)
+    single.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    for value in single.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(single, data_prop=True).graph.value_info
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in inferred}
+    weights = {**qdq.constants(model), **qdq.constants(graph)}
+    made_by = qdq.producers(graph)
+    total = 0
+    for node in graph.graph.node:
+        if node.op_type not in types:
+            continue
+        weight = node.input[3 if node.op_type == "QLinearConv" else 1]
+        if weight not in weights:
+            weight = made_by[weight].input[0]
+        positions = int(np.prod(shapes[node.output[0]][2:]))
+        total += conv_macs(weights[weight].shape, positions)
+    return total
+
+
+def _session_options(threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if needs_exact_kernels():
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
+class OnnxRunnable:
+    """An ONNX file opened in ONNX Runtime on the CPU."""
+
+    runtime = RUNTIME
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import onnxruntime
+
+        self._session = onnxruntime.InferenceSession(
+            str(path), _session_options(threads), providers=["CPUExecutionProvider"]
+        )
+        self._input: dict[str, Any] = {}
+        self._output: NDArray[np.float32] | None = None
+        self.batch: int | None = None
+
+    def set_input(self, images: NDArray[np.float32]) -> None:
+        """Take images (batch, 3, side, side)."""
+        self._input = {qdq.INPUT: np.ascontiguousarray(images)}
+
+    def invoke(self) -> None:
+        """Run the network on the images that were set."""
+        self._output = self._session.run([qdq.OUTPUT], self._input)[0]
+
+    def output(self) -> NDArray[np.float32]:
+        """Logits (batch, classes) of the last run."""
+        assert self._output is not None
+        return self._output
+
+
+def needs_exact_kernels() -> bool:
+    """Whether this CPU's fast kernel for uint8 x int8 would saturate.
+
+    x86 without VNNI adds pairs of products in 16 bits. ONNX Runtime's own switch
+    (`session.x64quantprecision`) takes the slower kernel that is exact; ARM and VNNI need none.
+    """
+    if platform.machine().lower() not in {"x86_64", "amd64"}:
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
+    except OSError:
+        return True
+    return "vnni" not in flags
+
+
+def open_file(path: Path, threads: int = 1) -> OnnxRunnable:
+    """Open an ONNX file for running."""
+    return OnnxRunnable(path, threads)
+
+
+def cannot_run() -> str | None:
+    """Why this host cannot run ONNX files; None, since every host can."""
+    return None

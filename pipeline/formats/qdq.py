@@ -1,0 +1,86 @@
+"""The quantized program as an ONNX model: the common origin of the ONNX and TFLite files."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+OPSET = 21
+INPUT, OUTPUT = "image", "logits"
+
+Array = NDArray[Any]
+
+
+def to_onnx(program: torch.export.ExportedProgram) -> onnx.ModelProto:
+    """Translate the program op by op; quantized tensors become QuantizeLinear/DequantizeLinear.
+
+    `optimize=True` is needed: without it list-valued operations stay sequences.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            optimize=True,
+            verbose=False,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+        )
+    assert exported is not None
+    model = exported.model_proto
+    _strip_traces(model)
+    _pool_means(model)
+    return model
+
+
+def _strip_traces(model: onnx.ModelProto) -> None:
+    """Drop the exporter's stack traces: they hold local paths and change with every edit."""
+    for holder in (model.graph, *model.graph.node, *model.graph.value_info):
+        del holder.metadata_props[:]
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+
+
+def _pool_means(model: onnx.ModelProto) -> None:
+    """Write the mean over height and width as GlobalAveragePool, in place.
+
+    ONNX Runtime has an integer kernel for that one and none for ReduceMean; onnx2tf keeps the
+    layout straight through it.
+    """
+    for node in model.graph.node:
+        if node.op_type == "ReduceMean":
+            del node.input[1:]
+            del node.attribute[:]
+            node.op_type = "GlobalAveragePool"
+
+
+def constants(model: onnx.ModelProto) -> dict[str, Array]:
+    """Every initializer by name."""
+    return {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+
+
+def set_constant(model: onnx.ModelProto, name: str, value: Array) -> None:
+    """Add the initializer `name`, or replace it."""
+    kept = [i for i in model.graph.initializer if i.name != name]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend([*kept, numpy_helper.from_array(np.asarray(value), name)])
+
+
+def producers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    """The node behind every tensor that a node makes."""
+    return {output: node for node in model.graph.node for output in node.output}
+
+
+def drop_unused_constants(model: onnx.ModelProto) -> None:
+    """Remove initializers that no node reads any more."""
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [i for i in model.graph.initializer if i.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)

@@ -1,0 +1,72 @@
+"""The int8 grids all runtimes share.
+
+A tensor's grid is a scale and a zero point: `value = scale * (q - zero_point)`. The three formats
+store the pair differently (TFLite and ONNX keep float32 scales, Core ML float16), so every scale
+here is a float16 number from the start: then one set of numbers is exact in every file. Scales
+below float16's normal range lose bits, so grids stop at its smallest normal number for
+activations; weights may go down to the subnormals.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+QMIN, QMAX = -128, 127
+"""int8 range of activations."""
+
+WEIGHT_QMAX = 127
+"""Weights use -127..127: TFLite fixes zero point 0 and a symmetric range for them."""
+
+SIGMOID_SCALE, SIGMOID_ZERO_POINT = 1 / 256, -128
+"""TFLite's int8 LOGISTIC and SOFTMAX accept no other output grid."""
+
+SMALLEST_ACTIVATION_SCALE = 2.0**-14
+SMALLEST_WEIGHT_SCALE = 2.0**-24
+
+
+def float16_up(scale: Tensor) -> Tensor:
+    """The next float16 number at or above each positive `scale`, as float32."""
+    half = scale.to(torch.float16)
+    short = half.to(torch.float32) < scale
+    return torch.where(short, _neighbour(half, 1), half).to(torch.float32)
+
+
+def float16_down(scale: Tensor) -> Tensor:
+    """The next float16 number at or below each positive `scale`, as float32."""
+    half = scale.to(torch.float16)
+    long = half.to(torch.float32) > scale
+    return torch.where(long, _neighbour(half, -1), half).to(torch.float32)
+
+
+def _neighbour(half: Tensor, step: int) -> Tensor:
+    # Neighbouring positive float16 numbers have neighbouring bit patterns.
+    return (half.view(torch.int16) + step).view(torch.float16)
+
+
+def activation_grid(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and zero point that cover `low`..`high` and hold zero exactly.
+
+    Args:
+        low: smallest observed value, 0-d float32.
+        high: largest observed value, 0-d float32.
+
+    Returns:
+        A float16-representable scale (float32) and the zero point (int32), both 0-d. Rounding
+        the scale up keeps the observed range inside the grid.
+    """
+    low = low.clamp(max=0.0)
+    high = high.clamp(min=0.0)
+    scale = float16_up(((high - low) / (QMAX - QMIN)).clamp(min=SMALLEST_ACTIVATION_SCALE))
+    zero_point = (QMIN - torch.round(low / scale)).clamp(QMIN, QMAX)
+    return scale, zero_point.to(torch.int32)
+
+
+def weight_scales(weight: Tensor) -> Tensor:
+    """Symmetric scales, one per output channel (dimension 0).
+
+    Rounding down lets the largest weight of a channel reach exactly 127. TFLite's converter
+    recomputes the scale as largest / 127, and this way finds the same number.
+    """
+    largest = weight.detach().abs().amax(dim=tuple(range(1, weight.dim())))
+    return float16_down((largest / WEIGHT_QMAX).clamp(min=SMALLEST_WEIGHT_SCALE))

@@ -1,0 +1,159 @@
+"""Accuracy, size and latency of anything that runs: the float model or an exported file."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.data import Dataset
+from pipeline.records import Accuracy, Latency, latency_of
+from pipeline.train import accuracy, predictions
+
+FLOAT_BATCH = 64
+
+
+class Runnable(Protocol):
+    """An exported file, opened. `batch` is the number of images a run takes; None is any."""
+
+    runtime: str
+    batch: int | None
+
+    def set_input(self, images: NDArray[np.float32]) -> None:
+        """Take images (batch, 3, side, side)."""
+
+    def invoke(self) -> None:
+        """Run the network."""
+
+    def output(self) -> NDArray[np.float32]:
+        """Logits (batch, classes) of the last run."""
+
+
+def logits_of(
+    runnable: Runnable, dataset: Dataset, progress: Callable[[int], None]
+) -> dict[str, Tensor]:
+    """Logits of every test image, by test set; `progress` gets the number of images done."""
+    done = 0
+
+    def predict(images: Tensor) -> Tensor:
+        nonlocal done
+        size = runnable.batch or len(images)
+        parts = []
+        for part in torch.split(images, size):
+            runnable.set_input(part.numpy())
+            runnable.invoke()
+            parts.append(torch.from_numpy(runnable.output().copy()))
+        done += len(images)
+        progress(done)
+        return torch.cat(parts)
+
+    return {
+        name: predictions(predict, images, dataset, FLOAT_BATCH)
+        for name, images in dataset.tests.items()
+    }
+
+
+def program_logits(program: torch.export.ExportedProgram, dataset: Dataset) -> dict[str, Tensor]:
+    """Logits of the quantized program, run by torch, by test set."""
+    module = program.module(check_guards=False)
+    return {
+        name: predictions(module, images, dataset, FLOAT_BATCH)
+        for name, images in dataset.tests.items()
+    }
+
+
+def accuracies(logits: dict[str, Tensor], dataset: Dataset) -> dict[str, Accuracy]:
+    """Accuracy by test set."""
+    return {name: accuracy(logits[name], dataset.tests[name].labels) for name in logits}
+
+
+def agreement(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
+    """Share of all test images that both give the same first class."""
+    same = torch.cat([left[name].argmax(1) == right[name].argmax(1) for name in left])
+    return float(same.double().mean())
+
+
+def interleaved(
+    runs: dict[str, Callable[[], object]],
+    *,
+    warmup: int,
+    rounds: int,
+    threads: int,
+) -> dict[str, Latency]:
+    """Time several callables in turn (A B A B ...), one image each.
+
+    A machine's speed can change many-fold for minutes; timed in turn, both sides see the same.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for run in runs.values():
+            for _ in range(warmup):
+                run()
+        samples: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in range(rounds):
+            for name, run in runs.items():
+                started = time.perf_counter()
+                run()
+                samples[name].append((time.perf_counter() - started) * 1e3)
+    finally:
+        torch.set_num_threads(before)
+    return {name: latency_of(taken, threads, 1) for name, taken in samples.items()}
+
+
+def float_run(model: nn.Module, image: Tensor) -> Callable[[], object]:
+    """One eager forward pass of the float model on `image` (1, 3, side, side)."""
+
+    def run() -> None:
+        with torch.inference_mode():
+            model(image)
+        if image.is_cuda:
+            torch.cuda.synchronize()
+
+    return run
+
+
+def first_image(dataset: Dataset) -> Tensor:
+    """A real test image, normalised, (1, 3, side, side)."""
+    from pipeline.data import normalize
+
+    images = next(iter(dataset.tests.values()))
+    return normalize(images.pixels(torch.tensor([0])), dataset.mean, dataset.std)
+
+
+def files_of(path: Path) -> Sequence[Path]:
+    """The file itself, or every file of a package, in a fixed order."""
+    return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+
+
+def size_bytes(path: Path) -> int:
+    """Bytes on disk of a file or package."""
+    return sum(file.stat().st_size for file in files_of(path))
+
+
+def download_bytes(path: Path) -> int:
+    """Bytes of a file or package in a zip archive (deflate), as an app store would send it."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for file in files_of(path):
+            archive.write(file, file.relative_to(path.parent))
+    return len(packed.getvalue())
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of a package's files."""
+    digest = hashlib.sha256()
+    for file in files_of(path):
+        if file != path:
+            digest.update(str(file.relative_to(path)).encode() + b"\0")
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,97 @@
+"""Parameters and multiply-accumulates (MACs) of a network, counted by running it once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+_COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCount:
+    """One convolution or linear layer.
+
+    Attributes:
+        name: dotted, as in `named_modules`.
+        params: weights and biases of this layer.
+        macs: for one image; all calls together where a forward calls the layer several times.
+        output_shape: of one image, the batch of 1 included; of the last call.
+    """
+
+    name: str
+    params: int
+    macs: int
+    output_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """A whole network.
+
+    Attributes:
+        params: all parameters, also those of layers that have no MACs (batch normalisation).
+        macs: of all convolutions and linear layers for one image; additions of a bias,
+            activations, pools and element-wise products are not counted.
+        layers: in the order in which they first ran.
+    """
+
+    params: int
+    macs: int
+    layers: tuple[LayerCount, ...]
+
+
+def _weights_per_output(layer: nn.Module) -> int:
+    """How many weights one output number is a sum over: inputs per group times kernel area."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight[0].numel()
+
+
+def count(model: nn.Module, input_size: int) -> Counts:
+    """Count what `model` holds and does for one image of `input_size` x `input_size` pixels.
+
+    Runs it on zeros (1, 3, input_size, input_size) in eval mode, on the device where it is.
+    Training modes, batch-norm statistics and the random state stay as they are.
+
+        >>> count(nn.Conv2d(3, 8, 3, padding=1, bias=False), 10).macs  # 8*10*10 outputs, 27 each
+        21600
+    """
+    layers: dict[str, LayerCount] = {}
+
+    def hook(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def record(layer: nn.Module, _: object, output: Tensor) -> None:
+            earlier = layers[name].macs if name in layers else 0
+            layers[name] = LayerCount(
+                name=name,
+                params=sum(p.numel() for p in layer.parameters()),
+                macs=earlier + output.numel() * _weights_per_output(layer),
+                output_shape=tuple(output.shape),
+            )
+
+        return record
+
+    modes = {module: module.training for module in model.modules()}
+    hooks = [
+        module.register_forward_hook(hook(name))
+        for name, module in model.named_modules()
+        if isinstance(module, _COUNTED)
+    ]
+    parameters = list(model.parameters())
+    image = torch.zeros(1, 3, input_size, input_size)
+    try:
+        with torch.no_grad():
+            model.eval()(image.to(parameters[0]) if parameters else image)
+    finally:
+        for handle in hooks:
+            handle.remove()
+        for module, training in modes.items():
+            module.training = training
+    return Counts(
+        params=sum(p.numel() for p in parameters),
+        macs=sum(layer.macs for layer in layers.values()),
+        layers=tuple(layers.values()),
+    )

@@ -1,0 +1,129 @@
+"""Quantization-aware training with torchao's PT2E flow and the project's quantizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, fx, nn
+from torchao.quantization.pt2e import FakeQuantizeBase
+from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
+
+from pipeline.deploy import DeployNet
+from pipeline.errors import InputError
+from pipeline.quantizer import MobileQuantizer
+from pipeline.recipe import Milestones
+
+_BATCH_NORM = torch.ops.aten.batch_norm.default
+_TRAINING_ARGUMENT = 5
+_SMALLEST_GAMMA = 1e-6
+
+
+def prepare(model: DeployNet, input_size: int) -> fx.GraphModule:
+    """Export a network in deploy form and put fake quantization into it.
+
+    The graph starts in training mode. Batch size stays dynamic.
+    """
+    _keep_gammas_from_zero(model)
+    example = torch.zeros(2, 3, input_size, input_size)
+    batch = torch.export.Dim("batch", min=2)
+    model = model.cpu().train()
+    program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+    graph = prepare_qat_pt2e(program.module(check_guards=False), MobileQuantizer())
+    assert isinstance(graph, fx.GraphModule)
+    return graph
+
+
+def _keep_gammas_from_zero(model: nn.Module) -> None:
+    """PT2E divides by gamma while training; a dead channel would turn everything to NaN."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            with torch.no_grad():
+                gamma = module.weight
+                tiny = gamma.abs() < _SMALLEST_GAMMA
+                gamma[tiny] = torch.where(gamma[tiny] < 0, -_SMALLEST_GAMMA, _SMALLEST_GAMMA)
+
+
+def set_training(graph: nn.Module, mode: bool, *, batch_norms: bool | None = None) -> None:
+    """Switch an exported graph's batch normalisations; `batch_norms` overrides `mode` for them."""
+    assert isinstance(graph, fx.GraphModule)
+    training = mode if batch_norms is None else mode and batch_norms
+    changed = False
+    for node in graph.graph.nodes:
+        if node.target is _BATCH_NORM and node.args[_TRAINING_ARGUMENT] != training:
+            arguments = list(node.args)
+            arguments[_TRAINING_ARGUMENT] = training
+            node.args = tuple(arguments)
+            changed = True
+    if changed:
+        graph.recompile()
+
+
+class Schedule:
+    """The four phases of quantization-aware training, entered by the step they begin at.
+
+    observe: ranges are learned, nothing is rounded. fake_quantize: values are rounded to the
+    grids. freeze_observers: grids stay as they are. freeze_bn: batch normalisation uses its
+    running statistics, as it will when folded.
+    """
+
+    def __init__(self, graph: fx.GraphModule, milestones: Milestones) -> None:
+        self._graph = graph
+        self._starts = milestones.model_dump()
+        self.phase = ""
+
+    def before_step(self, step: int, steps: int) -> None:
+        """Enter the phase that `step` of `steps` belongs to."""
+        begun = [name for name, share in self._starts.items() if step >= share * steps]
+        if begun and begun[-1] != self.phase:
+            self.phase = begun[-1]
+            self._enter(set(begun))
+
+    def set_training(self, graph: nn.Module, mode: bool) -> None:
+        """Mode switch for the training loop; frozen statistics stay frozen."""
+        set_training(graph, mode, batch_norms=self.phase != "freeze_bn")
+
+    def _enter(self, begun: set[str]) -> None:
+        for module in self._graph.modules():
+            if isinstance(module, FakeQuantizeBase):
+                module.enable_observer("observe" in begun and "freeze_observers" not in begun)
+                module.enable_fake_quant("fake_quantize" in begun)
+        set_training(self._graph, True, batch_norms="freeze_bn" not in begun)
+
+
+def calibrate(graph: fx.GraphModule, batches: Callable[[], list[Tensor]]) -> None:
+    """Set the grids from calibration images alone, with nothing rounded meanwhile."""
+    set_training(graph, False)
+    for module in graph.modules():
+        if isinstance(module, FakeQuantizeBase):
+            module.enable_observer(True)
+            module.enable_fake_quant(False)
+    with torch.no_grad():
+        for images in batches():
+            graph(images)
+
+
+def load_state(graph: fx.GraphModule, state: dict[str, Tensor]) -> None:
+    """Load a saved state into a graph from `prepare`; learned scales keep their saved shapes."""
+    for name, buffer in graph.named_buffers():
+        if name in state and buffer.shape != state[name].shape:
+            buffer.resize_(state[name].shape)
+    graph.load_state_dict(state)
+
+
+def refuse_bad_grids(graph: fx.GraphModule) -> None:
+    """Stop on a grid that cannot be right.
+
+    Raises:
+        InputError: a scale is not finite, or a tensor was never observed.
+    """
+    for name, module in graph.named_modules():
+        if isinstance(module, FakeQuantizeBase):
+            scale, _ = module.calculate_qparams()
+            low = getattr(module, "low", torch.tensor(0.0))
+            fixed = not torch.isfinite(low) and scale.numel() == 1 and float(scale) == 1 / 256
+            if not torch.isfinite(scale).all() or not (torch.isfinite(low) or fixed):
+                raise InputError(
+                    f"quantization: {name} has no usable range; check the calibration images "
+                    "and qat.train (at least one epoch is needed)"
+                )

@@ -1,0 +1,348 @@
+"""The recipe: what one run does for one target device, and every limit on it.
+
+    recipes = load_recipes([Path("recipes/resnest50/linux-arm-onnxruntime-int8.yaml")])
+
+The types here are the only place that says what a recipe may hold: the error texts, the JSON
+Schema for editors and the defaults all come from them. Reading YAML, `extends` and `--set` is
+in pipeline.recipe_loading, the wording of errors in pipeline.recipe_problems. Other modules
+need only this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from pipeline.errors import InputError
+from pipeline.recipe_loading import read_overrides, read_tree, write_yaml
+from pipeline.recipe_problems import explain
+from pipeline.recipe_tree import Place, Value, absolute_paths, merge, plain
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_PATHS = ("model.checkpoint", "data.path", "data.train", "data.test.*")
+
+
+def _to_path(value: object) -> Path:
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise ValueError("must be a path")
+    return Path(value)
+
+
+def _whole(value: object) -> object:
+    # Literal[1] would take True and 1.0, which equal 1.
+    return value if type(value) is int else repr(value)
+
+
+_NAME = "up to 100 of a-z, 0-9, '.', '_', '-', first a letter or digit, last no dot, no '..'"
+PathOnDisk = Annotated[Path, BeforeValidator(_to_path)]
+Splits = Annotated[Literal[1, 2, 4], BeforeValidator(_whole)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
+Depth = Annotated[int, Field(ge=1, le=1000)]
+Share = Annotated[float, Field(ge=0, le=1)]
+WeightsFile = Annotated[
+    str,
+    Field(
+        pattern=r"^[^\x00]+\.(?:safetensors|pt|pth)$",
+        description="a path that ends in .safetensors, .pt or .pth",
+    ),
+]
+Width = Annotated[int, Field(ge=1, le=1024)]
+Deviation = Annotated[float, Field(gt=0)]
+FileName = Annotated[
+    str,
+    # A run writes into a folder of this name: no separators, no "..", no case to confuse.
+    Field(pattern=r"^[a-z0-9](?:\.?[a-z0-9_-])*$", max_length=100, description=_NAME),
+]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True
+    )
+
+
+class ModelConfig(_Part):
+    """The network, for square inputs of `input_size` pixels a side.
+
+    Without `checkpoint` its weights start random. The fields from `block` on override `name`.
+    """
+
+    name: Literal[
+        "resnest14",
+        "resnest26",
+        "resnest50",
+        "resnest101",
+        "resnest200",
+        "resnest269",
+        "resnest50_fast_1s1x64d",
+        "resnest50_fast_2s1x64d",
+        "resnest50_fast_4s1x64d",
+        "resnest50_fast_2s2x40d",
+        "resnest50_basic",
+    ]
+    input_size: Annotated[int, Field(ge=32, le=1024, multiple_of=32)] = 224
+    checkpoint: WeightsFile | None = None
+    block: Literal["bottleneck", "basic"] | None = None
+    layers: Annotated[tuple[Depth, Depth, Depth, Depth], Field(strict=False)] | None = None
+    radix: Splits | None = None
+    cardinality: Splits | None = None
+    base_width: Width | None = None
+    stem_width: Width | None = None
+    avd: bool | None = None
+    avd_first: bool | None = None
+    width_multiplier: Annotated[float, Field(gt=0, le=2)] = 1.0
+
+
+class DigitsData(_Part):
+    """scikit-learn's 8 x 8 handwritten digits, 1,797 images, inside the package: works offline."""
+
+    kind: Literal["digits"] = "digits"
+
+
+class ImageFolderData(_Part):
+    """Folders with one subfolder of images per class.
+
+    Attributes:
+        train: folder of the training images.
+        test: folder of every test set, by the name the report uses.
+        calibration_images: images taken out of `train` to calibrate on.
+        mean: of the red, green and blue channel, pixels as shares 0..1.
+        std: likewise.
+    """
+
+    kind: Literal["image_folder"] = "image_folder"
+    train: PathOnDisk
+    test: Annotated[dict[FileName, PathOnDisk], Field(min_length=1, description=_NAME)]
+    calibration_images: Annotated[int, Field(ge=1)] = 256
+    mean: Annotated[tuple[Share, Share, Share], Field(strict=False)] = IMAGENET_MEAN
+    std: Annotated[tuple[Deviation, Deviation, Deviation], Field(strict=False)] = IMAGENET_STD
+
+
+class CifarData(_Part):
+    """CIFAR-10 or CIFAR-100 in the folder `path`; fetched only where `download` is true."""
+
+    kind: Literal["cifar10", "cifar100"]
+    path: PathOnDisk
+    download: bool = False
+    calibration_images: Annotated[int, Field(ge=1)] = 256
+
+
+DataConfig = Annotated[DigitsData | ImageFolderData | CifarData, Field(discriminator="kind")]
+
+
+class AugmentConfig(_Part):
+    """The widest random change of a training image, in either direction.
+
+    Attributes:
+        shift: share of the side.
+        rotate_deg: degrees.
+        scale: share of the size.
+        flip: mirror half of the images left to right.
+    """
+
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    rotate_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
+    scale: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    flip: bool = False
+
+
+class TrainConfig(_Part):
+    """One training by SGD with momentum; `clip_norm` is the largest norm of the gradient."""
+
+    epochs: Annotated[int, Field(ge=0, le=100_000)]
+    batch_size: Annotated[int, Field(ge=2, le=65_536)]  # batch norm cannot train on one image
+    learning_rate: Annotated[float, Field(gt=0)]
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    warmup_epochs: Annotated[int, Field(ge=0, le=100_000)] = 0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    augment: AugmentConfig = AugmentConfig()
+
+
+class PruneConfig(_Part):
+    """Pruning of whole channels.
+
+    Attributes:
+        macs: share of the multiply-accumulates that is kept.
+        round_to: channel counts stay multiples of this.
+    """
+
+    macs: Annotated[float, Field(gt=0, le=1)]
+    round_to: Annotated[int, Field(ge=1, le=256)] = 8
+    finetune: TrainConfig
+
+
+class Milestones(_Part):
+    """When each phase of quantization-aware training begins, as shares of its steps."""
+
+    observe: Share = 0.0
+    fake_quantize: Share = 0.1
+    freeze_observers: Share = 0.5
+    freeze_bn: Share = 0.75
+
+    @field_validator("fake_quantize", "freeze_observers", "freeze_bn")
+    @classmethod
+    def _in_order(cls, value: float, info: ValidationInfo) -> float:
+        for name, earlier in info.data.items():
+            if value < earlier:
+                raise ValueError(f"must be >= {name}, which is {earlier:g}")
+        return value
+
+
+class QatConfig(_Part):
+    """Quantization-aware training; left out where the target's precision is float."""
+
+    train: TrainConfig
+    milestones: Milestones = Milestones()
+
+
+class TargetConfig(_Part):
+    """The device, in words for people, and its file; `threads` are those of the timed runs."""
+
+    device: Annotated[str, Field(min_length=1, max_length=200)]
+    format: Literal["onnx", "tflite", "coreml"]
+    precision: Literal["int8", "float"]
+    threads: Threads = 1
+
+
+class BudgetsConfig(_Part):
+    """Limits a target must keep; None is no limit.
+
+    Attributes:
+        accuracy_drop_pt: most percentage points of top-1 lost against the float baseline.
+        size_mb: largest file, in units of 1e6 bytes.
+        speedup: least ratio of the float model's median latency to the target's.
+    """
+
+    accuracy_drop_pt: Annotated[float, Field(ge=0, le=100)] | None = None
+    size_mb: Annotated[float, Field(gt=0)] | None = None
+    speedup: Annotated[float, Field(gt=0)] | None = None
+
+
+class MeasureConfig(_Part):
+    """How latency is timed: `warmup` runs that do not count, then `rounds` that do."""
+
+    warmup: Annotated[int, Field(ge=0, le=100_000)] = 5
+    rounds: Annotated[int, Field(ge=1, le=100_000)] = 30
+
+
+class Recipe(_Part):
+    """One run for one target device.
+
+    Attributes:
+        name: names the folder of the run; without it, the file's name.
+        threads: CPU threads of training and calibration; part of bit-for-bit repeatability.
+        prune: None does not prune.
+    """
+
+    name: FileName
+    description: str = ""
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    threads: Threads = 2
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+    prune: PruneConfig | None = None
+    qat: QatConfig
+    target: TargetConfig
+    budgets: BudgetsConfig = BudgetsConfig()
+    measure: MeasureConfig = MeasureConfig()
+
+
+def load_recipes(paths: Sequence[Path], overrides: Sequence[str] = ()) -> list[Recipe]:
+    """Read and check recipes, in the order of `paths`.
+
+    Args:
+        paths: YAML files. A file may say `extends: base.yaml` (relative to itself): mappings
+            merge, null removes, all else replaces. Relative paths in a recipe are relative to
+            the file that names them and come back absolute.
+        overrides: `a.b=c` texts laid over every recipe, c in YAML; relative paths here are
+            relative to the working directory.
+
+    Returns:
+        One recipe per path.
+
+    Raises:
+        InputError: with one line for every problem of every file and override.
+    """
+    problems: list[str] = []
+    if not paths:
+        problems.append("no recipe given; name at least one YAML file")
+    settings = read_overrides(overrides, problems)
+    recipes: list[Recipe] = []
+    names: dict[object, Path] = {}
+    for path in map(Path, paths):
+        tree = read_tree(path, problems)
+        if tree is None:
+            continue
+        for setting in settings:
+            tree = merge(tree, setting)
+        tree = _named(tree, path, names, problems)
+        try:
+            recipes.append(Recipe.model_validate(plain(absolute_paths(tree, _PATHS))))
+        except ValidationError as error:
+            problems += explain(error, tree, _schema())
+    if problems:
+        raise InputError("\n".join(dict.fromkeys(problems)))
+    return recipes
+
+
+def _named(tree: Value, path: Path, names: dict[object, Path], problems: list[str]) -> Value:
+    """Give a recipe without a name that of its file; no two of one call may share a name."""
+    assert isinstance(tree.content, dict)
+    name = tree.content.get("name")
+    if name is None or name.removed:
+        name = Value(Place(f"{path}:1", path.parent), path.stem)
+    if isinstance(name.content, str) and name.content in names:
+        problems.append(
+            f"{name.place.text}: name: got {name.content!r}, the name of {names[name.content]} "
+            "too; give every recipe of a run its own"
+        )
+    elif isinstance(name.content, str):
+        names[name.content] = path
+    return replace(tree, content=tree.content | {"name": name})
+
+
+def _schema() -> dict[str, Any]:
+    schema = Recipe.model_json_schema()
+    extends = {"type": "string", "description": "The recipe that this one changes."}
+    schema["properties"] = {"extends": extends} | schema["properties"]
+    return schema
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a recipe file, for editors.
+
+    A key may be absent, since the extended file may hold it, and a value may be null, which
+    removes it; only a null that drops a key of another kind of data is marked, though it loads.
+    """
+    schema = _schema()
+    for part in (schema, *schema["$defs"].values()):
+        part.pop("required", None)
+        for key, value in part["properties"].items():
+            part["properties"][key] = {"anyOf": [value, {"type": "null"}]}
+    data = schema["properties"]["data"]["anyOf"][0]
+    del data["discriminator"]
+    # Without `kind`, which may be in the extended file, several kinds of data can fit.
+    data["anyOf"] = data.pop("oneOf")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
+
+
+def resolved_yaml(recipe: Recipe) -> str:
+    """Return the whole recipe, defaults filled in and paths absolute, as YAML that loads again."""
+    return write_yaml(recipe.model_dump(mode="json"))

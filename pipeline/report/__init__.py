@@ -1,0 +1,1 @@
+"""The report of a run: its rendering for people and its files."""

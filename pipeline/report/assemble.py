@@ -1,0 +1,180 @@
+"""From stage results to one report."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from pipeline.data import Dataset
+from pipeline.provenance import code_info, host_info, tool_versions
+from pipeline.recipe import Recipe, resolved_yaml
+from pipeline.records import (
+    Accuracy,
+    Baseline,
+    Budget,
+    DataInfo,
+    Latency,
+    Metric,
+    ModelInfo,
+    RecipeInfo,
+    Report,
+    ScalesExact,
+    StageRecord,
+    TargetResult,
+    accuracy_drop_pt,
+    all_met,
+    budget,
+    speedup,
+)
+from pipeline.store import Result
+
+
+def assemble(recipe: Recipe, dataset: Dataset, results: dict[str, Result]) -> Report:
+    """The report of one recipe, from the facts of its stages."""
+    facts = {name: result.facts for name, result in results.items()}
+    baseline = _baseline(facts["baseline"])
+    target = _target(recipe, facts["measure"], str(facts["export"]["file"]), baseline)
+    text = resolved_yaml(recipe).encode()
+    return Report(
+        recipe=RecipeInfo(name=recipe.name, sha256=hashlib.sha256(text).hexdigest()),
+        code=code_info(),
+        host=host_info(),
+        tools=tool_versions(),
+        model=_model(recipe, dataset, facts["baseline"]),
+        data=DataInfo(
+            name=dataset.name,
+            sha256=dataset.sha256,
+            train_images=len(dataset.train),
+            test_sets={name: len(images) for name, images in dataset.tests.items()},
+        ),
+        baseline=baseline,
+        float_cpu=_float_cpu(recipe, facts, baseline),
+        stages=tuple(_stage(result) for result in results.values()),
+        targets=(target,),
+        passed=target.passed,
+    )
+
+
+def _latency(facts: dict[str, Any]) -> Latency:
+    return Latency(**{**facts, "samples_ms": tuple(facts["samples_ms"])})
+
+
+def _accuracy(facts: dict[str, Any]) -> dict[str, Accuracy]:
+    return {name: Accuracy(**figures) for name, figures in facts.items()}
+
+
+def _baseline(facts: dict[str, Any]) -> Baseline:
+    host = host_info()
+    gpu = facts["device_kind"] == "gpu"
+    return Baseline(
+        device=host.gpu if gpu and host.gpu else host.cpu,
+        device_kind="gpu" if gpu else "cpu",
+        measured_here=True,
+        accuracy=_accuracy(facts["accuracy"]),
+        latency_ms=_latency(facts["latency_ms"]),
+        size_bytes=facts["size_bytes"],
+    )
+
+
+def _float_cpu(recipe: Recipe, facts: dict[str, Any], baseline: Baseline) -> Baseline:
+    """The float model on this CPU, timed in turn with the target where the target runs."""
+    timed = facts["measure"].get("latency", {})
+    by_threads = {threads: _latency(both["float"]) for threads, both in timed.items()}
+    latency = by_threads.get(str(recipe.target.threads))
+    if latency is None and baseline.device_kind == "cpu":
+        latency = baseline.latency_ms
+    reason = None if latency else "not timed on the CPU: the target does not run on this host"
+    return Baseline(
+        device=host_info().cpu,
+        device_kind="cpu",
+        measured_here=True,
+        accuracy=baseline.accuracy,
+        latency_ms=latency,
+        latency_missing=reason,
+        latency_by_threads=by_threads,
+        size_bytes=baseline.size_bytes,
+    )
+
+
+def _model(recipe: Recipe, dataset: Dataset, facts: dict[str, Any]) -> ModelInfo:
+    side = recipe.model.input_size
+    basic = recipe.model.block == "basic" or (
+        recipe.model.block is None and recipe.model.name.endswith("_basic")
+    )
+    return ModelInfo(
+        name=recipe.model.name,
+        block="basic" if basic else "bottleneck",
+        input_shape=(1, 3, side, side),
+        num_classes=len(dataset.classes),
+        params=facts["params"],
+        macs=facts["macs"],
+    )
+
+
+def _stage(result: Result) -> StageRecord:
+    return StageRecord(
+        name=result.stage,
+        status="reused" if result.reused else "done",
+        seconds=result.seconds,
+        params=result.facts.get("params"),
+        macs=result.facts.get("macs"),
+        top1=result.facts.get("top1"),
+    )
+
+
+def _target(recipe: Recipe, facts: dict[str, Any], file: str, baseline: Baseline) -> TargetResult:
+    why_not = facts["cannot_run"]
+    threads = str(recipe.target.threads)
+    accuracy = None if why_not else _accuracy(facts["accuracy"])
+    timed = facts.get("latency", {})
+    ours = None if why_not else _latency(timed[threads]["target"])
+    theirs = None if why_not else _latency(timed[threads]["float"])
+    drop = accuracy_drop_pt(baseline.accuracy, accuracy)
+    ratio = speedup(theirs, ours)
+    budgets = _budgets(recipe, drop, facts["size_bytes"] / 1e6, ratio, why_not)
+    exact, is_float = facts["scales_exact"], recipe.target.precision == "float"
+    return TargetResult(
+        name=recipe.name,
+        device=recipe.target.device,
+        format=recipe.target.format,
+        precision=recipe.target.precision,
+        runtime=facts["runtime"],
+        path=file,
+        sha256=facts["sha256"],
+        size_bytes=facts["size_bytes"],
+        download_bytes=facts["download_bytes"],
+        accuracy=accuracy,
+        accuracy_missing=why_not,
+        accuracy_drop_pt=drop,
+        agreement=facts.get("agreement"),
+        scales_exact=ScalesExact(**exact) if exact else None,
+        scales_missing="a float file has no scales" if is_float else None,
+        int8_coverage=facts["int8_coverage"],
+        ops=facts["ops"],
+        latency_ms=ours,
+        latency_missing=why_not,
+        latency_by_threads={n: _latency(both["target"]) for n, both in timed.items()},
+        speedup=ratio,
+        speedup_missing=why_not,
+        budgets=budgets,
+        passed=all_met(budgets),
+    )
+
+
+def _budgets(
+    recipe: Recipe,
+    drop: float | None,
+    size_mb: float,
+    ratio: float | None,
+    why_not: str | None,
+) -> tuple[Budget, ...]:
+    limits: tuple[tuple[Metric, float | None, float | None], ...] = (
+        ("accuracy_drop_pt", recipe.budgets.accuracy_drop_pt, drop),
+        ("size_mb", recipe.budgets.size_mb, size_mb),
+        ("speedup", recipe.budgets.speedup, ratio),
+    )
+    return tuple(
+        budget(metric, limit, value, why_not if value is None else None)
+        for metric, limit, value in limits
+        if limit is not None
+    )

@@ -1,0 +1,252 @@
+"""The order of the stages, and the loop that runs them."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from pipeline import stages
+from pipeline.console import tracked
+from pipeline.data import Dataset, load_dataset
+from pipeline.provenance import TOOLS, host_info
+from pipeline.recipe import Recipe, resolved_yaml
+from pipeline.records import Report
+from pipeline.report.assemble import assemble
+from pipeline.report.write import combine, write_report
+from pipeline.store import Facts, Result, obtain, publish
+from pipeline.train import device
+
+PACKAGE = Path(__file__).parent
+STORE = ".store"
+COMBINED = "combined"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One step of the pipeline.
+
+    Attributes:
+        name: in the report and the store.
+        make: the function; writes its files and returns its facts.
+        after: the stages whose results it reads.
+        reads: the parts of the recipe that decide its result, as dotted names.
+        code: the modules that decide its result, besides `CORE`.
+    """
+
+    name: str
+    make: Callable[[stages.Context, stages.Inputs, Path], Facts]
+    after: tuple[str, ...]
+    reads: tuple[str, ...]
+    code: tuple[str, ...]
+
+
+CORE = ("data.py", "images.py", "models", "train.py")
+_QUANTIZER = ("deploy.py", "fake_quantize.py", "fold.py", "grid.py", "qat.py", "quantizer.py")
+
+STAGES = (
+    Stage(
+        name="train",
+        make=stages.train,
+        after=(),
+        reads=("model", "train", "seed", "threads"),
+        code=CORE,
+    ),
+    Stage(
+        name="baseline",
+        make=stages.baseline,
+        after=("train",),
+        reads=("measure", "target.threads"),
+        code=(*CORE, "measure.py"),
+    ),
+    Stage(
+        name="prune",
+        make=stages.prune,
+        after=("train",),
+        reads=("prune", "seed", "threads"),
+        code=(*CORE, "prune.py"),
+    ),
+    Stage(
+        name="qat",
+        make=stages.quantize,
+        after=("prune",),
+        reads=("qat", "target.precision", "seed", "threads"),
+        code=(*CORE, *_QUANTIZER, "prune.py"),
+    ),
+    Stage(
+        name="fold",
+        make=stages.fold,
+        after=("prune", "qat"),
+        reads=("target.precision", "threads"),
+        code=(*CORE, *_QUANTIZER, "prune.py", "program.py", "measure.py"),
+    ),
+    Stage(
+        name="export",
+        make=stages.write,
+        after=("fold",),
+        reads=("target.format",),
+        code=("formats", "program.py"),
+    ),
+    Stage(
+        name="measure",
+        make=stages.judge,
+        after=("export", "fold", "train"),
+        reads=("target", "measure", "threads"),
+        code=(*CORE, "formats", "measure.py", "program.py"),
+    ),
+)
+"""The pipeline. Reporting is what is done with the last results."""
+
+
+def run_recipes(
+    recipes: Sequence[Recipe], out: Path, console: Console, *, fresh: bool = False
+) -> list[tuple[Report, Path]]:
+    """Run recipes one after the other, sharing every stage they have in common.
+
+    Args:
+        recipes: from `load_recipes`.
+        out: gets one directory per recipe, and `combined` for several recipes.
+        console: where progress and results are shown.
+        fresh: compute every stage again.
+
+    Returns:
+        Each report with its directory; the combined one last where there are several recipes.
+
+    Raises:
+        InputError: data, checkpoint or a figure of the recipe that turns out impossible.
+    """
+    datasets: dict[tuple[str, int], Dataset] = {}
+    made: set[str] = set()
+    reports: list[tuple[Report, Path]] = []
+    for recipe in recipes:
+        console.print(f"[bold]{recipe.name}[/bold]  {recipe.target.device}", highlight=False)
+        wanted = (recipe.data.model_dump_json(), recipe.model.input_size)
+        if wanted not in datasets:
+            datasets[wanted] = load_dataset(recipe.data, recipe.model.input_size)
+        context = stages.Context(
+            recipe=recipe, dataset=datasets[wanted], tracked=partial(tracked, console)
+        )
+        results = run_stages(context, out / STORE, console, made if fresh else None)
+        report = assemble(recipe, context.dataset, results)
+        reports.append((report, publish_run(recipe, report, results, context.dataset, out)))
+    if len(reports) > 1:
+        whole = combine([report for report, _ in reports])
+        directory = out / COMBINED
+        directory.mkdir(parents=True, exist_ok=True)
+        write_report(whole, directory)
+        reports.append((whole, directory))
+    return reports
+
+
+def run_stages(
+    context: stages.Context, store: Path, console: Console, made: set[str] | None
+) -> dict[str, Result]:
+    """Obtain the result of every stage in order.
+
+    `made`, where given, holds the keys computed in this call: everything else is made anew.
+    """
+    torch.set_num_threads(context.recipe.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    results: dict[str, Result] = {}
+    for stage in STAGES:
+        ingredients = stage_ingredients(stage, context, results)
+        inputs = {name: results[name].directory for name in results}
+        result = obtain(
+            store,
+            stage.name,
+            ingredients,
+            partial(stage.make, context, inputs),
+            made=made,
+        )
+        _announce(console, result)
+        results[stage.name] = result
+    return results
+
+
+def stage_ingredients(
+    stage: Stage, context: stages.Context, results: dict[str, Result]
+) -> dict[str, object]:
+    """Everything that decides the result of a stage, as plain JSON for its key."""
+    recipe = context.recipe.model_dump(mode="json")
+    reads: dict[str, object] = {}
+    for dotted in stage.reads:
+        value: object = recipe
+        for part in dotted.split("."):
+            value = value[part] if isinstance(value, dict) else value
+        reads[dotted] = value
+    return {
+        "stage": stage.name,
+        "recipe": reads,
+        "checkpoint": _checkpoint_hash(context.recipe) if stage.name == "train" else None,
+        "inputs": {name: results[name].key for name in stage.after},
+        "data": context.dataset.sha256,
+        "side": context.recipe.model.input_size,
+        "code": {name: code_hash(name) for name in stage.code},
+        "tools": {name: version(name) for name in TOOLS},
+        "host": host_info().model_dump() if stage.name in {"baseline", "measure"} else None,
+        "device": device().type,
+    }
+
+
+def _checkpoint_hash(recipe: Recipe) -> str | None:
+    if recipe.model.checkpoint is None:
+        return None
+    try:
+        return hashlib.sha256(Path(recipe.model.checkpoint).read_bytes()).hexdigest()
+    except OSError:
+        return "unreadable"  # the train stage says so, with its cause
+
+
+def code_hash(name: str) -> str:
+    """Hash of a module of the package, or of every module of a subpackage."""
+    path = PACKAGE / name
+    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _announce(console: Console, result: Result) -> None:
+    """Print one line about a finished stage."""
+    facts = result.facts
+    parts = ["reused" if result.reused else f"{result.seconds:.1f} s"]
+    if facts.get("macs"):
+        parts.append(f"{facts['macs'] / 1e6:.1f} M MACs")
+    if facts.get("params"):
+        parts.append(f"{facts['params'] / 1e6:.2f} M parameters")
+    if facts.get("top1") is not None:
+        parts.append(f"top-1 {facts['top1']:.2%}")
+    console.print(f"  {result.stage:<9} {', '.join(parts)}", highlight=False)
+
+
+def publish_run(
+    recipe: Recipe, report: Report, results: dict[str, Result], dataset: Dataset, out: Path
+) -> Path:
+    """Write the run's directory: model file, resolved recipe, labels, report and log.
+
+    The directory appears whole or not at all; the one of an earlier run stays until then.
+    """
+    final = out / recipe.name
+    scratch = out / f".{recipe.name}.new"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    file = results["export"].directory / str(results["export"].facts["file"])
+    if file.is_dir():
+        shutil.copytree(file, scratch / file.name)
+    else:
+        shutil.copy2(file, scratch / file.name)
+    (scratch / "recipe.yaml").write_text(resolved_yaml(recipe), encoding="utf-8")
+    (scratch / "labels.txt").write_text(
+        "".join(f"{' '.join(name.split())}\n" for name in dataset.classes), encoding="utf-8"
+    )
+    write_report(report, scratch)
+    publish(scratch, final)
+    return final

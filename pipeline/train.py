@@ -1,0 +1,209 @@
+"""One training loop and one accuracy count, for every stage that trains or judges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.data import Dataset, Images, batches
+from pipeline.errors import InputError
+from pipeline.recipe import TrainConfig
+from pipeline.records import Accuracy
+
+EVALUATION_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """Where a training stands; `loss` and `accuracy` are means over the epoch so far."""
+
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What a stage adds to the loop.
+
+    Attributes:
+        watch: called after every step, for the progress bar.
+        before_step: called with (step, steps) before every step.
+        set_training: switches the network between training and evaluation; exported graphs
+            have no `train()` of their own.
+    """
+
+    watch: Callable[[Step], None] = lambda step: None
+    before_step: Callable[[int, int], None] = lambda step, steps: None
+    set_training: Callable[[nn.Module, bool], object] = lambda model, mode: model.train(mode)
+
+
+def device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
+    """Linear warm-up over `warmup` steps, then half a cosine down to zero (paper, section 5.1)."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum; no weight decay on biases and batch normalisation."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.dim() > 1]
+    plain = [p for p in trained if p.dim() <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(
+        groups,
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        nesterov=config.momentum > 0,
+        foreach=True,
+    )
+
+
+def _batches_per_epoch(images: int, batch_size: int) -> int:
+    whole, rest = divmod(images, batch_size)
+    return whole + (rest > 1)  # a batch of one image cannot train batch normalisation
+
+
+def fit(
+    model: nn.Module,
+    dataset: Dataset,
+    config: TrainConfig,
+    seed: int,
+    hooks: Hooks | None = None,
+) -> list[dict[str, float]]:
+    """Train `model` in place on `dataset.train`.
+
+    Args:
+        model: (batch, 3, side, side) to logits (batch, classes); left in evaluation mode.
+        dataset: what to train on.
+        config: schedule and optimizer.
+        seed: of the order and the augmentation of the images.
+        hooks: progress, milestones and the mode switch.
+
+    Returns:
+        The learning curve: one {epoch, loss, accuracy, learning_rate} per epoch.
+
+    Raises:
+        InputError: the loss is not finite; names the step.
+    """
+    hooks = hooks or Hooks()
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    place = device()
+    model.to(place)
+    optimizer = _optimizer(model, config)
+    criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+    per_epoch = _batches_per_epoch(len(dataset.train), config.batch_size)
+    steps, warmup = per_epoch * config.epochs, per_epoch * config.warmup_epochs
+    curve: list[dict[str, float]] = []
+    step = 0
+    for epoch in range(config.epochs):
+        hooks.set_training(model, True)
+        loss_sum, right, seen, rate = 0.0, 0, 0, 0.0
+        for images, labels in batches(
+            dataset.train,
+            config.batch_size,
+            dataset,
+            augment_config=config.augment,
+            generator=generator,
+        ):
+            hooks.before_step(step, steps)
+            rate = config.learning_rate * learning_rate_factor(step, steps, warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            logits, loss = _step(model, images.to(place), labels.to(place), criterion)
+            _refuse_nan(loss, step, config)
+            if config.clip_norm is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+            seen += len(labels)
+            loss_sum += loss * len(labels)
+            right += int((logits.argmax(1).cpu() == labels).sum())
+            hooks.watch(
+                Step(
+                    step=step,
+                    steps=steps,
+                    epoch=epoch + 1,
+                    epochs=config.epochs,
+                    loss=loss_sum / seen,
+                    accuracy=right / seen,
+                )
+            )
+        curve.append(
+            {
+                "epoch": epoch + 1,
+                "loss": loss_sum / seen,
+                "accuracy": right / seen,
+                "learning_rate": rate,
+            }
+        )
+    hooks.set_training(model, False)
+    return curve
+
+
+def _step(
+    model: nn.Module, images: Tensor, labels: Tensor, criterion: nn.Module
+) -> tuple[Tensor, float]:
+    logits = model(images)
+    loss = criterion(logits, labels)
+    loss.backward()
+    return logits.detach(), float(loss.detach())
+
+
+def _refuse_nan(loss: float, step: int, config: TrainConfig) -> None:
+    if not math.isfinite(loss):
+        raise InputError(
+            f"training: the loss became {loss} at step {step + 1} with learning_rate "
+            f"{config.learning_rate:g}; lower learning_rate or set clip_norm"
+        )
+
+
+def predictions(
+    predict: Callable[[Tensor], Tensor], images: Images, dataset: Dataset, batch_size: int
+) -> Tensor:
+    """Logits (images, classes) of `predict`, float32 on the CPU, in the order of `images`."""
+    with torch.inference_mode():
+        parts = [predict(x).float().cpu() for x, _ in batches(images, batch_size, dataset)]
+    return torch.cat(parts)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
+    """Share of images whose label is the first, or among the first five, of `logits`."""
+    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    hits = ranked == labels[:, None]
+    return Accuracy(
+        top1=float(hits[:, 0].double().mean()),
+        top5=float(hits.any(1).double().mean()),
+        images=len(labels),
+    )
+
+
+def evaluate(model: nn.Module, dataset: Dataset) -> dict[str, Accuracy]:
+    """Accuracy of a network on every test set; the network must be in evaluation mode."""
+    place = next(model.parameters()).device
+
+    def predict(images: Tensor) -> Tensor:
+        return model(images.to(place))  # type: ignore[no-any-return]
+
+    return {
+        name: accuracy(predictions(predict, images, dataset, EVALUATION_BATCH), images.labels)
+        for name, images in dataset.tests.items()
+    }

@@ -1,0 +1,98 @@
+"""The shipped recipes load, fit their schema, and say how to run them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from pipeline.errors import InputError
+from pipeline.recipe import json_schema, load_recipes
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+SCHEMA = RECIPES / "recipe.schema.json"
+FILES = sorted(RECIPES.glob("*/*.yaml"))
+DEVICES = [path for path in FILES if path.name != "base.yaml"]
+
+
+def named(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+def test_there_is_a_recipe_for_every_format() -> None:
+    recipes = load_recipes(DEVICES)
+    assert [recipe.name for recipe in recipes] == [path.stem for path in DEVICES]
+    assert {recipe.target.format for recipe in recipes} == {"onnx", "tflite", "coreml"}
+
+
+@pytest.mark.parametrize("path", DEVICES, ids=named)
+def test_a_device_recipe_runs_offline_and_has_budgets(path: Path) -> None:
+    (recipe,) = load_recipes([path])
+    assert recipe.data.kind == "digits"
+    assert recipe.model.checkpoint is None
+    assert recipe.budgets.accuracy_drop_pt is not None
+    assert recipe.budgets.size_mb is not None
+    # Core ML runs on Apple systems only: a limit there could never be judged on Linux.
+    assert (recipe.budgets.speedup is None) == (recipe.target.format == "coreml")
+
+
+def test_base_lacks_nothing_but_a_target() -> None:
+    path = RECIPES / "resnest50" / "base.yaml"
+    load_recipes([path], ["target={device: any, format: onnx, precision: int8}"])
+    with pytest.raises(InputError, match=r"^\S*base\.yaml:\d+: target: missing; [^\n]*$"):
+        load_recipes([path])
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_the_header_names_schema_and_command(path: Path) -> None:
+    header = path.read_text().split("\n\n")[0]
+    first, *rest = header.splitlines()
+    relative = first.removeprefix("# yaml-language-server: $schema=")
+    assert (path.parent / relative).resolve() == SCHEMA.resolve()
+    command = f"#     nox -s compress-{path.parent.name}"
+    if path.name != "base.yaml":
+        command += f" -- {path.relative_to(RECIPES.parent).as_posix()}"
+    assert command in rest
+
+
+def test_the_shipped_schema_is_current() -> None:
+    assert json.loads(SCHEMA.read_text()) == json_schema(), (
+        "run: python -c 'import json; from pipeline.recipe import json_schema; "
+        f"print(json.dumps(json_schema(), indent=2))' > {SCHEMA}"
+    )
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_an_editor_accepts_the_shipped_recipes(path: Path) -> None:
+    jsonschema.validate(yaml.safe_load(path.read_text()), json_schema())
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"extends": "base.yaml", "data": {"calibration_images": 8}},
+        {"data": {"train": None}, "prune": None},
+        {"model": {"layers": [1, 1, 1, 1], "radix": None}},
+    ],
+)
+def test_an_editor_accepts_a_partial_recipe(recipe: dict[str, object]) -> None:
+    jsonschema.validate(recipe, json_schema())
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"trian": {}},
+        {"train": {"epochs": -1}},
+        {"model": {"layers": [1]}},
+        {"data": {"kind": "digit"}},
+        {"target": {"format": "onxx"}},
+        {"name": "a..b"},
+    ],
+)
+def test_an_editor_marks_a_bad_recipe(recipe: dict[str, object]) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(recipe, json_schema())
