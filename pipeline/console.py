@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ from rich.progress import (
 
 Advance = Callable[[int, str], None]
 """Called with (steps done so far, a short note such as the loss)."""
+
+
+_SECONDS_BETWEEN_LINES = 30.0
 
 
 @contextmanager
@@ -56,17 +60,17 @@ def third_party_output_to(log: Path) -> Iterator[Console]:
 
 @contextmanager
 def tracked(console: Console, title: str, total: int) -> Iterator[Advance]:
-    """A progress bar with a note; where there is no terminal, the last note is printed once."""
+    """A progress bar with a note; where there is no terminal, a line every half minute."""
     if not console.is_terminal:
-        note = ""
+        last = time.monotonic()
 
-        def remember(done: int, text: str) -> None:
-            nonlocal note
-            note = text
+        def print_sometimes(done: int, text: str) -> None:
+            nonlocal last
+            if done >= total or time.monotonic() - last > _SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                console.print(f"  {title}: {done}/{total} {text}".rstrip(), highlight=False)
 
-        yield remember
-        if note:
-            console.print(f"  {title}: {note}", highlight=False)
+        yield print_sometimes
         return
     columns = (
         TextColumn("  {task.description}"),

@@ -3,7 +3,9 @@
 Each rewrite is exact in real arithmetic:
 
 - softmax over two splits is a sigmoid of the difference of the logits, and the difference of two
-  linear maps is one linear map: `a0 = sigmoid((W0 - W1) z + (b0 - b1))`, `a1 = sigmoid(-...)`.
+  linear maps is one linear map: `a0 = sigmoid((W0 - W1) z + (b0 - b1))`, `a1 = 1 - a0`. Half of
+  fc2 goes. The complement is a depthwise convolution with weight -1 and bias 1, since ONNX
+  Runtime has no integer subtraction.
 - an average pool is a depthwise convolution with constant weights, which every runtime has in
   int8 (XNNPACK has no int8 average pool).
 - the classifier is a 1x1 convolution, so that the flatten comes last and moves ten numbers.
@@ -45,17 +47,25 @@ def _pool(module: nn.Module, channels: int) -> nn.Module:
     return average_conv(module, channels) if isinstance(module, nn.AvgPool2d) else module
 
 
-def _opposed(fc2: nn.ModuleList) -> nn.ModuleList:
-    """Two convolutions whose sigmoids are the softmax over the two of `fc2`."""
+def _gate(fc2: nn.ModuleList) -> nn.Conv2d:
+    """One convolution whose sigmoid is the first of the softmax over the two of `fc2`."""
     first, second = fc2
-    gates = []
-    for positive, negative in ((first, second), (second, first)):
-        gate = copy.deepcopy(positive)
-        with torch.no_grad():
-            gate.weight -= negative.weight  # type: ignore[operator]
-            gate.bias -= negative.bias  # type: ignore[operator]
-        gates.append(gate)
-    return nn.ModuleList(gates)
+    gate = copy.deepcopy(first)
+    assert isinstance(gate, nn.Conv2d)
+    with torch.no_grad():
+        gate.weight -= second.weight  # type: ignore[operator, arg-type]
+        gate.bias -= second.bias  # type: ignore[operator, arg-type]
+    return gate
+
+
+def complement_conv(channels: int) -> nn.Conv2d:
+    """`1 - x` as a depthwise 1x1 convolution; its weights are constants, not parameters."""
+    conv = nn.Conv2d(channels, channels, 1, groups=channels)
+    conv.requires_grad_(False)
+    nn.init.constant_(conv.weight, -1.0)
+    assert conv.bias is not None
+    nn.init.constant_(conv.bias, 1.0)
+    return conv
 
 
 class DeployBlock(nn.Module):
@@ -68,8 +78,10 @@ class DeployBlock(nn.Module):
             branch[3] = _pool(branch[3], branch[0].out_channels)  # type: ignore[index, operator]
         self.branches = branches
         self.fc1, self.bn1 = copy.deepcopy(block.fc1), copy.deepcopy(block.bn1)
-        self.fc2 = _opposed(block.fc2) if len(block.fc2) == 2 else copy.deepcopy(block.fc2)
         last = branches[0][4]  # type: ignore[index]
+        two = len(block.fc2) == 2
+        self.fc2 = nn.ModuleList([_gate(block.fc2)]) if two else copy.deepcopy(block.fc2)
+        self.complement = complement_conv(last.out_channels) if two else nn.Identity()
         self.avd_last = _pool(block.avd_last, last.out_channels)
         self.conv3, self.bn3 = copy.deepcopy(block.conv3), copy.deepcopy(block.bn3)
         self.downsample = copy.deepcopy(block.downsample)
@@ -85,10 +97,10 @@ class DeployBlock(nn.Module):
         logits = [fc(inner) for fc in self.fc2]
         if len(splits) > 2:
             return split_attention(splits, logits)
-        total = splits[0] * torch.sigmoid(logits[0])
-        for split, logit in zip(splits[1:], logits[1:], strict=True):
-            total = total + split * torch.sigmoid(logit)
-        return total
+        share = torch.sigmoid(logits[0])
+        if len(splits) == 1:
+            return splits[0] * share
+        return splits[0] * share + splits[1] * self.complement(share)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, height, width) to (batch, out, height / stride, width / stride)."""

@@ -98,6 +98,9 @@ def _pruned_at(
         torch.zeros(1, 3, input_size, input_size),
         importance=tp.importance.GroupMagnitudeImportance(p=2),
         pruning_ratio=ratio,
+        pruning_ratio_dict={
+            layer: min(ratio, largest) for layer, largest in _largest_ratios(model, round_to)
+        },
         round_to=round_to,
         ignored_layers=[model.fc],
     )
@@ -112,6 +115,27 @@ def _pruned_at(
         if isinstance(module, nn.Conv2d) and min(module.in_channels, module.out_channels) < 1:
             raise RuntimeError(f"pruning emptied the layer {names[module]}")
     return model, removed
+
+
+def _largest_ratios(model: nn.Module, round_to: int) -> list[tuple[nn.Conv2d, float]]:
+    """The highest ratio for every convolution after which rounding leaves it some channels.
+
+    torch-pruning rounds the channels that stay down, and leaves a layer whole where that gives
+    none: without this bound a higher ratio would prune less. In a network with cardinal groups
+    it rounds up what every group loses.
+    """
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    cardinality = max(conv.groups for conv in convs)
+    bounds = []
+    for conv in convs:
+        whole, group = conv.out_channels, conv.out_channels // cardinality
+        cut = max(
+            (n for n in range(group) if whole - (whole - n) // round_to * round_to < group),
+            default=0,
+        )
+        # Half a channel less, so that no rounding error of the ratio takes one more.
+        bounds.append((conv, max(0.0, (cut - 0.5) / group)))
+    return bounds
 
 
 def masked_difference(

@@ -22,6 +22,10 @@ _BlobReader = Callable[[str, int], NDArray[Any]]
 
 RUNTIME = "coreml"
 
+_RESCALES_ADDITIONS = "common::distributive_quantized_binary_op_scale_normalization"
+"""The pass that divides the grids of an addition by one another and rounds the ratios to
+float16: the file would no longer hold the scales that were learned."""
+
 
 def write(program: torch.export.ExportedProgram, path: Path) -> None:
     """Write `program` (quantized or float) to the package `path`, batch 1."""
@@ -30,14 +34,19 @@ def write(program: torch.export.ExportedProgram, path: Path) -> None:
     shape = next(
         n.meta["val"].shape for n in program.graph.nodes if n.name in _user_inputs(program)
     )
+    passes = ct.PassPipeline.DEFAULT
+    passes.remove_passes({_RESCALES_ADDITIONS})
     model = ct.convert(
         program.run_decompositions({}),
         inputs=[ct.TensorType(name=qdq.INPUT, shape=(1, *(int(s) for s in shape[1:])))],
         outputs=[ct.TensorType(name=qdq.OUTPUT)],
         minimum_deployment_target=ct.target.iOS17,
+        pass_pipeline=passes,
         skip_model_load=True,
     )
     model.save(str(path))
+    # Written for ExecuTorch's debugger, half a megabyte that no app reads.
+    (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
 
 
 def _user_inputs(program: torch.export.ExportedProgram) -> set[str]:
@@ -69,11 +78,12 @@ def inspect(path: Path) -> FileFacts:
             kind = MIL_pb2.DataType.Name(op.outputs[0].type.tensorType.dataType)
             shift = 128 if kind == "UINT8" else 0
             grids[(float(scale), int(zero_point) - shift)] += 1
-        elif op.type == "constexpr_affine_dequantize":
-            scale = _constant(op.attributes["scale"], read_weights)
-            weights[tuple(float(s) for s in np.atleast_1d(scale))] += 1
         elif op.type in {"conv", "linear"}:
             weight = made_by[_argument(op, "weight")]
+            if weight.type == "constexpr_affine_dequantize":
+                # Equal weights are stored once: each reader counts.
+                scale = _constant(weight.attributes["scale"], read_weights)
+                weights[tuple(float(s) for s in np.atleast_1d(scale))] += 1
             positions = int(np.prod(_shape(op.outputs[0])[2:]))
             count = conv_macs(_shape(weight.outputs[0]), positions)
             macs += count

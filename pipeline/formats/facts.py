@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,16 @@ import torch
 
 from pipeline.records import ScalesExact
 
+aten = torch.ops.aten
 quantized = torch.ops.quantized_decomposed
+
+_KEEPING_VALUES = {
+    aten.flatten.using_ints,
+    aten.reshape.default,
+    aten.view.default,
+    aten.mean.dim,  # of one pixel
+}
+"""Operations that may give out what they take in."""
 
 Grid = tuple[float, int]
 """Scale and zero point of an int8 activation (uint8 files: zero point - 128)."""
@@ -51,7 +61,11 @@ def conv_macs(weight_shape: Sequence[int], output_positions: int) -> int:
 def learned_scales(
     program: torch.export.ExportedProgram,
 ) -> tuple[Counter[Grid], Counter[tuple[float, ...]]]:
-    """The grids and weight scales of a quantized program."""
+    """The grids and weight scales of a quantized program.
+
+    A grid counts once where an operation changes neither the values nor the grid, such as a
+    flatten: runtimes then see one tensor.
+    """
     grids: Counter[Grid] = Counter()
     weights: Counter[tuple[float, ...]] = Counter()
     tensors = {
@@ -60,11 +74,29 @@ def learned_scales(
     stored = {**program.state_dict, **program.constants}
     for node in program.graph.nodes:
         if node.target is quantized.quantize_per_tensor.default:
+            if _repeats_grid(node):
+                continue
             grids[(float(node.args[1]), int(node.args[2]))] += 1
         elif node.target is quantized.dequantize_per_channel.default:
             scales = stored[tensors[node.args[1].name]]
             weights[tuple(float(s) for s in scales)] += 1
     return grids, weights
+
+
+def _repeats_grid(quantize: torch.fx.Node) -> bool:
+    """Whether the same values are on the same grid before the operation that is quantized."""
+    operation = quantize.args[0]
+    assert isinstance(operation, torch.fx.Node)
+    if operation.target not in _KEEPING_VALUES:
+        return False
+    before = operation.args[0]
+    assert isinstance(before, torch.fx.Node)
+    sizes = [math.prod(n.meta["val"].shape[1:]) for n in (before, operation)]
+    return (
+        before.target is quantized.dequantize_per_tensor.default
+        and before.args[1:] == quantize.args[1:]
+        and sizes[0] == sizes[1]
+    )
 
 
 def scales_exact(program: torch.export.ExportedProgram, facts: FileFacts) -> ScalesExact | None:

@@ -27,7 +27,7 @@ def write(program: torch.export.ExportedProgram, path: Path) -> None:
     model = qdq.to_onnx(program)
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         quantize_biases(model)
-        own_weight_zero_points(model)
+        own_weights(model)
         unsigned_activations(model)
     qdq.drop_unused_constants(model)
     onnx.checker.check_model(model)
@@ -55,9 +55,8 @@ def quantize_biases(model: onnx.ModelProto) -> None:
         initializers += [
             numpy_helper.from_array(steps, f"{name}.int32"),
             numpy_helper.from_array(scale.astype(np.float32), f"{name}.scale"),
-            numpy_helper.from_array(np.zeros(len(steps), np.int32), f"{name}.zero_point"),
         ]
-        inputs = [f"{name}.int32", f"{name}.scale", f"{name}.zero_point"]
+        inputs = [f"{name}.int32", f"{name}.scale"]
         added.append((index, helper.make_node("DequantizeLinear", inputs, [name], axis=0)))
         node.input[2] = name
     for index, node in reversed(added):
@@ -65,19 +64,43 @@ def quantize_biases(model: onnx.ModelProto) -> None:
     model.graph.initializer.extend(initializers)
 
 
-def own_weight_zero_points(model: onnx.ModelProto) -> None:
-    """Give every quantized weight a zero point initializer of its own, in place.
+def own_weights(model: onnx.ModelProto) -> None:
+    """Give every quantized weight initializers of its own, in place.
 
     ONNX Runtime 1.23 makes an unsigned copy per reader in its exact x86 mode, under one name,
-    and fails to load a file where two weights share the initializer.
+    and fails to load a file where two weights share an initializer (and crashes on a weight
+    without a zero point).
     """
-    values = qdq.constants(model)
+    values, made_by = qdq.constants(model), qdq.producers(model)
+    nodes: list[onnx.NodeProto] = []
+    taken: set[str] = set()
     for node in model.graph.node:
-        if node.op_type == "DequantizeLinear" and values.get(node.input[0], _NONE).dtype == np.int8:
-            name = f"{node.output[0]}.zero_point"
-            zero_point = np.zeros_like(values[node.input[2]])
-            model.graph.initializer.append(numpy_helper.from_array(zero_point, name))
-            node.input[2] = name
+        if node.op_type == "Conv":
+            weight = made_by.get(node.input[1])
+            if weight is not None and weight.op_type == "DequantizeLinear":
+                own = _own_weight(weight, node.output[0], taken, values)
+                model.graph.initializer.extend(own[1])
+                nodes.append(own[0])
+                node.input[1] = own[0].output[0]
+        if node.op_type != "DequantizeLinear" or values.get(node.input[0], _NONE).dtype != np.int8:
+            nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _own_weight(
+    weight: onnx.NodeProto, reader: str, taken: set[str], values: dict[str, qdq.Array]
+) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
+    """A copy of a weight's DequantizeLinear for one reader, and the initializers it adds."""
+    names, added = list(weight.input), []
+    for index in (0, 2):
+        if names[index] in taken:
+            name = f"{reader}.weight.{('int8', 'scale', 'zero_point')[index]}"
+            added.append(numpy_helper.from_array(values[names[index]], name))
+            names[index] = name
+        taken.add(names[index])
+    copied = helper.make_node("DequantizeLinear", names, [f"{reader}.weight"], axis=0)
+    return copied, added
 
 
 def unsigned_activations(model: onnx.ModelProto) -> None:

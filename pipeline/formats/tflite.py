@@ -35,7 +35,7 @@ def write(program: torch.export.ExportedProgram, path: Path) -> None:
     """Write `program` (quantized or float) to the TFLite file `path`, batch 1, NHWC."""
     model = qdq.to_onnx(program)
     fold_weights(model)
-    path.write_bytes(_convert(model, quantized=_is_quantized(model)))
+    path.write_bytes(share_zero_points(_convert(model, quantized=_is_quantized(model))))
 
 
 def _is_quantized(model: onnx.ModelProto) -> bool:
@@ -184,6 +184,41 @@ def _convert(model: onnx.ModelProto, *, quantized: bool) -> bytes:
     if quantized:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     return bytes(converter.convert())
+
+
+def share_zero_points(content: bytes) -> bytes:
+    """Store equal zero point vectors of a TFLite file once.
+
+    Per-channel tensors need a zero point for each channel, 8 bytes of zeros, for weights and
+    again for biases: more than a fiftieth of the file. A flatbuffer may refer to one vector from
+    many tables, and readers cannot tell.
+    """
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    class Builder(flatbuffers.Builder):  # type: ignore[misc]
+        def __init__(self, size: int) -> None:
+            super().__init__(size)
+            self._written: dict[bytes, int] = {}
+
+        def CreateNumpyVector(self, values: NDArray[Any]) -> int:  # noqa: N802
+            raw = values.tobytes()
+            if values.dtype == np.int64 and raw in self._written:
+                return self._written[raw]
+            # Tensor data must lie on 16 bytes, as the schema asks (force_align).
+            alignment = 16 if values.dtype == np.uint8 else values.dtype.itemsize
+            self.StartVector(values.dtype.itemsize, values.size, alignment)
+            self.head = self.head - len(raw)
+            self.Bytes[self.head : self.head + len(raw)] = raw
+            offset = int(self.EndVector())
+            if values.dtype == np.int64:
+                self._written[raw] = offset
+            return offset
+
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    builder = Builder(len(content) + 1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
 
 
 def inspect(path: Path) -> FileFacts:

@@ -101,8 +101,10 @@ def split_attention(splits: list[Tensor], logits: list[Tensor]) -> Tensor:
     if len(splits) == 1:
         return splits[0] * torch.sigmoid(logits[0])
     weights = torch.softmax(torch.cat(logits, dim=3), dim=3)
-    weighted = [split * weights[..., r : r + 1] for r, split in enumerate(splits)]
-    return torch.stack(weighted).sum(0) if len(weighted) > 2 else weighted[0] + weighted[1]
+    total = splits[0] * weights[..., :1]
+    for r, split in enumerate(splits[1:], start=1):
+        total = total + split * weights[..., r : r + 1]
+    return total
 
 
 class SplitAttention(nn.Module):
