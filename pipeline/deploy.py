@@ -53,8 +53,8 @@ def _gate(fc2: nn.ModuleList) -> nn.Conv2d:
     gate = copy.deepcopy(first)
     assert isinstance(gate, nn.Conv2d)
     with torch.no_grad():
-        gate.weight -= second.weight  # type: ignore[operator, arg-type]
-        gate.bias -= second.bias  # type: ignore[operator, arg-type]
+        gate.weight -= second.weight  # type: ignore[arg-type]
+        gate.bias -= second.bias  # type: ignore[operator]
     return gate
 
 
@@ -100,7 +100,8 @@ class DeployBlock(nn.Module):
         share = torch.sigmoid(logits[0])
         if len(splits) == 1:
             return splits[0] * share
-        return splits[0] * share + splits[1] * self.complement(share)
+        rest: Tensor = self.complement(share)
+        return splits[0] * share + splits[1] * rest
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, height, width) to (batch, out, height / stride, width / stride)."""

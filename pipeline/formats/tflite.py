@@ -201,14 +201,14 @@ def share_zero_points(content: bytes) -> bytes:
             super().__init__(size)
             self._written: dict[bytes, int] = {}
 
-        def CreateNumpyVector(self, values: NDArray[Any]) -> int:  # noqa: N802
+        def CreateNumpyVector(self, values: NDArray[Any]) -> int:
             raw = values.tobytes()
             if values.dtype == np.int64 and raw in self._written:
                 return self._written[raw]
             # Tensor data must lie on 16 bytes, as the schema asks (force_align).
             alignment = 16 if values.dtype == np.uint8 else values.dtype.itemsize
             self.StartVector(values.dtype.itemsize, values.size, alignment)
-            self.head = self.head - len(raw)
+            self.head: int = self.head - len(raw)
             self.Bytes[self.head : self.head + len(raw)] = raw
             offset = int(self.EndVector())
             if values.dtype == np.int64:
