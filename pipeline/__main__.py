@@ -16,6 +16,9 @@ from pipeline.errors import InputError
 
 OK, INTERNAL_ERROR, BAD_INPUT, BUDGET_MISSED = 0, 1, 2, 3
 
+_USERS_OS_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR}
+"""Output directories that are full, forbidden, read-only or not directories."""
+
 EPILOG = """\
 exit codes: 0 all budgets met, 1 internal error, 2 bad input, 3 a budget is missed
 
@@ -93,12 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted; finished stages are kept, run the same command again", file=sys.stderr)
         return 130
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            print(
-                f"error: no disk space left for {error.filename}; free some and run the same "
-                "command again, finished stages are kept",
-                file=sys.stderr,
-            )
+        if error.errno in _USERS_OS_ERRORS:
+            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
             return BAD_INPUT
         traceback.print_exc()
         return INTERNAL_ERROR

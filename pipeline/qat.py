@@ -71,6 +71,7 @@ class Schedule:
         self._graph = graph
         self._starts = milestones.model_dump()
         self.phase = ""
+        self._enter(set())
 
     def before_step(self, step: int, steps: int) -> None:
         """Enter the phase that `step` of `steps` belongs to."""

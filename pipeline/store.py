@@ -7,6 +7,7 @@ a final name is always whole.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -18,8 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import InputError
+
 _KEY_LENGTH = 20
 _RECORD = "stage.json"
+_NO_SPACE = 256 * 1024
+"""Bytes; with less than this left, a failed write failed for lack of space."""
 
 Facts = dict[str, Any]
 """What a stage says about its result, for the report; plain JSON."""
@@ -76,11 +81,33 @@ def obtain(
         text = json.dumps(record | {"ingredients": ingredients}, indent=1, sort_keys=True)
         (scratch / _RECORD).write_text(text, encoding="utf-8")
         publish(scratch, final)
+    except Exception as error:
+        if disk_full(error, store):
+            raise InputError(
+                f"no disk space left in {store.resolve()} for the stage {stage}; free some and run "
+                "the same command again, finished stages are kept"
+            ) from error
+        raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if made is not None:
         made.add(key)
     return Result(stage=stage, key=key, directory=final, facts=facts, seconds=seconds, reused=False)
+
+
+def disk_full(error: BaseException, directory: Path) -> bool:
+    """Whether `error` came of a full disk; libraries wrap that in exceptions of their own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return True
+        if "No space left on device" in str(cause):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    try:
+        return shutil.disk_usage(directory).free < _NO_SPACE
+    except OSError:
+        return False
 
 
 def _read(directory: Path) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline import qat
 from pipeline.deploy import deploy_form
 from pipeline.fold import float_program, quantized_program
+from pipeline.measure import Runnable
 from pipeline.models.branches import branch_form
 from pipeline.models.resnest import ResNeSt, ResNeStConfig
 from tests.test_resnest import randomise
@@ -20,9 +21,8 @@ SMALL = ResNeStConfig(layers=(1, 1, 1, 1), width_multiplier=0.25, num_classes=CL
 VARIANTS: dict[str, dict[str, Any]] = {
     "radix2": {},
     "basic": {"block": "basic"},
-    "radix1": {"radix": 1},
-    "radix4": {"radix": 4, "cardinality": 2},
-    "avd_first": {"avd_first": True},
+    "radix1": {"radix": 1, "avd_first": True},
+    "radix4": {"radix": 4, "cardinality": 2, "avd_first": True},
 }
 """What each network changes of `SMALL`, a bottleneck of radix 2."""
 
@@ -36,10 +36,17 @@ class Written:
     logits: Tensor
 
 
+def coloured_noise(count: int, seed: int) -> Tensor:
+    """Random images of different colours; to noise alone a network answers always the same."""
+    generator = torch.Generator().manual_seed(seed)
+    colours = torch.randn(count, 3, 1, 1, generator=generator)
+    return colours + torch.randn(count, 3, SIDE, SIDE, generator=generator)
+
+
 @cache
 def images() -> Tensor:
     """Images (16, 3, SIDE, SIDE) the networks were not calibrated on."""
-    return torch.randn(16, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    return coloured_noise(16, seed=1)
 
 
 def network(variant: str) -> ResNeSt:
@@ -55,9 +62,7 @@ def quantized(variant: str) -> Written:
     """The int8 program of a network of `VARIANTS`, calibrated on random images. Do not change."""
     model = network(variant)
     graph = qat.prepare(deploy_form(branch_form(model)), SIDE)
-    generator = torch.Generator().manual_seed(2)
-    batches = [torch.randn(16, 3, SIDE, SIDE, generator=generator) for _ in range(4)]
-    qat.calibrate(graph, lambda: batches)
+    qat.calibrate(graph, lambda: [coloured_noise(32, seed=2)])
     return _written(model, quantized_program(graph, torch.zeros(2, 3, SIDE, SIDE)))
 
 
@@ -73,6 +78,23 @@ def _written(model: ResNeSt, program: torch.export.ExportedProgram) -> Written:
     with torch.no_grad():
         logits = program.module(check_guards=False)(images())
     return Written(network=model, program=program, logits=logits)
+
+
+def run(runnable: Runnable, batch: int = 1) -> Tensor:
+    """Logits of an opened file for `images`."""
+    parts = []
+    for part in images().split(batch):
+        runnable.set_input(part.numpy())
+        runnable.invoke()
+        parts.append(torch.from_numpy(runnable.output().copy()))
+    return torch.cat(parts)
+
+
+def steps_apart(found: Tensor, written: Written) -> Tensor:
+    """By how many steps of the output grid logits differ from the program's."""
+    apart = (found - written.logits).abs() / output_scale(written.program)
+    assert torch.allclose(apart, apart.round(), atol=1e-3)
+    return apart.round().int()
 
 
 def output_scale(program: torch.export.ExportedProgram) -> float:

@@ -1,0 +1,212 @@
+"""ONNX files, read with onnx and run by ONNX Runtime."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from pipeline.formats import onnx as onnx_format
+from pipeline.formats import qdq
+from pipeline.formats.facts import FileFacts, scales_exact
+from tests import programs
+
+FLOAT_KERNELS = {
+    *("Conv", "FusedConv", "Gemm", "MatMul", "Add", "Mul", "Sub", "Sigmoid", "Softmax"),
+    *("ReduceMean", "GlobalAveragePool", "AveragePool", "Relu", "Clip", "Concat", "Transpose"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    path: Path
+    model: onnx.ModelProto
+    facts: FileFacts
+    source: programs.Written
+
+
+Writer = Callable[[programs.Written], File]
+
+
+@pytest.fixture(scope="module")
+def write(tmp_path_factory: pytest.TempPathFactory) -> Writer:
+    files: dict[int, File] = {}
+
+    def write(source: programs.Written) -> File:
+        if id(source) not in files:
+            path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+            onnx_format.write(source.program, path)
+            model, facts = onnx.load(path), onnx_format.inspect(path)
+            files[id(source)] = File(path=path, model=model, facts=facts, source=source)
+        return files[id(source)]
+
+    return write
+
+
+@pytest.fixture(scope="module", params=programs.VARIANTS)
+def int8(request: pytest.FixtureRequest, write: Writer) -> File:
+    return write(programs.quantized(request.param))
+
+
+@pytest.fixture(scope="module")
+def radix2(write: Writer) -> File:
+    return write(programs.quantized("radix2"))
+
+
+@pytest.fixture(scope="module")
+def unquantized(write: Writer) -> File:
+    return write(programs.unquantized("radix2"))
+
+
+def assert_valid(file: File) -> None:
+    onnx.checker.check_model(file.model, full_check=True)
+    assert [(i.domain, i.version) for i in file.model.opset_import] == [("", 21)]
+    graph = file.model.graph
+    assert [value.name for value in graph.input] == [qdq.INPUT]
+    assert [value.name for value in graph.output] == [qdq.OUTPUT]
+    used = {name for node in graph.node for name in node.input}
+    assert {initializer.name for initializer in graph.initializer} <= used
+    stored = file.path.read_bytes()
+    for trace in (str(Path.cwd()), ".py", "stack_trace", "torch.nn", "site-packages"):
+        assert trace.encode() not in stored
+
+
+def test_is_a_valid_file_without_traces(int8: File) -> None:
+    assert_valid(int8)
+
+
+def test_activations_are_uint8_and_weights_int8(int8: File) -> None:
+    values, made_by = qdq.constants(int8.model), qdq.producers(int8.model)
+    for node in int8.model.graph.node:
+        if node.op_type == "QuantizeLinear" or (
+            node.op_type == "DequantizeLinear" and node.input[0] not in values
+        ):
+            assert values[node.input[2]].dtype == np.uint8
+        elif node.op_type == "Conv":
+            assert values[made_by[node.input[1]].input[0]].dtype == np.int8
+
+
+def test_biases_are_int32_on_the_accumulators_grid(int8: File) -> None:
+    values, made_by = qdq.constants(int8.model), qdq.producers(int8.model)
+    seen = 0
+    for node in int8.model.graph.node:
+        if node.op_type != "Conv" or len(node.input) < 3:
+            continue
+        seen += 1
+        data, weight, bias = (made_by[name] for name in node.input)
+        assert {data.op_type, weight.op_type, bias.op_type} == {"DequantizeLinear"}
+        assert values[bias.input[0]].dtype == np.int32
+        product = values[data.input[1]].astype(np.float64) * values[weight.input[1]]
+        np.testing.assert_array_equal(values[bias.input[1]], product.astype(np.float32))
+        if len(bias.input) > 2:
+            assert not values[bias.input[2]].any()
+    assert seen > 20
+
+
+def test_gives_the_logits_of_the_program(int8: File) -> None:
+    found = programs.run(onnx_format.open_file(int8.path))
+    apart = programs.steps_apart(found, int8.source)
+    assert apart.median() == 0
+    assert apart.max() <= 5
+
+
+def test_any_batch_gives_the_same_logits(int8: File) -> None:
+    runnable = onnx_format.open_file(int8.path, threads=2)
+    assert runnable.batch is None
+    alone = programs.run(runnable)
+    assert torch.equal(programs.run(runnable, batch=16), alone)
+    assert torch.equal(programs.run(runnable, batch=5), alone)
+
+
+def test_runs_in_integers_with_the_learned_scales(int8: File) -> None:
+    assert not FLOAT_KERNELS & set(int8.facts.ops)
+    assert int8.facts.ops["QuantizeLinear"] == 1
+    assert int8.facts.ops["DequantizeLinear"] == 1
+    assert int8.facts.int8_coverage == 1.0
+    exact = scales_exact(int8.source.program, int8.facts)
+    assert exact is not None
+    assert exact.same == exact.total > 1000
+
+
+def test_float_file_gives_the_logits_of_the_network(unquantized: File) -> None:
+    assert_valid(unquantized)
+    with torch.no_grad():
+        wanted = unquantized.source.network(programs.images())
+    runnable = onnx_format.open_file(unquantized.path)
+    for batch in (1, 16):
+        assert (programs.run(runnable, batch) - wanted).abs().max() <= 1e-4
+    assert unquantized.facts.int8_coverage == 0.0
+    assert unquantized.facts.macs > 0
+    assert scales_exact(unquantized.source.program, unquantized.facts) is None
+
+
+# A gate that cannot fail proves nothing: each of these files has one thing wrong.
+
+
+def spoiled(file: File, path: Path, change: Callable[[onnx.ModelProto], None]) -> File:
+    model = onnx.ModelProto()
+    model.CopyFrom(file.model)
+    change(model)
+    onnx.save(model, path)
+    return File(path=path, model=model, facts=onnx_format.inspect(path), source=file.source)
+
+
+def nudge_activation(model: onnx.ModelProto) -> None:
+    quantizes = [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
+    scale = qdq.constants(model)[quantizes[5].input[1]]
+    quantizes[5].input[1] = "nudged"
+    qdq.set_constant(model, "nudged", np.nextafter(scale, np.float32(1)))
+
+
+def nudge_weight(model: onnx.ModelProto) -> None:
+    made_by, values = qdq.producers(model), qdq.constants(model)
+    conv = next(n for n in model.graph.node if n.op_type == "Conv")
+    weight = made_by[conv.input[1]]
+    scales = values[weight.input[1]].copy()
+    scales[0] = np.nextafter(scales[0], np.float32(1))
+    weight.input[1] = "nudged"
+    qdq.set_constant(model, "nudged", scales)
+
+
+@pytest.mark.parametrize("change", [nudge_activation, nudge_weight])
+def test_the_smallest_change_of_one_scale_shows(
+    change: Callable[[onnx.ModelProto], None], radix2: File, tmp_path: Path
+) -> None:
+    file = spoiled(radix2, tmp_path / "m.onnx", change)
+    exact = scales_exact(file.source.program, file.facts)
+    assert exact is not None
+    assert exact.same < exact.total
+
+
+def float_conv(model: onnx.ModelProto) -> None:
+    made_by = qdq.producers(model)
+    conv = [n for n in model.graph.node if n.op_type == "Conv"][1]
+    quantize = made_by[made_by[conv.input[0]].input[0]]
+    assert quantize.op_type == "QuantizeLinear"
+    conv.input[0] = quantize.input[0]
+
+
+def test_one_float_convolution_shows(radix2: File, tmp_path: Path) -> None:
+    file = spoiled(radix2, tmp_path / "m.onnx", float_conv)
+    assert 0.5 < file.facts.int8_coverage < 1.0
+    assert file.facts.macs == radix2.facts.macs
+    assert file.facts.ops["Conv"] + file.facts.ops.get("FusedConv", 0) == 1
+
+
+def swap_colours(model: onnx.ModelProto) -> None:
+    made_by, values = qdq.producers(model), qdq.constants(model)
+    conv = next(n for n in model.graph.node if n.op_type == "Conv")
+    name = made_by[conv.input[1]].input[0]
+    stored = next(i for i in model.graph.initializer if i.name == name)
+    stored.CopyFrom(numpy_helper.from_array(values[name][:, ::-1].copy(), name))
+
+
+def test_only_the_logits_show_swapped_colours(radix2: File, tmp_path: Path) -> None:
+    file = spoiled(radix2, tmp_path / "m.onnx", swap_colours)
+    assert file.facts == radix2.facts
+    apart = programs.steps_apart(programs.run(onnx_format.open_file(file.path)), file.source)
+    assert apart.median() > 5

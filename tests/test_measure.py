@@ -1,0 +1,221 @@
+"""Figures of anything that runs, on cases worked out by hand."""
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline import measure
+from pipeline.data import Dataset, load_dataset, normalize
+from pipeline.recipe import DigitsData
+
+
+def logits(*winners: int) -> Tensor:
+    """Logits over 7 classes in which `winners` come first."""
+    return torch.nn.functional.one_hot(torch.tensor(winners), 7).float()
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load_dataset(DigitsData(kind="digits"), 32)
+
+
+class Recorder:
+    """Stands for an opened file: class = the brightest channel; keeps what it was given."""
+
+    runtime = "none"
+
+    def __init__(self, batch: int | None) -> None:
+        self.batch = batch
+        self.sizes: list[int] = []
+        self._given = np.zeros(0, np.float32)
+        self._buffer = np.zeros(0, np.float32)
+
+    def set_input(self, images: NDArray[np.float32]) -> None:
+        self.sizes.append(len(images))
+        self._given = images
+
+    def invoke(self) -> None:
+        found = self._given.mean((2, 3))
+        if self._buffer.shape != found.shape:
+            self._buffer = found.copy()
+        self._buffer[:] = found
+
+    def output(self) -> NDArray[np.float32]:
+        return self._buffer  # a runtime's own memory, used again by the next run
+
+
+@pytest.mark.parametrize("batch", [None, 1])
+def test_logits_of_every_image_in_order(batch: int | None, digits: Dataset) -> None:
+    recorder = Recorder(batch)
+    progress: list[int] = []
+    found = measure.logits_of(recorder, digits, progress.append)
+    assert set(found) == set(digits.tests)
+    for name, images in digits.tests.items():
+        pixels = images.pixels(torch.arange(len(images)))
+        wanted = normalize(pixels, digits.mean, digits.std).mean((2, 3))
+        torch.testing.assert_close(found[name], wanted)
+    total = sum(len(images) for images in digits.tests.values())
+    assert progress == sorted(progress)
+    assert progress[-1] == sum(recorder.sizes) == total
+    assert max(recorder.sizes) == (batch or measure.FLOAT_BATCH)
+
+
+def test_agreement_counts_images_not_sets() -> None:
+    left = {"a": logits(0, 1, 2), "b": logits(3)}
+    assert measure.agreement(left, left) == 1.0
+    assert measure.agreement(left, {"a": logits(0, 1, 3), "b": logits(3)}) == 0.75
+    assert measure.agreement(left, {"a": logits(0, 1, 2), "b": logits(4)}) == 0.75
+    assert measure.agreement(left, {"b": logits(4), "a": logits(1, 2, 3)}) == 0.0
+
+
+def test_agreement_looks_at_the_class_alone() -> None:
+    left = {"a": torch.tensor([[0.1, 0.2], [5.0, -5.0]])}
+    assert measure.agreement(left, {"a": torch.tensor([[-9.0, 9.0], [0.2, 0.1]])}) == 1.0
+    assert measure.agreement(left, {"a": torch.tensor([[0.2, 0.1], [0.2, 0.1]])}) == 0.5
+
+
+def test_accuracies_of_each_test_set(digits: Dataset) -> None:
+    (name,) = digits.tests
+    labels = digits.tests[name].labels
+    found = measure.accuracies({name: torch.nn.functional.one_hot(labels, 10).float()}, digits)
+    assert (found[name].top1, found[name].top5, found[name].images) == (1.0, 1.0, len(labels))
+    rank = torch.arange(10.0).expand(len(labels), 10)  # 9 first, 5 fifth
+    found = measure.accuracies({name: rank}, digits)
+    assert found[name].top1 == pytest.approx((labels == 9).double().mean().item())
+    assert found[name].top5 == pytest.approx((labels >= 5).double().mean().item())
+
+
+def test_calls_alternate_after_the_warmup() -> None:
+    order: list[str] = []
+    runs = {name: lambda name=name: order.append(name) for name in "ABC"}
+    found = measure.interleaved(runs, warmup=2, rounds=3, threads=1)
+    assert "".join(order) == "AABBCC" + "ABC" * 3
+    assert list(found) == ["A", "B", "C"]
+    assert {latency.runs for latency in found.values()} == {3}
+    assert {latency.batch for latency in found.values()} == {1}
+
+
+def test_milliseconds_of_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now)
+
+    def taking(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    runs = {"slow": lambda: taking(0.25), "fast": lambda: taking(0.125)}
+    found = measure.interleaved(runs, warmup=1, rounds=4, threads=1)
+    assert found["slow"].samples_ms == (250.0,) * 4
+    assert found["fast"].samples_ms == (125.0,) * 4
+    assert found["slow"].median / found["fast"].median == 2.0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_threads_of_torch_are_set_and_restored(fails: bool) -> None:
+    before = torch.get_num_threads()
+    seen: list[int] = []
+
+    def run() -> None:
+        seen.append(torch.get_num_threads())
+        if fails:
+            raise ValueError("no run")
+
+    if fails:
+        with pytest.raises(ValueError, match="no run"):
+            measure.interleaved({"a": run}, warmup=0, rounds=1, threads=before + 1)
+    else:
+        found = measure.interleaved({"a": run}, warmup=0, rounds=1, threads=before + 1)
+        assert found["a"].threads == before + 1
+    assert seen == [before + 1]
+    assert torch.get_num_threads() == before
+
+
+def test_float_run_keeps_no_gradients() -> None:
+    given: list[tuple[Tensor, bool]] = []
+
+    class Model(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            given.append((x, torch.is_grad_enabled()))
+            return x
+
+    image = torch.zeros(1, 3, 4, 4)
+    run = measure.float_run(Model(), image)
+    assert given == []
+    run()
+    run()
+    assert [(x is image, grad) for x, grad in given] == [(True, False)] * 2
+
+
+def test_first_image_is_a_normalised_test_image(digits: Dataset) -> None:
+    image = measure.first_image(digits)
+    assert image.shape == (1, 3, 32, 32)
+    assert image.dtype == torch.float32
+    pixels = next(iter(digits.tests.values())).pixels(torch.tensor([0]))
+    torch.testing.assert_close(image, normalize(pixels, digits.mean, digits.std))
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    folder = tmp_path / "model.mlpackage"
+    (folder / "Data" / "weights").mkdir(parents=True)
+    (folder / "Manifest.json").write_bytes(b"{}")
+    (folder / "Data" / "weights" / "weight.bin").write_bytes(b"\0" * 100_000)
+    return folder
+
+
+def test_size_of_a_file_and_of_a_package(package: Path) -> None:
+    assert measure.size_bytes(package / "Manifest.json") == 2
+    assert measure.size_bytes(package) == 100_002
+    names = [file.name for file in measure.files_of(package)]
+    assert names == ["weight.bin", "Manifest.json"]
+
+
+def test_download_is_compressed(package: Path, tmp_path: Path) -> None:
+    zeros = package / "Data" / "weights" / "weight.bin"
+    assert measure.download_bytes(zeros) < 1000
+    assert measure.download_bytes(package) < 1500
+    noise = tmp_path / "noise.bin"
+    noise.write_bytes(np.random.default_rng(0).bytes(100_000))
+    assert 100_000 <= measure.download_bytes(noise) < 101_000
+
+
+def test_download_is_the_size_of_such_an_archive(package: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "app.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as packed:
+        for file in sorted(p for p in package.rglob("*") if p.is_file()):
+            packed.write(file, file.relative_to(tmp_path))
+    assert measure.download_bytes(package) == archive.stat().st_size
+
+
+def test_sha256_of_a_file_is_that_of_its_content(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_bytes(b"content")
+    two.write_bytes(b"content")
+    assert measure.sha256_of(one) == hashlib.sha256(b"content").hexdigest()
+    assert measure.sha256_of(one) == measure.sha256_of(two)
+    two.write_bytes(b"contenT")
+    assert measure.sha256_of(one) != measure.sha256_of(two)
+
+
+def test_sha256_of_a_package_follows_content_and_names(package: Path) -> None:
+    manifest = package / "Manifest.json"
+    seen = {measure.sha256_of(package)}
+    assert measure.sha256_of(package) in seen
+    manifest.write_bytes(b"[]")
+    seen.add(measure.sha256_of(package))
+    manifest.rename(package / "Other.json")
+    seen.add(measure.sha256_of(package))
+    (package / "empty").touch()
+    seen.add(measure.sha256_of(package))
+    assert len(seen) == 4
+
+
+def test_sha256_of_a_package_does_not_depend_on_its_place(package: Path) -> None:
+    before = measure.sha256_of(package)
+    assert measure.sha256_of(package.rename(package.parent / "moved")) == before

@@ -1,0 +1,230 @@
+"""One training loop: repeatable to the bit, honest about failure, accuracy counted right."""
+
+import copy
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from pipeline.errors import InputError
+from pipeline.recipe import AugmentConfig, TrainConfig
+from pipeline.records import Accuracy
+from pipeline.train import (
+    Hooks,
+    Step,
+    accuracy,
+    device,
+    evaluate,
+    fit,
+    learning_rate_factor,
+    predictions,
+)
+from tests.networks import CLASSES, ONE_BLOCK, dataset, same_state, small
+
+
+def config(**changes: Any) -> TrainConfig:
+    settings: dict[str, Any] = {"epochs": 2, "batch_size": 6, "learning_rate": 0.05}
+    return TrainConfig(**settings | changes)
+
+
+def tiny() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 4, 4),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, CLASSES),
+    )
+
+
+def trained(seed: int, make: Callable[[], nn.Module] = tiny, **changes: Any) -> nn.Module:
+    model = make()
+    fit(model, dataset(), config(**changes), seed)
+    return model.cpu()
+
+
+AUGMENTED = AugmentConfig(shift=0.1, rotate_deg=10, scale=0.1, flip=True)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
+    one, two, other = (trained(seed, augment=AUGMENTED) for seed in (3, 3, 4))
+    assert same_state(one, two)
+    assert not same_state(one, other)
+
+
+def test_a_network_with_dropblock_is_repeatable_too() -> None:
+    def make() -> nn.Module:
+        return small(layers=ONE_BLOCK, dropblock=0.1, dropout=0.2)
+
+    one, two = (trained(1, make, epochs=1) for _ in range(2))
+    assert same_state(one, two)
+    assert not same_state(one, trained(2, make, epochs=1))
+
+
+def test_augmentation_changes_the_training() -> None:
+    assert not same_state(trained(3), trained(3, augment=AUGMENTED))
+
+
+def test_training_learns() -> None:
+    model = tiny()
+    images = dataset(40)
+    curve = fit(model, images, config(epochs=60, batch_size=10, learning_rate=0.1), 0)
+    assert [row["epoch"] for row in curve] == list(range(1, 61))
+    assert curve[-1]["loss"] < 0.5 * curve[0]["loss"]
+    assert curve[-1]["accuracy"] > 0.9
+    assert curve[-1]["learning_rate"] < 0.1 * 1e-2
+    assert not model.training
+    assert evaluate(model, images)["test"].top1 > 0.9
+
+
+def test_no_epoch_leaves_the_weights_alone() -> None:
+    model = tiny()
+    before = copy.deepcopy(model)
+    assert fit(model, dataset(), config(epochs=0), 0) == []
+    assert same_state(model.cpu(), before)
+    assert not model.training
+
+
+@pytest.mark.parametrize("rate", [1e30, 1e38])
+def test_a_loss_that_is_not_finite_names_the_step(rate: float) -> None:
+    message = rf"(nan|inf) at step \d+ with learning_rate {re.escape(f'{rate:g}')}; .* clip_norm"
+    steps: list[int] = []
+    hooks = Hooks(before_step=lambda step, _: steps.append(step))
+    with pytest.raises(InputError, match=message) as caught:
+        fit(tiny(), dataset(), config(learning_rate=rate, epochs=20), 0, hooks)
+    assert f"at step {steps[-1] + 1} with" in str(caught.value)
+
+
+def test_hooks_are_called_for_every_step() -> None:
+    begun: list[tuple[int, int]] = []
+    seen: list[Step] = []
+    modes: list[bool] = []
+    hooks = Hooks(
+        watch=seen.append,
+        before_step=lambda step, steps: begun.append((step, steps)),
+        set_training=lambda model, mode: modes.append(mode) or model.train(mode),
+    )
+    # 13 images: two batches of six; the last one is left out.
+    curve = fit(tiny(), dataset(13), config(epochs=3), 0, hooks)
+    assert begun == [(step, 6) for step in range(6)]
+    assert [step.step for step in seen] == [1, 2, 3, 4, 5, 6]
+    assert {step.steps for step in seen} == {6}
+    assert [step.epoch for step in seen] == [1, 1, 2, 2, 3, 3]
+    assert modes == [True, True, True, False]
+    assert [seen[i].loss for i in (1, 3, 5)] == [row["loss"] for row in curve]
+
+
+class Constant(nn.Module):
+    """Logits that depend on no parameter: what changes a weight is weight decay alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = tiny()
+        with torch.no_grad():
+            for parameter in self.body.parameters():
+                parameter.fill_(1.0)
+        self.frozen = nn.Parameter(torch.ones(2, 2), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.body(x) * 0.0
+        return out
+
+
+def test_weight_decay_spares_biases_batch_norms_and_constants() -> None:
+    model = Constant()
+    # One step at the full rate without momentum: w - 0.5 * 0.1 * w.
+    settings = {"epochs": 1, "batch_size": 16, "momentum": 0.0, "weight_decay": 0.1}
+    fit(model, dataset(), config(learning_rate=0.5, **settings), 0)
+    for name, parameter in model.cpu().named_parameters():
+        wanted = 0.95 if name in {"body.0.weight", "body.5.weight"} else 1.0
+        torch.testing.assert_close(parameter.data, torch.full_like(parameter, wanted))
+
+
+def test_clipping_bounds_the_step() -> None:
+    model = tiny()
+    before = copy.deepcopy(model)
+    settings = {"epochs": 1, "batch_size": 16, "momentum": 0.0, "weight_decay": 0.0}
+    fit(model, dataset(), config(learning_rate=1.0, clip_norm=1e-3, **settings), 0)
+    pairs = zip(model.cpu().parameters(), before.parameters(), strict=True)
+    moved = torch.cat([(a - b).detach().flatten() for a, b in pairs]).norm()
+    assert moved.item() == pytest.approx(1e-3, rel=0.02)
+
+
+steps = st.integers(1, 1000)
+
+
+@given(total=steps, share=st.floats(0, 1.5), data=st.data())
+def test_learning_rate_factor_is_between_0_and_1(
+    total: int, share: float, data: st.DataObject
+) -> None:
+    warmup = int(total * share)
+    step = data.draw(st.integers(0, total - 1))
+    factor = learning_rate_factor(step, total, warmup)
+    following = learning_rate_factor(step + 1, total, warmup)
+    assert 0.0 < factor <= 1.0
+    assert 0.0 <= following <= 1.0
+    if step + 1 < warmup:
+        assert following > factor
+    elif step >= warmup:
+        assert following < factor
+
+
+@given(total=steps)
+def test_learning_rate_factor_at_its_ends(total: int) -> None:
+    assert learning_rate_factor(0, total, 0) == 1.0
+    assert learning_rate_factor(total, total, 0) == pytest.approx(0.0)
+    assert learning_rate_factor(total, 2 * total, 0) == pytest.approx(0.5)
+    assert learning_rate_factor(total - 1, 2 * total, total) == 1.0
+    assert learning_rate_factor(0, 2 * total, total) == pytest.approx(1 / total)
+
+
+def test_accuracy_by_hand() -> None:
+    logits = torch.tensor(
+        [
+            [6.0, 5, 4, 3, 2, 1, 0],  # label first
+            [6.0, 5, 4, 3, 2, 1, 0],  # second
+            [6.0, 5, 4, 3, 2, 1, 0],  # fifth
+            [6.0, 5, 4, 3, 2, 1, 0],  # sixth
+            [-1.0, -2, -3, -4, -5, -6, 9],  # first
+        ]
+    )
+    labels = torch.tensor([0, 1, 4, 5, 6])
+    assert accuracy(logits, labels) == Accuracy(top1=2 / 5, top5=4 / 5, images=5)
+
+
+@pytest.mark.parametrize("classes", [1, 3, 5])
+def test_with_five_classes_or_fewer_top5_is_all(classes: int) -> None:
+    labels = torch.zeros(4, dtype=torch.int64)
+    logits = -torch.arange(classes).repeat(4, 1).float()
+    assert accuracy(logits, labels) == Accuracy(top1=1.0, top5=1.0, images=4)
+    assert accuracy(-logits, labels).top1 == (1.0 if classes == 1 else 0.0)
+
+
+@given(seed=st.integers(0, 2**16), count=st.integers(1, 30), classes=st.integers(2, 12))
+def test_accuracy_counts_ranks(seed: int, count: int, classes: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.rand(count, classes, generator=generator)
+    labels = torch.randint(0, classes, (count,), generator=generator)
+    above = (logits > logits.gather(1, labels[:, None])).sum(1)
+    found = accuracy(logits, labels)
+    assert found.top1 == pytest.approx((above == 0).double().mean().item())
+    assert found.top5 == pytest.approx((above < 5).double().mean().item())
+
+
+def test_predictions_keep_the_order_whatever_the_batch() -> None:
+    model, images = tiny().eval(), dataset(7)
+    whole = predictions(model, images.train, images, 7)
+    assert whole.shape == (7, CLASSES)
+    torch.testing.assert_close(predictions(model, images.train, images, 3), whole)
+    assert torch.equal(whole[3], predictions(model, images.train, images, 7)[3])
+
+
+def test_the_device_is_one_that_exists() -> None:
+    assert (device().type == "cuda") == torch.cuda.is_available()
