@@ -26,9 +26,10 @@ def run(recipes: Sequence[Path], arguments: argparse.Namespace) -> bool:
         from pipeline.run import run_recipes
 
         reports = run_recipes(loaded, out, console, fresh=arguments.fresh)
-        report, directory = reports[-1]
-        show(report, directory, console)
-    return report.passed
+        combined = len(reports) > len(loaded)
+        for report, directory in reports[-1:] if combined else reports:
+            show(report, directory, console)
+    return all(report.passed for report, _ in reports)
 
 
 def show(report: Report, directory: Path, console: Console) -> None:

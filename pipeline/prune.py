@@ -14,6 +14,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
+from pipeline.models.branches import BranchedBlock
 from pipeline.models.count import count
 from pipeline.models.resnest import ResNeSt
 
@@ -121,14 +122,20 @@ def _largest_ratios(model: nn.Module, round_to: int) -> list[tuple[nn.Conv2d, fl
     """The highest ratio for every convolution after which rounding leaves it some channels.
 
     torch-pruning rounds the channels that stay down, and leaves a layer whole where that gives
-    none: without this bound a higher ratio would prune less. In a network with cardinal groups
-    it rounds up what every group loses.
+    none: without this bound a higher ratio would prune less. Between cardinal groups it rounds
+    up what every group loses.
     """
-    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-    cardinality = max(conv.groups for conv in convs)
+    cardinality = {
+        layer: block.fc1.groups
+        for block in model.modules()
+        if isinstance(block, BranchedBlock)
+        for part in (block.branches, block.fc1, block.fc2)
+        for layer in part.modules()
+    }
     bounds = []
-    for conv in convs:
-        whole, group = conv.out_channels, conv.out_channels // cardinality
+    for conv in [m for m in model.modules() if isinstance(m, nn.Conv2d)]:
+        whole = conv.out_channels
+        group = whole // cardinality.get(conv, 1)
         cut = max(
             (n for n in range(group) if whole - (whole - n) // round_to * round_to < group),
             default=0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
@@ -117,7 +118,8 @@ def run_recipes(
         fresh: compute every stage again.
 
     Returns:
-        Each report with its directory; the combined one last where there are several recipes.
+        Each report with its directory; the combined one last where there are several recipes
+        of one network and dataset.
 
     Raises:
         InputError: data, checkpoint or a figure of the recipe that turns out impossible.
@@ -137,7 +139,11 @@ def run_recipes(
         report = assemble(recipe, context.dataset, results)
         reports.append((report, publish_run(recipe, report, results, context.dataset, out)))
     if len(reports) > 1:
-        whole = combine([report for report, _ in reports])
+        try:
+            whole = combine([report for report, _ in reports])
+        except ValueError as error:
+            console.print(f"no combined report: {error}", highlight=False)
+            return reports
         directory = out / COMBINED
         directory.mkdir(parents=True, exist_ok=True)
         write_report(whole, directory)
@@ -154,10 +160,14 @@ def run_stages(
     """
     torch.set_num_threads(context.recipe.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # A debugging aid, and slow.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     results: dict[str, Result] = {}
     for stage in STAGES:
         ingredients = stage_ingredients(stage, context, results)
         inputs = {name: results[name].directory for name in results}
+        if console.is_terminal:
+            console.print(f"  {stage.name} ...", end="\r", highlight=False)
         result = obtain(
             store,
             stage.name,
@@ -204,6 +214,7 @@ def _checkpoint_hash(recipe: Recipe) -> str | None:
         return "unreadable"  # the train stage says so, with its cause
 
 
+@functools.cache
 def code_hash(name: str) -> str:
     """Hash of a module of the package, or of every module of a subpackage."""
     path = PACKAGE / name

@@ -72,7 +72,8 @@ def obtain(
     if reuse and (found := _read(final)) is not None:
         return Result(stage=stage, key=key, directory=final, reused=True, **found)
     store.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{stage}-", dir=store))
+    sweep(store)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{stage}-{os.getpid()}-", dir=store))
     try:
         started = time.perf_counter()
         facts = make(scratch)
@@ -93,6 +94,14 @@ def obtain(
     if made is not None:
         made.add(key)
     return Result(stage=stage, key=key, directory=final, facts=facts, seconds=seconds, reused=False)
+
+
+def sweep(store: Path) -> None:
+    """Remove the temporary directories of processes of this host that were killed."""
+    for scratch in store.glob(".*-*-*"):
+        owner = scratch.name.split("-")[1]
+        if owner.isdigit() and not Path("/proc", owner).exists() and Path("/proc/self").exists():
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def disk_full(error: BaseException, directory: Path) -> bool:

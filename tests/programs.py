@@ -18,11 +18,13 @@ from tests.test_resnest import randomise
 SIDE = 32
 CLASSES = 7
 SMALL = ResNeStConfig(layers=(1, 1, 1, 1), width_multiplier=0.25, num_classes=CLASSES)
+SHORT = (1, 1, 0, 0)
+"""A stage with stride 1 and one with stride 2 have every operation; the rest is repetition."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "radix2": {},
-    "basic": {"block": "basic"},
-    "radix1": {"radix": 1, "avd_first": True},
-    "radix4": {"radix": 4, "cardinality": 2, "avd_first": True},
+    "basic": {"block": "basic", "layers": SHORT},
+    "radix1": {"radix": 1, "avd_first": True, "layers": SHORT},
+    "radix4": {"radix": 4, "cardinality": 2, "avd_first": True, "layers": SHORT},
 }
 """What each network changes of `SMALL`, a bottleneck of radix 2."""
 

@@ -89,7 +89,7 @@ def test_is_a_package_for_ios17(int8: File) -> None:
 def test_every_convolution_stands_between_dequantize_and_quantize(int8: File) -> None:
     made_by, readers = int8.producers(), int8.readers()
     convolutions = [op for op in int8.operations if op.type in {"conv", "linear"}]
-    assert len(convolutions) == int8.facts.ops["conv"] > 20
+    assert len(convolutions) == int8.facts.ops["conv"] > 10
     for op in convolutions:
         assert made_by[int8.argument(op, "x")].type == "dequantize"
         assert made_by[int8.argument(op, "weight")].type == "constexpr_affine_dequantize"
@@ -101,7 +101,7 @@ def test_runs_in_integers_with_the_learned_scales(int8: File) -> None:
     assert int8.facts.macs > 0
     exact = scales_exact(int8.source.program, int8.facts)
     assert exact is not None
-    assert exact.same == exact.total > 1000
+    assert exact.same == exact.total > 300
 
 
 def test_tensors_are_read_on_the_grid_they_were_written_on(int8: File) -> None:

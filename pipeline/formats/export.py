@@ -14,6 +14,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+_PACKAGE_PARENT = Path(__file__).parents[2]
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"}
+
 SUFFIXES = {"onnx": ".onnx", "tflite": ".tflite", "coreml": ".mlpackage"}
 """File name ending of every format."""
 
@@ -52,11 +55,12 @@ def export(program: Path, format_name: str, path: Path) -> None:
     Raises:
         RuntimeError: the child failed; its output is where this process's own output goes.
     """
-    command = [sys.executable, "-m", "pipeline.formats.export", program, format_name, path]
-    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"}
-    result = subprocess.run(
-        [str(part) for part in command], env=os.environ | quiet, stdin=subprocess.DEVNULL
-    )
+    # -P: a folder named pipeline where the user stands must not take this package's place.
+    module = ["-P", "-m", "pipeline.formats.export"]
+    command = [sys.executable, *module, str(program), format_name, str(path)]
+    search_path = [str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | _QUIET | {"PYTHONPATH": os.pathsep.join(filter(None, search_path))}
+    result = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL)
     if result.returncode != 0:
         raise RuntimeError(
             f"writing the {format_name} file failed (exit {result.returncode}); the log has the "

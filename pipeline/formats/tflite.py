@@ -231,6 +231,7 @@ def inspect(path: Path) -> FileFacts:
         number: name for name, number in vars(schema.BuiltinOperator).items() if name.isupper()
     }
     ops: Counter[str] = Counter()
+    weights: Counter[tuple[float, ...]] = Counter()
     macs = int8_macs = 0
     for op in graph.operators:
         code = model.operatorCodes[op.opcodeIndex]
@@ -242,18 +243,16 @@ def inspect(path: Path) -> FileFacts:
             # its own: the same product.
             count = conv_macs(weight.shape, int(np.prod(output.shape[1:-1])))
             macs += count
+            if weight.type == schema.TensorType.INT8:
+                # Equal weights are stored once: each reader counts.
+                weights[tuple(float(s) for s in weight.quantization.scale)] += 1
             types = {data.type, weight.type, output.type}
             int8_macs += count if types == {schema.TensorType.INT8} else 0
     grids: Counter[Grid] = Counter()
-    weights: Counter[tuple[float, ...]] = Counter()
     for tensor in graph.tensors:
-        if tensor.type != schema.TensorType.INT8 or tensor.quantization is None:
-            continue
-        scales = tensor.quantization.scale
-        if _is_constant(model, tensor):
-            weights[tuple(float(s) for s in scales)] += 1
-        else:
-            grids[(float(scales[0]), int(tensor.quantization.zeroPoint[0]))] += 1
+        if tensor.type == schema.TensorType.INT8 and not _is_constant(model, tensor):
+            scale, zero_point = tensor.quantization.scale[0], tensor.quantization.zeroPoint[0]
+            grids[(float(scale), int(zero_point))] += 1
     return FileFacts(ops=dict(ops), int8_macs=int8_macs, macs=macs, grids=grids, weights=weights)
 
 
