@@ -61,8 +61,6 @@ INPUT_GRID = {
     aten.dropout.default,
 }
 JOINED_GRID = {aten.cat.default}
-FUSED = {aten.batch_norm.default, aten.relu.default, aten.relu_.default}
-"""Part of the operation before them: no grid between a convolution and these."""
 
 
 def _sole_user(node: fx.Node, targets: set[Any]) -> fx.Node | None:

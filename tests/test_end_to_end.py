@@ -164,6 +164,7 @@ def test_a_float_target(out: Path, form: str) -> None:
         "target.precision=float",
         "name=float-file",
         "budgets.size_mb=null",
+        "budgets.accuracy_drop_pt=null",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     target = report_of(out, "float-file")["targets"][0]
