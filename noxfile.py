@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 from pathlib import Path
 
 import nox
 
 ROOT = Path(__file__).parent
-ENVIRONMENT = ".nox/pocketnest"
+ENVIRONMENT = ROOT / ".nox" / "pocketnest"
+BIN = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin")
+MARKER = ENVIRONMENT / "installed-for"
 RECIPES = ROOT / "recipes" / "resnest50"
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["tests", "lint", "types"]
-
-# The interpreter that runs nox makes it, so a machine needs no second Python.
-SHARED = {"venv_backend": "virtualenv", "venv_location": ENVIRONMENT, "reuse_venv": True}
+# nox gives every session an environment of its own; ours is made by `prepare`.
+nox.options.default_venv_backend = "none"
 
 
 def prepare(session: nox.Session) -> None:
-    """Install the project and its tools, unless this very pyproject.toml is installed already."""
-    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
-    marker = Path(session.virtualenv.location, "pocketnest-installed")
-    if marker.exists() and marker.read_text() == f"{ROOT}\n{wanted}":
+    """Make the shared environment, unless it holds this very pyproject.toml already."""
+    if sys.version_info[:2] != (3, 11):
+        session.error(f"PocketNest needs Python 3.11; nox runs on {sys.version.split()[0]}")
+    content = (ROOT / "pyproject.toml").read_bytes()
+    wanted = f"{ROOT} {sys.version.split()[0]} {hashlib.sha256(content).hexdigest()}"
+    if MARKER.is_file() and MARKER.read_text() == wanted:
         return
-    session.install("--editable", ".[dev]")
-    marker.write_text(f"{ROOT}\n{wanted}")
+    session.run(sys.executable, "-m", "venv", str(ENVIRONMENT), external=True)
+    install = ["-m", "pip", "install", "--disable-pip-version-check", "--editable", f"{ROOT}[dev]"]
+    run(session, "python", *install)
+    MARKER.write_text(wanted)
+
+
+def run(session: nox.Session, program: str, *arguments: str, **options: object) -> None:
+    """Run a program of the shared environment."""
+    path = os.pathsep.join([str(BIN), os.environ.get("PATH", "")])
+    environment = {"PATH": path, "VIRTUAL_ENV": str(ENVIRONMENT)}
+    session.run(str(BIN / program), *arguments, external=True, env=environment, **options)
 
 
 def device_recipes(folder: Path) -> list[str]:
@@ -33,45 +47,45 @@ def device_recipes(folder: Path) -> list[str]:
     return [str(p.relative_to(ROOT)) for p in sorted(folder.glob("*.yaml")) if p.stem != "base"]
 
 
-@nox.session(name="compress-resnest50", **SHARED)
+@nox.session(name="compress-resnest50")
 def compress_resnest50(session: nox.Session) -> None:
     """Compress a ResNeSt-50 for every device; arguments after -- go to `pocketnest run`."""
     prepare(session)
     arguments = list(session.posargs)
     if not any(a.endswith((".yaml", ".yml")) for a in arguments):
         arguments = device_recipes(RECIPES) + arguments
-    session.run("pocketnest", "run", *arguments)
+    run(session, "pocketnest", "run", *arguments)
 
 
-@nox.session(**SHARED)
+@nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests; arguments after -- go to pytest."""
     prepare(session)
-    session.run("python", "-m", "pytest", *session.posargs)
+    run(session, "python", "-m", "pytest", *session.posargs)
 
 
-@nox.session(**SHARED)
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style, formatting and the direction of imports."""
     prepare(session)
-    session.run("ruff", "check", ".")
-    session.run("ruff", "format", "--check", ".")
-    session.run("lint-imports", "--no-cache")
+    run(session, "ruff", "check", ".")
+    run(session, "ruff", "format", "--check", ".")
+    run(session, "lint-imports", "--no-cache")
 
 
-@nox.session(**SHARED)
+@nox.session
 def types(session: nox.Session) -> None:
     """Check the types of pipeline/, strictly."""
     prepare(session)
-    session.run("mypy")
+    run(session, "mypy")
 
 
-@nox.session(**SHARED)
+@nox.session
 def bench(session: nox.Session) -> None:
     """Time 224 x 224 files of a ResNeSt-50 beside the float model, one and two threads."""
     prepare(session)
     out = "artifacts/bench"
     folder = ROOT / "recipes" / "bench"
-    session.run("pocketnest", "run", *device_recipes(folder), "--out", out, success_codes=[0, 3])
+    run(session, "pocketnest", "run", *device_recipes(folder), "--out", out, success_codes=[0, 3])
     for recipe in device_recipes(folder):
-        session.run("pocketnest", "bench", f"{out}/{Path(recipe).stem}", *session.posargs)
+        run(session, "pocketnest", "bench", f"{out}/{Path(recipe).stem}", *session.posargs)

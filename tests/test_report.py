@@ -431,7 +431,8 @@ def test_the_contract_names_are_in_report_json(tmp_path: Path) -> None:
         "name", "device", "format", "precision", "runtime", "path", "sha256", "size_bytes",
         "download_bytes", "accuracy", "accuracy_missing", "accuracy_drop_pt", "agreement",
         "scales_exact", "scales_missing", "int8_coverage", "coverage_missing", "ops",
-        "latency_ms", "latency_missing", "latency_by_threads", "speedup", "speedup_missing", "budgets", "passed",
+        "latency_ms", "latency_missing", "latency_by_threads", "speedup",
+        "speedup_missing", "budgets", "passed",
     }  # fmt: skip
 
 
