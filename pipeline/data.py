@@ -83,7 +83,7 @@ def load_dataset(config: DataConfig, input_size: int, seed: int = 0) -> Dataset:
         InputError: data is missing, unreadable or does not fit together.
     """
     if config.kind == "digits":
-        return _load_digits(input_size, seed)
+        return _load_digits(config.test_images, input_size, seed)
     if config.kind == "image_folder":
         return _load_folders(config, input_size, seed)
     return _load_cifar(config, input_size, seed)
@@ -222,7 +222,7 @@ def _array_dataset(
     )
 
 
-def _load_digits(size: int, seed: int) -> Dataset:
+def _load_digits(test_images: int, size: int, seed: int) -> Dataset:
     # scikit-learn takes a second to import, and only this dataset needs it.
     from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
@@ -234,7 +234,8 @@ def _load_digits(size: int, seed: int) -> Dataset:
     tested = draw_stratified(labels, _DIGITS_TEST, seed=0).sort().values
     rest = images.take(_others(len(images), tested))
     train, calibration = _split_calibration(rest, _DIGITS_CALIBRATION, seed, "digits")
-    sets = {"train": train, "calibration": calibration, "test": images.take(tested)}
+    test = images.take(tested[:test_images])
+    sets = {"train": train, "calibration": calibration, "test": test}
     mean, std = (_DIGITS_MEAN,) * 3, (_DIGITS_STD,) * 3
     return _array_dataset("digits", [str(digit) for digit in range(10)], sets, mean, std)
 

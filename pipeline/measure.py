@@ -15,11 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.data import Dataset
+from pipeline.data import Dataset, normalize
 from pipeline.records import Accuracy, Latency, latency_of
-from pipeline.train import accuracy, predictions
-
-FLOAT_BATCH = 64
+from pipeline.train import EVALUATION_BATCH, accuracy, predictions
 
 
 class Runnable(Protocol):
@@ -57,7 +55,7 @@ def logits_of(
         return torch.cat(parts)
 
     return {
-        name: predictions(predict, images, dataset, FLOAT_BATCH)
+        name: predictions(predict, images, dataset, EVALUATION_BATCH)
         for name, images in dataset.tests.items()
     }
 
@@ -66,7 +64,7 @@ def program_logits(program: torch.export.ExportedProgram, dataset: Dataset) -> d
     """Logits of the quantized program, run by torch, by test set."""
     module = program.module(check_guards=False)
     return {
-        name: predictions(module, images, dataset, FLOAT_BATCH)
+        name: predictions(module, images, dataset, EVALUATION_BATCH)
         for name, images in dataset.tests.items()
     }
 
@@ -124,8 +122,6 @@ def float_run(model: nn.Module, image: Tensor) -> Callable[[], object]:
 
 def first_image(dataset: Dataset) -> Tensor:
     """A real test image, normalised, (1, 3, side, side)."""
-    from pipeline.data import normalize
-
     images = next(iter(dataset.tests.values()))
     return normalize(images.pixels(torch.tensor([0])), dataset.mean, dataset.std)
 

@@ -108,9 +108,13 @@ class ModelConfig(_Part):
 
 
 class DigitsData(_Part):
-    """scikit-learn's 8 x 8 handwritten digits, 1,797 images, inside the package: works offline."""
+    """scikit-learn's 8 x 8 handwritten digits, 1,797 images, inside the package: works offline.
+
+    `test_images` below 450 tests on the first of them only, where accuracy is not the question.
+    """
 
     kind: Literal["digits"] = "digits"
+    test_images: Annotated[int, Field(ge=1, le=450)] = 450
 
 
 class ImageFolderData(_Part):

@@ -80,6 +80,20 @@ def _batches_per_epoch(images: int, batch_size: int) -> int:
     return whole + (rest > 1)  # a batch of one image cannot train batch normalisation
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Training:
+    """What stays the same from epoch to epoch."""
+
+    model: nn.Module
+    dataset: Dataset
+    config: TrainConfig
+    hooks: Hooks
+    optimizer: torch.optim.Optimizer
+    criterion: nn.Module
+    generator: torch.Generator
+    steps_per_epoch: int
+
+
 def fit(
     model: nn.Module,
     dataset: Dataset,
@@ -102,68 +116,74 @@ def fit(
     Raises:
         InputError: the loss is not finite; names the step.
     """
-    hooks = hooks or Hooks()
     torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    place = device()
-    model.to(place)
-    optimizer = _optimizer(model, config)
-    criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-    per_epoch = _batches_per_epoch(len(dataset.train), config.batch_size)
-    steps, warmup = per_epoch * config.epochs, per_epoch * config.warmup_epochs
-    curve: list[dict[str, float]] = []
-    step = 0
-    for epoch in range(config.epochs):
-        hooks.set_training(model, True)
-        loss_sum, right, seen, rate = 0.0, 0, 0, 0.0
-        for images, labels in batches(
-            dataset.train,
-            config.batch_size,
-            dataset,
-            augment_config=config.augment,
-            generator=generator,
-        ):
-            hooks.before_step(step, steps)
-            rate = config.learning_rate * learning_rate_factor(step, steps, warmup)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            logits, loss = _step(model, images.to(place), labels.to(place), criterion)
-            _refuse_nan(loss, step, config)
-            if config.clip_norm is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            step += 1
-            seen += len(labels)
-            loss_sum += loss * len(labels)
-            right += int((logits.argmax(1).cpu() == labels).sum())
-            hooks.watch(
-                Step(
-                    step=step,
-                    steps=steps,
-                    epoch=epoch + 1,
-                    epochs=config.epochs,
-                    loss=loss_sum / seen,
-                    accuracy=right / seen,
-                )
-            )
-        curve.append(
-            {
-                "epoch": epoch + 1,
-                "loss": loss_sum / seen,
-                "accuracy": right / seen,
-                "learning_rate": rate,
-            }
-        )
-    hooks.set_training(model, False)
+    model.to(device())
+    training = _Training(
+        model=model,
+        dataset=dataset,
+        config=config,
+        hooks=hooks or Hooks(),
+        optimizer=_optimizer(model, config),
+        criterion=nn.CrossEntropyLoss(label_smoothing=config.label_smoothing),
+        generator=torch.Generator().manual_seed(seed),
+        steps_per_epoch=_batches_per_epoch(len(dataset.train), config.batch_size),
+    )
+    curve = [_epoch(training, epoch) for epoch in range(config.epochs)]
+    training.hooks.set_training(model, False)
     return curve
 
 
-def _step(
-    model: nn.Module, images: Tensor, labels: Tensor, criterion: nn.Module
-) -> tuple[Tensor, float]:
-    logits = model(images)
-    loss = criterion(logits, labels)
+def _epoch(training: _Training, epoch: int) -> dict[str, float]:
+    """Train over every image once and return the epoch's point of the learning curve."""
+    config, hooks, optimizer = training.config, training.hooks, training.optimizer
+    steps = training.steps_per_epoch * config.epochs
+    warmup = training.steps_per_epoch * config.warmup_epochs
+    hooks.set_training(training.model, True)
+    loss_sum, right, seen, rate = 0.0, 0, 0, 0.0
+    shuffled = batches(
+        training.dataset.train,
+        config.batch_size,
+        training.dataset,
+        augment_config=config.augment,
+        generator=training.generator,
+    )
+    for step, (images, labels) in enumerate(shuffled, start=epoch * training.steps_per_epoch):
+        hooks.before_step(step, steps)
+        rate = config.learning_rate * learning_rate_factor(step, steps, warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        logits, loss = _step(training, images, labels)
+        _refuse_nan(loss, step, config)
+        if config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(training.model.parameters(), config.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        seen += len(labels)
+        loss_sum += loss * len(labels)
+        right += int((logits.argmax(1).cpu() == labels).sum())
+        hooks.watch(
+            Step(
+                step=step + 1,
+                steps=steps,
+                epoch=epoch + 1,
+                epochs=config.epochs,
+                loss=loss_sum / seen,
+                accuracy=right / seen,
+            )
+        )
+    return {
+        "epoch": epoch + 1,
+        "loss": loss_sum / seen,
+        "accuracy": right / seen,
+        "learning_rate": rate,
+    }
+
+
+def _step(training: _Training, images: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+    """Forward and backward of one batch: its logits and its loss."""
+    place = device()
+    logits = training.model(images.to(place))
+    loss = training.criterion(logits, labels.to(place))
     loss.backward()
     return logits.detach(), float(loss.detach())
 

@@ -126,6 +126,15 @@ def test_digits_splits_are_complete_and_stratified(digits: Dataset) -> None:
         assert (counts[name] - proportional).abs().max() < 2, name
 
 
+def test_fewer_test_images_leave_the_other_sets_alone(digits: Dataset) -> None:
+    fewer = load_dataset(DigitsData(test_images=32), 16)
+    assert len(fewer.tests["test"]) == 32
+    whole = load_dataset(DigitsData(), 16)
+    for left, right in ((fewer.train, whole.train), (fewer.calibration, whole.calibration)):
+        assert left.labels.equal(right.labels)
+    assert fewer.tests["test"].labels.equal(whole.tests["test"].labels[:32])
+
+
 def test_digits_are_the_same_everywhere(digits: Dataset) -> None:
     # The split must not move with a new torch, numpy or scikit-learn: figures would shift.
     assert digits.sha256 == DIGITS_SHA256
