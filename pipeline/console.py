@@ -26,6 +26,7 @@ Advance = Callable[[int, str], None]
 
 
 _SECONDS_BETWEEN_LINES = 30.0
+_WIDTH_ELSEWHERE = 160
 
 
 @contextmanager
@@ -45,7 +46,9 @@ def third_party_output_to(log: Path) -> Iterator[Console]:
     logging.captureWarnings(True)
     warnings.simplefilter("default")
     try:
-        yield Console(file=terminal, soft_wrap=True)
+        # In a file or a pipe nothing has to fit a screen.
+        width = None if terminal.isatty() else _WIDTH_ELSEWHERE
+        yield Console(file=terminal, soft_wrap=True, width=width)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

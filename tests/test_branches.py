@@ -119,7 +119,8 @@ def test_deploy_form_has_only_operations_of_phones() -> None:
     assert not any(isinstance(m, nn.AvgPool2d | nn.Linear) for m in deploy.modules())
     assert all(isinstance(block, DeployBlock) for block in deploy.blocks)
     fixed = [p for p in deploy.parameters() if not p.requires_grad]
-    assert len(fixed) == 6  # a pool in the block and one beside it, in three stages
+    # A pool in the block and one beside it, in three stages; weight and bias of every complement.
+    assert len(fixed) == 6 + 2 * len(deploy.blocks)
     program = torch.export.export(deploy, (torch.zeros(1, 3, 64, 64),))
     targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert not {t for t in targets if "softmax" in t or "view" in t or "chunk" in t}
