@@ -63,7 +63,7 @@ def test_logits_of_every_image_in_order(batch: int | None, digits: Dataset) -> N
     total = sum(len(images) for images in digits.tests.values())
     assert progress == sorted(progress)
     assert progress[-1] == sum(recorder.sizes) == total
-    assert max(recorder.sizes) == (batch or measure.FLOAT_BATCH)
+    assert max(recorder.sizes) == (batch or measure.EVALUATION_BATCH)
 
 
 def test_agreement_counts_images_not_sets() -> None:

@@ -15,7 +15,8 @@ from pipeline.recipe import json_schema, load_recipes
 RECIPES = Path(__file__).parent.parent / "recipes"
 SCHEMA = RECIPES / "recipe.schema.json"
 FILES = sorted(RECIPES.glob("*/*.yaml"))
-DEVICES = [path for path in FILES if path.name != "base.yaml"]
+BENCHMARKS = [p for p in FILES if p.parent.name == "bench" and p.name != "base.yaml"]
+DEVICES = [p for p in FILES if p.parent.name != "bench" and p.name != "base.yaml"]
 
 
 def named(path: Path) -> str:
@@ -39,6 +40,15 @@ def test_a_device_recipe_runs_offline_and_has_budgets(path: Path) -> None:
     assert (recipe.budgets.speedup is None) == (recipe.target.format == "coreml")
 
 
+@pytest.mark.parametrize("path", BENCHMARKS, ids=named)
+def test_a_benchmark_runs_offline_at_224_and_judges_nothing(path: Path) -> None:
+    (recipe,) = load_recipes([path])
+    assert recipe.data.kind == "digits"
+    assert recipe.model.input_size == 224
+    assert recipe.train.epochs == recipe.qat.train.epochs == 0
+    assert set(recipe.budgets.model_dump().values()) == {None}
+
+
 def test_base_lacks_nothing_but_a_target() -> None:
     path = RECIPES / "resnest50" / "base.yaml"
     load_recipes([path], ["target={device: any, format: onnx, precision: int8}"])
@@ -52,8 +62,9 @@ def test_the_header_names_schema_and_command(path: Path) -> None:
     first, *rest = header.splitlines()
     relative = first.removeprefix("# yaml-language-server: $schema=")
     assert (path.parent / relative).resolve() == SCHEMA.resolve()
-    command = f"#     nox -s compress-{path.parent.name}"
-    if path.name != "base.yaml":
+    benchmark = path.parent.name == "bench"
+    command = "#     nox -s bench" if benchmark else f"#     nox -s compress-{path.parent.name}"
+    if path.name != "base.yaml" and not benchmark:
         command += f" -- {path.relative_to(RECIPES.parent).as_posix()}"
     assert command in rest
 
