@@ -23,7 +23,6 @@ from pipeline.train import EVALUATION_BATCH, accuracy, predictions
 class Runnable(Protocol):
     """An exported file, opened. `batch` is the number of images a run takes; None is any."""
 
-    runtime: str
     batch: int | None
 
     def set_input(self, images: NDArray[np.float32]) -> None:

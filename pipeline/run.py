@@ -124,6 +124,9 @@ def run_recipes(
     Raises:
         InputError: data, checkpoint or a figure of the recipe that turns out impossible.
     """
+    for stage in STAGES:
+        for name in stage.code:
+            code_hash(name)  # kept: a file edited during the run must not enter its keys
     datasets: dict[tuple[str, int], Dataset] = {}
     made: set[str] = set()
     reports: list[tuple[Report, Path]] = []

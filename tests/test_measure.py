@@ -28,8 +28,6 @@ def digits() -> Dataset:
 class Recorder:
     """Stands for an opened file: class = the brightest channel; keeps what it was given."""
 
-    runtime = "none"
-
     def __init__(self, batch: int | None) -> None:
         self.batch = batch
         self.sizes: list[int] = []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from pipeline.store import disk_full, key_of, obtain
+from pipeline.store import disk_full, key_of, obtain, sweep
 
 PLAIN = st.recursive(
     st.none()
@@ -65,6 +68,18 @@ def test_a_failed_stage_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="stop"):
         obtain(tmp_path, "train", {}, fail)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")
+def test_leftovers_of_killed_processes_are_swept_and_no_others(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    dead, alive = tmp_path / f".train-{gone.pid}-abc", tmp_path / f".train-{os.getpid()}-abc"
+    result = tmp_path / "train-0123456789"
+    for directory in (dead, alive, result):
+        directory.mkdir()
+    sweep(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {alive.name, result.name}
 
 
 def test_a_failed_remake_keeps_the_old_result(tmp_path: Path) -> None:

@@ -158,7 +158,6 @@ def _blob_reader(path: Path) -> _BlobReader:
 class CoreMLRunnable:
     """A package opened in Core ML, on Apple systems only."""
 
-    runtime = RUNTIME
     batch: int | None = 1
 
     def __init__(self, path: Path, threads: int) -> None:

@@ -200,8 +200,6 @@ def _session_options(threads: int) -> Any:
 class OnnxRunnable:
     """An ONNX file opened in ONNX Runtime on the CPU."""
 
-    runtime = RUNTIME
-
     def __init__(self, path: Path, threads: int) -> None:
         import onnxruntime
 

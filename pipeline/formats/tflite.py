@@ -264,7 +264,6 @@ def _is_constant(model: Any, tensor: Any) -> bool:
 class TFLiteRunnable:
     """A TFLite file opened in LiteRT; XNNPACK is its default delegate."""
 
-    runtime = RUNTIME
     batch: int | None = 1
 
     def __init__(self, path: Path, threads: int) -> None:
