@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, MismatchError
 
 OK, INTERNAL_ERROR, BAD_INPUT, BUDGET_MISSED = 0, 1, 2, 3
 
@@ -25,6 +25,8 @@ exit codes: 0 all budgets met, 1 internal error, 2 bad input, 3 a budget is miss
 examples:
   pocketnest check recipes/resnest50/android-litert-int8.yaml
   pocketnest run recipes/resnest50/android-litert-int8.yaml --set budgets.size_mb=14
+  pocketnest predict artifacts/combined photo.jpg
+  pocketnest debug artifacts/android-litert-int8
   pocketnest bench artifacts/android-litert-int8
 """
 
@@ -41,6 +43,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE")
     run.add_argument("--out", type=Path, default=Path("artifacts"), metavar="DIR")
     run.add_argument("--fresh", action="store_true", help="compute every stage again")
+    run.add_argument(
+        "--allow-mismatch",
+        action="store_true",
+        help="go on where a file does not answer as its program; the report says so",
+    )
     check = commands.add_parser("check", help="validate recipes; prints every problem at once")
     check.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE")
     for command in (run, check):
@@ -56,8 +63,37 @@ def _parser() -> argparse.ArgumentParser:
         "bench", help="time the files of a run again, beside the float model"
     )
     bench.add_argument("run_dir", type=Path, metavar="RUN_DIR")
-    bench.add_argument("--rounds", type=int, default=50)
+    bench.add_argument("--rounds", type=_positive, default=50, metavar="N")
+    predict = commands.add_parser(
+        "predict", help="classify images with the float model and every exported file"
+    )
+    predict.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    predict.add_argument(
+        "image", type=Path, metavar="IMAGE", help="an image file, a directory of them, or - (stdin)"
+    )
+    predict.add_argument("--top", type=_positive, default=5, metavar="K", help="classes to show")
+    debug = commands.add_parser(
+        "debug", help="compare a file with its program and the float model, layer by layer"
+    )
+    debug.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    debug.add_argument(
+        "target", nargs="?", metavar="TARGET", help="name of a recipe, where RUN_DIR has several"
+    )
+    debug.add_argument("--images", type=_positive, default=32, metavar="N", help="images to run")
+    debug.add_argument("--rows", type=_positive, default=20, metavar="N", help="layers to show")
+    debug.add_argument("--csv", type=Path, metavar="FILE", help="default: debug.csv in the run")
     return parser
+
+
+def _positive(text: str) -> int:
+    """A whole number above 0.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not.
+    """
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"got {text!r}; must be a whole number above 0")
+    return int(text)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -81,7 +117,27 @@ def _bench(arguments: argparse.Namespace) -> int:
     return OK
 
 
-_COMMANDS = {"run": _run, "check": _check, "bench": _bench}
+def _predict(arguments: argparse.Namespace) -> int:
+    from pipeline.commands import predict
+
+    predict(arguments.run_dir, arguments.image, arguments.top)
+    return OK
+
+
+def _debug(arguments: argparse.Namespace) -> int:
+    from pipeline.commands import debug
+
+    debug(arguments)
+    return OK
+
+
+_COMMANDS = {
+    "run": _run,
+    "check": _check,
+    "bench": _bench,
+    "predict": _predict,
+    "debug": _debug,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,6 +148,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except MismatchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return INTERNAL_ERROR
     except KeyboardInterrupt:
         print("interrupted; finished stages are kept, run the same command again", file=sys.stderr)
         return 130

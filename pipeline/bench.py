@@ -47,16 +47,19 @@ def time_run(recipe: Recipe, run_dir: Path, rounds: int) -> list[Timing]:
     if not file.exists():
         raise InputError(f"{file}: missing; run the recipe again")
     module = import_module(f"pipeline.formats.{recipe.target.format}")
-    if (reason := module.cannot_run()) is not None:
+    if (reason := module.cannot_time()) is not None:
         raise InputError(f"{file}: cannot be timed here: {reason}")
     classes = len((run_dir / "labels.txt").read_text(encoding="utf-8").splitlines())
     model = build(recipe.model, classes).eval()
     side = recipe.model.input_size
     image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    fed = image
+    if recipe.target.input == "uint8_rgb":
+        fed = (image * 64 + 128).round().clamp(0, 255)
     timings = []
     for threads in THREADS:
         runnable = module.open_file(file, threads)
-        runnable.set_input(image.numpy())
+        runnable.set_input(fed.numpy())
         both = {"float": measure.float_run(model, image), "file": runnable.invoke}
         taken = measure.interleaved(both, warmup=5, rounds=rounds, threads=threads)
         timings.append(_timing(taken["float"], taken["file"]))

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.console import third_party_output_to
 from pipeline.errors import InputError
 from pipeline.recipe import load_recipes
 from pipeline.records import Report, TargetResult
+
+if TYPE_CHECKING:  # torch loads only in the commands that need it
+    from pipeline.debug import Row
+    from pipeline.finished import Finished
+    from pipeline.predict import Prediction
 
 LOG = "run.log"
 
@@ -25,7 +33,13 @@ def run(recipes: Sequence[Path], arguments: argparse.Namespace) -> bool:
         # Imported here: torch and what it loads print while they load.
         from pipeline.run import run_recipes
 
-        reports = run_recipes(loaded, out, console, fresh=arguments.fresh)
+        reports = run_recipes(
+            loaded,
+            out,
+            console,
+            fresh=arguments.fresh,
+            allow_mismatch=arguments.allow_mismatch,
+        )
         combined = len(reports) > len(loaded)
         for report, directory in reports[-1:] if combined else reports:
             show(report, directory, console)
@@ -51,18 +65,24 @@ def _row(target: TargetResult) -> list[str]:
         return "not measured" if value is None else format(value, form)
 
     top1 = None if target.accuracy is None else next(iter(target.accuracy.values())).top1
+    reference = " (reference)" if target.evaluated == "reference" else ""
     exact = target.scales_exact
     return [
         target.name,
         target.path,
         f"{target.size_mb:.1f}",
-        shown(top1, ".2%"),
+        shown(top1, ".2%") + reference,
         shown(target.accuracy_drop_pt, ".2f"),
         shown(target.speedup, ".2f"),
         shown(target.int8_coverage, ".0%"),
         f"{exact.same}/{exact.total}" if exact else "none",
-        "[green]passed[/green]" if target.passed else "[red]missed[/red]",
+        _verdict(target),
     ]
+
+
+def _verdict(target: TargetResult) -> str:
+    verdict = "[green]passed[/green]" if target.passed else "[red]missed[/red]"
+    return verdict if target.parity.passed else f"{verdict}, [red]mismatch allowed[/red]"
 
 
 def bench(run_dir: Path, rounds: int) -> None:
@@ -94,3 +114,104 @@ def bench(run_dir: Path, rounds: int) -> None:
                 table.add_row(str(taken.threads), name, *figures, ratio if name == "file" else "")
         console.print(f"[bold]{recipe.name}[/bold]", highlight=False)
         console.print(table)
+
+
+def predict(run_dir: Path, image: Path, top: int) -> None:
+    """Show the classes of an image, of every image in a directory, or of one from stdin (`-`).
+
+    Raises:
+        InputError: no finished run, or no image that can be read.
+    """
+    _need_directory(run_dir)
+    piped = sys.stdin.buffer.read() if str(image) == "-" else None
+    with third_party_output_to(run_dir / LOG) as console:
+        from pipeline.finished import open_runs
+        from pipeline.predict import image_files, predict
+
+        if piped is not None:
+            images = [("-", piped)]
+        else:
+            images = [(str(file), file.read_bytes()) for file in image_files(image)]
+        runs = open_runs(run_dir)
+        for found in predict(runs, images, top):
+            _show_prediction(found, runs, console)
+
+
+def _need_directory(run_dir: Path) -> None:
+    if not run_dir.is_dir():
+        raise InputError(f"{run_dir}: no such directory; give the directory of a run")
+
+
+def _show_prediction(found: Prediction, runs: Sequence[Finished], console: Console) -> None:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("class")
+    titles = {run.recipe.name: _title(run) for run in runs}
+    for column in found.scores:
+        table.add_column(titles.get(column, column), justify="right")
+    for row, name in enumerate(found.classes):
+        table.add_row(escape(name), *(f"{scores[row]:.4f}" for scores in found.scores.values()))
+    console.print(f"[bold]{escape(found.image)}[/bold]", highlight=False)
+    console.print(table)
+    others = [f"{name}: {best}" for name, best in found.best.items() if best != found.classes[0]]
+    if others:
+        console.print(f"first class differs: {escape(', '.join(others))}", highlight=False)
+    difference = f"largest difference from float: {found.largest_difference:.4f}"
+    console.print(difference, highlight=False)
+
+
+def _title(run: Finished) -> str:
+    reference = " (reference)" if run.format.evaluated() == "reference" else ""
+    return f"{run.format.RUNTIME}{reference}"
+
+
+def debug(arguments: argparse.Namespace) -> None:
+    """Show the layers of a run's file, worst first, and write all of them to a CSV file.
+
+    Raises:
+        InputError: no finished run of an int8 target.
+    """
+    run_dir: Path = arguments.run_dir
+    _need_directory(run_dir)
+    with third_party_output_to(run_dir / LOG) as console:
+        from pipeline.debug import debug_rows, write_csv
+        from pipeline.finished import open_run
+
+        run = open_run(run_dir, arguments.target)
+        rows = debug_rows(run, arguments.images)
+        table = Table(box=None, pad_edge=False)
+        table.add_column("layer")
+        for heading in _DEBUG_COLUMNS:
+            table.add_column(heading, justify="right")
+        for row in rows[: arguments.rows]:
+            table.add_row(*_layer_row(row))
+        console.print(f"[bold]{run.recipe.name}[/bold]  {_title(run)}", highlight=False)
+        console.print(table)
+        console.print(_DEBUG_LEGEND, highlight=False)
+        path: Path = arguments.csv or run.directory / "debug.csv"
+        write_csv(rows, path)
+        console.print(f"all {len(rows)} layers: {path}", highlight=False)
+
+
+_DEBUG_COLUMNS = ("scale", "outside", "lost", "program", "file", "differ", "steps", "own steps")
+_DEBUG_LEGEND = """\
+worst first; red: the file computes it otherwise than the program.
+outside: float values outside the grid. program, file: signal to quantization noise against the
+float network, dB; lost: against the worst layer it reads. differ: values that file and program do
+not share; steps: by how much, 99th percentile / largest; own steps: what this layer alone adds."""
+
+
+def _layer_row(row: Row) -> list[str]:
+    same_grid = (row.scale, row.zero_point) == (row.file_scale, row.file_zero_point)
+    title = escape(f"{row.module} {row.operation}".strip())
+    found = f"{row.file_scale:.6g}"
+    return [
+        f"[red]{title}[/red]" if row.at_fault else title,
+        found if same_grid else f"[red]{found}, not {row.scale:.6g}[/red]",
+        f"{row.saturated:.2%}",
+        f"{row.lost_db:.1f}",
+        f"{row.program_sqnr_db:.1f}",
+        f"{row.file_sqnr_db:.1f}",
+        f"{row.differing:.2%}",
+        f"{row.steps_p99} / {row.steps_largest}",
+        f"{row.own_p99} / {row.own_largest}",
+    ]

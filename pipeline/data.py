@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from pipeline.images import (
     read_files,
     scan_folder,
 )
-from pipeline.recipe import AugmentConfig, CifarData, DataConfig, ImageFolderData
+from pipeline.recipe import AugmentConfig, CifarData, DataConfig, DigitsData, ImageFolderData
 
 __all__ = [
     "Dataset",
@@ -30,7 +30,9 @@ __all__ = [
     "batches",
     "draw_stratified",
     "load_dataset",
+    "mean_and_std",
     "normalize",
+    "pixel_values",
 ]
 
 _DIGITS_TEST, _DIGITS_CALIBRATION = 450, 180
@@ -140,6 +142,23 @@ def _batches(
         yield x, images.labels[indices]
 
 
+def mean_and_std(config: DataConfig) -> tuple[Triple, Triple]:
+    """What `load_dataset` normalises the images of a recipe by, per channel, scale 0 to 1."""
+    if config.kind == "digits":
+        return (_DIGITS_MEAN,) * 3, (_DIGITS_STD,) * 3
+    if config.kind == "image_folder":
+        return config.mean, config.std
+    return _CIFAR_MEAN_STD[config.kind]
+
+
+def pixel_values(dataset: Dataset) -> Dataset:
+    """The same dataset with batches of plain pixel values 0..255, as a camera gives them.
+
+    They are floats that miss the whole number by 2e-5 at most.
+    """
+    return replace(dataset, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
+
+
 def draw_stratified(labels: Tensor, count: int, seed: int) -> Tensor:
     """Indices of `count` images, drawn from the classes in proportion to what they can spare.
 
@@ -236,8 +255,8 @@ def _load_digits(test_images: int, size: int, seed: int) -> Dataset:
     train, calibration = _split_calibration(rest, _DIGITS_CALIBRATION, seed, "digits")
     test = images.take(tested[:test_images])
     sets = {"train": train, "calibration": calibration, "test": test}
-    mean, std = (_DIGITS_MEAN,) * 3, (_DIGITS_STD,) * 3
-    return _array_dataset("digits", [str(digit) for digit in range(10)], sets, mean, std)
+    classes = [str(digit) for digit in range(10)]
+    return _array_dataset("digits", classes, sets, *mean_and_std(DigitsData()))
 
 
 def _load_cifar(config: CifarData, size: int, seed: int) -> Dataset:
@@ -274,7 +293,7 @@ def _load_cifar(config: CifarData, size: int, seed: int) -> Dataset:
     where = f"the training set of {config.kind}"
     train, calibration = _split_calibration(whole, config.calibration_images, seed, where)
     sets = {"train": train, "calibration": calibration, "test": test}
-    return _array_dataset(config.kind, parts[0].classes, sets, *_CIFAR_MEAN_STD[config.kind])
+    return _array_dataset(config.kind, parts[0].classes, sets, *mean_and_std(config))
 
 
 def _load_folders(config: ImageFolderData, size: int, seed: int) -> Dataset:
@@ -298,14 +317,15 @@ def _load_folders(config: ImageFolderData, size: int, seed: int) -> Dataset:
     )
     sets = {"train": train, "calibration": calibration, **sets}
     sets, digests = _read(sets, size)
+    mean, std = mean_and_std(config)
     return Dataset(
         name=config.kind,
         classes=tuple(classes),
         train=sets["train"],
         calibration=sets["calibration"],
         tests={name: sets[f"data.test.{name}"] for name in config.test},
-        mean=config.mean,
-        std=config.std,
+        mean=mean,
+        std=std,
         sha256=_fingerprint(classes, sets, digests),
     )
 

@@ -6,20 +6,27 @@ Each rewrite is exact in real arithmetic:
   linear maps is one linear map: `a0 = sigmoid((W0 - W1) z + (b0 - b1))`, `a1 = 1 - a0`. Half of
   fc2 goes. The complement is a depthwise convolution with weight -1 and bias 1, since ONNX
   Runtime has no integer subtraction.
+- for more splits, one convolution gives the logits of all of them, those of a channel side by
+  side, so that softmax runs over the last axis and nothing is concatenated or transposed.
 - an average pool is a depthwise convolution with constant weights, which every runtime has in
   int8 (XNNPACK has no int8 average pool).
 - the classifier is a 1x1 convolution, so that the flatten comes last and moves ten numbers.
+- where camera pixels come in, normalisation is a depthwise 1x1 convolution with constant weights.
+  It stays one of its own: folded into the first convolution it would change what that one's zero
+  padding stands for.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.models.branches import BranchedBlock
-from pipeline.models.resnest import ResNeSt, global_average, split_attention
+from pipeline.models.resnest import ResNeSt, global_average
 
 
 def average_conv(pool: nn.AvgPool2d, channels: int) -> nn.Conv2d:
@@ -58,6 +65,33 @@ def _gate(fc2: nn.ModuleList) -> nn.Conv2d:
     return gate
 
 
+def _joined(fc2: nn.ModuleList) -> nn.Conv2d:
+    """One convolution with the logits of all of `fc2`, those of one channel side by side."""
+    convs = [conv for conv in fc2 if isinstance(conv, nn.Conv2d)]
+    first, radix = convs[0], len(convs)
+    joined = nn.Conv2d(
+        first.in_channels,
+        first.out_channels * radix,
+        1,
+        groups=first.groups,
+        device=first.weight.device,
+    )
+    with torch.no_grad():
+        for r, conv in enumerate(convs):
+            assert joined.bias is not None
+            assert conv.bias is not None
+            joined.weight[r::radix] = conv.weight
+            joined.bias[r::radix] = conv.bias
+    return joined
+
+
+def _attention_logits(fc2: nn.ModuleList) -> nn.Module:
+    """What the deploy form puts in place of `fc2`, for any radix."""
+    if len(fc2) == 1:
+        return copy.deepcopy(fc2[0])
+    return _gate(fc2) if len(fc2) == 2 else _joined(fc2)
+
+
 def complement_conv(channels: int) -> nn.Conv2d:
     """`1 - x` as a depthwise 1x1 convolution; its weights are constants, not parameters."""
     conv = nn.Conv2d(channels, channels, 1, groups=channels)
@@ -66,6 +100,52 @@ def complement_conv(channels: int) -> nn.Conv2d:
     assert conv.bias is not None
     nn.init.constant_(conv.bias, 1.0)
     return conv
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalization:
+    """Mean and standard deviation per channel of pixels on the scale 0 to 1."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+def normalize_conv(normalization: Normalization) -> nn.Conv2d:
+    """`(x / 255 - mean) / std` as a depthwise 1x1 convolution of pixel values 0..255.
+
+    Its weights are constants, not parameters.
+    """
+    mean, std = (
+        torch.tensor(values, dtype=torch.float64)
+        for values in (normalization.mean, normalization.std)
+    )
+    conv = nn.Conv2d(len(mean), len(mean), 1, groups=len(mean))
+    conv.requires_grad_(False)
+    assert conv.bias is not None
+    conv.weight.copy_((1 / (255 * std))[:, None, None, None])
+    conv.bias.copy_(-mean / std)
+    return conv
+
+
+def softmax_attention(splits: list[Tensor], logits: Tensor) -> Tensor:
+    """Sum of the splits, weighted by a softmax over them.
+
+    The softmax runs over the last axis and every reshape moves nothing, so no runtime has to
+    change a layout.
+
+    Args:
+        splits: radix tensors (batch, channels, height, width).
+        logits: (batch, channels * radix, 1, 1), those of one channel side by side.
+    """
+    radix, width = len(splits), logits.shape[1]
+    weights = torch.softmax(logits.reshape(-1, width // radix, radix), dim=2)
+    weights = weights.reshape(-1, width, 1, 1)
+    # Not weights[:, r::radix]: indexing also slices the batch, an operation that does nothing.
+    shares = [torch.ops.aten.slice.Tensor(weights, 1, r, width, radix) for r in range(radix)]
+    total: Tensor = splits[0] * shares[0]
+    for split, share in zip(splits[1:], shares[1:], strict=True):
+        total = total + split * share
+    return total
 
 
 class DeployBlock(nn.Module):
@@ -80,7 +160,7 @@ class DeployBlock(nn.Module):
         self.fc1, self.bn1 = copy.deepcopy(block.fc1), copy.deepcopy(block.bn1)
         last = branches[0][4]  # type: ignore[index]
         two = len(block.fc2) == 2
-        self.fc2 = nn.ModuleList([_gate(block.fc2)]) if two else copy.deepcopy(block.fc2)
+        self.fc2 = _attention_logits(block.fc2)
         self.complement = complement_conv(last.out_channels) if two else nn.Identity()
         self.avd_last = _pool(block.avd_last, last.out_channels)
         self.conv3, self.bn3 = copy.deepcopy(block.conv3), copy.deepcopy(block.bn3)
@@ -94,10 +174,10 @@ class DeployBlock(nn.Module):
         for split in splits[1:]:
             pooled = pooled + global_average(split)
         inner = torch.relu(self.bn1(self.fc1(pooled)))
-        logits = [fc(inner) for fc in self.fc2]
+        logits = self.fc2(inner)
         if len(splits) > 2:
-            return split_attention(splits, logits)
-        share = torch.sigmoid(logits[0])
+            return softmax_attention(splits, logits)
+        share = torch.sigmoid(logits)
         if len(splits) == 1:
             return splits[0] * share
         rest: Tensor = self.complement(share)
@@ -110,10 +190,15 @@ class DeployBlock(nn.Module):
 
 
 class DeployNet(nn.Module):
-    """A whole ResNeSt in deploy form: (batch, 3, side, side) to (batch, num_classes)."""
+    """A whole ResNeSt in deploy form: (batch, 3, side, side) to (batch, num_classes).
 
-    def __init__(self, model: ResNeSt) -> None:
+    Its images are normalised, or pixel values 0..255 where it is given the normalisation.
+    """
+
+    def __init__(self, model: ResNeSt, normalization: Normalization | None = None) -> None:
         super().__init__()
+        self.takes_pixels = normalization is not None
+        self.normalize = normalize_conv(normalization) if normalization else nn.Identity()
         self.stem = copy.deepcopy(nn.Sequential(model.conv1, model.bn1, nn.ReLU(), model.maxpool))
         self.blocks = nn.Sequential(
             *(DeployBlock(block) for stage in model.stages() for block in stage)  # type: ignore[arg-type]
@@ -127,10 +212,15 @@ class DeployNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (batch, num_classes)."""
-        return self.fc(global_average(self.blocks(self.stem(x)))).flatten(1)  # type: ignore[no-any-return]
+        features = self.blocks(self.stem(self.normalize(x)))
+        return self.fc(global_average(features)).flatten(1)  # type: ignore[no-any-return]
 
 
-def deploy_form(branched: ResNeSt) -> DeployNet:
-    """Return the deploy form of a network whose blocks are in branch form."""
+def deploy_form(branched: ResNeSt, normalization: Normalization | None = None) -> DeployNet:
+    """Return the deploy form of a network whose blocks are in branch form.
+
+    With a normalisation it takes pixel values 0..255 in place of normalised images.
+    """
+    deploy = DeployNet(branched, normalization)
     # The new convolutions start on the CPU; the rest may not.
-    return DeployNet(branched).to(next(branched.parameters())).train(branched.training)
+    return deploy.to(next(branched.parameters())).train(branched.training)

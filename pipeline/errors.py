@@ -1,8 +1,15 @@
-"""The errors a user can cause and mend."""
+"""The errors that end a command with one message instead of a traceback."""
 
 
 class InputError(Exception):
     """Bad recipe, data, checkpoint or argument; the command line ends with exit code 2.
 
     The message names the value, what is allowed, and the fix.
+    """
+
+
+class MismatchError(Exception):
+    """A result that is not what went in; the command line ends with exit code 1.
+
+    Not the user's mistake, but theirs to see: a wrong file must not be shipped.
     """

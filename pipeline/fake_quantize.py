@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchao.quantization.pt2e import FakeQuantizeBase
 
 from pipeline import grid
@@ -58,13 +58,13 @@ class ActivationFakeQuantize(FakeQuantizeBase):
         return self.scale.reshape(1), self.zero_point.reshape(1)
 
 
-class SigmoidFakeQuantize(ActivationFakeQuantize):
-    """The one grid TFLite accepts for sigmoid and softmax outputs: scale 1/256."""
+class FixedFakeQuantize(ActivationFakeQuantize):
+    """A grid known beforehand: that of sigmoid and softmax outputs, or of camera pixels."""
 
-    def __init__(self, **_: Any) -> None:
+    def __init__(self, *, scale: float, zero_point: int, **_: Any) -> None:
         super().__init__()
-        self.scale.fill_(grid.SIGMOID_SCALE)
-        self.zero_point.fill_(grid.SIGMOID_ZERO_POINT)
+        self.scale.fill_(scale)
+        self.zero_point.fill_(zero_point)
 
     def _observe(self, x: Tensor) -> None:
         """Nothing to learn: the grid is fixed."""
@@ -102,3 +102,11 @@ class WeightFakeQuantize(FakeQuantizeBase):
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """Scales and zero points, one per output channel."""
         return self.scale, torch.zeros_like(self.scale, dtype=torch.int32)
+
+
+def only_round(model: nn.Module) -> None:
+    """Learn nothing more: every grid stays as it is, and every value is rounded to its grid."""
+    for module in model.modules():
+        if isinstance(module, FakeQuantizeBase):
+            module.enable_observer(False)
+            module.enable_fake_quant(True)

@@ -6,12 +6,15 @@ every format is written from and what every exported file is compared with.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torchao.quantization.pt2e import FakeQuantizeBase, disable_observer
+from torchao.quantization.pt2e import FakeQuantizeBase
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+
+from pipeline.fake_quantize import only_round
 
 aten = torch.ops.aten
 quantized = torch.ops.quantized_decomposed
@@ -83,14 +86,15 @@ def bias_to_grid(model: fx.GraphModule) -> None:
     """Round every convolution bias to the int32 grid that runtimes use, in place.
 
     The grid's scale is input scale x weight scale, per output channel; the bias stays float in
-    the program, and is exactly a multiple of it.
+    the program, and is exactly a multiple of it. Core ML stores biases in float16: taking the
+    multiple next to a float16 number keeps its file within half a step of the others.
     """
     for conv in [n for n in model.graph.nodes if n.target is aten.conv2d.default]:
         if len(conv.args) < 3 or conv.args[2] is None:
             continue
         scale = bias_scale(model, conv)
         bias = _attribute(model, conv.args[2])
-        steps = torch.round(bias.double() / scale).clamp(-(2**31), 2**31 - 1)
+        steps = torch.round(bias.half().double() / scale).clamp(-(2**31), 2**31 - 1)
         bias.copy_((steps * scale).float())
 
 
@@ -123,16 +127,31 @@ def quantized_program(prepared: fx.GraphModule, example: Tensor) -> torch.export
         prepared: the graph after training, in evaluation mode; changed in place.
         example: one batch (at least 2, 3, side, side), to trace with; the batch stays dynamic.
     """
-    for module in prepared.modules():
-        if isinstance(module, FakeQuantizeBase):
-            disable_observer(module)
-            module.enable_fake_quant()
+    only_round(prepared)
     fold_batch_norms(prepared)
     with torch.no_grad():
         prepared(example)  # weight scales follow the folded weights
     model = convert_pt2e(prepared)
     drop_clamped_relus(model)
     bias_to_grid(model)
+    return _exported(model, example)
+
+
+def float_twin(prepared: fx.GraphModule, example: Tensor) -> torch.export.ExportedProgram:
+    """The float network behind a trained PT2E graph: the same operations with nothing rounded.
+
+    Args:
+        prepared: the graph after training, in evaluation mode; not changed.
+        example: one batch (at least 2, 3, side, side), to trace with; the batch stays dynamic.
+    """
+    model = copy.deepcopy(prepared)
+    fold_batch_norms(model)
+    for node in list(model.graph.nodes):
+        is_module = node.op == "call_module"
+        if is_module and isinstance(model.get_submodule(str(node.target)), FakeQuantizeBase):
+            node.replace_all_uses_with(node.args[0])
+            model.graph.erase_node(node)
+    model.recompile()
     return _exported(model, example)
 
 

@@ -69,14 +69,8 @@ def program_logits(program: torch.export.ExportedProgram, dataset: Dataset) -> d
 
 
 def accuracies(logits: dict[str, Tensor], dataset: Dataset) -> dict[str, Accuracy]:
-    """Accuracy by test set."""
-    return {name: accuracy(logits[name], dataset.tests[name].labels) for name in logits}
-
-
-def agreement(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
-    """Share of all test images that both give the same first class."""
-    same = torch.cat([left[name].argmax(1) == right[name].argmax(1) for name in left])
-    return float(same.double().mean())
+    """Accuracy by test set of `dataset`; `logits` may hold those of further images."""
+    return {name: accuracy(logits[name], test.labels) for name, test in dataset.tests.items()}
 
 
 def interleaved(

@@ -11,7 +11,8 @@ from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
 
 from pipeline.deploy import DeployNet
 from pipeline.errors import InputError
-from pipeline.quantizer import MobileQuantizer
+from pipeline.fake_quantize import FixedFakeQuantize
+from pipeline.quantizer import ACTIVATION, PIXELS, MobileQuantizer
 from pipeline.recipe import Milestones
 
 _BATCH_NORM = torch.ops.aten.batch_norm.default
@@ -22,14 +23,16 @@ _SMALLEST_GAMMA = 1e-6
 def prepare(model: DeployNet, input_size: int) -> fx.GraphModule:
     """Export a network in deploy form and put fake quantization into it.
 
-    The graph starts in training mode. Batch size stays dynamic.
+    The graph starts in training mode. Batch size stays dynamic. A network that takes camera
+    pixels has their grid at its input; any other learns one.
     """
     _keep_gammas_from_zero(model)
     example = torch.zeros(2, 3, input_size, input_size)
     batch = torch.export.Dim("batch", min=2)
     model = model.cpu().train()
     program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
-    graph = prepare_qat_pt2e(program.module(check_guards=False), MobileQuantizer())
+    quantizer = MobileQuantizer(PIXELS if model.takes_pixels else ACTIVATION)
+    graph = prepare_qat_pt2e(program.module(check_guards=False), quantizer)
     assert isinstance(graph, fx.GraphModule)
     return graph
 
@@ -122,8 +125,8 @@ def refuse_bad_grids(graph: fx.GraphModule) -> None:
         if isinstance(module, FakeQuantizeBase):
             scale, _ = module.calculate_qparams()
             low = getattr(module, "low", torch.tensor(0.0))
-            fixed = not torch.isfinite(low) and scale.numel() == 1 and float(scale) == 1 / 256
-            if not torch.isfinite(scale).all() or not (torch.isfinite(low) or fixed):
+            observed = isinstance(module, FixedFakeQuantize) or bool(torch.isfinite(low))
+            if not torch.isfinite(scale).all() or not observed:
                 raise InputError(
                     f"quantization: {name} has no usable range; check the calibration images "
                     "and qat.train (at least one epoch is needed)"

@@ -1,8 +1,9 @@
 """Where the program is quantized: the project's quantizer for torchao's PT2E flow.
 
 Every tensor between two operations gets one grid, written at its producer and shared by all its
-consumers. Operations whose output must have the grid of their input in some runtime (max pooling
-and reshape in all, concatenation in TFLite) share it; sigmoid and softmax have TFLite's fixed one.
+consumers. Operations whose output must have the grid of their input in some runtime (max pooling,
+reshape and slice) share it; sigmoid and softmax have TFLite's fixed one, and camera pixels are a
+grid already.
 """
 
 from __future__ import annotations
@@ -21,25 +22,28 @@ from torchao.quantization.pt2e.quantizer import (
 from pipeline import grid
 from pipeline.fake_quantize import (
     ActivationFakeQuantize,
-    SigmoidFakeQuantize,
+    FixedFakeQuantize,
     WeightFakeQuantize,
 )
 
 aten = torch.ops.aten
 
 
-def _activation(fake_quantize: Any) -> QuantizationSpec:
+def _activation(fake_quantize: Any, **fixed: float) -> QuantizationSpec:
     return QuantizationSpec(
         dtype=torch.int8,
         quant_min=grid.QMIN,
         quant_max=grid.QMAX,
         qscheme=torch.per_tensor_affine,
-        observer_or_fake_quant_ctr=fake_quantize.with_args(),
+        observer_or_fake_quant_ctr=fake_quantize.with_args(**fixed),
     )
 
 
 ACTIVATION = _activation(ActivationFakeQuantize)
-SIGMOID = _activation(SigmoidFakeQuantize)
+SIGMOID = _activation(
+    FixedFakeQuantize, scale=grid.SIGMOID_SCALE, zero_point=grid.SIGMOID_ZERO_POINT
+)
+PIXELS = _activation(FixedFakeQuantize, scale=grid.PIXEL_SCALE, zero_point=grid.PIXEL_ZERO_POINT)
 WEIGHT = QuantizationSpec(
     dtype=torch.int8,
     quant_min=-grid.WEIGHT_QMAX,
@@ -60,7 +64,6 @@ INPUT_GRID = {
     aten.slice.Tensor,
     aten.dropout.default,
 }
-JOINED_GRID = {aten.cat.default}
 
 
 def _sole_user(node: fx.Node, targets: set[Any]) -> fx.Node | None:
@@ -88,18 +91,24 @@ def _producer(node: fx.Node) -> Any:
 
 
 def _tensor_inputs(node: fx.Node) -> list[fx.Node]:
-    inputs = node.args[0] if node.target in JOINED_GRID else node.args
-    return [a for a in inputs if isinstance(a, fx.Node) and a.op != "get_attr"]  # type: ignore[union-attr]
+    return [a for a in node.args if isinstance(a, fx.Node) and a.op != "get_attr"]
 
 
 class MobileQuantizer(Quantizer):
-    """int8 everywhere: per-tensor affine activations, per-channel symmetric weights."""
+    """int8 everywhere: per-tensor affine activations, per-channel symmetric weights.
+
+    `image` is the grid of the network's input: learned (`ACTIVATION`), or that of `PIXELS`.
+    """
+
+    def __init__(self, image: QuantizationSpec = ACTIVATION) -> None:
+        super().__init__()
+        self._image = image
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         """Write a `quantization_annotation` on every operation of `model`."""
         for node in model.graph.nodes:
             if node.op == "placeholder":
-                _annotate(node, {}, ACTIVATION)
+                _annotate(node, {}, self._image)
             elif node.target in CONVOLUTIONS:
                 self._annotate_group(node, {node.args[1]: WEIGHT}, ACTIVATION)
             elif node.target in OWN_GRID and _tensor_inputs(node):
@@ -108,12 +117,6 @@ class MobileQuantizer(Quantizer):
                 self._annotate_group(node, {}, SIGMOID)
             elif node.target in INPUT_GRID:
                 self._annotate_group(node, {}, _producer(node.args[0]))
-            elif node.target in JOINED_GRID:
-                first, *others = _tensor_inputs(node)
-                shared = _producer(first)
-                for other in others:
-                    other.meta["quantization_annotation"].output_qspec = shared
-                self._annotate_group(node, {}, shared)
         return model
 
     def _annotate_group(self, node: fx.Node, weights: dict[fx.Node, Any], output: Any) -> None:

@@ -216,11 +216,20 @@ class QatConfig(_Part):
 
 
 class TargetConfig(_Part):
-    """The device, in words for people, and its file; `threads` are those of the timed runs."""
+    """The device and its file.
+
+    Attributes:
+        device: in words, for people.
+        input: what an app feeds the file. normalized: float32 images, normalised as in training.
+            uint8_rgb: 8-bit RGB pixels of the camera, at the model's input size; the file
+            normalises them itself.
+        threads: those of the timed runs.
+    """
 
     device: Annotated[str, Field(min_length=1, max_length=200)]
     format: Literal["onnx", "tflite", "coreml"]
     precision: Literal["int8", "float"]
+    input: Literal["normalized", "uint8_rgb"] = "normalized"
     threads: Threads = 1
 
 

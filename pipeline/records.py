@@ -30,6 +30,7 @@ _REASONS = {
     "agreement": "accuracy_missing",
     "scales_exact": "scales_missing",
     "int8_coverage": "coverage_missing",
+    "partitions": "partitions_missing",
     "latency_ms": "latency_missing",
     "speedup": "speedup_missing",
     "value": "missing",
@@ -191,6 +192,50 @@ class ScalesExact(_Record):
         return self
 
 
+class OutputSteps(_Record):
+    """How far the logits of a file are from the program's, in steps of their int8 grid.
+
+    `median` and `p99` are percentiles over all logits of all images, `largest` is the largest,
+    and `differing` the share that differ at all.
+    """
+
+    median: Count
+    p99: Count
+    largest: Count
+    differing: Share
+
+
+class Parity(_Record):
+    """Whether a file answers as the program it was written from.
+
+    Attributes:
+        images: calibration and test images that both answered.
+        agreement: share of them with the same top-1.
+        steps: how far the logits are apart; None for a float file.
+        difference: of a float file, the 99th percentile of the logits' differences, as a share
+            of the largest logit.
+        misses: each gate that the file does not pass, in words.
+        first_difference: the first layer that differs, where there is a miss.
+        passed: whether there is no miss. A run stops at one unless --allow-mismatch is given.
+    """
+
+    images: Positive
+    agreement: Share
+    steps: OutputSteps | None
+    difference: Annotated[float, Field(ge=0)] | None
+    misses: tuple[Text, ...] = ()
+    first_difference: Text | None = None
+    passed: bool
+
+    @model_validator(mode="after")
+    def _judged(self) -> Self:
+        if self.passed is bool(self.misses):
+            raise ValueError(f"passed: got {self.passed}, with {len(self.misses)} misses")
+        if (self.steps is None) == (self.difference is None):
+            raise ValueError("give steps, for an int8 file, or difference, for a float one")
+        return self
+
+
 class Budget(_Record):
     """One limit and whether it was kept; `passed` is None where there is no value to judge."""
 
@@ -266,8 +311,12 @@ class TargetResult(_Record):
         path: of the file, from the folder of the report.
         download_bytes: its size compressed, as an app store sends it.
         accuracy_missing: why there is no `accuracy`, `accuracy_drop_pt` and `agreement`.
+        input: what the file takes: normalised float32, or 8-bit RGB pixels.
+        evaluated: by the format's own runtime, or by the reference evaluator.
         agreement: share of test images with the same top-1 as the program it was written from.
+        parity: the gates, over calibration and test images.
         int8_coverage: share of multiply-accumulates that run in int8 kernels.
+        partitions: parts of the graph that LiteRT gives to XNNPACK; 1 is the whole graph.
         latency_by_threads: further timings, by number of CPU threads.
         speedup: median latency of the float model, timed in turn with this file, over this one's.
     """
@@ -277,6 +326,8 @@ class TargetResult(_Record):
     format: Literal["onnx", "tflite", "coreml"]
     precision: Literal["int8", "float"]
     runtime: Text
+    input: Literal["normalized", "uint8_rgb"]
+    evaluated: Literal["runtime", "reference"]
     path: Text
     sha256: Sha256
     size_bytes: Positive
@@ -285,11 +336,14 @@ class TargetResult(_Record):
     accuracy_missing: Text | None = None
     accuracy_drop_pt: float | None
     agreement: Share | None
+    parity: Parity
     scales_exact: ScalesExact | None
     scales_missing: Text | None = None
     int8_coverage: Share | None
     coverage_missing: Text | None = None
     ops: dict[Text, Positive]
+    partitions: Count | None
+    partitions_missing: Text | None = None
     latency_ms: Latency | None
     latency_missing: Text | None = None
     latency_by_threads: dict[Text, Latency] = {}

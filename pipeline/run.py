@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from rich.console import Console
 from pipeline import stages
 from pipeline.console import tracked
 from pipeline.data import Dataset, load_dataset
+from pipeline.errors import MismatchError
+from pipeline.finished import COMBINED, STAGES_FILE
 from pipeline.provenance import TOOLS, host_info
 from pipeline.recipe import Recipe, resolved_yaml
 from pipeline.records import Report
@@ -27,7 +31,6 @@ from pipeline.train import device
 
 PACKAGE = Path(__file__).parent
 STORE = ".store"
-COMBINED = "combined"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,7 @@ class Stage:
 
 CORE = ("data.py", "images.py", "models", "train.py")
 _QUANTIZER = ("deploy.py", "fake_quantize.py", "fold.py", "grid.py", "qat.py", "quantizer.py")
+_COMPARING = ("layers.py", "measure.py", "parity.py", "program.py")
 
 STAGES = (
     Stage(
@@ -78,36 +82,48 @@ STAGES = (
         name="qat",
         make=stages.quantize,
         after=("prune",),
-        reads=("qat", "target.precision", "seed", "threads"),
+        reads=("qat", "target.precision", "target.input", "seed", "threads"),
         code=(*CORE, *_QUANTIZER, "prune.py"),
     ),
     Stage(
         name="fold",
         make=stages.fold,
         after=("prune", "qat"),
-        reads=("target.precision", "threads"),
-        code=(*CORE, *_QUANTIZER, "prune.py", "program.py", "measure.py"),
+        reads=("target.precision", "target.input", "threads"),
+        code=(*CORE, *_QUANTIZER, *_COMPARING, "prune.py"),
     ),
     Stage(
         name="export",
         make=stages.write,
         after=("fold",),
-        reads=("target.format",),
+        reads=("target.format", "target.input"),
         code=("formats", "program.py"),
+    ),
+    Stage(
+        name="verify",
+        make=stages.verify,
+        after=("export", "fold"),
+        reads=("target.format", "target.input", "threads"),
+        code=(*CORE, *_COMPARING, "formats"),
     ),
     Stage(
         name="measure",
         make=stages.judge,
-        after=("export", "fold", "train"),
+        after=("export", "verify", "train"),
         reads=("target", "measure", "threads"),
-        code=(*CORE, "formats", "measure.py", "program.py"),
+        code=(*CORE, "formats", "measure.py"),
     ),
 )
 """The pipeline. Reporting is what is done with the last results."""
 
 
 def run_recipes(
-    recipes: Sequence[Recipe], out: Path, console: Console, *, fresh: bool = False
+    recipes: Sequence[Recipe],
+    out: Path,
+    console: Console,
+    *,
+    fresh: bool = False,
+    allow_mismatch: bool = False,
 ) -> list[tuple[Report, Path]]:
     """Run recipes one after the other, sharing every stage they have in common.
 
@@ -116,6 +132,7 @@ def run_recipes(
         out: gets one directory per recipe, and `combined` for several recipes.
         console: where progress and results are shown.
         fresh: compute every stage again.
+        allow_mismatch: go on where a file does not answer as its program; the report says so.
 
     Returns:
         Each report with its directory; the combined one last where there are several recipes
@@ -123,6 +140,7 @@ def run_recipes(
 
     Raises:
         InputError: data, checkpoint or a figure of the recipe that turns out impossible.
+        MismatchError: a result is not what went into it.
     """
     for stage in STAGES:
         for name in stage.code:
@@ -138,7 +156,8 @@ def run_recipes(
         context = stages.Context(
             recipe=recipe, dataset=datasets[wanted], tracked=partial(tracked, console)
         )
-        results = run_stages(context, out / STORE, console, made if fresh else None)
+        gate = None if allow_mismatch else partial(refuse_mismatch, recipe)
+        results = run_stages(context, out / STORE, console, made if fresh else None, gate)
         report = assemble(recipe, context.dataset, results)
         reports.append((report, publish_run(recipe, report, results, context.dataset, out)))
     if len(reports) > 1:
@@ -155,11 +174,16 @@ def run_recipes(
 
 
 def run_stages(
-    context: stages.Context, store: Path, console: Console, made: set[str] | None
+    context: stages.Context,
+    store: Path,
+    console: Console,
+    made: set[str] | None,
+    gate: Callable[[Result], None] | None,
 ) -> dict[str, Result]:
     """Obtain the result of every stage in order.
 
     `made`, where given, holds the keys computed in this call: everything else is made anew.
+    `gate`, where given, sees every result and raises to stop.
     """
     torch.set_num_threads(context.recipe.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -180,7 +204,31 @@ def run_stages(
         )
         _announce(console, result)
         results[stage.name] = result
+        if gate is not None:
+            gate(result)
     return results
+
+
+def refuse_mismatch(recipe: Recipe, result: Result) -> None:
+    """Stop where the exported file does not answer as its program.
+
+    Raises:
+        MismatchError: names each gate that was missed and the first layer that differs.
+    """
+    found = result.facts.get("parity")
+    if found is None or found["passed"]:
+        return
+    lines = [
+        f"{recipe.name}: the {recipe.target.format} file is not the program that was trained:",
+        *(f"  - {miss}" for miss in found["misses"]),
+    ]
+    if found["first_difference"] is not None:
+        lines.append(f"  first layer that differs: {found['first_difference']}")
+    lines.append(
+        "  do not ship it. With --allow-mismatch the run goes on, the report says so, and "
+        "`pocketnest debug` shows every layer"
+    )
+    raise MismatchError("\n".join(lines))
 
 
 def stage_ingredients(
@@ -244,7 +292,7 @@ def _announce(console: Console, result: Result) -> None:
 def publish_run(
     recipe: Recipe, report: Report, results: dict[str, Result], dataset: Dataset, out: Path
 ) -> Path:
-    """Write the run's directory: model file, resolved recipe, labels, report and log.
+    """Write the run's directory: model file, resolved recipe, labels, report, stage directories.
 
     The directory appears whole or not at all; the one of an earlier run stays until then.
     """
@@ -261,6 +309,8 @@ def publish_run(
     (scratch / "labels.txt").write_text(
         "".join(f"{' '.join(name.split())}\n" for name in dataset.classes), encoding="utf-8"
     )
+    places = {name: os.path.relpath(r.directory, final) for name, r in results.items()}
+    (scratch / STAGES_FILE).write_text(json.dumps(places, indent=1), encoding="utf-8")
     write_report(report, scratch)
     publish(scratch, final)
     return final

@@ -8,19 +8,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, fx, nn
 
-from pipeline import measure, program, qat
+from pipeline import layers, measure, parity, program, qat
 from pipeline.console import Advance
-from pipeline.data import Dataset, batches
-from pipeline.deploy import deploy_form
-from pipeline.fold import float_program, quantized_program
+from pipeline.data import Dataset, batches, pixel_values
+from pipeline.deploy import DeployNet, Normalization, deploy_form
+from pipeline.errors import MismatchError
+from pipeline.fake_quantize import only_round
+from pipeline.fold import float_program, float_twin, quantized_program
 from pipeline.formats.export import SUFFIXES, export
 from pipeline.formats.facts import scales_exact
 from pipeline.models.branches import branch_form
@@ -29,12 +33,16 @@ from pipeline.models.load import build, load_checkpoint, save_checkpoint
 from pipeline.models.resnest import ResNeSt
 from pipeline.prune import prune_to_macs, take_shapes
 from pipeline.recipe import Recipe, TrainConfig
-from pipeline.records import Accuracy
+from pipeline.records import Accuracy, Parity
 from pipeline.store import Facts
-from pipeline.train import Hooks, Step, device, evaluate, fit
+from pipeline.train import EVALUATION_BATCH, Hooks, Step, device, evaluate, fit, predictions
 
-WEIGHTS, CURVE, PROGRAM = "weights.safetensors", "curve.json", "program.pt2"
+WEIGHTS, CURVE = "weights.safetensors", "curve.json"
+PROGRAM, TWIN, LOGITS = "program.pt2", "float.pt2", "logits.pt"
 CALIBRATION_BATCH = 32
+TRACED_IMAGES = 8
+CALIBRATION = "(calibration)"
+"""Key of the calibration images beside the test sets; no test set can be named so."""
 
 Inputs = dict[str, Path]
 """Directory of every earlier stage's result, by the stage's name."""
@@ -158,9 +166,26 @@ def prune(context: Context, inputs: Inputs, out: Path) -> Facts:
     }
 
 
+def _takes_pixels(context: Context) -> bool:
+    return context.recipe.target.input == "uint8_rgb"
+
+
+def _fed(context: Context) -> Context:
+    """The context with the dataset as the program and the file take it."""
+    if not _takes_pixels(context):
+        return context
+    return replace(context, dataset=pixel_values(context.dataset))
+
+
+def _deploy_model(context: Context, inputs: Inputs) -> DeployNet:
+    dataset, normalization = context.dataset, None
+    if _takes_pixels(context):
+        normalization = Normalization(mean=dataset.mean, std=dataset.std)
+    return deploy_form(_pruned_model(context, inputs), normalization)
+
+
 def _quantized_graph(context: Context, inputs: Inputs) -> fx.GraphModule:
-    deploy = deploy_form(_pruned_model(context, inputs))
-    return qat.prepare(deploy, context.recipe.model.input_size)
+    return qat.prepare(_deploy_model(context, inputs), context.recipe.model.input_size)
 
 
 def quantize(context: Context, inputs: Inputs, out: Path) -> Facts:
@@ -170,14 +195,15 @@ def quantize(context: Context, inputs: Inputs, out: Path) -> Facts:
         return {}
     torch.manual_seed(recipe.seed)
     graph = _quantized_graph(context, inputs)
+    fed = _fed(context)
 
     def calibration() -> list[Tensor]:
-        dataset = context.dataset
+        dataset = fed.dataset
         return [x for x, _ in batches(dataset.calibration, CALIBRATION_BATCH, dataset)]
 
     qat.calibrate(graph, calibration)
     schedule = qat.Schedule(graph, recipe.qat.milestones)
-    _fit(context, graph, "quantize", recipe.qat.train, out, schedule)
+    _fit(fed, graph, "quantize", recipe.qat.train, out, schedule)
     graph.cpu()
     qat.set_training(graph, False)
     qat.refuse_bad_grids(graph)
@@ -186,74 +212,145 @@ def quantize(context: Context, inputs: Inputs, out: Path) -> Facts:
 
 
 def fold(context: Context, inputs: Inputs, out: Path) -> Facts:
-    """Fold batch normalisation and write the one program that every format is made from."""
+    """Fold batch normalisation and write the one program that every format is made from.
+
+    Raises:
+        MismatchError: the program does not answer as the trained network does.
+    """
     side = context.recipe.model.input_size
     example = torch.zeros(2, 3, side, side)
+    fed = _with_calibration(_fed(context).dataset)
+    trained: nn.Module
     if context.recipe.target.precision == "float":
-        folded = float_program(deploy_form(_pruned_model(context, inputs)), example)
+        trained = _deploy_model(context, inputs).eval()
+        expected = _calibration_logits(trained, fed)
+        folded = float_program(trained, example)
     else:
-        graph = _quantized_graph(context, inputs)
-        qat.load_state(graph, load_file(inputs["qat"] / WEIGHTS))
-        qat.set_training(graph, False)
-        folded = quantized_program(graph, example)
+        trained = _quantized_graph(context, inputs)
+        qat.load_state(trained, load_file(inputs["qat"] / WEIGHTS))
+        qat.set_training(trained, False)
+        only_round(trained)
+        expected = _calibration_logits(trained, fed)
+        program.save(float_twin(trained, example), out / TWIN)
+        folded = quantized_program(trained, example)
     program.save(folded, out / PROGRAM)
-    logits = measure.program_logits(folded, context.dataset)
-    torch.save(logits, out / "logits.pt")
+    logits = measure.program_logits(folded, fed)
+    torch.save(logits, out / LOGITS)
+    found = parity.compare_logits({CALIBRATION: logits[CALIBRATION]}, expected, _step(folded))
+    if misses := parity.output_misses(found, parity.FOLDED):
+        raise MismatchError(
+            f"{context.recipe.name}: the folded program does not answer as the trained network "
+            f"does: {'; '.join(misses)}; this is a fault of PocketNest, please report it"
+        )
     return {"top1": _first_top1(measure.accuracies(logits, context.dataset))}
+
+
+def _with_calibration(dataset: Dataset) -> Dataset:
+    """The dataset with its calibration images as a further test set."""
+    return replace(dataset, tests={**dataset.tests, CALIBRATION: dataset.calibration})
+
+
+def _calibration_logits(model: nn.Module, dataset: Dataset) -> dict[str, Tensor]:
+    return {CALIBRATION: predictions(model, dataset.calibration, dataset, EVALUATION_BATCH)}
+
+
+def _step(folded: torch.export.ExportedProgram) -> float | None:
+    """The step of the grid that a quantized program's logits lie on; None for a float one."""
+    found = layers.layers_of(folded)
+    return found[-1].scale if found else None
 
 
 def write(context: Context, inputs: Inputs, out: Path) -> Facts:
     """Write the target's file from the program."""
     name = context.recipe.target.format
     file = f"model{SUFFIXES[name]}"
-    export(inputs["fold"] / PROGRAM, name, out / file)
+    export(inputs["fold"] / PROGRAM, name, out / file, pixels=_takes_pixels(context))
     return {"file": file}
 
 
+def verify(context: Context, inputs: Inputs, out: Path) -> Facts:
+    """Run the exported file on all calibration and test images beside the quantized program."""
+    recipe, fed = context.recipe, _with_calibration(_fed(context).dataset)
+    file, form = _file(context, inputs), _format(context)
+    folded = program.load(inputs["fold"] / PROGRAM)
+    found = form.inspect(file)
+    exact = scales_exact(folded, found)
+    images = sum(len(test) for test in fed.tests.values())
+    with context.tracked("run the file", images) as advance:
+        runnable = form.open_file(file, recipe.threads)
+        logits = measure.logits_of(runnable, fed, lambda done: advance(done, ""))
+    torch.save(logits, out / LOGITS)
+    expected = torch.load(inputs["fold"] / LOGITS, weights_only=True)
+    compared = parity.compare_logits(logits, expected, _step(folded))
+    misses = parity.file_misses(found, exact)
+    misses += parity.output_misses(compared, parity.FILE[recipe.target.format])
+    first = None
+    if misses and exact is not None:
+        shown, _ = next(batches(fed.calibration, TRACED_IMAGES, fed))
+        first = parity.describe_first_difference(folded, partial(form.trace, file), shown)
+    record = Parity(
+        images=images,
+        agreement=compared.agreement,
+        steps=compared.steps,
+        difference=compared.difference,
+        misses=tuple(misses),
+        first_difference=first,
+        passed=not misses,
+    )
+    return {
+        "runtime": form.RUNTIME,
+        "evaluated": form.evaluated(),
+        "ops": found.ops,
+        "partitions": found.partitions,
+        "int8_coverage": found.int8_coverage,
+        "scales_exact": exact.model_dump() if exact else None,
+        "parity": record.model_dump(),
+        "agreement": parity.agreement(logits, _only(expected, context.dataset)),
+        "top1": _first_top1(measure.accuracies(logits, context.dataset)),
+    }
+
+
+def _only(logits: dict[str, Tensor], dataset: Dataset) -> dict[str, Tensor]:
+    return {name: logits[name] for name in dataset.tests}
+
+
+def _file(context: Context, inputs: Inputs) -> Path:
+    return inputs["export"] / f"model{SUFFIXES[context.recipe.target.format]}"
+
+
+def _format(context: Context) -> Any:
+    # Imported late: each format loads its runtime.
+    return import_module(f"pipeline.formats.{context.recipe.target.format}")
+
+
 def judge(context: Context, inputs: Inputs, out: Path) -> Facts:
-    """Accuracy, size, operations and latency of the exported file, by reading and running it."""
-    target = context.recipe.target
-    file = inputs["export"] / f"model{SUFFIXES[target.format]}"
-    module = import_module(f"pipeline.formats.{target.format}")
-    found = module.inspect(file)
-    exact = scales_exact(program.load(inputs["fold"] / PROGRAM), found)
-    facts: Facts = {
+    """Accuracy, size and latency of the exported file."""
+    file = _file(context, inputs)
+    logits = torch.load(inputs["verify"] / LOGITS, weights_only=True)
+    accuracy = measure.accuracies(logits, context.dataset)
+    why_not = _format(context).cannot_time()
+    return {
         "sha256": measure.sha256_of(file),
         "size_bytes": measure.size_bytes(file),
         "download_bytes": measure.download_bytes(file),
-        "ops": found.ops,
-        "int8_coverage": found.int8_coverage,
-        "scales_exact": exact.model_dump() if exact else None,
-        "runtime": module.RUNTIME,
-        "cannot_run": module.cannot_run(),
+        "accuracy": {name: a.model_dump() for name, a in accuracy.items()},
+        "cannot_time": why_not,
+        "latency": _times(context, inputs) if why_not is None else {},
+        "top1": _first_top1(accuracy),
     }
-    if facts["cannot_run"] is None:
-        facts |= _run_file(context, inputs, file)
-    return facts
 
 
-def _run_file(context: Context, inputs: Inputs, file: Path) -> Facts:
+def _times(context: Context, inputs: Inputs) -> Facts:
+    """Latencies of the float network and the file, timed in turn, by number of threads."""
     recipe, dataset = context.recipe, context.dataset
-    module = import_module(f"pipeline.formats.{recipe.target.format}")
-    images = sum(len(test) for test in dataset.tests.values())
-    with context.tracked("run the file", images) as advance:
-        runnable = module.open_file(file, recipe.threads)
-        logits = measure.logits_of(runnable, dataset, lambda done: advance(done, ""))
-    expected = torch.load(inputs["fold"] / "logits.pt", weights_only=True)
-    accuracy = measure.accuracies(logits, dataset)
     timed = {}
     model, image = _float_model(context, inputs), measure.first_image(dataset)
     for threads in sorted({1, recipe.target.threads}):
-        runnable = module.open_file(file, threads)
-        runnable.set_input(image.numpy())
+        runnable = _format(context).open_file(_file(context, inputs), threads)
+        runnable.set_input(measure.first_image(_fed(context).dataset).numpy())
         both = {"float": measure.float_run(model, image), "target": runnable.invoke}
         latencies = measure.interleaved(
             both, warmup=recipe.measure.warmup, rounds=recipe.measure.rounds, threads=threads
         )
         timed[str(threads)] = {name: taken.model_dump() for name, taken in latencies.items()}
-    return {
-        "accuracy": {name: a.model_dump() for name, a in accuracy.items()},
-        "agreement": measure.agreement(logits, expected),
-        "latency": timed,
-        "top1": _first_top1(accuracy),
-    }
+    return timed

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from pipeline import qat
-from pipeline.deploy import deploy_form
+from pipeline.deploy import Normalization, deploy_form
 from pipeline.fold import float_program, quantized_program
 from pipeline.measure import Runnable
 from pipeline.models.branches import branch_form
 from pipeline.models.resnest import ResNeSt, ResNeStConfig
+from pipeline.recipe import IMAGENET_MEAN, IMAGENET_STD
 from tests.test_resnest import randomise
 
 SIDE = 32
@@ -27,6 +28,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "radix4": {"radix": 4, "cardinality": 2, "avd_first": True, "layers": SHORT},
 }
 """What each network changes of `SMALL`, a bottleneck of radix 2."""
+NORMALIZATION = Normalization(mean=IMAGENET_MEAN, std=IMAGENET_STD)
+"""Of the networks that take pixels: no two channels alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,7 @@ class Written:
 
     network: ResNeSt
     program: torch.export.ExportedProgram
+    images: Tensor
     logits: Tensor
 
 
@@ -51,6 +55,11 @@ def images() -> Tensor:
     return coloured_noise(16, seed=1)
 
 
+def pixel_noise(count: int, seed: int) -> Tensor:
+    """Random 8-bit images of different colours, as floats."""
+    return (coloured_noise(count, seed) * 50 + 128).round().clamp(0, 255)
+
+
 def network(variant: str) -> ResNeSt:
     """A small network with batch norms as after training."""
     torch.manual_seed(0)
@@ -60,32 +69,36 @@ def network(variant: str) -> ResNeSt:
 
 
 @cache
-def quantized(variant: str) -> Written:
+def quantized(variant: str, *, pixels: bool = False) -> Written:
     """The int8 program of a network of `VARIANTS`, calibrated on random images. Do not change."""
     model = network(variant)
-    graph = qat.prepare(deploy_form(branch_form(model)), SIDE)
-    qat.calibrate(graph, lambda: [coloured_noise(32, seed=2)])
-    return _written(model, quantized_program(graph, torch.zeros(2, 3, SIDE, SIDE)))
+    graph = qat.prepare(deploy_form(branch_form(model), NORMALIZATION if pixels else None), SIDE)
+    noise = pixel_noise if pixels else coloured_noise
+    qat.calibrate(graph, lambda: [noise(32, seed=2)])
+    program = quantized_program(graph, torch.zeros(2, 3, SIDE, SIDE))
+    return _written(model, program, pixels=pixels)
 
 
 @cache
-def unquantized(variant: str) -> Written:
+def unquantized(variant: str, *, pixels: bool = False) -> Written:
     """The float program of a network of `VARIANTS`. Do not change."""
     model = network(variant)
-    deploy = deploy_form(branch_form(model))
-    return _written(model, float_program(deploy, torch.zeros(2, 3, SIDE, SIDE)))
+    deploy = deploy_form(branch_form(model), NORMALIZATION if pixels else None)
+    program = float_program(deploy, torch.zeros(2, 3, SIDE, SIDE))
+    return _written(model, program, pixels=pixels)
 
 
-def _written(model: ResNeSt, program: torch.export.ExportedProgram) -> Written:
+def _written(model: ResNeSt, program: torch.export.ExportedProgram, *, pixels: bool) -> Written:
+    fed = pixel_noise(16, seed=1) if pixels else images()
     with torch.no_grad():
-        logits = program.module(check_guards=False)(images())
-    return Written(network=model, program=program, logits=logits)
+        logits = program.module(check_guards=False)(fed)
+    return Written(network=model, program=program, images=fed, logits=logits)
 
 
-def run(runnable: Runnable, batch: int = 1) -> Tensor:
-    """Logits of an opened file for `images`."""
+def run(runnable: Runnable, batch: int = 1, fed: Tensor | None = None) -> Tensor:
+    """Logits of an opened file for `fed`, which are `images` unless given."""
     parts = []
-    for part in images().split(batch):
+    for part in (images() if fed is None else fed).split(batch):
         runnable.set_input(part.numpy())
         runnable.invoke()
         parts.append(torch.from_numpy(runnable.output().copy()))

@@ -9,13 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pipeline.deploy import DeployBlock, average_conv, deploy_form
+from pipeline.data import normalize
+from pipeline.deploy import (
+    DeployBlock,
+    Normalization,
+    average_conv,
+    deploy_form,
+    normalize_conv,
+)
 from pipeline.models.branches import BranchedBlock, branch_form
 from pipeline.models.resnest import DropBlock, ResNeSt, ResNeStConfig
+from pipeline.recipe import IMAGENET_MEAN, IMAGENET_STD
 from tests.test_resnest import randomise, relative_difference
 
 SMALL = ResNeStConfig(layers=(1, 1, 1, 1), width_multiplier=0.25, num_classes=5)
 LIMIT = 1e-5
+IMAGENET = Normalization(mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
 def network(**changes: Any) -> ResNeSt:
@@ -163,3 +172,37 @@ def test_forms_stay_on_the_device() -> None:
     x = torch.randn(1, 3, 64, 64, device="cuda")
     with torch.no_grad():
         assert relative_difference(deploy(x), model(x)) <= 1e-3  # TF32
+
+
+def pixels(count: int = 2, side: int = 64) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, side, side), generator=generator).to(torch.uint8)
+
+
+def test_normalisation_as_a_convolution_is_that_of_the_data() -> None:
+    every = torch.arange(256).to(torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    wanted = normalize(every, IMAGENET.mean, IMAGENET.std)
+    with torch.no_grad():
+        found = normalize_conv(IMAGENET)(every.float())
+        swapped = normalize_conv(Normalization(mean=IMAGENET.mean[::-1], std=IMAGENET.std[::-1]))
+        assert (found - wanted).abs().max() <= 1e-5
+        assert (swapped(every.float()) - wanted).abs().max() > 0.1
+
+
+def test_a_network_that_takes_pixels_computes_the_same() -> None:
+    model = network()
+    deploy = deploy_form(branch_form(model), IMAGENET)
+    with torch.no_grad():
+        wanted = model(normalize(pixels(), IMAGENET.mean, IMAGENET.std))
+        assert relative_difference(deploy(pixels().float()), wanted) <= LIMIT
+        assert relative_difference(deploy(pixels().flip(1).float()), wanted) > 0.01
+
+
+def test_normalisation_is_a_constant_and_absent_unless_asked_for() -> None:
+    branched = branch_form(network())
+    plain, with_pixels = deploy_form(branched), deploy_form(branched, IMAGENET)
+    assert (plain.takes_pixels, with_pixels.takes_pixels) == (False, True)
+    added = with_pixels.state_dict().keys() - plain.state_dict().keys()
+    assert added == {"normalize.weight", "normalize.bias"}
+    assert plain.state_dict().keys() <= with_pixels.state_dict().keys()
+    assert not any(p.requires_grad for p in with_pixels.normalize.parameters())

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jsonschema
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
+from ai_edge_litert.interpreter import Interpreter
+from coremltools.models.utils import load_spec
+from PIL import Image
 from safetensors.torch import load_file
+from sklearn.datasets import load_digits
 
-from tests.cli import DEVICE_RECIPES, NARROW, command, environment, narrow_run, settings
+from pipeline.run import STAGES
+from tests.cli import (
+    DEVICE_RECIPES,
+    NARROW,
+    ROOT,
+    command,
+    environment,
+    narrow_run,
+    pocketnest,
+    settings,
+)
 
 MODEL_FILES = {
     "android-litert-int8": {"model.tflite"},
@@ -24,7 +45,7 @@ MODEL_FILES = {
         "model.mlpackage/Data/com.apple.CoreML/weights/weight.bin",
     },
 }
-BESIDE = {"report.json", "report.md", "recipe.yaml", "labels.txt"}
+BESIDE = {"report.json", "report.md", "recipe.yaml", "labels.txt", "stages.json"}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +82,7 @@ def test_the_exact_set_of_files(out: Path) -> None:
 def test_recipes_share_the_trained_stages(out: Path) -> None:
     stages = sorted(p.name.rsplit("-", 1)[0] for p in (out / ".store").iterdir())
     once = ["baseline", "fold", "prune", "qat", "train"]
-    assert stages == sorted([*once, *["export"] * 3, *["measure"] * 3])
+    assert stages == sorted([*once, *["export"] * 3, *["verify"] * 3, *["measure"] * 3])
 
 
 @pytest.mark.parametrize("name", [*MODEL_FILES, "combined"])
@@ -79,7 +100,7 @@ def test_the_report_says_what_was_measured(out: Path) -> None:
     assert report["baseline"]["accuracy"]["test"]["top1"] > 0.9
     assert report["host"]["gpu"] is not None or report["baseline"]["device_kind"] == "cpu"
     stages = {stage["name"]: stage for stage in report["stages"]}
-    assert list(stages) == ["train", "baseline", "prune", "qat", "fold", "export", "measure"]
+    assert list(stages) == [stage.name for stage in STAGES]
     assert stages["prune"]["macs"] <= 0.5 * stages["baseline"]["macs"]
     assert stages["prune"]["params"] < stages["baseline"]["params"]
     assert [target["format"] for target in report["targets"]] == ["tflite", "onnx", "coreml"]
@@ -89,18 +110,212 @@ def test_the_report_says_what_was_measured(out: Path) -> None:
         assert target["accuracy_drop_pt"] is None or target["accuracy_drop_pt"] <= 1.0
 
 
-def test_runnable_targets_answer_as_the_program_does(out: Path) -> None:
-    for target in report_of(out, "combined")["targets"][:2]:
+def test_every_file_answers_as_the_program_does(out: Path) -> None:
+    for target in report_of(out, "combined")["targets"]:
+        parity = target["parity"]
         assert target["agreement"] >= 0.995
+        assert parity["passed"] is True
+        assert parity["images"] == 450 + 180
+        assert parity["agreement"] >= 0.995
+        assert parity["steps"]["median"] == 0
+        assert parity["steps"]["p99"] <= 2
+        assert target["partitions"] == (1 if target["format"] == "tflite" else None)
+
+
+def test_runnable_targets_are_timed(out: Path) -> None:
+    for target in report_of(out, "combined")["targets"][:2]:
+        assert target["evaluated"] == "runtime"
         assert target["latency_ms"]["median"] > 0
         assert target["speedup"] > 0
 
 
 def test_core_ml_is_honest_about_what_linux_cannot_do(out: Path) -> None:
     target = report_of(out, "iphone-coreml-w8a8")["targets"][0]
-    for figure in ("accuracy", "latency_ms", "speedup"):
-        if target[figure] is None:
+    assert target["accuracy"]["test"]["images"] == 450
+    assert target["accuracy_drop_pt"] <= 1.0
+    if sys.platform != "darwin":
+        assert target["evaluated"] == "reference"
+        for figure in ("latency_ms", "speedup"):
+            assert target[figure] is None
             assert "Apple" in target[f"{figure.removesuffix('_ms')}_missing"]
+
+
+def onnx_grids(path: Path) -> dict[str, tuple[float, int]]:
+    model = onnx.load(path)
+    values = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+    return {
+        node.output[0]: (float(values[node.input[1]]), int(values[node.input[2]]) - 128)
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear"
+    }
+
+
+def tflite_grids(path: Path) -> dict[str, tuple[float, int]]:
+    details = Interpreter(model_path=str(path)).get_tensor_details()
+    return {d["name"]: d["quantization"] for d in details if d["dtype"] == np.int8}
+
+
+def core_ml_grids(path: Path) -> dict[str, tuple[float, int]]:
+    (block,) = load_spec(str(path)).mlProgram.functions["main"].block_specializations.values()
+    constants = {
+        op.outputs[0].name: op.attributes["val"].immediateValue.tensor
+        for op in block.operations
+        if op.type == "const"
+    }
+
+    def constant(op: Any, name: str) -> Any:
+        found = op.inputs[name].arguments[0]
+        return constants[found.name] if found.name else found.value.immediateValue.tensor
+
+    grids = {}
+    for op in (op for op in block.operations if op.type == "quantize"):
+        scale = np.frombuffer(constant(op, "scale").bytes.values, np.float16)[0]
+        kind = constant(op, "output_dtype").strings.values[0]
+        zero_point = 0
+        if "zero_point" in op.inputs:
+            stored = constant(op, "zero_point")
+            zero_point = np.frombuffer(stored.bytes.values, np.dtype(kind))[0]
+        shift = 128 if kind == "uint8" else 0
+        grids[op.outputs[0].name] = (float(scale), int(zero_point) - shift)
+    return grids
+
+
+def test_public_tools_read_the_same_grids_from_all_three_files(out: Path) -> None:
+    """onnx, LiteRT's tensor details and the coremltools spec, with no code of ours between."""
+    ours = onnx_grids(out / "linux-arm-onnxruntime-int8" / "model.onnx")
+    assert len(ours) > 50
+    assert all(scale == float(np.float16(scale)) for scale, _ in ours.values())
+    tflite = tflite_grids(out / "android-litert-int8" / "model.tflite")
+    assert {name: tflite.get(name) for name in ours} == ours
+    core_ml = core_ml_grids(out / "iphone-coreml-w8a8" / "model.mlpackage")
+    # coremltools drops the flatten, whose grid is that of what it flattens.
+    assert set(ours) - set(core_ml) <= {list(ours)[-1]}
+    assert core_ml == {name: ours[name] for name in core_ml}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real images of a 3 and a 7, of another size and of several formats."""
+    folder = tmp_path_factory.mktemp("digits")
+    images, labels = load_digits(return_X_y=True)
+    for label, suffix in ((3, "png"), (7, "webp"), (0, "jpg")):
+        pixels = images[list(labels).index(label)].reshape(8, 8) * 255 / 16
+        Image.fromarray(pixels.astype(np.uint8)).resize((64, 48)).save(folder / f"{label}.{suffix}")
+    return folder
+
+
+def test_predict_shows_every_runtime_beside_the_float_model(out: Path, digits: Path) -> None:
+    done = pocketnest("predict", out / "combined", digits, "--top", "3")
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = done.stdout.split(str(digits))[1:]
+    assert [part.split("\n")[0] for part in shown] == ["/0.jpg", "/3.png", "/7.webp"]
+    for part in shown:
+        _, heading, *rows = [line.split() for line in part.splitlines()[:5]]
+        assert heading[:4] == ["class", "float", "litert", "onnxruntime"]
+        assert heading[4] == "coreml"
+        assert [len(row) for row in rows] == [5, 5, 5]
+        scores = [[float(score) for score in row[1:]] for row in rows]
+        assert [row[0] for row in scores] == sorted((row[0] for row in scores), reverse=True)
+        assert all(0 <= score <= 1 for row in scores for score in row)
+        for row in scores:  # three files of one program
+            assert max(row[1:]) - min(row[1:]) < 0.1
+        assert "largest difference from float:" in part
+
+
+def test_predict_reads_standard_input(out: Path, digits: Path) -> None:
+    run_dir = out / "android-litert-int8"
+    piped = subprocess.run(
+        command("predict", run_dir, "-"),
+        input=(digits / "3.png").read_bytes(),
+        env=environment(),
+        capture_output=True,
+    )
+    assert piped.returncode == 0, piped.stderr
+    named = pocketnest("predict", run_dir, digits / "3.png").stdout.splitlines()
+    assert piped.stdout.decode().splitlines()[1:] == named[1:]
+
+
+@pytest.mark.parametrize("name", MODEL_FILES)
+def test_debug_finds_no_fault_in_a_good_file(name: str, out: Path, tmp_path: Path) -> None:
+    table = tmp_path / "layers.csv"
+    done = pocketnest("debug", out / "combined", name, "--images", "8", "--csv", table)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert str(table) in done.stdout
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) > 50
+    assert {row["at_fault"] for row in rows} == {"False"}
+    assert max(int(row["own_largest"]) for row in rows) <= 2
+    assert all(float(row["program_sqnr_db"]) > 5 for row in rows)
+    assert all(row["scale"] == row["file_scale"] for row in rows)
+
+
+def spoil_a_layer(model: onnx.ModelProto) -> None:
+    made_by = {node.output[0]: node for node in model.graph.node}
+    (conv,) = [n for n in model.graph.node if n.op_type == "Conv" and n.output[0] == "conv2d_5"]
+    name = made_by[conv.input[1]].input[0]
+    (stored,) = [i for i in model.graph.initializer if i.name == name]
+    weights = onnx.numpy_helper.to_array(stored)
+    stored.CopyFrom(onnx.numpy_helper.from_array(weights[::-1].copy(), name))
+
+
+def test_debug_names_the_layer_that_is_wrong(out: Path) -> None:
+    spoiled = out / "spoiled"
+    shutil.copytree(out / "linux-arm-onnxruntime-int8", spoiled)
+    try:
+        model = onnx.load(spoiled / "model.onnx")
+        spoil_a_layer(model)
+        onnx.save(model, spoiled / "model.onnx")
+        assert pocketnest("debug", spoiled, "--images", "8").returncode == 0
+        with (spoiled / "debug.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    finally:
+        shutil.rmtree(spoiled)
+    assert [row["operation"] for row in rows if row["at_fault"] == "True"] == ["conv2d_5"]
+    assert rows[0]["operation"] == "conv2d_5"
+
+
+def test_a_wrong_writer_stops_the_run_unless_that_is_allowed(out: Path, tmp_path: Path) -> None:
+    """The real command line, of a copy of the package whose ONNX writer swaps the colours."""
+    copy = tmp_path / "pipeline"
+    shutil.copytree(ROOT / "pipeline", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    writer = copy / "formats" / "onnx.py"
+    text = writer.read_text()
+    before = "        unsigned_activations(model)\n    "
+    assert text.count(before) == 1
+    swap = """\
+        unsigned_activations(model)
+        conv = next(n for n in model.graph.node if n.op_type == "Conv")
+        name = qdq.producers(model)[conv.input[1]].input[0]
+        qdq.set_constant(model, name, qdq.constants(model)[name][:, ::-1].copy())
+    """
+    writer.write_text(text.replace(before, swap))
+    arguments = ["run", DEVICE_RECIPES["onnx"], "--out", out, *settings(*NARROW, "name=wrong")]
+
+    def run(*flags: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command(*arguments, *flags),
+            cwd=tmp_path,
+            env=environment() | {"PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+
+    done = run()
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert not (out / "wrong").exists()
+    assert "wrong: the onnx file is not the program that was trained:" in done.stderr
+    assert "steps apart" in done.stderr
+    assert "first layer that differs: stem.0.0 conv2d: " in done.stderr
+    assert "--allow-mismatch" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = run("--allow-mismatch")
+    assert done.returncode in (0, 3), done.stdout + done.stderr
+    assert "mismatch allowed" in done.stdout
+    target = report_of(out, "wrong")["targets"][0]
+    assert target["parity"]["passed"] is False
+    assert target["parity"]["first_difference"].startswith("stem.0.0 conv2d")
+    assert "**Do not ship wrong**" in (out / "wrong" / "report.md").read_text()
 
 
 def test_the_terminal_shows_progress_and_no_noise(out: Path) -> None:
@@ -172,3 +387,23 @@ def test_a_float_target(out: Path, form: str) -> None:
     assert target["int8_coverage"] == 0.0
     assert target["scales_exact"] is None
     assert target["agreement"] == 1.0
+
+
+def test_a_target_that_takes_camera_pixels(out: Path) -> None:
+    done = narrow_run([DEVICE_RECIPES["onnx"]], out, "target.input=uint8_rgb", "name=camera-pixels")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = report_of(out, "camera-pixels")
+    stages = {stage["name"]: stage["status"] for stage in report["stages"]}
+    assert {stages[name] for name in ("train", "baseline", "prune")} == {"reused"}
+    assert {stages[name] for name in ("qat", "fold", "export")} == {"done"}
+    target = report["targets"][0]
+    assert target["input"] == "uint8_rgb"
+    assert target["int8_coverage"] == 1.0
+    assert target["scales_exact"]["same"] == target["scales_exact"]["total"] > 500
+    assert target["agreement"] >= 0.995
+    assert target["accuracy_drop_pt"] <= 1.0
+    session = onnxruntime.InferenceSession(out / "camera-pixels" / "model.onnx")
+    (image,) = session.get_inputs()
+    assert (image.type, image.shape[1:]) == ("tensor(uint8)", [32, 32, 3])
+    (logits,) = session.run(None, {image.name: np.zeros((1, 32, 32, 3), np.uint8)})
+    assert logits.shape == (1, 10)

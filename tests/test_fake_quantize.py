@@ -9,7 +9,7 @@ from torchao.quantization.pt2e import FakeQuantizeBase
 from pipeline import fold, grid
 from pipeline.fake_quantize import (
     ActivationFakeQuantize,
-    SigmoidFakeQuantize,
+    FixedFakeQuantize,
     WeightFakeQuantize,
 )
 from tests.networks import calibrated, images, in_graph, program
@@ -71,11 +71,20 @@ def test_gradient_passes_inside_the_range_and_stops_outside() -> None:
 
 
 def test_the_sigmoid_grid_is_fixed() -> None:
-    module = SigmoidFakeQuantize()
+    module = FixedFakeQuantize(scale=grid.SIGMOID_SCALE, zero_point=grid.SIGMOID_ZERO_POINT)
     out = module(torch.tensor([-3.0, 0.0, 0.5, 1.0, 7.0]))
     assert torch.equal(out, torch.tensor([0.0, 0.0, 0.5, 255 / 256, 255 / 256]))
     scale, zero_point = module.calculate_qparams()
     assert (scale.item(), zero_point.item()) == (1 / 256, -128)
+
+
+def test_the_grid_of_pixels_is_fixed_and_exact() -> None:
+    module = FixedFakeQuantize(scale=grid.PIXEL_SCALE, zero_point=grid.PIXEL_ZERO_POINT)
+    pixels = torch.arange(256.0)
+    assert torch.equal(module(pixels + 1e-3), pixels)
+    assert torch.equal(module(torch.tensor([-7.0, 300.0])), torch.tensor([0.0, 255.0]))
+    scale, zero_point = module.calculate_qparams()
+    assert (scale.item(), zero_point.item()) == (1.0, -128)
 
 
 @settings(deadline=None)

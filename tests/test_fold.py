@@ -167,14 +167,15 @@ def test_a_relu_that_nothing_clamps_stays() -> None:
     assert in_graph(model, aten.relu.default) == [first, second]
 
 
-def test_biases_move_by_half_a_step_at_most() -> None:
+def test_biases_move_to_float16_and_by_half_a_step_at_most() -> None:
     model = converted("plain")
     convs = biased(model)
     before = [attribute(model, conv.args[2]).clone() for conv in convs]
     bias_to_grid(model)
     moved = 0
     for conv, bias in zip(convs, before, strict=True):
-        steps = (attribute(model, conv.args[2]).double() - bias) / bias_scale(model, conv)
+        found = attribute(model, conv.args[2]).double()
+        steps = (found - bias.half()) / bias_scale(model, conv)
         # A float32 bias of many steps is itself rounded to 24 bits.
         assert (steps.abs() <= 0.5 + 1e-3).all(), conv.name
         moved += int((steps != 0).sum())
@@ -193,7 +194,7 @@ def test_batches_of_one_and_five_agree(variant: str) -> None:
         alone = torch.cat([module(x[i : i + 1]) for i in range(5)])
     assert together.shape == (5, 5)
     assert (together - alone).abs().max() <= 2.01 * step
-    assert together.std(0).min() > 4 * step  # the images do differ
+    assert together.std(0).min() > 2 * step  # the images do differ
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -17,8 +17,8 @@ from tests import programs
 def as_learned(variant: str) -> tuple[torch.export.ExportedProgram, FileFacts]:
     """A program and what a perfect file of it says."""
     source = programs.quantized(variant).program
-    grids, weights = learned_scales(source)
-    return source, FileFacts(ops={}, int8_macs=3, macs=4, grids=grids, weights=weights)
+    layers, weights = learned_scales(source)
+    return source, FileFacts(ops={}, int8_macs=3, macs=4, layers=layers, weights=weights)
 
 
 def same_and_total(source: torch.export.ExportedProgram, facts: FileFacts) -> tuple[int, int]:
@@ -30,7 +30,7 @@ def same_and_total(source: torch.export.ExportedProgram, facts: FileFacts) -> tu
 def test_a_perfect_file_has_every_scale_once() -> None:
     source, facts = as_learned("radix2")
     channels = sum(len(w) * n for w, n in facts.weights.items())
-    total = facts.grids.total() + channels
+    total = len(facts.layers) + channels
     assert same_and_total(source, facts) == (total, total)
     convolutions = [n for n in source.graph.nodes if n.target == torch.ops.aten.conv2d.default]
     assert facts.weights.total() == len(convolutions)
@@ -39,18 +39,32 @@ def test_a_perfect_file_has_every_scale_once() -> None:
 def test_scales_are_float16_numbers() -> None:
     """Core ML stores no others."""
     _, facts = as_learned("radix2")
-    scales = torch.tensor([s for s, _ in facts.grids] + [s for w in facts.weights for s in w])
+    scales = torch.tensor(
+        [s for s, _ in facts.layers.values()] + [s for w in facts.weights for s in w]
+    )
     assert torch.equal(scales.half().float(), scales)
 
 
-def test_a_wrong_grid_counts_twice_as_missing_and_as_foreign() -> None:
+def test_a_wrong_grid_shows_even_if_another_layer_has_it() -> None:
     source, facts = as_learned("radix2")
     same, total = same_and_total(source, facts)
-    grid = next(g for g, count in facts.grids.items() if count == 1)
-    facts.grids.subtract([grid])
+    one, two = [name for name, grid in facts.layers.items() if grid != (1 / 256, -128)][:2]
+    scale, zero_point = facts.layers[one]
+    facts.layers[one] = (math.nextafter(scale, 1), zero_point)
     assert same_and_total(source, facts) == (same - 1, total)
-    facts.grids[(math.nextafter(grid[0], 1), grid[1])] += 1
-    assert same_and_total(source, facts) == (same - 1, total + 1)
+    facts.layers[one], facts.layers[two] = facts.layers[two], (scale, zero_point)
+    assert same_and_total(source, facts) == (same - 2, total)
+    del facts.layers[one]
+    assert same_and_total(source, facts) == (same - 2, total)
+
+
+def test_a_tensor_of_the_files_own_needs_a_learned_grid() -> None:
+    source, facts = as_learned("radix2")
+    same, total = same_and_total(source, facts)
+    facts.layers["padded"] = next(iter(facts.layers.values()))
+    assert same_and_total(source, facts) == (same, total)
+    facts.layers["foreign"] = (0.125, 3)
+    assert same_and_total(source, facts) == (same, total + 1)
 
 
 def test_a_wrong_channel_costs_its_whole_tensor() -> None:
@@ -62,18 +76,10 @@ def test_a_wrong_channel_costs_its_whole_tensor() -> None:
     assert same_and_total(source, facts) == (same - len(scales), total)
 
 
-def test_grids_that_a_runtime_may_repeat_cost_nothing() -> None:
-    """TFLite pads in an operation of its own; a flatten has the grid of what it flattens."""
-    source, facts = as_learned("radix2")
-    before = same_and_total(source, facts)
-    facts.grids.update(list(facts.grids)[:3])
-    assert same_and_total(source, facts) == before
-
-
 def test_an_empty_file_has_none_of_the_scales() -> None:
     source, facts = as_learned("radix2")
     _, total = same_and_total(source, facts)
-    empty = FileFacts(ops={}, int8_macs=0, macs=0, grids=Counter(), weights=Counter())
+    empty = FileFacts(ops={}, int8_macs=0, macs=0, layers={}, weights=Counter())
     assert same_and_total(source, empty) == (0, total)
     assert empty.int8_coverage == 0.0
     assert facts.int8_coverage == 0.75
@@ -102,6 +108,14 @@ def test_export_writes_in_a_child_process(saved: Path, tmp_path: Path) -> None:
     export(saved, "onnx", path)
     onnx.checker.check_model(onnx.load(path))
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_export_passes_on_that_the_file_takes_pixels(tmp_path: Path) -> None:
+    source, path = tmp_path / "program.pt2", tmp_path / "model.onnx"
+    program.save(programs.unquantized("radix1", pixels=True).program, source)
+    export(source, "onnx", path, pixels=True)
+    (image,) = onnx.load(path).graph.input
+    assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
 
 
 def test_a_failed_export_raises(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

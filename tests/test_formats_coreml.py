@@ -1,16 +1,19 @@
-"""Core ML packages, read from their specification; only Apple systems can run them."""
+"""Core ML packages, read from their specification; `test_mil` has what they answer."""
 
 import platform
+import shutil
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from coremltools.models.utils import load_spec
 from coremltools.proto import MIL_pb2
 
-from pipeline.formats import coreml, qdq
+from pipeline.data import normalize
+from pipeline.formats import coreml, mil, qdq
 from pipeline.formats.facts import FileFacts, scales_exact
 from tests import programs
 
@@ -46,9 +49,9 @@ def main_block(spec: Any) -> Any:
     return block
 
 
-def write(folder: Path, source: programs.Written) -> File:
+def write(folder: Path, source: programs.Written, *, pixels: bool = False) -> File:
     path = folder / "model.mlpackage"
-    coreml.write(source.program, path)
+    coreml.write(source.program, path, pixels=pixels)
     return File(
         path=path,
         operations=list(main_block(load_spec(str(path))).operations),
@@ -65,6 +68,18 @@ def int8(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def unquantized(tmp_path_factory: pytest.TempPathFactory) -> File:
     return write(tmp_path_factory.mktemp("coreml"), programs.unquantized("radix2"))
+
+
+@pytest.fixture(scope="module")
+def pixels(tmp_path_factory: pytest.TempPathFactory) -> File:
+    source = programs.quantized("radix2", pixels=True)
+    return write(tmp_path_factory.mktemp("coreml"), source, pixels=True)
+
+
+@pytest.fixture(scope="module")
+def float_pixels(tmp_path_factory: pytest.TempPathFactory) -> File:
+    source = programs.unquantized("radix1", pixels=True)
+    return write(tmp_path_factory.mktemp("coreml"), source, pixels=True)
 
 
 def assert_is_an_mlprogram(file: File) -> None:
@@ -106,16 +121,43 @@ def test_runs_in_integers_with_the_learned_scales(int8: File) -> None:
 
 def test_tensors_are_read_on_the_grid_they_were_written_on(int8: File) -> None:
     """coremltools would divide the two grids of an addition by one another."""
-    made_by, read = int8.producers(), coreml._blob_reader(int8.path)
-    for op in int8.operations:
+    network = mil.read(int8.path)
+    made_by = network.producers()
+    for op in network.operations:
         if op.type != "dequantize":
             continue
-        source = made_by[int8.argument(op, "input")]
+        source = made_by[op.tensor("input")]
         while source.type != "quantize":  # a reshape of integers
-            source = made_by[int8.argument(source, "x")]
+            source = made_by[source.tensor("x")]
         for name in ("scale", "zero_point"):
-            found, wanted = (coreml._value(made_by, o, name, read) for o in (op, source))
-            assert found == wanted
+            assert op.constant(name, made_by) == source.constant(name, made_by)
+
+
+def test_quantized_tensors_have_the_programs_names(int8: File) -> None:
+    nodes = {node.name: node for node in int8.source.program.graph.nodes}
+    quantizes = [op for op in int8.operations if op.type == "quantize"]
+    assert len(quantizes) > 70
+    for op in quantizes:
+        node = nodes[op.outputs[0].name]
+        assert node.target is torch.ops.quantized_decomposed.quantize_per_tensor.default
+        (name,) = op.attributes["name"].immediateValue.tensor.strings.values
+        assert name == node.name
+        shape = [d.constant.size for d in op.outputs[0].type.tensorType.dimensions]
+        assert shape[1:] == list(node.meta["val"].shape[1:])
+
+
+def test_names_of_another_program_are_refused(int8: File, tmp_path: Path) -> None:
+    copied = tmp_path / "model.mlpackage"
+    shutil.copytree(int8.path, copied)
+    names = coreml._quantize_names(int8.source.program.run_decompositions({}))
+    coreml._stamp_names(copied, names)  # a second time changes nothing
+    name, producer = next((n, p) for p, n in names.items() if p.startswith("conv2d"))
+    without = {p: n for p, n in names.items() if n != name}
+    with pytest.raises(RuntimeError, match=f"quantize '{name}' reads '{producer}_cast_fp16'"):
+        coreml._stamp_names(copied, without)
+    twice = names | {producer: names[qdq.INPUT]}
+    with pytest.raises(RuntimeError, match=f"quantize '{name}' .* quantizes once only"):
+        coreml._stamp_names(copied, twice)
 
 
 def test_a_change_of_one_scale_shows(int8: File, tmp_path: Path) -> None:
@@ -149,6 +191,77 @@ def test_float_package_has_float16_weights(unquantized: File) -> None:
     assert scales_exact(unquantized.source.program, unquantized.facts) is None
 
 
-@pytest.mark.skipif(platform.system() == "Darwin", reason="Core ML runs here")
-def test_says_where_it_cannot_run() -> None:
-    assert coreml.cannot_run() == f"Core ML runs on Apple systems only, not on {platform.system()}"
+def test_the_evaluator_answers_where_core_ml_does_not_run(
+    int8: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    assert coreml.cannot_time() == "Core ML runs on Apple systems only, not on Linux"
+    assert coreml.evaluated() == "reference"
+    runnable = coreml.open_file(int8.path)
+    assert isinstance(runnable, coreml.ReferenceRunnable)
+    assert runnable.batch is None
+    images = int8.source.images
+    found = programs.run(runnable, len(images), images)
+    apart = (found - int8.source.logits).abs() / programs.output_scale(int8.source.program)
+    assert apart.round().median() <= 1
+
+
+def test_core_ml_answers_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    assert coreml.cannot_time() is None
+    assert coreml.evaluated() == "runtime"
+
+
+def assert_takes_camera_images(file: File) -> None:
+    """An RGB image, which nothing but the network's own operations changes."""
+    (image,) = load_spec(str(file.path)).description.input
+    kind = image.type.imageType
+    assert image.type.WhichOneof("Type") == "imageType"
+    assert (kind.width, kind.height) == (programs.SIDE, programs.SIDE)
+    assert kind.colorSpace == kind.RGB
+    steps = [
+        op for op in file.operations if op.type not in {"const", "constexpr_affine_dequantize"}
+    ]
+    assert [op.type for op in steps if qdq.INPUT in used_by(op)] == ["cast"]
+
+
+def used_by(operation: Any) -> set[str]:
+    return {a.name for given in operation.inputs.values() for a in given.arguments}
+
+
+def steps_apart(found: torch.Tensor, file: File) -> torch.Tensor:
+    """By how many steps logits, which Core ML gives in float16, differ from the program's."""
+    apart = (found - file.source.logits).abs()
+    return (apart / programs.output_scale(file.source.program)).round()
+
+
+def test_pixels_go_in_as_the_camera_gives_them(pixels: File) -> None:
+    assert_takes_camera_images(pixels)
+    assert (1.0, -128) in pixels.facts.layers.values()
+    assert pixels.facts.int8_coverage == 1.0
+    exact = scales_exact(pixels.source.program, pixels.facts)
+    assert exact is not None
+    assert exact.same == exact.total > 300
+
+
+def test_pixels_give_the_logits_of_the_program(pixels: File) -> None:
+    runnable = coreml.ReferenceRunnable(pixels.path)
+    images = pixels.source.images
+    apart = steps_apart(programs.run(runnable, batch=16, fed=images), pixels)
+    assert apart.median() <= 1
+    assert apart.max() <= 6
+    # The gate can fail: the same file, fed blue, green, red.
+    assert steps_apart(programs.run(runnable, batch=16, fed=images.flip(1)), pixels).max() > 20
+    with pytest.raises(ValueError, match="whole numbers 0 to 255"):
+        runnable.set_input(programs.images().numpy())
+
+
+def test_float_package_gives_the_logits_of_the_network_for_pixels(float_pixels: File) -> None:
+    assert_takes_camera_images(float_pixels)
+    images, normalization = float_pixels.source.images, programs.NORMALIZATION
+    with torch.no_grad():
+        wanted = float_pixels.source.network(
+            normalize(images.to(torch.uint8), normalization.mean, normalization.std)
+        )
+    found = programs.run(coreml.ReferenceRunnable(float_pixels.path), batch=16, fed=images)
+    assert (found - wanted).abs().max() <= 1e-2 * wanted.abs().max()

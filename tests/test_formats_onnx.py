@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
+from pipeline.data import normalize
 from pipeline.formats import onnx as onnx_format
 from pipeline.formats import qdq
 from pipeline.formats.facts import FileFacts, scales_exact
@@ -29,17 +31,17 @@ class File:
     source: programs.Written
 
 
-Writer = Callable[[programs.Written], File]
+Writer = Callable[..., File]
 
 
 @pytest.fixture(scope="module")
 def write(tmp_path_factory: pytest.TempPathFactory) -> Writer:
     files: dict[int, File] = {}
 
-    def write(source: programs.Written) -> File:
+    def write(source: programs.Written, *, pixels: bool = False) -> File:
         if id(source) not in files:
             path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-            onnx_format.write(source.program, path)
+            onnx_format.write(source.program, path, pixels=pixels)
             model, facts = onnx.load(path), onnx_format.inspect(path)
             files[id(source)] = File(path=path, model=model, facts=facts, source=source)
         return files[id(source)]
@@ -60,6 +62,16 @@ def radix2(write: Writer) -> File:
 @pytest.fixture(scope="module")
 def unquantized(write: Writer) -> File:
     return write(programs.unquantized("radix2"))
+
+
+@pytest.fixture(scope="module")
+def pixels(write: Writer) -> File:
+    return write(programs.quantized("radix2", pixels=True), pixels=True)
+
+
+@pytest.fixture(scope="module")
+def float_pixels(write: Writer) -> File:
+    return write(programs.unquantized("radix1", pixels=True), pixels=True)
 
 
 def assert_valid(file: File) -> None:
@@ -144,6 +156,83 @@ def test_float_file_gives_the_logits_of_the_network(unquantized: File) -> None:
     assert scales_exact(unquantized.source.program, unquantized.facts) is None
 
 
+def assert_takes_camera_images(file: File) -> None:
+    assert_valid(file)
+    image = file.model.graph.input[0].type.tensor_type
+    assert image.elem_type == onnx.TensorProto.UINT8
+    batch, *sizes = image.shape.dim
+    assert batch.dim_param
+    assert [size.dim_value for size in sizes] == [programs.SIDE, programs.SIDE, 3]
+
+
+def camera_images(file: File) -> np.ndarray:
+    return file.source.images.to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def logits_of(path: Path, images: np.ndarray) -> torch.Tensor:
+    """What an app gets that knows ONNX Runtime only."""
+    options = onnxruntime.SessionOptions()
+    # On x86 without VNNI the default kernels saturate.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {qdq.INPUT: images})[0])
+
+
+def test_pixels_go_in_as_the_camera_gives_them(pixels: File) -> None:
+    assert_takes_camera_images(pixels)
+    nodes, values = pixels.model.graph.node, qdq.constants(pixels.model)
+    assert [node.op_type for node in nodes if qdq.INPUT in node.input] == ["Transpose"]
+    (reader,) = (node for node in nodes if nodes[0].output[0] in node.input)
+    assert reader.op_type == "DequantizeLinear"
+    assert [values[name] for name in reader.input[1:]] == [1.0, 0]
+
+
+def test_normalisation_runs_in_integers_too(pixels: File) -> None:
+    ops = pixels.facts.ops
+    assert (FLOAT_KERNELS | {"QuantizeLinear"}) & set(ops) == {"Transpose"}
+    assert ops["Transpose"] == ops["DequantizeLinear"] == 1
+    assert pixels.facts.int8_coverage == 1.0
+    assert (1.0, -128) in pixels.facts.layers.values()
+    exact = scales_exact(pixels.source.program, pixels.facts)
+    assert exact is not None
+    assert exact.same == exact.total > 300
+
+
+def test_pixels_give_the_logits_of_the_program(pixels: File) -> None:
+    runnable = onnx_format.open_file(pixels.path)
+    found = programs.run(runnable, fed=pixels.source.images)
+    apart = programs.steps_apart(found, pixels.source)
+    assert apart.median() == 0
+    assert apart.max() <= 5
+    assert torch.equal(programs.run(runnable, batch=5, fed=pixels.source.images), found)
+    assert torch.equal(logits_of(pixels.path, camera_images(pixels)), found)
+
+
+def test_float_file_gives_the_logits_of_the_network_for_pixels(float_pixels: File) -> None:
+    assert_takes_camera_images(float_pixels)
+    images = float_pixels.source.images
+    normalization = programs.NORMALIZATION
+    with torch.no_grad():
+        wanted = float_pixels.source.network(
+            normalize(images.to(torch.uint8), normalization.mean, normalization.std)
+        )
+    found = programs.run(onnx_format.open_file(float_pixels.path), batch=16, fed=images)
+    assert (found - wanted).abs().max() <= 1e-4
+    assert torch.equal(logits_of(float_pixels.path, camera_images(float_pixels)), found)
+    assert set(float_pixels.facts.ops) >= {"Transpose", "Cast"}
+
+
+def test_a_file_of_pixels_refuses_normalised_images(pixels: File) -> None:
+    with pytest.raises(ValueError, match="whole numbers 0 to 255"):
+        onnx_format.open_file(pixels.path).set_input(programs.images().numpy())
+
+
+def test_the_trace_of_pixels_begins_with_the_image(pixels: File) -> None:
+    images = pixels.source.images[:2]
+    found = onnx_format.trace(pixels.path, images.numpy())
+    np.testing.assert_array_equal(next(iter(found.values())), images.numpy() - 128)
+
+
 # A gate that cannot fail proves nothing: each of these files has one thing wrong.
 
 
@@ -209,5 +298,24 @@ def test_only_the_logits_show_swapped_colours(radix2: File, tmp_path: Path) -> N
     file = spoiled(radix2, tmp_path / "m.onnx", swap_colours)
     assert file.facts == radix2.facts
     apart = programs.steps_apart(programs.run(onnx_format.open_file(file.path)), file.source)
+    assert apart.median() > 0
+    assert apart.max() > 20
+
+
+def read_as_bgr(model: onnx.ModelProto) -> None:
+    qdq.set_constant(model, "bgr", np.array([2, 1, 0]))
+    model.graph.node[0].input[0] = "swapped"
+    swap = helper.make_node("Gather", [qdq.INPUT, "bgr"], ["swapped"], axis=3)
+    model.graph.node.insert(0, swap)
+
+
+def test_the_logits_show_pixels_read_as_bgr(pixels: File, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    model = onnx.ModelProto()
+    model.CopyFrom(pixels.model)
+    read_as_bgr(model)
+    onnx.save(model, path)
+    found = programs.run(onnx_format.open_file(path), fed=pixels.source.images)
+    apart = programs.steps_apart(found, pixels.source)
     assert apart.median() > 0
     assert apart.max() > 20

@@ -12,7 +12,9 @@ import pytest
 import requests
 import torch
 from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
 
+from pipeline.data import normalize
 from pipeline.formats import qdq, tflite
 from pipeline.formats.facts import FileFacts, scales_exact
 from tests import programs
@@ -41,7 +43,7 @@ def offline(*_: object, **__: object) -> NoReturn:
     raise AssertionError("writing a file asked for the network")
 
 
-def write(folder: Path, source: programs.Written, variant: str) -> File:
+def write(folder: Path, source: programs.Written, variant: str, *, pixels: bool = False) -> File:
     """Write without a network, from an empty working directory."""
     path, work = folder / "model.tflite", folder / "work"
     work.mkdir()
@@ -50,7 +52,7 @@ def write(folder: Path, source: programs.Written, variant: str) -> File:
         patch.setattr(requests, "get", offline)
         patch.setattr(socket.socket, "connect", offline)
         patch.chdir(work)
-        tflite.write(source.program, path)
+        tflite.write(source.program, path, pixels=pixels)
         cwd_kept = Path.cwd() == work
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     assert len(model.subgraphs) == 1
@@ -75,6 +77,18 @@ def int8(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def unquantized(tmp_path_factory: pytest.TempPathFactory) -> File:
     return write(tmp_path_factory.mktemp("tflite"), programs.unquantized("radix2"), "radix2")
+
+
+@pytest.fixture(scope="module")
+def pixels(tmp_path_factory: pytest.TempPathFactory) -> File:
+    source = programs.quantized("radix2", pixels=True)
+    return write(tmp_path_factory.mktemp("tflite"), source, "radix2", pixels=True)
+
+
+@pytest.fixture(scope="module")
+def float_pixels(tmp_path_factory: pytest.TempPathFactory) -> File:
+    source = programs.unquantized("radix1", pixels=True)
+    return write(tmp_path_factory.mktemp("tflite"), source, "radix1", pixels=True)
 
 
 def assert_left_nothing(file: File) -> None:
@@ -102,16 +116,17 @@ def test_only_image_and_logits_are_float(int8: File) -> None:
         assert index in outside or tensor.type in kinds
 
 
-def test_layout_is_changed_nowhere_up_to_radix_2(int8: File) -> None:
-    assert ("TRANSPOSE" in int8.facts.ops) == (int8.variant == "radix4")
+def test_layout_is_changed_nowhere(int8: File) -> None:
+    assert "TRANSPOSE" not in int8.facts.ops
     assert "PADV2" not in int8.facts.ops
 
 
 def test_xnnpack_takes_the_whole_network_up_to_radix_2(int8: File) -> None:
-    interpreter = tflite.open_file(int8.path)._interpreter
-    names = [op["op_name"] for op in interpreter._get_ops_details()]
-    partitions = names.count("DELEGATE")
-    assert partitions >= 1 if int8.variant == "radix4" else partitions == 1
+    assert int8.facts.partitions is not None
+    # XNNPACK has no int8 softmax, and one stands in every block.
+    blocks = sum(programs.SHORT)
+    assert int8.facts.partitions == 1 or int8.variant == "radix4"
+    assert int8.facts.partitions <= 1 + 2 * blocks
 
 
 def test_runs_in_integers_with_the_learned_scales(int8: File) -> None:
@@ -137,6 +152,85 @@ def test_float_file_gives_the_logits_of_the_network(unquantized: File) -> None:
     assert unquantized.facts.int8_coverage == 0.0
     assert unquantized.facts.macs > 0
     assert "TRANSPOSE" not in unquantized.facts.ops
+
+
+def camera_images(file: File) -> np.ndarray:
+    return file.source.images.to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def logits_of(path: Path, images: np.ndarray) -> torch.Tensor:
+    """What an app gets that knows LiteRT only."""
+    interpreter = Interpreter(model_path=str(path))
+    interpreter.allocate_tensors()
+    (image,), (logits,) = interpreter.get_input_details(), interpreter.get_output_details()
+    assert image["dtype"] == np.uint8
+    assert list(image["shape"]) == [1, programs.SIDE, programs.SIDE, 3]
+    parts = []
+    for pixels in images[:, None]:
+        interpreter.set_tensor(image["index"], pixels)
+        interpreter.invoke()
+        parts.append(torch.from_numpy(interpreter.get_tensor(logits["index"]).copy()))
+    return torch.cat(parts)
+
+
+def test_pixels_go_in_as_the_camera_gives_them(pixels: File) -> None:
+    graph, kinds = pixels.graph, schema.TensorType
+    image = graph.tensors[graph.inputs[0]]
+    assert (image.type, list(image.quantization.scale)) == (kinds.UINT8, [1.0])
+    assert list(image.quantization.zeroPoint) == [0]
+    assert pixels.facts.ops["QUANTIZE"] == pixels.facts.ops["DEQUANTIZE"] == 1
+    first = graph.operators[0]
+    assert list(first.inputs) == list(graph.inputs)
+    shifted = graph.tensors[first.outputs[0]]
+    assert (shifted.type, list(shifted.quantization.scale)) == (kinds.INT8, [1.0])
+    assert list(shifted.quantization.zeroPoint) == [-128]
+    floats = [i for i, tensor in enumerate(graph.tensors) if tensor.type == kinds.FLOAT32]
+    assert floats == list(graph.outputs)
+
+
+def test_normalisation_runs_in_xnnpacks_integers_too(pixels: File) -> None:
+    assert_left_nothing(pixels)
+    assert {"TRANSPOSE", "PADV2", "CAST"}.isdisjoint(pixels.facts.ops)
+    interpreter = tflite.open_file(pixels.path)._interpreter
+    assert [op["op_name"] for op in interpreter._get_ops_details()].count("DELEGATE") == 1
+    assert pixels.facts.int8_coverage == 1.0
+    exact = scales_exact(pixels.source.program, pixels.facts)
+    assert exact is not None
+    assert exact.same == exact.total > 300
+
+
+def test_pixels_give_the_logits_of_the_program(pixels: File) -> None:
+    found = programs.run(tflite.open_file(pixels.path), fed=pixels.source.images)
+    apart = programs.steps_apart(found, pixels.source)
+    assert apart.median() == 0
+    assert apart.max() <= 5
+    assert torch.equal(logits_of(pixels.path, camera_images(pixels)), found)
+
+
+def test_the_logits_show_pixels_fed_as_bgr(pixels: File) -> None:
+    found = logits_of(pixels.path, camera_images(pixels)[..., ::-1].copy())
+    apart = programs.steps_apart(found, pixels.source)
+    assert apart.median() > 0
+    assert apart.max() > 20
+
+
+def test_float_file_gives_the_logits_of_the_network_for_pixels(float_pixels: File) -> None:
+    assert_left_nothing(float_pixels)
+    images, normalization = float_pixels.source.images, programs.NORMALIZATION
+    with torch.no_grad():
+        wanted = float_pixels.source.network(
+            normalize(images.to(torch.uint8), normalization.mean, normalization.std)
+        )
+    found = programs.run(tflite.open_file(float_pixels.path), fed=images)
+    assert (found - wanted).abs().max() <= 1e-4
+    assert torch.equal(logits_of(float_pixels.path, camera_images(float_pixels)), found)
+    assert float_pixels.facts.ops["CAST"] == 1
+    assert "TRANSPOSE" not in float_pixels.facts.ops
+
+
+def test_a_file_of_pixels_refuses_normalised_images(pixels: File) -> None:
+    with pytest.raises(ValueError, match="whole numbers 0 to 255"):
+        tflite.open_file(pixels.path).set_input(programs.images()[:1].numpy())
 
 
 def test_a_failed_write_leaves_nothing_behind(

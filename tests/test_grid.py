@@ -129,3 +129,8 @@ def test_weight_scales_are_outside_the_gradient() -> None:
 def test_the_sigmoid_grid_holds_zero_and_almost_one() -> None:
     assert grid.SIGMOID_SCALE * (grid.QMIN - grid.SIGMOID_ZERO_POINT) == 0.0
     assert grid.SIGMOID_SCALE * (grid.QMAX - grid.SIGMOID_ZERO_POINT) == 255 / 256
+
+
+def test_the_pixel_grid_holds_every_8_bit_number() -> None:
+    assert grid.PIXEL_SCALE * (grid.QMIN - grid.PIXEL_ZERO_POINT) == 0
+    assert grid.PIXEL_SCALE * (grid.QMAX - grid.PIXEL_ZERO_POINT) == 255

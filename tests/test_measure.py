@@ -15,11 +15,6 @@ from pipeline.data import Dataset, load_dataset, normalize
 from pipeline.recipe import DigitsData
 
 
-def logits(*winners: int) -> Tensor:
-    """Logits over 7 classes in which `winners` come first."""
-    return torch.nn.functional.one_hot(torch.tensor(winners), 7).float()
-
-
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
     return load_dataset(DigitsData(kind="digits"), 32)
@@ -62,20 +57,6 @@ def test_logits_of_every_image_in_order(batch: int | None, digits: Dataset) -> N
     assert progress == sorted(progress)
     assert progress[-1] == sum(recorder.sizes) == total
     assert max(recorder.sizes) == (batch or measure.EVALUATION_BATCH)
-
-
-def test_agreement_counts_images_not_sets() -> None:
-    left = {"a": logits(0, 1, 2), "b": logits(3)}
-    assert measure.agreement(left, left) == 1.0
-    assert measure.agreement(left, {"a": logits(0, 1, 3), "b": logits(3)}) == 0.75
-    assert measure.agreement(left, {"a": logits(0, 1, 2), "b": logits(4)}) == 0.75
-    assert measure.agreement(left, {"b": logits(4), "a": logits(1, 2, 3)}) == 0.0
-
-
-def test_agreement_looks_at_the_class_alone() -> None:
-    left = {"a": torch.tensor([[0.1, 0.2], [5.0, -5.0]])}
-    assert measure.agreement(left, {"a": torch.tensor([[-9.0, 9.0], [0.2, 0.1]])}) == 1.0
-    assert measure.agreement(left, {"a": torch.tensor([[0.2, 0.1], [0.2, 0.1]])}) == 0.5
 
 
 def test_accuracies_of_each_test_set(digits: Dataset) -> None:

@@ -15,6 +15,7 @@ from torchao.quantization.pt2e import FakeQuantizeBase
 from pipeline import qat
 from pipeline.deploy import deploy_form
 from pipeline.errors import InputError
+from pipeline.fake_quantize import FixedFakeQuantize
 from pipeline.models.branches import branch_form
 from pipeline.models.load import save_checkpoint
 from pipeline.recipe import Milestones, TrainConfig
@@ -211,6 +212,18 @@ def test_calibration_rounds_nothing_and_leaves_the_weights() -> None:
 def test_grids_that_saw_nothing_are_refused() -> None:
     with pytest.raises(InputError, match=r"quantization: \S+ has no usable range; .*calibration"):
         qat.refuse_bad_grids(prepared())
+
+
+def test_only_grids_fixed_beforehand_need_no_images() -> None:
+    """Whatever their numbers: a learned grid may come to have those of the sigmoid."""
+    graph = calibrated()
+    assert any(isinstance(module, FixedFakeQuantize) for module in graph.modules())
+    qat.refuse_bad_grids(graph)
+    name, module = next((n, m) for n, m in graph.named_modules() if hasattr(m, "low"))
+    module.low.fill_(float("inf"))
+    module.scale.fill_(1 / 256)
+    with pytest.raises(InputError, match=re.escape(f"quantization: {name} has no usable range")):
+        qat.refuse_bad_grids(graph)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -9,6 +9,7 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt
 
 from pipeline.fold import float_program
 from pipeline.quantizer import MobileQuantizer
+from tests import programs
 from tests.networks import EXAMPLE, VARIANTS, deploy, program
 
 aten = torch.ops.aten
@@ -23,7 +24,7 @@ INPUTS = {
     aten.mean.dim: 1,
     aten.sigmoid.default: 1,
     aten.softmax.int: 1,
-    aten.cat.default: None,
+    aten.reshape.default: 1,
     aten.slice.Tensor: 1,
     aten.max_pool2d.default: 1,
     aten.flatten.using_ints: 1,
@@ -32,7 +33,7 @@ SHARES_GRID = {
     aten.max_pool2d.default,
     aten.flatten.using_ints,
     aten.slice.Tensor,
-    aten.cat.default,
+    aten.reshape.default,
 }
 
 
@@ -42,8 +43,6 @@ def compute_nodes(graph: fx.Graph) -> list[fx.Node]:
 
 
 def activations(node: fx.Node) -> list[Any]:
-    if node.target is aten.cat.default:
-        return list(node.args[0])
     return list(node.args[: INPUTS[node.target]])
 
 
@@ -87,7 +86,7 @@ def test_no_float_island(variant: str) -> None:
     assert islands(graph) == []
     used = {node.target for node in compute_nodes(graph)}
     splits = VARIANTS[variant].get("radix", 2)
-    fixed = {aten.softmax.int, aten.cat.default, aten.slice.Tensor}
+    fixed = {aten.softmax.int, aten.reshape.default, aten.slice.Tensor}
     assert used == {
         *(aten.conv2d.default, aten.add.Tensor, aten.mul.Tensor, aten.mean.dim),
         *(aten.max_pool2d.default, aten.flatten.using_ints),
@@ -105,6 +104,19 @@ def test_grids_are_shared_where_a_runtime_cannot_change_them(variant: str) -> No
             assert grid_of(node) == (1 / 256, -128)
     scales = [node.args[1] for node in graph.nodes if node.target is QUANTIZE]
     assert all(torch.tensor(s).half().item() == s for s in scales)
+
+
+def test_pixels_come_in_on_their_own_grid() -> None:
+    """Calibration does not move it, and the integer is the pixel less 128."""
+    graph = programs.quantized("radix2", pixels=True).program.graph
+    assert islands(graph) == []
+    (image,) = (n for n in graph.nodes if n.target is QUANTIZE and n.args[0].op == "placeholder")
+    assert image.args[1:3] == (1.0, -128)
+    normalize = next(node for node in graph.nodes if node.target is aten.conv2d.default)
+    assert normalize.args[0].args[0] is image
+    assert grid_of(normalize) != (1.0, -128)
+    pixels = torch.arange(256.0)
+    assert torch.equal(image.target(pixels, *image.args[1:]).float(), pixels - 128)
 
 
 @pytest.mark.parametrize("variant", ["plain", "four_splits"])

@@ -21,6 +21,8 @@ from pipeline.records import (
     HostInfo,
     Latency,
     ModelInfo,
+    OutputSteps,
+    Parity,
     RecipeInfo,
     Report,
     ScalesExact,
@@ -55,6 +57,17 @@ def float_model(**changes: Any) -> Baseline:
     return Baseline(**(whole | changes))
 
 
+def parity(**changes: Any) -> Parity:
+    whole = {
+        "images": 630,
+        "agreement": 1.0,
+        "steps": OutputSteps(median=0, p99=1, largest=3, differing=0.02),
+        "difference": None,
+        "passed": True,
+    }
+    return Parity(**(whole | changes))
+
+
 def target(
     name: str = "android",
     top1: float | None = 0.9755,
@@ -80,6 +93,8 @@ def target(
         "format": "tflite",
         "precision": "int8",
         "runtime": "LiteRT 2.1.0",
+        "input": "normalized",
+        "evaluated": "runtime",
         "path": f"{name}.tflite",
         "sha256": "a" * 64,
         "size_bytes": size_bytes,
@@ -88,11 +103,13 @@ def target(
         "accuracy_missing": missing,
         "accuracy_drop_pt": drop,
         "agreement": 0.996 if runs else None,
+        "parity": parity(),
         "scales_exact": ScalesExact(same=191, total=192) if runs else None,
         "scales_missing": missing,
         "int8_coverage": 0.99996 if runs else None,
         "coverage_missing": missing,
         "ops": {"CONV_2D": 60},
+        "partitions": 1,
         "latency_ms": latency,
         "latency_missing": missing,
         "speedup": faster,
@@ -249,7 +266,7 @@ def test_missing_figures_say_so_and_why() -> None:
         "budgets": "met; not measured: top-1 drop, speedup",
     }
     assert rows(text, 1)["iphone"]["top-1"] == "not measured (2)"
-    assert rows(text, 2)["export"]["MACs"] == "not measured (4)"
+    assert rows(text, 3)["export"]["MACs"] == "not measured (4)"
     reasons = text.split("## Not measured\n\n")[1].split("\n\n")[0].splitlines()
     assert reasons == [
         "1. No GPU here.",
@@ -275,6 +292,65 @@ def test_every_test_set_has_its_row() -> None:
     section = text.split("## Accuracy")[1].split("##")[0]
     assert section.count("| android |") == 2
     assert "| android | drawn | 8 | 50.00 % | 75.00 % | 99.60 % |" in section
+
+
+def test_parity_has_a_table_of_its_own() -> None:
+    table = rows(render(report()), 2)
+    assert table["android"] == {
+        "target": "android",
+        "computed by": "its runtime",
+        "input": "normalized",
+        "images": "630",
+        "same top-1": "100.00 %",
+        "median": "0 steps",
+        "99th percentile": "1 step",
+        "largest": "3 steps",
+        "XNNPACK partitions": "1",
+        "verdict": "passed",
+    }
+    float_file = target(
+        parity=parity(steps=None, difference=2e-6),
+        partitions=None,
+        partitions_missing="No delegate.",
+    )
+    found = rows(render(report(float_file)), 2)["android"]
+    assert found["99th percentile"] == "2.0e-06 of the largest logit"
+    assert found["median"] == "n/a"
+    assert found["XNNPACK partitions"] == "not measured (1)"
+
+
+def test_what_the_evaluator_computed_says_so() -> None:
+    text = render(report(target("iphone", evaluated="reference")))
+    assert rows(text)["iphone"]["top-1"] == "97.55 % (drop 0.450 pt, reference)"
+    assert rows(text, 2)["iphone"]["computed by"] == "reference evaluator"
+
+
+def test_an_allowed_mismatch_stands_at_the_top() -> None:
+    wrong = parity(
+        agreement=0.9, misses=("90 % only",), first_difference="stem.0.0 conv2d", passed=False
+    )
+    text = render(report(target(parity=wrong), target("other")))
+    first, verdict = text.split("\n\n")[1:3]
+    assert first.startswith("**Do not ship android**")
+    assert verdict.startswith("**Passed**")
+    assert "- android: 90 % only" in text
+    assert "- android: first layer that differs: stem.0.0 conv2d" in text
+    assert rows(text, 2)["android"]["verdict"] == "missed"
+    assert rows(text, 2)["other"]["verdict"] == "passed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"passed": False}, "passed: got False, with 0 misses"),
+        ({"misses": ("a",)}, "passed: got True, with 1 misses"),
+        ({"steps": None}, "give steps"),
+        ({"difference": 0.5}, "give steps"),
+    ],
+)
+def test_parity_refuses_to_contradict_itself(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parity(**changes)
 
 
 @given(st.floats(min_value=0, max_value=1))
@@ -318,8 +394,8 @@ def test_names_from_outside_cannot_break_the_report(name: str, device: str) -> N
     text = render(report(target(name, device=device), name=name))
     tokens = MARKDOWN.parse(text)
     kinds = [token.type for token in tokens]
-    assert kinds.count("table_open") == 3
-    assert kinds.count("heading_open") == 6
+    assert kinds.count("table_open") == 4
+    assert kinds.count("heading_open") == 7
     assert not {"html_block", "fence", "code_block", "hr"} & set(kinds)
     assert rows(text)[shown(name)]["device"] == shown(device)
 
@@ -429,6 +505,7 @@ def test_the_contract_names_are_in_report_json(tmp_path: Path) -> None:
     assert set(tree["baseline"]["latency_ms"]) >= {"median", "p10", "p90", "runs", "threads"}
     assert set(tree["targets"][0]) == {
         "name", "device", "format", "precision", "runtime", "path", "sha256", "size_bytes",
+        "input", "evaluated", "parity", "partitions", "partitions_missing",
         "download_bytes", "accuracy", "accuracy_missing", "accuracy_drop_pt", "agreement",
         "scales_exact", "scales_missing", "int8_coverage", "coverage_missing", "ops",
         "latency_ms", "latency_missing", "latency_by_threads", "speedup",

@@ -1,1 +1,1 @@
-"""The file formats. Each module has write, inspect, open_file, cannot_run and RUNTIME."""
+"""The file formats. Each module has write, inspect, open_file, trace, cannot_time and evaluated."""

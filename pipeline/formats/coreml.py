@@ -1,24 +1,26 @@
 """Core ML packages: mlprogram for iOS 17, int8 weights and activations (W8A8) or float16.
 
-Core ML itself runs on Apple systems only; on others a package is written and read, not run.
+Core ML itself runs on Apple systems only. Elsewhere the reference evaluator of `mil_evaluator`
+answers for a package; nothing but Core ML is timed.
 """
 
 from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.formats import qdq
-from pipeline.formats.facts import FileFacts, Grid, conv_macs
+from pipeline.formats import mil, qdq
+from pipeline.formats.facts import NO_GRID, FileFacts, Grid, conv_macs
+from pipeline.formats.mil_evaluator import Evaluator
+from pipeline.formats.pixels import camera_pixels, refuse_learned_input
 
-_BlobReader = Callable[[str, int], NDArray[Any]]
+quantized = torch.ops.quantized_decomposed
 
 RUNTIME = "coreml"
 
@@ -27,18 +29,41 @@ _RESCALES_ADDITIONS = "common::distributive_quantized_binary_op_scale_normalizat
 float16: the file would no longer hold the scales that were learned."""
 
 
-def write(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Write `program` (quantized or float) to the package `path`, batch 1."""
+def write(program: torch.export.ExportedProgram, path: Path, *, pixels: bool = False) -> None:
+    """Write `program` (quantized or float) to the package `path`, batch 1.
+
+    Args:
+        program: from the fold stage.
+        path: of the package.
+        pixels: the program takes pixel values 0..255; the file then takes 8-bit RGB images.
+
+    Raises:
+        RuntimeError: a quantized tensor of the package is none of the program's.
+    """
     import coremltools as ct
 
-    shape = next(
-        n.meta["val"].shape for n in program.graph.nodes if n.name in _user_inputs(program)
-    )
+    graph = program.run_decompositions({})
+    (taken,) = program.graph_signature.user_inputs
+    placeholder = next(node for node in program.graph.nodes if node.name == taken)
+    shape = (1, *(int(size) for size in placeholder.meta["val"].shape[1:]))
+    if pixels:
+        refuse_learned_input(program)
+        # ImageType's own scale is one number for three channels: it cannot divide by a standard
+        # deviation per channel, so it changes nothing and the network normalises.
+        image = ct.ImageType(
+            name=qdq.INPUT,
+            shape=shape,
+            color_layout=ct.colorlayout.RGB,
+            scale=1.0,
+            bias=[0.0, 0.0, 0.0],
+        )
+    else:
+        image = ct.TensorType(name=qdq.INPUT, shape=shape)
     passes = ct.PassPipeline.DEFAULT
     passes.remove_passes({_RESCALES_ADDITIONS})
     model = ct.convert(
-        program.run_decompositions({}),
-        inputs=[ct.TensorType(name=qdq.INPUT, shape=(1, *(int(s) for s in shape[1:])))],
+        graph,
+        inputs=[image],
         outputs=[ct.TensorType(name=qdq.OUTPUT)],
         minimum_deployment_target=ct.target.iOS17,
         pass_pipeline=passes,
@@ -47,112 +72,100 @@ def write(program: torch.export.ExportedProgram, path: Path) -> None:
     model.save(str(path))
     # Written for ExecuTorch's debugger, half a megabyte that no app reads.
     (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
+    _stamp_names(path, _quantize_names(graph))
 
 
-def _user_inputs(program: torch.export.ExportedProgram) -> set[str]:
-    return {str(name) for name in program.graph_signature.user_inputs}
+def _quantize_names(program: torch.export.ExportedProgram) -> dict[str, str]:
+    """The name of every quantized tensor, by what is quantized: a node, or the file's input."""
+    names = {}
+    for node in program.graph.nodes:
+        if node.target is quantized.quantize_per_tensor.default:
+            source = node.args[0]
+            names[qdq.INPUT if source.op == "placeholder" else source.name] = node.name
+    return names
+
+
+def _stamp_names(path: Path, names: dict[str, str]) -> None:
+    """Give the package's quantized tensors the names they have in the program.
+
+    coremltools numbers them anew, but leaves the name of what is quantized alone, up to the
+    ending it gives to float16 tensors (`_to_fp16` where it casts the image).
+    """
+    from coremltools.models.utils import load_spec
+
+    spec = load_spec(str(path))
+    function = spec.mlProgram.functions["main"]
+    operations = function.block_specializations[function.opset].operations
+    renamed: dict[str, str] = {}
+    for op in operations:
+        if op.type == "quantize":
+            before, source = op.outputs[0].name, op.inputs["input"].arguments[0].name
+            name = names.get(source.removesuffix("_cast_fp16").removesuffix("_to_fp16"))
+            if name is None or name in renamed.values():
+                raise RuntimeError(
+                    f"{path}: operation quantize '{before}' reads '{source}', which the program "
+                    f"{'does not quantize' if name is None else 'quantizes once only'}; a pass of "
+                    "coremltools must have renamed it"
+                )
+            renamed[before] = name
+    for op in operations:
+        for argument in (a for given in op.inputs.values() for a in given.arguments):
+            if argument.name in renamed:
+                argument.name = renamed[argument.name]
+        for value in op.outputs:
+            if value.name in renamed:
+                value.name = renamed[value.name]
+                op.attributes["name"].immediateValue.tensor.strings.values[0] = value.name
+    made = Counter(value.name for op in operations for value in op.outputs)
+    if renamed and made.most_common(1)[0][1] > 1:
+        raise RuntimeError(f"{path}: two tensors are named '{made.most_common(1)[0][0]}'")
+    (file,) = path.rglob("*.mlmodel")
+    file.write_bytes(spec.SerializeToString())
 
 
 def inspect(path: Path) -> FileFacts:
     """Read a package's specification and weight file."""
-    from coremltools.models.utils import load_spec
-    from coremltools.proto import MIL_pb2
-
-    spec = load_spec(str(path))
-    block = next(iter(spec.mlProgram.functions["main"].block_specializations.values()))
-    made_by = {output.name: op for op in block.operations for output in op.outputs}
-    read_weights = _blob_reader(path)
+    network = mil.read(path)
+    made_by = network.producers()
     ops: Counter[str] = Counter()
-    grids: Counter[Grid] = Counter()
+    layers: dict[str, Grid] = {}
     weights: Counter[tuple[float, ...]] = Counter()
     macs = int8_macs = 0
-    quantized_outputs = {_argument(op, "input") for op in block.operations if op.type == "quantize"}
-    for op in block.operations:
+    read_as_int8 = {op.tensor("input") for op in network.operations if op.type == "quantize"}
+    for op in network.operations:
         if op.type == "const":
             continue
         ops[op.type] += 1
         if op.type == "quantize":
-            scale = _value(made_by, op, "scale", read_weights)
-            zero_point = _value(made_by, op, "zero_point", read_weights)
-            # coremltools writes int8 with zero point -128 as uint8 with none: the same grid.
-            kind = MIL_pb2.DataType.Name(op.outputs[0].type.tensorType.dataType)
-            shift = 128 if kind == "UINT8" else 0
-            grids[(float(scale), int(zero_point) - shift)] += 1
+            layers[op.outputs[0].name] = _grid(op, made_by, op.outputs[0].dtype)
         elif op.type in {"conv", "linear"}:
-            weight = made_by[_argument(op, "weight")]
-            if weight.type == "constexpr_affine_dequantize":
+            weight, data = made_by[op.tensor("weight")], made_by.get(op.tensor("x"))
+            has_int8_weight = weight.type == "constexpr_affine_dequantize"
+            if has_int8_weight:
                 # Equal weights are stored once: each reader counts.
-                scale = _constant(weight.attributes["scale"], read_weights)
-                weights[tuple(float(s) for s in np.atleast_1d(scale))] += 1
-            positions = int(np.prod(_shape(op.outputs[0])[2:]))
-            count = conv_macs(_shape(weight.outputs[0]), positions)
+                weights[tuple(float(s) for s in np.atleast_1d(weight.attributes["scale"]))] += 1
+            output = op.outputs[0]
+            count = conv_macs(weight.outputs[0].shape, int(np.prod(output.shape[2:])))
             macs += count
-            data = made_by.get(_argument(op, "x"))
-            int8 = (
-                weight.type == "constexpr_affine_dequantize"
-                and data is not None
-                and data.type == "dequantize"
-                and op.outputs[0].name in quantized_outputs
-            )
-            int8_macs += count if int8 else 0
-    return FileFacts(ops=dict(ops), int8_macs=int8_macs, macs=macs, grids=grids, weights=weights)
+            has_int8_data = data is not None and data.type == "dequantize"
+            if has_int8_weight and has_int8_data and output.name in read_as_int8:
+                int8_macs += count
+    for op in network.operations:
+        # A tensor that is read on another grid than it is written on does not have either.
+        if op.type == "dequantize" and (name := op.tensor("input")) in layers:
+            found = _grid(op, made_by, made_by[name].outputs[0].dtype)
+            if found != layers[name]:
+                layers[name] = NO_GRID
+    return FileFacts(ops=dict(ops), int8_macs=int8_macs, macs=macs, layers=layers, weights=weights)
 
 
-def _argument(op: Any, name: str) -> str:
-    return str(op.inputs[name].arguments[0].name)
-
-
-def _shape(value: Any) -> list[int]:
-    return [int(d.constant.size) for d in value.type.tensorType.dimensions]
-
-
-def _value(made_by: dict[str, Any], op: Any, name: str, read: _BlobReader) -> NDArray[Any]:
-    """The constant argument `name` of an operation; an absent zero point is 0."""
-    if name not in op.inputs:
-        return np.zeros((), np.int8)
-    argument = op.inputs[name].arguments[0]
-    stored = argument.value if argument.HasField("value") else None
-    return _constant(stored or made_by[argument.name].attributes["val"], read)
-
-
-def _constant(value: Any, read: _BlobReader) -> NDArray[Any]:
-    """A constant of the specification, stored in place or in the weight file."""
-    from coremltools.proto import MIL_pb2
-
-    kind = MIL_pb2.DataType.Name(value.type.tensorType.dataType)
-    if value.HasField("blobFileValue"):
-        return read(kind, value.blobFileValue.offset)
-    tensor = value.immediateValue.tensor
-    field = tensor.WhichOneof("value")
-    content = getattr(tensor, field).values
-    if field == "bytes":
-        return np.frombuffer(content, _NUMPY_TYPES[kind]).copy()
-    return np.asarray(content)
-
-
-_NUMPY_TYPES = {"FLOAT16": np.float16, "INT8": np.int8, "UINT8": np.uint8}
-
-
-def _blob_reader(path: Path) -> _BlobReader:
-    """Reader of the package's weight file: (data type, offset) to a flat array."""
-    from coremltools.libmilstoragepython import _BlobStorageReader
-
-    file = next(path.rglob("weight.bin"), None)
-    reader = _BlobStorageReader(str(file)) if file is not None else None
-
-    def read(kind: str, offset: int) -> NDArray[Any]:
-        if reader is None:
-            raise ValueError(f"{path} names a weight file that is not there")
-        if kind == "FLOAT16":
-            bits = np.asarray(reader.read_fp16_data(offset))
-            return bits.astype(np.uint16).view(np.float16)
-        if kind == "INT8":
-            return np.asarray(reader.read_int8_data(offset), np.int8)
-        if kind == "FLOAT32":
-            return np.asarray(reader.read_float_data(offset), np.float32)
-        raise ValueError(f"{path}: cannot read weights of type {kind}")
-
-    return read
+def _grid(op: mil.Operation, made_by: dict[str, mil.Operation], kind: str) -> Grid:
+    """Scale and zero point of a quantize or dequantize operation, the latter as for int8."""
+    scale, zero_point = (op.constant(n, made_by) for n in ("scale", "zero_point"))
+    assert scale is not None
+    # coremltools writes int8 with zero point -128 as uint8 with none: the same grid.
+    shift = 128 if kind == "uint8" else 0
+    return float(scale), int(zero_point if zero_point is not None else 0) - shift
 
 
 class CoreMLRunnable:
@@ -165,12 +178,17 @@ class CoreMLRunnable:
         import coremltools as ct
 
         self._model = ct.models.MLModel(str(path))
-        self._input: dict[str, NDArray[np.float32]] = {}
+        (feature,) = self._model.get_spec().description.input
+        self._takes_pixels = mil.input_kind(feature) == "image"
+        self._input: dict[str, Any] = {}
         self._output: NDArray[np.float32] | None = None
 
     def set_input(self, images: NDArray[np.float32]) -> None:
-        """Take one image (1, 3, side, side)."""
-        self._input = {qdq.INPUT: images}
+        """Take one image (1, 3, side, side), normalised or pixel values as the file wants."""
+        from PIL import Image
+
+        fed = Image.fromarray(camera_pixels(images)[0]) if self._takes_pixels else images
+        self._input = {qdq.INPUT: fed}
 
     def invoke(self) -> None:
         """Run the network on the image that was set."""
@@ -182,12 +200,76 @@ class CoreMLRunnable:
         return self._output
 
 
-def open_file(path: Path, threads: int = 1) -> CoreMLRunnable:
-    """Open a package for running."""
-    return CoreMLRunnable(path, threads)
+class ReferenceRunnable:
+    """A package opened in the reference evaluator, on any system."""
+
+    batch: int | None = None
+
+    def __init__(self, path: Path) -> None:
+        network = mil.read(path)
+        (self._taken,) = network.inputs
+        self._evaluator = Evaluator(network)
+        self.quantized = [op.outputs[0].name for op in network.operations if op.type == "quantize"]
+        self._input: NDArray[np.float32] | None = None
+        self._output: NDArray[np.float32] | None = None
+
+    def set_input(self, images: NDArray[np.float32]) -> None:
+        """Take images (batch, 3, side, side), normalised or pixel values as the file wants."""
+        if self._taken.kind == "image":
+            images = camera_pixels(images).transpose(0, 3, 1, 2).astype(np.float32)
+        self._input = images
+
+    def invoke(self) -> None:
+        """Evaluate the network on the images that were set."""
+        self._output = self.tensors([qdq.OUTPUT])[qdq.OUTPUT]
+
+    def output(self) -> NDArray[np.float32]:
+        """Logits (batch, classes) of the last run."""
+        assert self._output is not None
+        return self._output
+
+    def tensors(self, names: list[str]) -> dict[str, NDArray[Any]]:
+        """The tensors `names`, each (batch, ...), for the images that were set."""
+        assert self._input is not None
+        # Files have batch 1: each image is an example of its own.
+        found = self._evaluator.run({self._taken.value.name: self._input[:, None]}, names)
+        return {name: values[:, 0] for name, values in found.items()}
 
 
-def cannot_run() -> str | None:
-    """Why this host cannot run Core ML; None where it can."""
+def open_file(path: Path, threads: int = 1) -> CoreMLRunnable | ReferenceRunnable:
+    """Open a package for running; where Core ML does not run, for evaluation.
+
+    `threads` is for Core ML; the evaluator uses torch's.
+    """
+    return CoreMLRunnable(path, threads) if evaluated() == "runtime" else ReferenceRunnable(path)
+
+
+def trace(path: Path, images: NDArray[np.float32]) -> dict[str, NDArray[np.int8]]:
+    """Every quantized tensor inside the package, by the reference evaluator on every host.
+
+    Args:
+        path: the package.
+        images: (batch, 3, side, side), as for `set_input`.
+
+    Returns:
+        Integers (batch, ...) on the program's grid (uint8 - 128), by the name of the program's
+        layer.
+    """
+    runnable = ReferenceRunnable(path)
+    runnable.set_input(images)
+    return {n: _signed(values) for n, values in runnable.tensors(runnable.quantized).items()}
+
+
+def _signed(values: NDArray[Any]) -> NDArray[np.int8]:
+    return values if values.dtype == np.int8 else (values.astype(np.int16) - 128).astype(np.int8)
+
+
+def cannot_time() -> str | None:
+    """Why this host cannot time Core ML; None where it can."""
     system = platform.system()
     return None if system == "Darwin" else f"Core ML runs on Apple systems only, not on {system}"
+
+
+def evaluated() -> Literal["runtime", "reference"]:
+    """What computes the answers here: Core ML itself, or the reference evaluator."""
+    return "runtime" if cannot_time() is None else "reference"

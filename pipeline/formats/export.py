@@ -3,7 +3,7 @@
 TensorFlow and coremltools take gigabytes and seconds to load and print a lot; a child process
 gives the memory back and keeps the noise in the log.
 
-    python -m pipeline.formats.export program.pt2 tflite model.tflite
+    python -m pipeline.formats.export program.pt2 tflite model.tflite [pixels]
 """
 
 from __future__ import annotations
@@ -17,40 +17,48 @@ from pathlib import Path
 _PACKAGE_PARENT = Path(__file__).parents[2]
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"}
 
+_PIXELS = "pixels"
+
 SUFFIXES = {"onnx": ".onnx", "tflite": ".tflite", "coreml": ".mlpackage"}
 """File name ending of every format."""
 
 
-def _onnx(program: Path, path: Path) -> None:
+def _onnx(program: Path, path: Path, pixels: bool) -> None:
     from pipeline.formats import onnx
     from pipeline.program import load
 
-    onnx.write(load(program), path)
+    onnx.write(load(program), path, pixels=pixels)
 
 
-def _tflite(program: Path, path: Path) -> None:
+def _tflite(program: Path, path: Path, pixels: bool) -> None:
     from pipeline.formats import tflite
     from pipeline.program import load
 
-    tflite.write(load(program), path)
+    tflite.write(load(program), path, pixels=pixels)
 
 
-def _coreml(program: Path, path: Path) -> None:
+def _coreml(program: Path, path: Path, pixels: bool) -> None:
     from pipeline.formats import coreml
     from pipeline.program import load
 
-    coreml.write(load(program), path)
+    coreml.write(load(program), path, pixels=pixels)
 
 
-_WRITERS: dict[str, Callable[[Path, Path], None]] = {
+_WRITERS: dict[str, Callable[[Path, Path, bool], None]] = {
     "onnx": _onnx,
     "tflite": _tflite,
     "coreml": _coreml,
 }
 
 
-def export(program: Path, format_name: str, path: Path) -> None:
+def export(program: Path, format_name: str, path: Path, *, pixels: bool = False) -> None:
     """Write the program saved at `program` to `path` in a child process.
+
+    Args:
+        program: from the fold stage.
+        format_name: onnx, tflite or coreml.
+        path: of the file to write.
+        pixels: the program takes pixel values 0..255, so the file is to take 8-bit RGB images.
 
     Raises:
         RuntimeError: the child failed; its output is where this process's own output goes.
@@ -58,6 +66,7 @@ def export(program: Path, format_name: str, path: Path) -> None:
     # -P: a folder named pipeline where the user stands must not take this package's place.
     module = ["-P", "-m", "pipeline.formats.export"]
     command = [sys.executable, *module, str(program), format_name, str(path)]
+    command += [_PIXELS] if pixels else []
     search_path = [str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | _QUIET | {"PYTHONPATH": os.pathsep.join(filter(None, search_path))}
     result = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL)
@@ -69,5 +78,5 @@ def export(program: Path, format_name: str, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    source, name, destination = sys.argv[1:]
-    _WRITERS[name](Path(source), Path(destination))
+    source, name, destination, *flags = sys.argv[1:]
+    _WRITERS[name](Path(source), Path(destination), flags == [_PIXELS])

@@ -25,6 +25,9 @@ _KEEPING_VALUES = {
 Grid = tuple[float, int]
 """Scale and zero point of an int8 activation (uint8 files: zero point - 128)."""
 
+NO_GRID: Grid = (math.nan, 0)
+"""For a tensor that is written on one grid and read on another."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FileFacts:
@@ -34,15 +37,19 @@ class FileFacts:
         ops: number of operations by type.
         int8_macs: multiply-accumulates of operations with int8 data and weights, one image.
         macs: those of all operations.
-        grids: activation grids, one per quantized tensor.
+        layers: grid of every quantized activation, by its name; the program's name of the layer,
+            save for tensors that the program does not have, such as a padded one.
         weights: weight scales, one tuple per quantized weight tensor.
+        partitions: parts of the graph that the runtime gives to its accelerating delegate; None
+            where the format's runtime has none.
     """
 
     ops: dict[str, int]
     int8_macs: int
     macs: int
-    grids: Counter[Grid]
+    layers: dict[str, Grid]
     weights: Counter[tuple[float, ...]]
+    partitions: int | None = None
 
     @property
     def int8_coverage(self) -> float:
@@ -60,13 +67,13 @@ def conv_macs(weight_shape: Sequence[int], output_positions: int) -> int:
 
 def learned_scales(
     program: torch.export.ExportedProgram,
-) -> tuple[Counter[Grid], Counter[tuple[float, ...]]]:
-    """The grids and weight scales of a quantized program.
+) -> tuple[dict[str, Grid], Counter[tuple[float, ...]]]:
+    """The grids of a quantized program, by layer name, and its weight scales.
 
     A grid counts once where an operation changes neither the values nor the grid, such as a
     flatten: runtimes then see one tensor.
     """
-    grids: Counter[Grid] = Counter()
+    layers: dict[str, Grid] = {}
     weights: Counter[tuple[float, ...]] = Counter()
     tensors = {
         spec.arg.name: spec.target for spec in program.graph_signature.input_specs if spec.target
@@ -76,11 +83,11 @@ def learned_scales(
         if node.target is quantized.quantize_per_tensor.default:
             if _repeats_grid(node):
                 continue
-            grids[(float(node.args[1]), int(node.args[2]))] += 1
+            layers[node.name] = (float(node.args[1]), int(node.args[2]))
         elif node.target is quantized.dequantize_per_channel.default:
             scales = stored[tensors[node.args[1].name]]
             weights[tuple(float(s) for s in scales)] += 1
-    return grids, weights
+    return layers, weights
 
 
 def _repeats_grid(quantize: torch.fx.Node) -> bool:
@@ -102,15 +109,16 @@ def _repeats_grid(quantize: torch.fx.Node) -> bool:
 def scales_exact(program: torch.export.ExportedProgram, facts: FileFacts) -> ScalesExact | None:
     """How many of the learned scales the file holds bit for bit; None for a float program.
 
-    Every activation grid and every channel's weight scale counts once. A grid in the file that
-    was never learned counts as one that is not the same.
+    Every activation grid counts once, looked up by the layer's name, and every channel's weight
+    scale. A tensor on a grid that was never learned counts as one that is not the same.
     """
-    grids, weights = learned_scales(program)
-    if not grids:
+    layers, weights = learned_scales(program)
+    if not layers:
         return None
-    foreign = sum(count for grid, count in facts.grids.items() if grid not in grids)
+    learned = set(layers.values())
+    foreign = [n for n, grid in facts.layers.items() if n not in layers and grid not in learned]
     same_weights = sum(len(w) * n for w, n in (weights & facts.weights).items())
     return ScalesExact(
-        same=(grids & facts.grids).total() + same_weights,
-        total=grids.total() + foreign + sum(len(w) * n for w, n in weights.items()),
+        same=sum(facts.layers.get(n) == grid for n, grid in layers.items()) + same_weights,
+        total=len(layers) + len(foreign) + sum(len(w) * n for w, n in weights.items()),
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import platform
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -15,20 +16,31 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from pipeline.formats import qdq
-from pipeline.formats.facts import FileFacts, Grid, conv_macs
+from pipeline.formats.facts import NO_GRID, FileFacts, Grid, conv_macs
+from pipeline.formats.pixels import camera_pixels, refuse_learned_input, take_pixels
 
 RUNTIME = "onnxruntime"
 
 _NONE = np.zeros(0, np.float32)
 
 
-def write(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Write `program` (quantized or float) to the ONNX file `path`."""
+def write(program: torch.export.ExportedProgram, path: Path, *, pixels: bool = False) -> None:
+    """Write `program` (quantized or float) to the ONNX file `path`.
+
+    Args:
+        program: from the fold stage.
+        path: of the file.
+        pixels: the program takes pixel values 0..255; the file then takes 8-bit RGB images.
+    """
+    if pixels:
+        refuse_learned_input(program)
     model = qdq.to_onnx(program)
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         quantize_biases(model)
         own_weights(model)
         unsigned_activations(model)
+    if pixels:
+        take_pixels(model)
     qdq.drop_unused_constants(model)
     onnx.checker.check_model(model)
     onnx.save(model, path)
@@ -128,25 +140,49 @@ def inspect(path: Path) -> FileFacts:
     """Read an ONNX file: its own grids, and the graph ONNX Runtime makes of it to run."""
     model = onnx.load(path)
     values = qdq.constants(model)
-    grids: Counter[Grid] = Counter()
     weights: Counter[tuple[float, ...]] = Counter()
+    tensors = _quantized_tensors(model).items()
+    layers = {name: _grid(node, values) for name, node in tensors}
     for node in model.graph.node:
-        if node.op_type == "QuantizeLinear":
-            scale, zero_point = values[node.input[1]], values[node.input[2]]
-            shift = 128 if zero_point.dtype == np.uint8 else 0
-            grids[(float(scale), int(zero_point) - shift)] += 1
-        elif node.op_type == "DequantizeLinear":
-            stored = values.get(node.input[0])
-            if stored is not None and stored.dtype == np.int8:
-                weights[tuple(float(s) for s in values[node.input[1]].reshape(-1))] += 1
+        if node.op_type != "DequantizeLinear":
+            continue
+        name, stored = node.input[0], values.get(node.input[0])
+        if stored is not None and stored.dtype == np.int8:
+            weights[tuple(float(s) for s in values[node.input[1]].reshape(-1))] += 1
+        elif name in layers and _grid(node, values) != layers[name]:
+            layers[name] = NO_GRID
     optimized = _optimized(path)
     return FileFacts(
         ops=dict(Counter(node.op_type for node in optimized.graph.node)),
         int8_macs=_macs(model, optimized, {"QLinearConv"}),
         macs=_macs(model, model, {"Conv"}),
-        grids=grids,
+        layers=layers,
         weights=weights,
     )
+
+
+def _grid(node: onnx.NodeProto, values: dict[str, qdq.Array]) -> Grid:
+    """Scale and zero point of a QuantizeLinear or DequantizeLinear, the latter as for int8."""
+    scale, zero_point = values[node.input[1]], values[node.input[2]]
+    shift = 128 if zero_point.dtype == np.uint8 else 0
+    return float(scale), int(zero_point) - shift
+
+
+def _quantized_tensors(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    """Every quantized activation by name, with a node that says its grid.
+
+    That is the QuantizeLinear that makes it. Pixels come from outside: for them it is the
+    DequantizeLinear that reads them.
+    """
+    given, found = {model.graph.input[0].name}, {}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear":
+            found[node.output[0]] = node
+        elif node.op_type == "Transpose" and node.input[0] in given:
+            given.add(node.output[0])
+        elif node.op_type == "DequantizeLinear" and node.input[0] in given:
+            found[node.input[0]] = node
+    return found
 
 
 def _optimized(path: Path) -> onnx.ModelProto:
@@ -206,13 +242,15 @@ class OnnxRunnable:
         self._session = onnxruntime.InferenceSession(
             str(path), _session_options(threads), providers=["CPUExecutionProvider"]
         )
+        self._takes_pixels = self._session.get_inputs()[0].type == "tensor(uint8)"
         self._input: dict[str, Any] = {}
         self._output: NDArray[np.float32] | None = None
         self.batch: int | None = None
 
     def set_input(self, images: NDArray[np.float32]) -> None:
-        """Take images (batch, 3, side, side)."""
-        self._input = {qdq.INPUT: np.ascontiguousarray(images)}
+        """Take images (batch, 3, side, side), normalised or pixel values as the file wants."""
+        fed = camera_pixels(images) if self._takes_pixels else np.ascontiguousarray(images)
+        self._input = {qdq.INPUT: fed}
 
     def invoke(self) -> None:
         """Run the network on the images that were set."""
@@ -222,6 +260,10 @@ class OnnxRunnable:
         """Logits (batch, classes) of the last run."""
         assert self._output is not None
         return self._output
+
+    def outputs(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Run the network and return the outputs `names`."""
+        return dict(zip(names, self._session.run(list(names), self._input), strict=True))
 
 
 def needs_exact_kernels() -> bool:
@@ -244,6 +286,39 @@ def open_file(path: Path, threads: int = 1) -> OnnxRunnable:
     return OnnxRunnable(path, threads)
 
 
-def cannot_run() -> str | None:
-    """Why this host cannot run ONNX files; None, since every host can."""
+def trace(path: Path, images: NDArray[np.float32]) -> dict[str, NDArray[np.int8]]:
+    """Every quantized tensor inside the file, as ONNX Runtime computes it.
+
+    The tensors become outputs of a copy of the file; ONNX Runtime fuses around them as before,
+    since only integer tensors are asked for.
+
+    Args:
+        path: the file.
+        images: (batch, 3, side, side), as for `set_input`.
+
+    Returns:
+        Integers (batch, channels, height, width) on the program's grid (uint8 - 128), by the
+        name of the program's layer.
+    """
+    model = onnx.load(path)
+    names = list(_quantized_tensors(model))
+    model.graph.output.extend(
+        helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None) for name in names
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        tapped = Path(scratch, "tapped.onnx")
+        onnx.save(model, tapped)
+        runnable = OnnxRunnable(tapped, threads=1)
+    runnable.set_input(images)
+    found = runnable.outputs(names)
+    return {n: (v.astype(np.int16) - 128).astype(np.int8) for n, v in found.items()}
+
+
+def cannot_time() -> str | None:
+    """Why this host cannot time ONNX files; None, since every host can."""
     return None
+
+
+def evaluated() -> Literal["runtime", "reference"]:
+    """What computes the answers here: the runtime itself."""
+    return "runtime"

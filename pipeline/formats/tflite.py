@@ -8,14 +8,14 @@ Because they are float16 numbers, every product on the way is exact in float32.
 
 from __future__ import annotations
 
-import importlib
 import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -24,6 +24,9 @@ from numpy.typing import NDArray
 
 from pipeline.formats import qdq
 from pipeline.formats.facts import FileFacts, Grid, conv_macs
+from pipeline.formats.flatbuffer import name_layers, pack, share_zero_points
+from pipeline.formats.pixels import camera_pixels, refuse_learned_input
+from pipeline.formats.translations import own_translations
 
 RUNTIME = "litert"
 
@@ -31,11 +34,20 @@ _SAMPLE_IMAGES = "calibration_image_sample_data_20x128x128x3_float32.npy"
 """onnx2tf downloads this file unless it lies in the working directory."""
 
 
-def write(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Write `program` (quantized or float) to the TFLite file `path`, batch 1, NHWC."""
+def write(program: torch.export.ExportedProgram, path: Path, *, pixels: bool = False) -> None:
+    """Write `program` (quantized or float) to the TFLite file `path`, batch 1, NHWC.
+
+    Args:
+        program: from the fold stage.
+        path: of the file.
+        pixels: the program takes pixel values 0..255; the file then takes 8-bit RGB images.
+    """
+    if pixels:
+        refuse_learned_input(program)
     model = qdq.to_onnx(program)
     fold_weights(model)
-    path.write_bytes(share_zero_points(_convert(model, quantized=_is_quantized(model))))
+    converted = _convert(model, quantized=_is_quantized(model), pixels=pixels)
+    path.write_bytes(share_zero_points(name_layers(converted.content, converted.layers)))
 
 
 def _is_quantized(model: onnx.ModelProto) -> bool:
@@ -62,87 +74,6 @@ def fold_weights(model: onnx.ModelProto) -> None:
     qdq.drop_unused_constants(model)
 
 
-def _record(tf_layers_dict: dict[str, Any], graph_node: Any, tensor: Any) -> None:
-    """Tell onnx2tf what a node became. Every 4-D tensor of ours is NHWC on the TensorFlow side."""
-    output = graph_node.outputs[0]
-    tf_layers_dict[output.name] = {
-        "optype": graph_node.op,
-        "shape": output.shape,
-        "dtype": np.float32,
-        "is_dequantized": True,
-        "nhwc": len(tensor.shape) == 4,
-        "tf_node": tensor,
-        "tf_node_info": {},
-    }
-
-
-def _fake_quant(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
-    """Translate QuantizeLinear to a rounding with the trained range."""
-    import tensorflow as tf
-
-    scale = float(graph_node.inputs[1].values)
-    zero_point = int(graph_node.inputs[2].values)
-    tensor = tf.quantization.fake_quant_with_min_max_args(
-        tf_layers_dict[graph_node.inputs[0].name]["tf_node"],
-        min=(-128 - zero_point) * scale,
-        max=(127 - zero_point) * scale,
-    )
-    _record(tf_layers_dict, graph_node, tensor)
-
-
-def _max_pool(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
-    """Translate MaxPool with zero padding, exact because every input of ours is past a ReLU.
-
-    The general form pads with minus infinity (PADV2), which XNNPACK does not take.
-    """
-    import tensorflow as tf
-
-    top, left, bottom, right = graph_node.attrs["pads"]
-    padded = tf.pad(
-        tf_layers_dict[graph_node.inputs[0].name]["tf_node"],
-        [[0, 0], [top, bottom], [left, right], [0, 0]],
-    )
-    kernel, strides = graph_node.attrs["kernel_shape"], graph_node.attrs["strides"]
-    tensor = tf.nn.max_pool2d(padded, kernel, strides, "VALID")
-    _record(tf_layers_dict, graph_node, tensor)
-
-
-def _elementwise(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
-    """Translate Add and Mul of two NHWC tensors as they stand.
-
-    onnx2tf compares the result's shape with the ONNX (NCHW) one and transposes where they differ,
-    which here is everywhere.
-    """
-    import tensorflow as tf
-
-    left, right = (tf_layers_dict[i.name]["tf_node"] for i in graph_node.inputs)
-    operation = {"Add": tf.math.add, "Mul": tf.math.multiply}[graph_node.op]
-    _record(tf_layers_dict, graph_node, operation(left, right))
-
-
-_TRANSLATIONS = {
-    "QuantizeLinear": _fake_quant,
-    "MaxPool": _max_pool,
-    "Add": _elementwise,
-    "Mul": _elementwise,
-}
-"""Our translations in place of onnx2tf's."""
-
-
-@contextmanager
-def _own_translations() -> Iterator[None]:
-    """Within it, onnx2tf uses `_TRANSLATIONS`."""
-    modules = {op: importlib.import_module(f"onnx2tf.ops.{op}") for op in _TRANSLATIONS}
-    originals = {op: module.make_node for op, module in modules.items()}
-    for op, module in modules.items():
-        module.make_node = _TRANSLATIONS[op]  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        for op, module in modules.items():
-            module.make_node = originals[op]  # type: ignore[attr-defined]
-
-
 @contextmanager
 def _scratch_directory() -> Iterator[None]:
     """A working directory that holds the sample images onnx2tf would download."""
@@ -156,11 +87,22 @@ def _scratch_directory() -> Iterator[None]:
             os.chdir(before)
 
 
-def _convert(model: onnx.ModelProto, *, quantized: bool) -> bytes:
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """A TFLite file, and which of the program's layers TensorFlow's operations make.
+
+    `layers` maps the name of a TensorFlow operation to the name of the layer it gives out.
+    """
+
+    content: bytes
+    layers: dict[str, str]
+
+
+def _convert(model: onnx.ModelProto, *, quantized: bool, pixels: bool) -> Converted:
     import onnx2tf
     import tensorflow as tf
 
-    with _scratch_directory(), _own_translations():
+    with _scratch_directory(), own_translations() as rounded:
         onnx.save(model, "model.onnx")
         network = onnx2tf.convert(
             input_onnx_file_path="model.onnx",
@@ -174,51 +116,40 @@ def _convert(model: onnx.ModelProto, *, quantized: bool) -> bytes:
             non_verbose=True,
         )
     # Not through the Keras model: its SavedModel holds every weight as JSON, which takes minutes.
-    signature = [tf.TensorSpec(i.shape, i.dtype, qdq.INPUT) for i in network.inputs]
-    function = tf.function(lambda image: {qdq.OUTPUT: network(image)}, input_signature=signature)
+    # A float network of pixels casts; a quantized one gets its uint8 input from the converter.
+    cast = pixels and not quantized
+    signature = [
+        tf.TensorSpec(i.shape, tf.uint8 if cast else i.dtype, qdq.INPUT) for i in network.inputs
+    ]
+
+    def run(image: Any) -> dict[str, Any]:
+        return {qdq.OUTPUT: network(tf.cast(image, tf.float32) if cast else image)}
+
+    function = tf.function(run, input_signature=signature)
     holder = tf.Module()
     holder.function = function
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [function.get_concrete_function()], holder
-    )
+    traced = function.get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([traced], holder)
     if quantized:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    return bytes(converter.convert())
+        if pixels:
+            converter.inference_input_type = tf.uint8
+    return Converted(content=bytes(converter.convert()), layers=_layers(traced.graph, rounded))
 
 
-def share_zero_points(content: bytes) -> bytes:
-    """Store equal zero point vectors of a TFLite file once.
+def _layers(graph: Any, rounded: dict[str, str]) -> dict[str, str]:
+    """Which layer each rounding of a TensorFlow graph makes, and each operation that it rounds.
 
-    Per-channel tensors need a zero point for each channel, 8 bytes of zeros, for weights and
-    again for biases: more than a fiftieth of the file. A flatbuffer may refer to one vector from
-    many tables, and readers cannot tell.
+    The converter names a tensor after the operation that made it and drops the rounding, except
+    where nothing made it: the image.
     """
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
-
-    class Builder(flatbuffers.Builder):  # type: ignore[misc]
-        def __init__(self, size: int) -> None:
-            super().__init__(size)
-            self._written: dict[bytes, int] = {}
-
-        def CreateNumpyVector(self, values: NDArray[Any]) -> int:
-            raw = values.tobytes()
-            if values.dtype == np.int64 and raw in self._written:
-                return self._written[raw]
-            # Tensor data must lie on 16 bytes, as the schema asks (force_align).
-            alignment = 16 if values.dtype == np.uint8 else values.dtype.itemsize
-            self.StartVector(values.dtype.itemsize, values.size, alignment)
-            self.head: int = self.head - len(raw)
-            self.Bytes[self.head : self.head + len(raw)] = raw
-            offset = int(self.EndVector())
-            if values.dtype == np.int64:
-                self._written[raw] = offset
-            return offset
-
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    builder = Builder(len(content) + 1024)
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
+    layers = {}
+    for operation in graph.get_operations():
+        if operation.type == "FakeQuantWithMinMaxArgs":
+            layer = rounded[operation.name.split("/")[-2]]
+            layers[operation.name] = layer
+            layers[operation.inputs[0].op.name] = layer
+    return layers
 
 
 def inspect(path: Path) -> FileFacts:
@@ -248,12 +179,19 @@ def inspect(path: Path) -> FileFacts:
                 weights[tuple(float(s) for s in weight.quantization.scale)] += 1
             types = {data.type, weight.type, output.type}
             int8_macs += count if types == {schema.TensorType.INT8} else 0
-    grids: Counter[Grid] = Counter()
+    layers: dict[str, Grid] = {}
     for tensor in graph.tensors:
         if tensor.type == schema.TensorType.INT8 and not _is_constant(model, tensor):
             scale, zero_point = tensor.quantization.scale[0], tensor.quantization.zeroPoint[0]
-            grids[(float(scale), int(zero_point))] += 1
-    return FileFacts(ops=dict(ops), int8_macs=int8_macs, macs=macs, grids=grids, weights=weights)
+            layers[tensor.name.decode()] = (float(scale), int(zero_point))
+    return FileFacts(
+        ops=dict(ops),
+        int8_macs=int8_macs,
+        macs=macs,
+        layers=layers,
+        weights=weights,
+        partitions=open_file(path).partitions(),
+    )
 
 
 def _is_constant(model: Any, tensor: Any) -> bool:
@@ -266,17 +204,19 @@ class TFLiteRunnable:
 
     batch: int | None = 1
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, content: bytes, threads: int) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        self._interpreter = Interpreter(model_path=str(path), num_threads=threads)
+        self._interpreter = Interpreter(model_content=content, num_threads=threads)
         self._interpreter.allocate_tensors()
         self._input = self._interpreter.get_input_details()[0]
         self._output = self._interpreter.get_output_details()[0]
 
     def set_input(self, images: NDArray[np.float32]) -> None:
-        """Take one image (1, 3, side, side)."""
-        self._interpreter.set_tensor(self._input["index"], images.transpose(0, 2, 3, 1))
+        """Take one image (1, 3, side, side), normalised or pixel values as the file wants."""
+        takes_pixels = self._input["dtype"] == np.uint8
+        fed = camera_pixels(images) if takes_pixels else images.transpose(0, 2, 3, 1)
+        self._interpreter.set_tensor(self._input["index"], fed)
 
     def invoke(self) -> None:
         """Run the network on the image that was set."""
@@ -286,12 +226,65 @@ class TFLiteRunnable:
         """Logits (1, classes) of the last run."""
         return np.asarray(self._interpreter.get_tensor(self._output["index"]), np.float32)
 
+    def partitions(self) -> int:
+        """How many parts of the graph XNNPACK runs; 1, and nothing beside it, is best."""
+        # LiteRT's execution plan has no public reader.
+        operations = self._interpreter._get_ops_details()
+        return sum(operation["op_name"] == "DELEGATE" for operation in operations)
+
+    def tensor(self, index: int) -> NDArray[np.int8]:
+        """The output tensor `index` of the last run, channels second."""
+        values = self._interpreter.get_tensor(index)
+        return np.ascontiguousarray(np.moveaxis(values, -1, 1)) if values.ndim == 4 else values
+
 
 def open_file(path: Path, threads: int = 1) -> TFLiteRunnable:
     """Open a TFLite file for running."""
-    return TFLiteRunnable(path, threads)
+    return TFLiteRunnable(path.read_bytes(), threads)
 
 
-def cannot_run() -> str | None:
-    """Why this host cannot run TFLite files; None, since every host can."""
+def trace(path: Path, images: NDArray[np.float32]) -> dict[str, NDArray[np.int8]]:
+    """Every quantized tensor inside the file, as LiteRT with XNNPACK computes it.
+
+    The tensors become outputs of a copy of the file: inside XNNPACK's partition no other tensor
+    can be read.
+
+    Args:
+        path: the file.
+        images: (batch, 3, side, side), as for `set_input`.
+
+    Returns:
+        Integers (batch, channels, height, width) on the program's grid, by the name of the
+        program's layer.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+    graph = model.subgraphs[0]
+    outside = {int(i) for i in (*graph.inputs, *graph.outputs)}
+    tapped = {
+        graph.tensors[index].name.decode(): int(index)
+        for op in graph.operators
+        for index in op.outputs
+        if int(index) not in outside and graph.tensors[index].type == schema.TensorType.INT8
+    }
+    graph.outputs = [*graph.outputs, *tapped.values()]
+    model.signatureDefs = []
+    runnable = TFLiteRunnable(pack(model), threads=1)
+    found: dict[str, list[NDArray[np.int8]]] = {name: [] for name in tapped}
+    for image in np.split(images, len(images)):
+        runnable.set_input(image)
+        runnable.invoke()
+        for name, index in tapped.items():
+            found[name].append(runnable.tensor(index))
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def cannot_time() -> str | None:
+    """Why this host cannot time TFLite files; None, since every host can."""
     return None
+
+
+def evaluated() -> Literal["runtime", "reference"]:
+    """What computes the answers here: the runtime itself."""
+    return "runtime"

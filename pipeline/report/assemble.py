@@ -16,6 +16,8 @@ from pipeline.records import (
     Latency,
     Metric,
     ModelInfo,
+    OutputSteps,
+    Parity,
     RecipeInfo,
     Report,
     ScalesExact,
@@ -28,12 +30,14 @@ from pipeline.records import (
 )
 from pipeline.store import Result
 
+_NO_PARTITIONS = "this format's runtime does not split the graph between delegates on a CPU"
+
 
 def assemble(recipe: Recipe, dataset: Dataset, results: dict[str, Result]) -> Report:
     """The report of one recipe, from the facts of its stages."""
     facts = {name: result.facts for name, result in results.items()}
     baseline = _baseline(facts["baseline"])
-    target = _target(recipe, facts["measure"], str(facts["export"]["file"]), baseline)
+    target = _target(recipe, facts, baseline)
     text = resolved_yaml(recipe).encode()
     return Report(
         recipe=RecipeInfo(name=recipe.name, sha256=hashlib.sha256(text).hexdigest()),
@@ -78,7 +82,7 @@ def _baseline(facts: dict[str, Any]) -> Baseline:
 
 def _float_cpu(recipe: Recipe, facts: dict[str, Any], baseline: Baseline) -> Baseline:
     """The float model on this CPU, timed in turn with the target where the target runs."""
-    timed = facts["measure"].get("latency", {})
+    timed = facts["measure"]["latency"]
     by_threads = {threads: _latency(both["float"]) for threads, both in timed.items()}
     latency = by_threads.get(str(recipe.target.threads))
     if latency is None and baseline.device_kind == "cpu":
@@ -122,35 +126,40 @@ def _stage(result: Result) -> StageRecord:
     )
 
 
-def _target(recipe: Recipe, facts: dict[str, Any], file: str, baseline: Baseline) -> TargetResult:
-    why_not = facts["cannot_run"]
+def _target(recipe: Recipe, facts: dict[str, Any], baseline: Baseline) -> TargetResult:
+    """The file of one recipe, from the facts of export, verify and measure."""
+    verified, measured = facts["verify"], facts["measure"]
+    why_not, timed = measured["cannot_time"], measured["latency"]
     threads = str(recipe.target.threads)
-    accuracy = None if why_not else _accuracy(facts["accuracy"])
-    timed = facts.get("latency", {})
+    accuracy = _accuracy(measured["accuracy"])
     ours = None if why_not else _latency(timed[threads]["target"])
     theirs = None if why_not else _latency(timed[threads]["float"])
     drop = accuracy_drop_pt(baseline.accuracy, accuracy)
     ratio = speedup(theirs, ours)
-    budgets = _budgets(recipe, drop, facts["size_bytes"] / 1e6, ratio, why_not)
-    exact, is_float = facts["scales_exact"], recipe.target.precision == "float"
+    budgets = _budgets(recipe, drop, measured["size_bytes"] / 1e6, ratio, why_not)
+    exact, partitions = verified["scales_exact"], verified["partitions"]
     return TargetResult(
         name=recipe.name,
         device=recipe.target.device,
         format=recipe.target.format,
         precision=recipe.target.precision,
-        runtime=facts["runtime"],
-        path=file,
-        sha256=facts["sha256"],
-        size_bytes=facts["size_bytes"],
-        download_bytes=facts["download_bytes"],
+        runtime=verified["runtime"],
+        input=recipe.target.input,
+        evaluated=verified["evaluated"],
+        path=str(facts["export"]["file"]),
+        sha256=measured["sha256"],
+        size_bytes=measured["size_bytes"],
+        download_bytes=measured["download_bytes"],
         accuracy=accuracy,
-        accuracy_missing=why_not,
         accuracy_drop_pt=drop,
-        agreement=facts.get("agreement"),
+        agreement=verified["agreement"],
+        parity=_parity(verified["parity"]),
         scales_exact=ScalesExact(**exact) if exact else None,
-        scales_missing="a float file has no scales" if is_float else None,
-        int8_coverage=facts["int8_coverage"],
-        ops=facts["ops"],
+        scales_missing=None if exact else "a float file has no scales",
+        int8_coverage=verified["int8_coverage"],
+        ops=verified["ops"],
+        partitions=partitions,
+        partitions_missing=_NO_PARTITIONS if partitions is None else None,
         latency_ms=ours,
         latency_missing=why_not,
         latency_by_threads={n: _latency(both["target"]) for n, both in timed.items()},
@@ -158,6 +167,17 @@ def _target(recipe: Recipe, facts: dict[str, Any], file: str, baseline: Baseline
         speedup_missing=why_not,
         budgets=budgets,
         passed=all_met(budgets),
+    )
+
+
+def _parity(facts: dict[str, Any]) -> Parity:
+    steps = facts["steps"]
+    return Parity(
+        **{
+            **facts,
+            "steps": OutputSteps(**steps) if steps else None,
+            "misses": tuple(facts["misses"]),
+        }
     )
 
 

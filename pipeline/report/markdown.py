@@ -14,7 +14,8 @@ _LEGEND = (
     "MB are 1e6 bytes. Latency is the median (10th to 90th percentile). Each speedup is against "
     "the float model on this CPU, timed in turn with that file. Int8 is the share of "
     "multiply-accumulates in int8 kernels; scales are those equal to the learned ones. A number "
-    "after 'not measured' is that of its reason below."
+    "after 'not measured' is that of its reason below. Reference: the file was computed by "
+    "PocketNest's evaluator of the format, where its runtime does not exist."
 )
 _UNITS: dict[str, tuple[str, str]] = {
     "accuracy_drop_pt": ("top-1 drop", " pt"),
@@ -37,6 +38,8 @@ def render(report: Report) -> str:
         _not_measured(report, notes),
         "## Accuracy",
         _accuracies(report, notes),
+        "## The same answers as before export",
+        _parities(report, notes),
         "## Stages",
         _stages(report, notes),
         "## Setting",
@@ -97,6 +100,7 @@ def _reasons(report: Report) -> tuple[str, ...]:
             target.latency_missing,
             target.coverage_missing,
             target.scales_missing,
+            target.partitions_missing,
             *(item.missing for item in target.budgets),
         ]
     for stage in report.stages:
@@ -111,6 +115,17 @@ def _missing(reason: str | None, notes: Sequence[str]) -> str:
 
 
 def _verdict(report: Report) -> str:
+    wrong = [_text(target.name) for target in report.targets if not target.parity.passed]
+    verdict = _budget_verdict(report)
+    if not wrong:
+        return verdict
+    return (
+        f"**Do not ship {', '.join(wrong)}**: not the program that was trained; the run went on "
+        f"by --allow-mismatch (below).\n\n{verdict}"
+    )
+
+
+def _budget_verdict(report: Report) -> str:
     budgets = [item for target in report.targets for item in target.budgets]
     missed = sum(item.passed is False for item in budgets)
     unmeasured = sum(item.passed is None for item in budgets)
@@ -192,7 +207,8 @@ def _top1(target: TargetResult, baseline: Baseline, notes: Sequence[str]) -> str
     if target.accuracy is None or target.accuracy_drop_pt is None:
         return _missing(target.accuracy_missing, notes)
     found = target.accuracy[next(iter(baseline.accuracy))]
-    return f"{_percent(found.top1)} (drop {_figure(target.accuracy_drop_pt)} pt)"
+    reference = ", reference" if target.evaluated == "reference" else ""
+    return f"{_percent(found.top1)} (drop {_figure(target.accuracy_drop_pt)} pt{reference})"
 
 
 def _speedup(target: TargetResult, notes: Sequence[str]) -> str:
@@ -284,6 +300,50 @@ def _accuracy_rows(label: str, found: dict[str, Accuracy], agreement: str) -> li
         [label, _text(name), str(a.images), _percent(a.top1), _percent(a.top5), agreement]
         for name, a in found.items()
     ]
+
+
+def _parities(report: Report, notes: Sequence[str]) -> str:
+    header = [
+        "target",
+        "computed by",
+        "input",
+        "images",
+        "same top-1",
+        "median",
+        "99th percentile",
+        "largest",
+        "XNNPACK partitions",
+        "verdict",
+    ]
+    rows = []
+    for target in report.targets:
+        parity, steps = target.parity, target.parity.steps
+        apart = [_NOT_APPLICABLE] * 3
+        if steps is not None:
+            apart = [_plural(n, "step") for n in (steps.median, steps.p99, steps.largest)]
+        elif parity.difference is not None:
+            apart[1] = f"{parity.difference:.1e} of the largest logit"
+        rows.append(
+            [
+                _text(target.name),
+                "its runtime" if target.evaluated == "runtime" else "reference evaluator",
+                target.input,
+                str(parity.images),
+                _percent(parity.agreement),
+                *apart,
+                _missing(target.partitions_missing, notes)
+                if target.partitions is None
+                else str(target.partitions),
+                "passed" if parity.passed else "**missed**",
+            ]
+        )
+    lines = [_table(header, rows)]
+    for target in report.targets:
+        lines += [f"- {_text(target.name)}: {_text(miss)}" for miss in target.parity.misses]
+        if target.parity.first_difference is not None:
+            first = _text(target.parity.first_difference)
+            lines.append(f"- {_text(target.name)}: first layer that differs: {first}")
+    return "\n".join([lines[0], "", *lines[1:]]).rstrip()
 
 
 def _stages(report: Report, notes: Sequence[str]) -> str:

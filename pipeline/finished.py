@@ -1,0 +1,120 @@
+"""A finished run, read back from its directory: what was exported, and from what."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.errors import InputError
+from pipeline.formats.export import SUFFIXES
+from pipeline.recipe import Recipe, load_recipes
+from pipeline.records import Report
+
+COMBINED = "combined"
+"""Name of the directory that holds the report of several recipes."""
+
+STAGES_FILE = "stages.json"
+"""In a run's directory: where the store keeps the result of every stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """One recipe's run.
+
+    Attributes:
+        directory: of the run.
+        recipe: as it was resolved then.
+        file: the exported file.
+        classes: class names in the order of the logits.
+    """
+
+    directory: Path
+    recipe: Recipe
+    file: Path
+    classes: tuple[str, ...]
+
+    @property
+    def format(self) -> Any:
+        """The module of the file's format."""
+        return import_module(f"pipeline.formats.{self.recipe.target.format}")
+
+    def stage(self, name: str, file: str) -> Path:
+        """A file that the stage `name` left in the store.
+
+        Raises:
+            InputError: it is gone.
+        """
+        try:
+            places = json.loads((self.directory / STAGES_FILE).read_text(encoding="utf-8"))
+            path = Path(self.directory, str(places[name]), file)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{self.directory / STAGES_FILE}: does not say where stage {name} is; "
+                "run the recipe again"
+            ) from error
+        if not path.exists():
+            raise InputError(
+                f"{path}: missing; it is needed for this, and the run's directory names it; "
+                "run the recipe again"
+            )
+        return path
+
+
+def open_runs(directory: Path) -> list[Finished]:
+    """Every run of a directory: one, or those that a combined report is of.
+
+    Raises:
+        InputError: it is not the directory of a finished run.
+    """
+    if (directory / "recipe.yaml").is_file():
+        return [_open(directory)]
+    try:
+        text = (directory / "report.json").read_text(encoding="utf-8")
+        report = Report.model_validate_json(text)
+    except OSError:
+        raise InputError(
+            f"{directory}: not the directory of a run, it has no recipe.yaml; give one such as "
+            "artifacts/android-litert-int8, or artifacts/combined"
+        ) from None
+    except ValidationError as error:
+        raise InputError(
+            f"{directory / 'report.json'}: not a report of this version ({error.error_count()} "
+            "problems); run the recipes again"
+        ) from None
+    return [_open(directory.parent / target.name) for target in report.targets]
+
+
+def open_run(directory: Path, target: str | None) -> Finished:
+    """The run of one target; `target` may be left out where there is only one.
+
+    Raises:
+        InputError: no finished run, no such target, or none named among several.
+    """
+    runs = open_runs(directory)
+    names = [run.recipe.name for run in runs]
+    if target is None and len(runs) == 1:
+        return runs[0]
+    if target not in names:
+        given = "no target given" if target is None else f"target: got {target!r}"
+        raise InputError(f"{given}; {directory} has {', '.join(names)}")
+    return runs[names.index(target)]
+
+
+def _open(directory: Path) -> Finished:
+    recipe_file = directory / "recipe.yaml"
+    if not recipe_file.is_file():
+        raise InputError(f"{recipe_file}: missing; run the recipe again")
+    (recipe,) = load_recipes([recipe_file])
+    file = directory / f"model{SUFFIXES[recipe.target.format]}"
+    if not file.exists():
+        raise InputError(f"{file}: missing; run the recipe again")
+    try:
+        labels = (directory / "labels.txt").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{directory / 'labels.txt'}: {error}; run the recipe again") from error
+    return Finished(directory=directory, recipe=recipe, file=file, classes=tuple(labels))

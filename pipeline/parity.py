@@ -1,0 +1,150 @@
+"""The gates an exported file must pass: it answers as the quantized program does.
+
+compared = compare_logits(found, wanted, step=0.031)
+output_misses(compared, FILE["onnx"])    # []
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.formats.facts import FileFacts
+from pipeline.layers import MEDIAN_STEPS, P99_STEPS, Trace, compare, first_difference, percentile
+from pipeline.records import OutputSteps, ScalesExact
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What logits must keep against those they should be.
+
+    Attributes:
+        agreement: least share of images with the same first class.
+        median: most steps of the output grid at the median.
+        p99: most steps at the 99th percentile.
+        difference: of a float network, most difference as a share of the largest logit.
+    """
+
+    agreement: float = 0.995
+    median: int = MEDIAN_STEPS
+    p99: int = P99_STEPS
+    difference: float = 1e-3
+
+
+FILE = {"onnx": Limits(), "tflite": Limits(), "coreml": Limits(difference=1e-2)}
+"""For a file against the program it was written from; a float Core ML file is float16."""
+
+FOLDED = Limits(agreement=0.98, median=1, p99=6)
+"""For the program against the trained network: training does not round biases to int32. On a
+ResNeSt-50 that moves the logits by a step at the 99th percentile, on a net of a few channels by
+two or three."""
+
+Logits = Mapping[str, Tensor]
+"""Logits (images, classes) by set of images."""
+
+
+def agreement(found: Logits, wanted: Logits) -> float:
+    """Share of all images to which both give the same first class."""
+    same = torch.cat([found[name].argmax(1) == wanted[name].argmax(1) for name in wanted])
+    return float(same.double().mean())
+
+
+def output_steps(found: Logits, wanted: Logits, step: float) -> OutputSteps:
+    """How many steps of the output grid lie between two sets of logits.
+
+    Args:
+        found: of the file.
+        wanted: of the quantized program.
+        step: scale of the grid that the program's logits lie on.
+    """
+    apart = torch.cat([(found[name] - wanted[name]).abs().flatten() for name in wanted])
+    # The clamp also takes infinities; not a number counts as the farthest.
+    steps = torch.round(apart.double() / step).nan_to_num(255).clamp(max=255).long()
+    counts = torch.bincount(steps, minlength=256)
+    return OutputSteps(
+        median=percentile(counts, 0.5),
+        p99=percentile(counts, 0.99),
+        largest=int(steps.max()),
+        differing=float((steps > 0).double().mean()),
+    )
+
+
+def float_difference(found: Logits, wanted: Logits) -> float:
+    """The 99th percentile of the difference of logits, as a share of the largest logit."""
+    apart = torch.cat([(found[name] - wanted[name]).abs().flatten() for name in wanted])
+    largest = max(float(wanted[name].abs().max()) for name in wanted)
+    return float(torch.quantile(apart.double(), 0.99)) / largest if largest else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """How far two sets of logits are apart; `steps` on a grid, `difference` without one."""
+
+    agreement: float
+    steps: OutputSteps | None
+    difference: float | None
+
+
+def compare_logits(found: Logits, wanted: Logits, step: float | None) -> Compared:
+    """Compare logits with those they should be; `step` is None for a float network."""
+    return Compared(
+        agreement=agreement(found, wanted),
+        steps=None if step is None else output_steps(found, wanted, step),
+        difference=float_difference(found, wanted) if step is None else None,
+    )
+
+
+def output_misses(compared: Compared, limits: Limits) -> list[str]:
+    """What of a network's answers is not as it must be, in words; [] if nothing."""
+    misses = []
+    steps, difference = compared.steps, compared.difference
+    if compared.agreement < limits.agreement:
+        misses.append(
+            f"the same top-1 on {compared.agreement:.2%} of the images (at least "
+            f"{limits.agreement:.1%})"
+        )
+    if steps is not None and (steps.median > limits.median or steps.p99 > limits.p99):
+        misses.append(
+            f"logits {steps.median} steps apart at the median (at most {limits.median}) and "
+            f"{steps.p99} at the 99th percentile (at most {limits.p99})"
+        )
+    # Not a number is a miss too.
+    if difference is not None and not difference <= limits.difference:
+        misses.append(
+            f"logits {difference:.2g} of the largest apart at the 99th percentile (at most "
+            f"{limits.difference:g})"
+        )
+    return misses
+
+
+def file_misses(facts: FileFacts, exact: ScalesExact | None) -> list[str]:
+    """What an int8 file says of itself that is not as it must be; [] for a float file."""
+    misses = []
+    if exact is not None and exact.same != exact.total:
+        misses.append(f"{exact.same} of {exact.total} scales are the learned ones (all must be)")
+    if exact is not None and facts.int8_macs != facts.macs:
+        misses.append(f"{facts.int8_coverage:.2%} of the MACs run in int8 (all must)")
+    return misses
+
+
+def describe_first_difference(
+    program: torch.export.ExportedProgram, trace: Trace, images: Tensor
+) -> str:
+    """Name the first layer of an int8 file that differs from the program.
+
+    Args:
+        program: the quantized program.
+        trace: the file's integers for images (batch, 3, side, side), by layer name.
+        images: as the program takes them.
+    """
+    record = first_difference(compare(program, None, trace, images))
+    if record is None:
+        return "no layer differs on the images that were traced"
+    if not record.at_fault:
+        return f"{record.layer.title} differs most, but no layer alone by more than rounding"
+    share = float(record.own[1:].sum() / record.own.sum())
+    largest = int(record.own.nonzero().max())
+    return f"{record.layer.title}: {share:.2%} of its values differ, by {largest} steps at most"

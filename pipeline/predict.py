@@ -1,0 +1,118 @@
+"""The classes of single images: the float network and every exported file side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.data import mean_and_std, normalize
+from pipeline.errors import InputError
+from pipeline.finished import Finished
+from pipeline.images import EXTENSIONS, decode
+from pipeline.models.load import build, load_checkpoint
+from pipeline.stages import WEIGHTS
+
+FLOAT = "float"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """One image.
+
+    Attributes:
+        image: its name.
+        classes: class names, best first by the float network.
+        scores: softmax probability of each of `classes`, by column: the float network first,
+            then every file.
+        best: name of the class that each column puts first.
+        largest_difference: between a file's and the float network's scores, over all classes.
+    """
+
+    image: str
+    classes: tuple[str, ...]
+    scores: dict[str, tuple[float, ...]]
+    best: dict[str, str]
+    largest_difference: float
+
+
+def image_files(path: Path) -> list[Path]:
+    """The image files of a path: itself, or those directly in a directory, by name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
+        if not found:
+            raise InputError(f"{path}: no images in it ({' '.join(EXTENSIONS)})")
+        return found
+    if not path.is_file():
+        raise InputError(f"{path}: no such file or directory; give an image, a directory, or -")
+    return [path]
+
+
+def predict(
+    runs: Sequence[Finished], images: Sequence[tuple[str, bytes]], top: int
+) -> list[Prediction]:
+    """Classify images with the float network of some runs and with each of their files.
+
+    Args:
+        runs: of one float network.
+        images: name and file content of each.
+        top: how many classes to give.
+
+    Raises:
+        InputError: an image cannot be read, the runs are of different networks, or the float
+            weights are gone.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        if (run.recipe.model, run.recipe.data) != (first.recipe.model, first.recipe.data):
+            raise InputError(
+                f"{first.directory} and {run.directory} are of different networks or data; "
+                "predict with one at a time"
+            )
+    side = first.recipe.model.input_size
+    pixels = torch.stack(
+        [torch.from_numpy(decode(content, Path(name), side)) for name, content in images]
+    )
+    normalized = normalize(pixels, *mean_and_std(first.recipe.data))
+    model = build(first.recipe.model, len(first.classes)).eval()
+    load_checkpoint(model, first.stage("train", WEIGHTS))
+    with torch.inference_mode():
+        logits = {FLOAT: model(normalized)}
+    for run in runs:
+        fed = pixels.float() if run.recipe.target.input == "uint8_rgb" else normalized
+        logits[run.recipe.name] = _logits(run, fed)
+    scores = {name: found.softmax(1) for name, found in logits.items()}
+    names = [name for name, _ in images]
+    return [_prediction(name, i, scores, first.classes, top) for i, name in enumerate(names)]
+
+
+def _logits(run: Finished, images: Tensor) -> Tensor:
+    runnable = run.format.open_file(run.file, run.recipe.threads)
+    parts = []
+    for part in torch.split(images, runnable.batch or len(images)):
+        runnable.set_input(part.numpy())
+        runnable.invoke()
+        parts.append(np.array(runnable.output()))
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def _prediction(
+    name: str, index: int, scores: dict[str, Tensor], classes: Sequence[str], top: int
+) -> Prediction:
+    mine = {column: found[index] for column, found in scores.items()}
+    order = mine[FLOAT].argsort(descending=True, stable=True)[:top].tolist()
+    return Prediction(
+        image=name,
+        classes=tuple(classes[i] for i in order),
+        scores={column: tuple(float(s[i]) for i in order) for column, s in mine.items()},
+        best={column: classes[int(s.argmax())] for column, s in mine.items()},
+        largest_difference=max(float((s - mine[FLOAT]).abs().max()) for s in mine.values()),
+    )
