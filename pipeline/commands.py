@@ -122,30 +122,25 @@ def predict(run_dir: Path, image: Path, top: int) -> None:
     Raises:
         InputError: no finished run, or no image that can be read.
     """
-    _need_directory(run_dir)
-    piped = sys.stdin.buffer.read() if str(image) == "-" else None
-    with third_party_output_to(run_dir / LOG) as console:
-        from pipeline.finished import open_runs
-        from pipeline.predict import image_files, predict
+    from pipeline.finished import open_runs
+    from pipeline.image_files import image_files
 
-        if piped is not None:
-            images = [("-", piped)]
-        else:
-            images = [(str(file), file.read_bytes()) for file in image_files(image)]
-        runs = open_runs(run_dir)
+    runs = open_runs(run_dir)
+    if str(image) == "-":
+        images = [("-", sys.stdin.buffer.read())]
+    else:
+        images = [(str(file), file.read_bytes()) for file in image_files(image)]
+    with third_party_output_to(run_dir / LOG) as console:
+        from pipeline.predict import predict
+
         for found in predict(runs, images, top):
             _show_prediction(found, runs, console)
-
-
-def _need_directory(run_dir: Path) -> None:
-    if not run_dir.is_dir():
-        raise InputError(f"{run_dir}: no such directory; give the directory of a run")
 
 
 def _show_prediction(found: Prediction, runs: Sequence[Finished], console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("class")
-    titles = {run.recipe.name: _title(run) for run in runs}
+    titles = {run.recipe.name: _title(run, run.format.evaluated()) for run in runs}
     for column in found.scores:
         table.add_column(titles.get(column, column), justify="right")
     for row, name in enumerate(found.classes):
@@ -159,8 +154,8 @@ def _show_prediction(found: Prediction, runs: Sequence[Finished], console: Conso
     console.print(difference, highlight=False)
 
 
-def _title(run: Finished) -> str:
-    reference = " (reference)" if run.format.evaluated() == "reference" else ""
+def _title(run: Finished, computed_by: str) -> str:
+    reference = " (reference)" if computed_by == "reference" else ""
     return f"{run.format.RUNTIME}{reference}"
 
 
@@ -170,13 +165,12 @@ def debug(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: no finished run of an int8 target.
     """
-    run_dir: Path = arguments.run_dir
-    _need_directory(run_dir)
-    with third_party_output_to(run_dir / LOG) as console:
-        from pipeline.debug import debug_rows, write_csv
-        from pipeline.finished import open_run
+    from pipeline.finished import open_run
 
-        run = open_run(run_dir, arguments.target)
+    run = open_run(arguments.run_dir, arguments.target)
+    with third_party_output_to(arguments.run_dir / LOG) as console:
+        from pipeline.debug import debug_rows, write_csv
+
         rows = debug_rows(run, arguments.images)
         table = Table(box=None, pad_edge=False)
         table.add_column("layer")
@@ -184,7 +178,9 @@ def debug(arguments: argparse.Namespace) -> None:
             table.add_column(heading, justify="right")
         for row in rows[: arguments.rows]:
             table.add_row(*_layer_row(row))
-        console.print(f"[bold]{run.recipe.name}[/bold]  {_title(run)}", highlight=False)
+        console.print(
+            f"[bold]{run.recipe.name}[/bold]  {_title(run, run.format.TRACED_BY)}", highlight=False
+        )
         console.print(table)
         console.print(_DEBUG_LEGEND, highlight=False)
         path: Path = arguments.csv or run.directory / "debug.csv"

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.errors import InputError
+from pipeline.image_files import EXTENSIONS
 from pipeline.recipe import AugmentConfig
 
-EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MEMORY_LIMIT_BYTES = 2 * 2**30
 """Decoded pixels of one dataset up to this size are kept in memory."""
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.data import mean_and_std, normalize
 from pipeline.errors import InputError
 from pipeline.finished import Finished
-from pipeline.images import EXTENSIONS, decode
+from pipeline.images import decode
 from pipeline.models.load import build, load_checkpoint
 from pipeline.stages import WEIGHTS
 
@@ -38,22 +38,6 @@ class Prediction:
     scores: dict[str, tuple[float, ...]]
     best: dict[str, str]
     largest_difference: float
-
-
-def image_files(path: Path) -> list[Path]:
-    """The image files of a path: itself, or those directly in a directory, by name.
-
-    Raises:
-        InputError: there is none.
-    """
-    if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
-        if not found:
-            raise InputError(f"{path}: no images in it ({' '.join(EXTENSIONS)})")
-        return found
-    if not path.is_file():
-        raise InputError(f"{path}: no such file or directory; give an image, a directory, or -")
-    return [path]
 
 
 def predict(

@@ -52,7 +52,7 @@ class Stage:
     code: tuple[str, ...]
 
 
-CORE = ("data.py", "images.py", "models", "train.py")
+CORE = ("data.py", "image_files.py", "images.py", "models", "train.py")
 _QUANTIZER = ("deploy.py", "fake_quantize.py", "fold.py", "grid.py", "qat.py", "quantizer.py")
 _COMPARING = ("layers.py", "measure.py", "parity.py", "program.py")
 

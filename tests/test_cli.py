@@ -201,3 +201,21 @@ def test_an_internal_error_gives_1(
     monkeypatch.setitem(__main__._COMMANDS, "check", fail)
     assert __main__.main(["check", str(ONNX)]) == 1
     assert "a bug" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["predict", "no-such-run", "a.png"], "no-such-run: not the directory of a run"),
+        (["debug", "no-such-run"], "no-such-run: not the directory of a run"),
+        (["debug", "."], "not the directory of a run"),
+        (["debug", ".", "--images", "0"], "got '0'; must be a whole number above 0"),
+        (["predict", ".", "a.png", "--top", "x"], "got 'x'; must be a whole number above 0"),
+        (["bench", ".", "--rounds", "-1"], "must be a whole number above 0"),
+    ],
+)
+def test_bad_arguments_of_the_commands_on_runs(
+    arguments: list[str], expected: str, tmp_path: Path
+) -> None:
+    assert_refused(pocketnest(*arguments, cwd=tmp_path), expected)
+    assert list(tmp_path.iterdir()) == []

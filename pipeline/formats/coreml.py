@@ -23,6 +23,8 @@ from pipeline.formats.pixels import camera_pixels, refuse_learned_input
 quantized = torch.ops.quantized_decomposed
 
 RUNTIME = "coreml"
+TRACED_BY = "reference"
+"""What `trace` computes with, on any host: Core ML gives out no tensor inside a network."""
 
 _RESCALES_ADDITIONS = "common::distributive_quantized_binary_op_scale_normalization"
 """The pass that divides the grids of an addition by one another and rounds the ratios to

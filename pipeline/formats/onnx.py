@@ -20,6 +20,7 @@ from pipeline.formats.facts import NO_GRID, FileFacts, Grid, conv_macs
 from pipeline.formats.pixels import camera_pixels, refuse_learned_input, take_pixels
 
 RUNTIME = "onnxruntime"
+TRACED_BY = "runtime"
 
 _NONE = np.zeros(0, np.float32)
 

@@ -29,6 +29,7 @@ from pipeline.formats.pixels import camera_pixels, refuse_learned_input
 from pipeline.formats.translations import own_translations
 
 RUNTIME = "litert"
+TRACED_BY = "runtime"
 
 _SAMPLE_IMAGES = "calibration_image_sample_data_20x128x128x3_float32.npy"
 """onnx2tf downloads this file unless it lies in the working directory."""

@@ -15,7 +15,8 @@ _LEGEND = (
     "the float model on this CPU, timed in turn with that file. Int8 is the share of "
     "multiply-accumulates in int8 kernels; scales are those equal to the learned ones. A number "
     "after 'not measured' is that of its reason below. Reference: the file was computed by "
-    "PocketNest's evaluator of the format, where its runtime does not exist."
+    "PocketNest's evaluator of the format, in the file's own types, where its runtime does not "
+    "exist."
 )
 _UNITS: dict[str, tuple[str, str]] = {
     "accuracy_drop_pt": ("top-1 drop", " pt"),

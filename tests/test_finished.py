@@ -1,0 +1,106 @@
+"""Finished runs, read back: what is there, and what is said of what is not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.finished import STAGES_FILE, open_run, open_runs
+from pipeline.image_files import image_files
+from pipeline.recipe import load_recipes, resolved_yaml
+from pipeline.report.write import combine, write_report
+from tests.cli import DEVICE_RECIPES
+from tests.test_report import report, target
+
+NAMES = {"tflite": "android-litert-int8", "onnx": "linux-arm-onnxruntime-int8"}
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Directories as runs of two recipes leave them, with empty model files."""
+    store = tmp_path / ".store" / "train-1"
+    store.mkdir(parents=True)
+    (store / "weights.safetensors").touch()
+    for form, name in NAMES.items():
+        (recipe,) = load_recipes([DEVICE_RECIPES[form]])
+        directory = tmp_path / name
+        directory.mkdir()
+        (directory / f"model.{form}").touch()
+        (directory / "recipe.yaml").write_text(resolved_yaml(recipe))
+        (directory / "labels.txt").write_text("zero\none\n")
+        (directory / STAGES_FILE).write_text(json.dumps({"train": "../.store/train-1"}))
+    reports = [report(target(name), name=name) for name in NAMES.values()]
+    write_report(combine(reports), tmp_path / "combined")
+    return tmp_path
+
+
+def test_one_run(out: Path) -> None:
+    run = open_run(out / NAMES["onnx"], None)
+    assert run.file == out / NAMES["onnx"] / "model.onnx"
+    assert run.classes == ("zero", "one")
+    assert run.recipe.target.format == "onnx"
+    assert run.format.RUNTIME == "onnxruntime"
+    assert run.stage("train", "weights.safetensors").samefile(
+        out / ".store" / "train-1" / "weights.safetensors"
+    )
+    assert open_run(out / NAMES["onnx"], NAMES["onnx"]) == run
+
+
+def test_a_combined_report_leads_to_its_runs(out: Path) -> None:
+    runs = open_runs(out / "combined")
+    assert [run.recipe.name for run in runs] == list(NAMES.values())
+    assert open_run(out / "combined", NAMES["tflite"]) == runs[0]
+
+
+def test_the_target_must_be_named_among_several(out: Path) -> None:
+    listed = ", ".join(NAMES.values())
+    with pytest.raises(InputError, match=rf"no target given; \S*combined has {listed}"):
+        open_run(out / "combined", None)
+    with pytest.raises(InputError, match=r"target: got 'iphone'; \S*combined has"):
+        open_run(out / "combined", "iphone")
+
+
+def test_what_is_missing_is_named(out: Path) -> None:
+    directory = out / NAMES["onnx"]
+    with pytest.raises(InputError, match=r"not the directory of a run"):
+        open_runs(out)
+    shutil.rmtree(out / ".store")
+    with pytest.raises(InputError, match=r"weights\.safetensors: missing; .* run the recipe again"):
+        open_run(directory, None).stage("train", "weights.safetensors")
+    with pytest.raises(InputError, match=r"does not say where stage fold is"):
+        open_run(directory, None).stage("fold", "program.pt2")
+    (directory / STAGES_FILE).write_text("{")
+    with pytest.raises(InputError, match=r"does not say where stage train is"):
+        open_run(directory, None).stage("train", "weights.safetensors")
+    for name in ("labels.txt", "model.onnx"):
+        (directory / name).unlink()
+        with pytest.raises(InputError, match=rf"{name}.*; run the recipe again"):
+            open_run(directory, None)
+    (directory / "recipe.yaml").unlink()
+    with pytest.raises(InputError, match=r"recipe\.yaml: missing"):
+        open_runs(out / "combined")
+
+
+def test_an_older_report_is_refused(out: Path) -> None:
+    path = out / "combined" / "report.json"
+    tree = json.loads(path.read_text())
+    del tree["targets"][0]["parity"]
+    path.write_text(json.dumps(tree))
+    with pytest.raises(InputError, match=r"report\.json: not a report of this version"):
+        open_runs(out / "combined")
+
+
+def test_images_of_a_path(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a.jpg", "c.webp", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "d.png").mkdir()
+    assert [p.name for p in image_files(tmp_path)] == ["a.jpg", "b.PNG", "c.webp"]
+    assert image_files(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]
+    with pytest.raises(InputError, match="no images in it"):
+        image_files(tmp_path / "d.png")
+    with pytest.raises(InputError, match="no such file or directory"):
+        image_files(tmp_path / "e.png")
