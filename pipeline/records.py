@@ -214,6 +214,8 @@ class Parity(_Record):
         steps: how far the logits are apart; None for a float file.
         difference: of a float file, the 99th percentile of the logits' differences, as a share
             of the largest logit.
+        layers: layers of an int8 file that were compared one by one; 0 for a float file.
+        layers_alike: those that make the same of the same numbers, but for rounding.
         misses: each gate that the file does not pass, in words.
         first_difference: the first layer that differs, where there is a miss.
         passed: whether there is no miss. A run stops at one unless --allow-mismatch is given.
@@ -223,6 +225,8 @@ class Parity(_Record):
     agreement: Share
     steps: OutputSteps | None
     difference: Annotated[float, Field(ge=0)] | None
+    layers: Count
+    layers_alike: Count
     misses: tuple[Text, ...] = ()
     first_difference: Text | None = None
     passed: bool

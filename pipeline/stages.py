@@ -282,19 +282,23 @@ def verify(context: Context, inputs: Inputs, out: Path) -> Facts:
     torch.save(logits, out / LOGITS)
     expected = torch.load(inputs["fold"] / LOGITS, weights_only=True)
     compared = parity.compare_logits(logits, expected, _step(folded))
-    misses = parity.file_misses(found, exact)
-    misses += parity.output_misses(compared, parity.FILE[recipe.target.format])
-    first = None
-    if misses and exact is not None:
-        shown, _ = next(batches(fed.calibration, TRACED_IMAGES, fed))
-        first = parity.describe_first_difference(folded, partial(form.trace, file), shown)
+    shown, _ = next(batches(fed.calibration, TRACED_IMAGES, fed))
+    trace = partial(form.trace, file)
+    traced = layers.compare(folded, None, trace, shown) if exact is not None else []
+    misses = [
+        *parity.file_misses(found, exact),
+        *parity.output_misses(compared, parity.FILE[recipe.target.format]),
+        *parity.layer_misses(traced),
+    ]
     record = Parity(
         images=images,
         agreement=compared.agreement,
         steps=compared.steps,
         difference=compared.difference,
+        layers=len(traced),
+        layers_alike=sum(not layer.at_fault for layer in traced),
         misses=tuple(misses),
-        first_difference=first,
+        first_difference=parity.describe_first_difference(traced) if misses and traced else None,
         passed=not misses,
     )
     return {

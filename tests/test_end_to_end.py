@@ -117,8 +117,10 @@ def test_every_file_answers_as_the_program_does(out: Path) -> None:
         assert parity["passed"] is True
         assert parity["images"] == 450 + 180
         assert parity["agreement"] >= 0.995
-        assert parity["steps"]["median"] == 0
-        assert parity["steps"]["p99"] <= 2
+        core_ml = target["format"] == "coreml"  # its tensors are float16
+        assert parity["steps"]["median"] <= core_ml
+        assert parity["steps"]["p99"] <= 2 + core_ml
+        assert parity["layers"] == parity["layers_alike"] > 50
         assert target["partitions"] == (1 if target["format"] == "tflite" else None)
 
 

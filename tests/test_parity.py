@@ -20,7 +20,7 @@ from pipeline import parity, qat
 from pipeline.deploy import deploy_form
 from pipeline.fake_quantize import only_round
 from pipeline.formats.facts import scales_exact
-from pipeline.layers import layers_of
+from pipeline.layers import compare, layers_of
 from pipeline.models.branches import branch_form
 from tests import programs
 
@@ -115,11 +115,13 @@ def judged(form: str, writer: Any, folder: Path) -> tuple[list[str], str]:
         one_set(found), one_set(written.logits), programs.output_scale(written.program)
     )
     exact = scales_exact(written.program, facts)
-    misses = parity.file_misses(facts, exact) + parity.output_misses(compared, parity.FILE[form])
-    first = parity.describe_first_difference(
-        written.program, partial(module.trace, path), written.images
-    )
-    return misses, first
+    traced = compare(written.program, None, partial(module.trace, path), written.images)
+    misses = [
+        *parity.file_misses(facts, exact),
+        *parity.output_misses(compared, parity.FILE[form]),
+        *parity.layer_misses(traced),
+    ]
+    return misses, parity.describe_first_difference(traced)
 
 
 @pytest.mark.parametrize("form", SUFFIXES)
@@ -218,6 +220,7 @@ def test_swapped_channels_are_caught_and_the_layer_named(form: str, tmp_path: Pa
     writer = copied(f"pipeline.formats.{form}", SWAPPED_CHANNELS[form])
     misses, first = judged(form, writer, tmp_path)
     assert any("steps apart" in miss for miss in misses)
+    assert any(miss.startswith("1 of ") for miss in misses), "one layer alone is wrong"
     assert not any("scales" in miss for miss in misses)
     assert layer_of("conv2d") in first
 

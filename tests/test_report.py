@@ -63,6 +63,8 @@ def parity(**changes: Any) -> Parity:
         "agreement": 1.0,
         "steps": OutputSteps(median=0, p99=1, largest=3, differing=0.02),
         "difference": None,
+        "layers": 80,
+        "layers_alike": 80,
         "passed": True,
     }
     return Parity(**(whole | changes))
@@ -302,6 +304,7 @@ def test_parity_has_a_table_of_its_own() -> None:
         "input": "normalized",
         "images": "630",
         "same top-1": "100.00 %",
+        "layers alike": "80/80",
         "median": "0 steps",
         "99th percentile": "1 step",
         "largest": "3 steps",

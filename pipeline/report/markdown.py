@@ -310,6 +310,7 @@ def _parities(report: Report, notes: Sequence[str]) -> str:
         "input",
         "images",
         "same top-1",
+        "layers alike",
         "median",
         "99th percentile",
         "largest",
@@ -331,6 +332,7 @@ def _parities(report: Report, notes: Sequence[str]) -> str:
                 target.input,
                 str(parity.images),
                 _percent(parity.agreement),
+                f"{parity.layers_alike}/{parity.layers}" if parity.layers else _NOT_APPLICABLE,
                 *apart,
                 _missing(target.partitions_missing, notes)
                 if target.partitions is None
