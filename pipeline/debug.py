@@ -16,7 +16,7 @@ from pipeline.data import load_dataset, normalize, pixel_values
 from pipeline.errors import InputError
 from pipeline.finished import Finished
 from pipeline.formats.facts import Grid
-from pipeline.layers import LayerSums, compare, percentile
+from pipeline.layers import LayerSums, compare, percentile, probes
 from pipeline.stages import PROGRAM, TWIN
 
 _IDEAL_DB = 6.02 * 8 + 1.76
@@ -93,7 +93,11 @@ def debug_rows(run: Finished, images: int) -> list[Row]:
         dataset = pixel_values(dataset)
     first = torch.arange(min(images, len(dataset.calibration)))
     shown = normalize(dataset.calibration.pixels(first), dataset.mean, dataset.std)
-    records = compare(folded, twin, partial(run.format.trace, run.file), shown)
+    trace = partial(run.format.trace, run.file)
+    records = compare(folded, twin, trace, shown)
+    in_colour = compare(folded, None, trace, probes(dataset))
+    for record, probe in zip(records, in_colour, strict=True):
+        record.own += probe.own
     return worst_first(records, run.format.inspect(run.file).layers)
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from pipeline import grid
+from pipeline.data import Dataset, batches, normalize
 
 aten = torch.ops.aten
 quantized = torch.ops.quantized_decomposed
@@ -29,6 +30,8 @@ _DEQUANTIZE = {
 _RELU = {aten.relu.default, aten.relu_.default}
 MEDIAN_STEPS, P99_STEPS = 0, 2
 """Most steps of its grid between a tensor of a file and the program's: rounding."""
+
+_CALIBRATION_PROBES, _NOISE_PROBES = 6, 2
 
 _BATCH = 8
 """Images at a time: every layer's values are held at once, 0.2 GB for an image of 224 x 224."""
@@ -306,6 +309,18 @@ def compare(
             if name in exact:
                 record.add(exact[name], ours[name], numbers[name])
     return list(sums.values())
+
+
+def probes(dataset: Dataset) -> Tensor:
+    """Images (8, 3, side, side) to compare layers on: of the calibration set, and coloured noise.
+
+    On grey images alone a swap of colours would not show.
+    """
+    images, _ = next(batches(dataset.calibration, _CALIBRATION_PROBES, dataset))
+    generator = torch.Generator().manual_seed(0)
+    shape = (_NOISE_PROBES, *images.shape[1:])
+    noise = torch.randint(0, 256, shape, generator=generator).to(torch.uint8)
+    return torch.cat([images, normalize(noise, dataset.mean, dataset.std)])
 
 
 def first_difference(compared: Iterable[LayerSums]) -> LayerSums | None:

@@ -40,7 +40,6 @@ from pipeline.train import EVALUATION_BATCH, Hooks, Step, device, evaluate, fit,
 WEIGHTS, CURVE = "weights.safetensors", "curve.json"
 PROGRAM, TWIN, LOGITS = "program.pt2", "float.pt2", "logits.pt"
 CALIBRATION_BATCH = 32
-TRACED_IMAGES = 8
 CALIBRATION = "(calibration)"
 """Key of the calibration images beside the test sets; no test set can be named so."""
 
@@ -282,9 +281,8 @@ def verify(context: Context, inputs: Inputs, out: Path) -> Facts:
     torch.save(logits, out / LOGITS)
     expected = torch.load(inputs["fold"] / LOGITS, weights_only=True)
     compared = parity.compare_logits(logits, expected, _step(folded))
-    shown, _ = next(batches(fed.calibration, TRACED_IMAGES, fed))
     trace = partial(form.trace, file)
-    traced = layers.compare(folded, None, trace, shown) if exact is not None else []
+    traced = layers.compare(folded, None, trace, layers.probes(fed)) if exact is not None else []
     misses = [
         *parity.file_misses(found, exact),
         *parity.output_misses(compared, parity.FILE[recipe.target.format]),

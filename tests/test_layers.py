@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline import layers, qat
+from pipeline.data import load_dataset, pixel_values
 from pipeline.debug import worst_first
 from pipeline.deploy import deploy_form
 from pipeline.fold import float_twin, quantized_program
 from pipeline.models.branches import branch_form
+from pipeline.recipe import DigitsData
 from tests import programs
 
 Program = torch.export.ExportedProgram
@@ -230,3 +232,16 @@ def test_steps_do_not_wrap() -> None:
         torch.tensor([-128, 127], dtype=torch.int8), torch.tensor([127, -128], dtype=torch.int8)
     )
     assert far[255] == 2
+
+
+def test_probes_show_colours_even_of_grey_images() -> None:
+    digits = load_dataset(DigitsData(), 32)
+    for fed in (digits, pixel_values(digits)):
+        images = layers.probes(fed)
+        assert images.shape == (8, 3, 32, 32)
+        grey = [torch.equal(image[0], image[2]) for image in images]
+        assert grey == [True] * 6 + [False] * 2
+        assert torch.equal(images, layers.probes(fed))
+    assert images.min() >= 0
+    assert (images - images.round()).abs().max() < 1e-3
+    assert 255 - images.max() < 1e-3
