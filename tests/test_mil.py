@@ -19,6 +19,7 @@ from pipeline.formats import coreml, mil, qdq
 from pipeline.formats.facts import learned_scales
 from pipeline.formats.mil_evaluator import Arithmetic, Evaluator
 from pipeline.formats.mil_ops import OPS
+from pipeline.layers import led_integers, step_counts
 from tests import programs
 from tests.packages import Array, answers, network, normal, of_x
 
@@ -219,13 +220,19 @@ def with_the_programs_biases(int8: Int8) -> mil.Network:
 
 def test_the_biases_are_all_that_differs_in_float32(int8: Int8) -> None:
     exact = Evaluator(with_the_programs_biases(int8), "float32")
-    wanted = integers(int8.variant)
-    found = exact.run({qdq.INPUT: int8.source.images.numpy()[:, None]}, list(wanted))
-    for name, integer in wanted.items():
-        values = found[name][:, 0].astype(int) - (128 if found[name].dtype == np.uint8 else 0)
-        # Measured: one integer in three million, where a sum in another order rounds otherwise.
-        assert np.mean(values != integer) < 1e-3, name
-        assert np.abs(values - integer).max() <= 1, name
+    names = list(integers(int8.variant))
+    found = exact.run({qdq.INPUT: int8.source.images.numpy()[:, None]}, names)
+    numbers = {}
+    for name in names:
+        values = found[name][:, 0].astype(np.int16)
+        shift = 128 if found[name].dtype == np.uint8 else 0
+        numbers[name] = torch.from_numpy((values - shift).astype(np.int8))
+    # Each layer alone: one number that rounds otherwise would move others after it.
+    wanted = led_integers(int8.source.program, int8.source.images, numbers)
+    counts = sum(step_counts(numbers[name], wanted[name]) for name in names)
+    # Measured: one integer in three million, where a sum in another order rounds otherwise.
+    assert counts[1] <= 1e-5 * counts.sum()
+    assert counts[2:].sum() == 0
 
 
 FARTHEST = {
@@ -243,7 +250,7 @@ def test_int8_logits_are_near_the_programs(int8: Int8, arithmetic: Arithmetic) -
     steps = apart.round()
     # float16 has 11 bits, so logits of a hundred steps miss the grid by some hundredths.
     assert (apart - steps).abs().max() < (1e-3 if arithmetic == "float32" else 0.1)
-    assert steps.max() <= FARTHEST[arithmetic][int8.variant] + 1
+    assert steps.max() <= FARTHEST[arithmetic][int8.variant] + 3
     assert steps.median() <= (1 if int8.variant == "radix2" else 0)
     assert (found.argmax(1) == source.logits.argmax(1)).float().mean() > 0.9
 
