@@ -54,7 +54,7 @@ def time_run(recipe: Recipe, run_dir: Path, rounds: int) -> list[Timing]:
     side = recipe.model.input_size
     image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     fed = image
-    if recipe.target.input == "uint8_rgb":
+    if recipe.target.takes_pixels:
         fed = (image * 64 + 128).round().clamp(0, 255)
     timings = []
     for threads in THREADS:

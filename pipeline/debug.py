@@ -89,7 +89,7 @@ def debug_rows(run: Finished, images: int) -> list[Row]:
     folded = program.load(run.stage("fold", PROGRAM))
     twin = program.load(run.stage("fold", TWIN))
     dataset = load_dataset(run.recipe.data, run.recipe.model.input_size)
-    if run.recipe.target.input == "uint8_rgb":
+    if run.recipe.target.takes_pixels:
         dataset = pixel_values(dataset)
     first = torch.arange(min(images, len(dataset.calibration)))
     shown = normalize(dataset.calibration.pixels(first), dataset.mean, dataset.std)

@@ -35,6 +35,16 @@ class Runnable(Protocol):
         """Logits (batch, classes) of the last run."""
 
 
+def run_images(runnable: Runnable, images: Tensor) -> Tensor:
+    """Logits (batch, classes) of an opened file for images (batch, 3, side, side)."""
+    parts = []
+    for part in torch.split(images, runnable.batch or len(images)):
+        runnable.set_input(part.numpy())
+        runnable.invoke()
+        parts.append(torch.from_numpy(runnable.output().copy()))
+    return torch.cat(parts)
+
+
 def logits_of(
     runnable: Runnable, dataset: Dataset, progress: Callable[[int], None]
 ) -> dict[str, Tensor]:
@@ -43,15 +53,10 @@ def logits_of(
 
     def predict(images: Tensor) -> Tensor:
         nonlocal done
-        size = runnable.batch or len(images)
-        parts = []
-        for part in torch.split(images, size):
-            runnable.set_input(part.numpy())
-            runnable.invoke()
-            parts.append(torch.from_numpy(runnable.output().copy()))
+        found = run_images(runnable, images)
         done += len(images)
         progress(done)
-        return torch.cat(parts)
+        return found
 
     return {
         name: predictions(predict, images, dataset, EVALUATION_BATCH)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from pipeline.data import mean_and_std, normalize
 from pipeline.errors import InputError
 from pipeline.finished import Finished
 from pipeline.images import decode
+from pipeline.measure import run_images
 from pipeline.models.load import build, load_checkpoint
 from pipeline.stages import WEIGHTS
 
@@ -71,21 +71,12 @@ def predict(
     with torch.inference_mode():
         logits = {FLOAT: model(normalized)}
     for run in runs:
-        fed = pixels.float() if run.recipe.target.input == "uint8_rgb" else normalized
-        logits[run.recipe.name] = _logits(run, fed)
+        fed = pixels.float() if run.recipe.target.takes_pixels else normalized
+        runnable = run.format.open_file(run.file, run.recipe.threads)
+        logits[run.recipe.name] = run_images(runnable, fed)
     scores = {name: found.softmax(1) for name, found in logits.items()}
     names = [name for name, _ in images]
     return [_prediction(name, i, scores, first.classes, top) for i, name in enumerate(names)]
-
-
-def _logits(run: Finished, images: Tensor) -> Tensor:
-    runnable = run.format.open_file(run.file, run.recipe.threads)
-    parts = []
-    for part in torch.split(images, runnable.batch or len(images)):
-        runnable.set_input(part.numpy())
-        runnable.invoke()
-        parts.append(np.array(runnable.output()))
-    return torch.from_numpy(np.concatenate(parts))
 
 
 def _prediction(

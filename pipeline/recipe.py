@@ -232,6 +232,11 @@ class TargetConfig(_Part):
     input: Literal["normalized", "uint8_rgb"] = "normalized"
     threads: Threads = 1
 
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether the file takes pixel values instead of normalised ones."""
+        return self.input == "uint8_rgb"
+
 
 class BudgetsConfig(_Part):
     """Limits a target must keep; None is no limit.

@@ -165,20 +165,16 @@ def prune(context: Context, inputs: Inputs, out: Path) -> Facts:
     }
 
 
-def _takes_pixels(context: Context) -> bool:
-    return context.recipe.target.input == "uint8_rgb"
-
-
 def _fed(context: Context) -> Context:
     """The context with the dataset as the program and the file take it."""
-    if not _takes_pixels(context):
+    if not context.recipe.target.takes_pixels:
         return context
     return replace(context, dataset=pixel_values(context.dataset))
 
 
 def _deploy_model(context: Context, inputs: Inputs) -> DeployNet:
     dataset, normalization = context.dataset, None
-    if _takes_pixels(context):
+    if context.recipe.target.takes_pixels:
         normalization = Normalization(mean=dataset.mean, std=dataset.std)
     return deploy_form(_pruned_model(context, inputs), normalization)
 
@@ -263,7 +259,7 @@ def write(context: Context, inputs: Inputs, out: Path) -> Facts:
     """Write the target's file from the program."""
     name = context.recipe.target.format
     file = f"model{SUFFIXES[name]}"
-    export(inputs["fold"] / PROGRAM, name, out / file, pixels=_takes_pixels(context))
+    export(inputs["fold"] / PROGRAM, name, out / file, pixels=context.recipe.target.takes_pixels)
     return {"file": file}
 
 
