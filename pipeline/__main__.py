@@ -28,6 +28,7 @@ examples:
   pocketnest predict artifacts/combined photo.jpg
   pocketnest debug artifacts/android-litert-int8
   pocketnest bench artifacts/android-litert-int8
+  pocketnest inspect artifacts/android-litert-int8
 """
 
 
@@ -48,9 +49,19 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="go on where a file does not answer as its program; the report says so",
     )
+    run.add_argument("--until", metavar="STAGE", help="stop after a stage, such as prune")
     check = commands.add_parser("check", help="validate recipes; prints every problem at once")
     check.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE")
-    for command in (run, check):
+    inspect = commands.add_parser(
+        "inspect", help="list the layers of a recipe's network, or of a run before and after"
+    )
+    inspect.add_argument("target", type=Path, metavar="RECIPE|RUN_DIR")
+    inspect.add_argument(
+        "name", nargs="?", metavar="TARGET", help="name of a recipe, where RUN_DIR has several"
+    )
+    inspect.add_argument("--rounds", type=_positive, default=20, metavar="N", help="timed rounds")
+    inspect.add_argument("--csv", type=Path, metavar="FILE", help="write all figures there too")
+    for command in (run, check, inspect):
         command.add_argument(
             "--set",
             action="append",
@@ -131,12 +142,20 @@ def _debug(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _inspect(arguments: argparse.Namespace) -> int:
+    from pipeline.commands import inspect
+
+    inspect(arguments)
+    return OK
+
+
 _COMMANDS = {
     "run": _run,
     "check": _check,
     "bench": _bench,
     "predict": _predict,
     "debug": _debug,
+    "inspect": _inspect,
 }
 
 

@@ -243,7 +243,7 @@ def _array_dataset(
 
 def _load_digits(test_images: int, size: int, seed: int) -> Dataset:
     # scikit-learn takes a second to import, and only this dataset needs it.
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    from sklearn.datasets import load_digits
 
     digits = load_digits()
     grey = torch.from_numpy(digits.images)  # 1,797 images of 8 x 8, values 0 to 16

@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.finished import Finished
 from pipeline.formats.facts import Grid
 from pipeline.layers import LayerSums, compare, percentile, probes
-from pipeline.stages import PROGRAM, TWIN
+from pipeline.stages.context import PROGRAM, TWIN
 
 _IDEAL_DB = 6.02 * 8 + 1.76
 """What 8 bits give a sine over the whole grid (Bennett 1948): the measure for the image itself."""

@@ -224,3 +224,35 @@ def deploy_form(branched: ResNeSt, normalization: Normalization | None = None) -
     deploy = DeployNet(branched, normalization)
     # The new convolutions start on the CPU; the rest may not.
     return deploy.to(next(branched.parameters())).train(branched.training)
+
+
+def branch_names(model: ResNeSt) -> dict[str, str]:
+    """Names of blocks and layers of a network in branch form, by their names in deploy form.
+
+    `blocks.3` is `layer2.0` in a network of three blocks in its first stage, `stem.0.6` is
+    `conv1.6`; what stands inside a block has the same name in both forms.
+    """
+    blocks = [
+        f"layer{stage}.{position}"
+        for stage, blocks in enumerate(model.stages(), start=1)
+        for position in range(len(blocks))
+    ]
+    stem = {f"stem.0.{index}": f"conv1.{index}" for index in range(len(model.conv1))}
+    return stem | {f"blocks.{index}": name for index, name in enumerate(blocks)} | {"fc": "fc"}
+
+
+def branch_name(names: dict[str, str], module: str) -> str:
+    """The name in branch form of a module in deploy form; that of its block where it has none.
+
+    Args:
+        names: from `branch_names`.
+        module: as in `named_modules` of the deploy form.
+    """
+    parts = module.split(".")
+    if parts[0] != "blocks":
+        return names.get(module, module)
+    inside = ".".join(parts[2:])
+    block = names[".".join(parts[:2])]
+    # The first split's logits, or those of all, come of the one convolution that is left.
+    inside = "fc2.0" if inside == "fc2" else inside
+    return f"{block}.{inside}" if inside else block

@@ -15,7 +15,7 @@ from pipeline.finished import Finished
 from pipeline.images import decode
 from pipeline.measure import run_images
 from pipeline.models.load import build, load_checkpoint
-from pipeline.stages import WEIGHTS
+from pipeline.stages.context import WEIGHTS
 
 FLOAT = "float"
 

@@ -15,12 +15,14 @@ TOOLS = (
     "torchvision",
     "torchao",
     "torch-pruning",
+    "neural-compressor",
     "onnx",
     "onnxruntime",
     "onnx2tf",
     "tensorflow",
     "ai-edge-litert",
     "coremltools",
+    "scikit-learn",
     "numpy",
 )
 """Packages whose version can change a result."""

@@ -1,170 +1,174 @@
-"""Channel pruning to a share of the multiply-accumulates, on torch-pruning's dependency graph.
-
-The network is pruned in branch form (see `pipeline.models.branches`), the form in which a channel
-of one radix split is tied to the same channel of the others by plain element-wise operations.
-"""
+"""Channel pruning of a network in branch form to a target, checked against the masked original."""
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch_pruning as tp
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
-from pipeline.models.branches import BranchedBlock
 from pipeline.models.count import count
 from pipeline.models.resnest import ResNeSt
+from pipeline.pruning import costs, sizes
+from pipeline.pruning.costs import Cost
+from pipeline.pruning.groups import Removed, groups_of, masked_difference, remove
+from pipeline.pruning.importance import LabelledImages, scores
+from pipeline.pruning.widths import Plan, weakest
+from pipeline.recipe import PruneConfig
 
 EQUALITY_TOLERANCE = 1e-4
 """Largest difference to the masked original, relative to its largest output."""
 
-_SEARCH_STEPS = 9
-_LARGEST_RATIO = 0.95
+_LISTED = 6
 
-Removed = dict[str, list[int]]
-"""Removed channels by the name of the batch normalisation that carries them."""
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """What a pruning is to reach.
+
+    Attributes:
+        key: of the recipe, such as `macs`.
+        cost: what is to become smaller, by widths.
+        whole: the cost before anything is removed.
+        limit: the most it may cost after, in the unit of the cost.
+        asked: as the recipe has it.
+        share: whether that is a share of the whole, and not in the unit of the cost.
+    """
+
+    key: str
+    cost: Cost
+    whole: float
+    limit: float
+    asked: float
+    share: bool
+
+    def after(self, step: int, steps: int) -> float:
+        """The limit after one of several steps; each removes the same share of what is left."""
+        if self.limit >= self.whole:
+            return self.limit
+        return float(self.whole * (self.limit / self.whole) ** (step / steps))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pruned:
-    """A pruned network, what it has left of the MACs, and how far it is from the masked one."""
+    """A pruned network.
+
+    Attributes:
+        model: the network, in branch form and evaluation mode.
+        removed: channels that went, by group.
+        difference: to the original with those channels zeroed, relative to its largest output.
+    """
 
     model: ResNeSt
     removed: Removed
-    macs_share: float
     difference: float
 
 
-def prune_to_macs(branched: ResNeSt, input_size: int, share: float, round_to: int) -> Pruned:
-    """Remove the weakest channels, the same ratio in every layer, until `share` of MACs is left.
-
-    A channel's weight is the L2 norm of everything that goes with it (its dependency group).
+def goal_of(model: ResNeSt, input_size: int, config: PruneConfig, form: tuple[str, str]) -> Goal:
+    """The goal of a recipe that asks for MACs, parameters or bytes.
 
     Args:
-        branched: the network in branch form, in evaluation mode; not changed.
+        model: in branch form, before anything is removed.
         input_size: side of the images in pixels.
-        share: of the multiply-accumulates to keep, in (0, 1].
-        round_to: channel counts stay multiples of this.
+        config: the recipe's `prune`, not with a latency.
+        form: the target's format and precision.
+    """
+    groups = groups_of(model, input_size)
+    counts = count(model, input_size)
+    shapes = costs.layer_shapes(groups, counts)
+    if config.macs is not None:
+        return share_goal("macs", costs.macs(shapes), config.macs, model, input_size)
+    if config.params is not None:
+        cost = costs.params(shapes, groups, counts)
+        return share_goal("params", cost, config.params, model, input_size)
+    assert config.size_mb is not None
+    cost = sizes.size_mb(model, shapes, groups, sizes.BYTES[form])
+    whole = cost.of({group.name: group.channels for group in groups})
+    return Goal(
+        key="size_mb",
+        cost=cost,
+        whole=whole,
+        limit=config.size_mb,
+        asked=config.size_mb,
+        share=False,
+    )
+
+
+def share_goal(key: str, cost: Cost, share: float, model: ResNeSt, input_size: int) -> Goal:
+    """The goal of keeping a share of what the network costs."""
+    groups = groups_of(model, input_size)
+    whole = cost.of({group.name: group.channels for group in groups})
+    return Goal(key=key, cost=cost, whole=whole, limit=share * whole, asked=share, share=True)
+
+
+def plan_of(
+    model: ResNeSt, input_size: int, goal: Goal, config: PruneConfig, images: LabelledImages
+) -> Plan:
+    """What a search for widths starts from.
+
+    Args:
+        model: in branch form.
+        input_size: side of the images in pixels.
+        goal: whose cost counts.
+        config: criterion and rounding.
+        images: for criteria that look at gradients.
 
     Raises:
-        InputError: the share cannot be reached; gives the smallest that can.
+        InputError: the goal cannot be reached; gives the nearest that can, and the layers that
+            are at their floor.
+    """
+    plan = Plan(
+        groups=groups_of(model, input_size),
+        scores=scores(model, input_size, config.criterion, images),
+        cost=goal.cost,
+        round_to=config.round_to,
+    )
+    if (least := goal.cost.of(plan.floor())) > goal.limit:
+        raise InputError(_out_of_reach(goal, config, least, plan.floor()))
+    return plan
+
+
+def prune_to(model: ResNeSt, input_size: int, plan: Plan, widths: Mapping[str, int]) -> Pruned:
+    """Remove the least important channels of every group, down to `widths`.
+
+    Args:
+        model: in branch form; not changed.
+        input_size: side of the images in pixels.
+        plan: of this model.
+        widths: channels to keep, by group.
+
+    Raises:
         RuntimeError: the pruned network is not the original with those channels zeroed.
     """
-    whole = count(branched, input_size).macs
-    if share == 1.0:
-        return Pruned(model=copy.deepcopy(branched), removed={}, macs_share=1.0, difference=0.0)
-    low, high = 0.0, _LARGEST_RATIO
-    best: tuple[float, ResNeSt, Removed] | None = None
-    smallest = 1.0
-    for step in range(_SEARCH_STEPS):
-        ratio = _LARGEST_RATIO if step == 0 else (low + high) / 2
-        model, removed = _pruned_at(branched, input_size, ratio, round_to)
-        left = count(model, input_size).macs / whole
-        smallest = min(smallest, left)
-        if left <= share:
-            high = ratio
-            if best is None or left > best[0]:
-                best = (left, model, removed)
-        elif step == 0:
-            break
-        else:
-            low = ratio
-    if best is None:
-        raise InputError(
-            f"prune.macs: got {share:g}; this network with channel counts rounded to {round_to} "
-            f"reaches {smallest:.3f} at the least; ask for that or more, or lower prune.round_to"
-        )
-    left, model, removed = best
-    difference = masked_difference(branched, model, removed, input_size)
+    removed = weakest(plan, widths)
+    pruned = remove(model, input_size, removed)
+    difference = masked_difference(model, pruned, plan.groups, removed, input_size)
     if not difference <= EQUALITY_TOLERANCE:
         raise RuntimeError(
             f"the pruned network differs from the masked one by {difference:.2e} of its largest "
             f"output (allowed {EQUALITY_TOLERANCE:.0e}); this is a bug in PocketNest"
         )
-    return Pruned(model=model, removed=removed, macs_share=left, difference=difference)
+    return Pruned(model=pruned, removed=removed, difference=difference)
 
 
-def _pruned_at(
-    branched: ResNeSt, input_size: int, ratio: float, round_to: int
-) -> tuple[ResNeSt, Removed]:
-    model = copy.deepcopy(branched).cpu().eval()
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-    names = {module: name for name, module in model.named_modules()}
-    pruner = tp.pruner.BasePruner(
-        model,
-        torch.zeros(1, 3, input_size, input_size),
-        importance=tp.importance.GroupMagnitudeImportance(p=2),
-        pruning_ratio=ratio,
-        pruning_ratio_dict={
-            layer: min(ratio, largest) for layer, largest in _largest_ratios(model, round_to)
-        },
-        round_to=round_to,
-        ignored_layers=[model.fc],
+def _out_of_reach(goal: Goal, config: PruneConfig, least: float, floor: Mapping[str, int]) -> str:
+    """What was asked, the nearest that can be had, and which layers stand in the way."""
+    nearest = least / goal.whole if goal.share else least
+    at_floor = [f"{name} ({width})" for name, width in floor.items()][:_LISTED]
+    more = len(floor) - len(at_floor)
+    return (
+        f"prune.{goal.key}: got {goal.asked:g}; this network with channel counts rounded to "
+        f"{config.round_to} reaches {_rounded_up(nearest)} at the least; ask for that or more, or "
+        f"lower prune.round_to. Layers at their floor, with their channels: {', '.join(at_floor)}"
+        + (f" and {more} more" if more else "")
     )
-    removed: Removed = {}
-    for group in pruner.step(interactive=True):
-        for dependency, indices in group:
-            module = dependency.target.module
-            if isinstance(module, nn.BatchNorm2d):
-                removed[names[module]] = sorted(int(i) for i in indices)
-        group.prune()
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d) and min(module.in_channels, module.out_channels) < 1:
-            raise RuntimeError(f"pruning emptied the layer {names[module]}")
-    return model, removed
 
 
-def _largest_ratios(model: nn.Module, round_to: int) -> list[tuple[nn.Conv2d, float]]:
-    """The highest ratio for every convolution after which rounding leaves it some channels.
-
-    torch-pruning rounds the channels that stay down, and leaves a layer whole where that gives
-    none: without this bound a higher ratio would prune less. Between cardinal groups it rounds
-    up what every group loses.
-    """
-    cardinality = {
-        layer: block.fc1.groups
-        for block in model.modules()
-        if isinstance(block, BranchedBlock)
-        for part in (block.branches, block.fc1, block.fc2)
-        for layer in part.modules()
-    }
-    bounds = []
-    for conv in [m for m in model.modules() if isinstance(m, nn.Conv2d)]:
-        whole = conv.out_channels
-        group = whole // cardinality.get(conv, 1)
-        cut = max(
-            (n for n in range(group) if whole - (whole - n) // round_to * round_to < group),
-            default=0,
-        )
-        # Half a channel less, so that no rounding error of the ratio takes one more.
-        bounds.append((conv, max(0.0, (cut - 0.5) / group)))
-    return bounds
-
-
-def masked_difference(
-    original: ResNeSt, pruned: ResNeSt, removed: Removed, input_size: int
-) -> float:
-    """Largest output difference between `pruned` and the original with those channels zeroed.
-
-    Relative to the largest output. A channel is zeroed by its batch normalisation's weight and
-    bias, so that what follows sees exact zeros.
-    """
-    masked = copy.deepcopy(original).cpu().eval()
-    modules = dict(masked.named_modules())
-    with torch.no_grad():
-        for name, indices in removed.items():
-            norm = modules[name]
-            norm.weight[indices] = 0.0
-            norm.bias[indices] = 0.0
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randn(4, 3, input_size, input_size, generator=generator)
-        expected: Tensor = masked(images)
-        got: Tensor = pruned.eval()(images)
-    return float((expected - got).abs().max() / expected.abs().max())
+def _rounded_up(value: float) -> str:
+    """Three digits behind the point, never below `value`: asked for, it must be reached."""
+    return f"{-(-value * 1000 // 1) / 1000:.3f}"
 
 
 def take_shapes(model: nn.Module, state: dict[str, Tensor]) -> None:

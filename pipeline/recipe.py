@@ -10,10 +10,11 @@ need only this one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -22,7 +23,9 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
+    model_validator,
 )
 
 from pipeline.errors import InputError
@@ -32,6 +35,8 @@ from pipeline.recipe_tree import Place, Value, absolute_paths, merge, plain
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+PRUNE_TARGETS = ("macs", "params", "size_mb", "latency")
 
 _PATHS = ("model.checkpoint", "data.path", "data.train", "data.test.*")
 
@@ -47,12 +52,38 @@ def _whole(value: object) -> object:
     return value if type(value) is int else repr(value)
 
 
+_TIME = r"^(?:[1-9][0-9]{0,5}(?:\.[0-9]{1,6})?|0\.[0-9]{0,5}[1-9]) ?ms$"
+_LATENCY = "a share of the unpruned file's time above 0 and up to 1, or a time such as 30 ms"
+
+
+def _to_latency(value: object) -> object:
+    share = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
+    if share or (isinstance(value, str) and re.match(_TIME, value)):
+        return value
+    raise ValueError(f"must be {_LATENCY}")
+
+
 _NAME = "up to 100 of a-z, 0-9, '.', '_', '-', first a letter or digit, last no dot, no '..'"
 PathOnDisk = Annotated[Path, BeforeValidator(_to_path)]
 Splits = Annotated[Literal[1, 2, 4], BeforeValidator(_whole)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 Depth = Annotated[int, Field(ge=1, le=1000)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Kept = Annotated[float, Field(gt=0, le=1)]
+# One schema for both, so that errors and editors can say it in a line.
+LatencyTarget = Annotated[
+    float | str,
+    BeforeValidator(_to_latency),
+    WithJsonSchema(
+        {
+            "type": ["number", "string"],
+            "exclusiveMinimum": 0,
+            "maximum": 1,
+            "pattern": _TIME,
+            "description": _LATENCY,
+        }
+    ),
+]
 WeightsFile = Annotated[
     str,
     Field(
@@ -178,17 +209,114 @@ class TrainConfig(_Part):
     augment: AugmentConfig = AugmentConfig()
 
 
+class DistillConfig(_Part):
+    """Learning from the float network's answers beside the labels (knowledge distillation).
+
+    Attributes:
+        temperature: softens the answers of both networks.
+        weight: share of the loss that comes from the float network's answers.
+        features: weight of the difference between the attention maps at the ends of the four
+            stages, added to the loss; 0 leaves it out. The difference is small, 0.001 to 0.03:
+            100 to 1000 are usual.
+    """
+
+    temperature: Annotated[float, Field(gt=0, le=100)] = 4.0
+    weight: Share = 0.5
+    features: Annotated[float, Field(ge=0)] = 0.0
+
+
 class PruneConfig(_Part):
-    """Pruning of whole channels.
+    """Pruning of whole channels to one target: macs, params, size_mb or latency.
 
     Attributes:
         macs: share of the multiply-accumulates that is kept.
+        params: share of the parameters that is kept.
+        size_mb: most that the target's file may hold, in units of 1e6 bytes.
+        latency: share of the unpruned file's time that is kept, or a time such as `30 ms`; both
+            for one image on this machine, with the target's runtime and threads.
+        criterion: what says how much a channel matters. l1, l2: the norm of its weights.
+            bn_scale: the factors of its batch normalisations. taylor: how much the loss would
+            change without it, to first order. fisher: to second order, with squared gradients.
+        scope: among which channels the least important are sought. layer: in every group of
+            tied layers the same share. stage: in every stage the same share of the cost.
+            network: among all.
+        steps: removes the channels in so many steps, with `step_epochs` of training between.
+        step_epochs: of the fine-tuning after every step but the last.
         round_to: channel counts stay multiples of this.
+        finetune: the training after the last step.
+        distill: None learns from the labels alone.
     """
 
-    macs: Annotated[float, Field(gt=0, le=1)]
+    macs: Kept | None = None
+    params: Kept | None = None
+    size_mb: Annotated[float, Field(gt=0)] | None = None
+    latency: LatencyTarget | None = None
+    criterion: Literal["l1", "l2", "bn_scale", "taylor", "fisher"] = "l2"
+    scope: Literal["layer", "stage", "network"] = "layer"
+    steps: Annotated[int, Field(ge=1, le=100)] = 1
+    step_epochs: Annotated[int, Field(ge=0, le=100_000)] = 1
     round_to: Annotated[int, Field(ge=1, le=256)] = 8
     finetune: TrainConfig
+    distill: DistillConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        given = [name for name in PRUNE_TARGETS if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) if given else "none"
+            raise ValueError(f"give one of {', '.join(PRUNE_TARGETS)}, not {found}")
+        return self
+
+    @property
+    def milliseconds(self) -> float | None:
+        """The latency asked for where it is a time; None where it is a share or not asked for."""
+        return float(self.latency.removesuffix("ms")) if isinstance(self.latency, str) else None
+
+
+class SparsifyConfig(_Part):
+    """Weights set to zero during a training of their own, by neural-compressor's pruner.
+
+    Attributes:
+        sparsity: share of the weights that become zero; with an N:M pattern it is N / M.
+        pattern: which weights go together. 1x1: each alone. 4x1 and the like: blocks of output
+            channels x inputs. 2:4 and the like: so many of every so many inputs.
+        criterion: magnitude, snip (weight times gradient), or snip with momentum.
+        scope: whether the weights of all layers compete, or those of each layer.
+        start: share of the steps after which the first weights go.
+        end: share of the steps after which no more go.
+        train: the training.
+        distill: None learns from the labels alone.
+    """
+
+    sparsity: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    pattern: Annotated[
+        str,
+        Field(
+            pattern=r"^(?:[1-9][0-9]?x[1-9][0-9]?|[1-9]:[1-9][0-9]?)$",
+            description="1x1, blocks such as 4x1, or N:M such as 2:4",
+        ),
+    ] = "1x1"
+    criterion: Literal["magnitude", "snip", "snip_momentum"] = "snip_momentum"
+    scope: Literal["network", "layer"] = "network"
+    start: Share = 0.0
+    end: Share = 0.5
+    train: TrainConfig
+    distill: DistillConfig | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.end < self.start:
+            raise ValueError(f"end: got {self.end:g}; must be >= start, which is {self.start:g}")
+        if ":" in self.pattern:
+            zeros, block = map(int, self.pattern.split(":"))
+            if zeros >= block:
+                raise ValueError(f"pattern: got {self.pattern}; N must be < M")
+            if abs(self.sparsity - zeros / block) > 1e-6:
+                raise ValueError(
+                    f"sparsity: got {self.sparsity:g}; pattern {self.pattern} gives "
+                    f"{zeros / block:g}"
+                )
+        return self
 
 
 class Milestones(_Part):
@@ -213,6 +341,7 @@ class QatConfig(_Part):
 
     train: TrainConfig
     milestones: Milestones = Milestones()
+    distill: DistillConfig | None = None
 
 
 class TargetConfig(_Part):
@@ -245,11 +374,15 @@ class BudgetsConfig(_Part):
         accuracy_drop_pt: most percentage points of top-1 lost against the float baseline.
         size_mb: largest file, in units of 1e6 bytes.
         speedup: least ratio of the float model's median latency to the target's.
+        latency_ms: most milliseconds of the file for one image on this machine, by the median.
+        latency_share: most of the unpruned file's time; judged where `prune.latency` is given.
     """
 
     accuracy_drop_pt: Annotated[float, Field(ge=0, le=100)] | None = None
     size_mb: Annotated[float, Field(gt=0)] | None = None
     speedup: Annotated[float, Field(gt=0)] | None = None
+    latency_ms: Annotated[float, Field(gt=0)] | None = None
+    latency_share: Annotated[float, Field(gt=0)] | None = None
 
 
 class MeasureConfig(_Part):
@@ -266,6 +399,7 @@ class Recipe(_Part):
         name: names the folder of the run; without it, the file's name.
         threads: CPU threads of training and calibration; part of bit-for-bit repeatability.
         prune: None does not prune.
+        sparsify: None leaves every weight.
     """
 
     name: FileName
@@ -276,6 +410,7 @@ class Recipe(_Part):
     data: DataConfig
     train: TrainConfig
     prune: PruneConfig | None = None
+    sparsify: SparsifyConfig | None = None
     qat: QatConfig
     target: TargetConfig
     budgets: BudgetsConfig = BudgetsConfig()

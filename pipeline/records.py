@@ -15,7 +15,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Metric = Literal["accuracy_drop_pt", "size_mb", "speedup"]
+Metric = Literal["accuracy_drop_pt", "size_mb", "speedup", "latency_ms", "latency_share"]
 Text = Annotated[str, Field(pattern=r"\S")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -34,6 +34,7 @@ _REASONS = {
     "latency_ms": "latency_missing",
     "speedup": "speedup_missing",
     "value": "missing",
+    "reached": "reached_missing",
 }
 
 
@@ -308,6 +309,38 @@ def speedup(float_cpu: Latency | None, target: Latency | None) -> float | None:
     return float_cpu.median / target.median
 
 
+class Pruning(_Record):
+    """What channel pruning was to reach and what it reached, in `unit`.
+
+    Attributes:
+        goal: what was to become smaller.
+        asked: by the recipe.
+        unit: of the figures; `share` is of the unpruned network, or of its file's time.
+        predicted: by the search that chose the widths.
+        reached: counted, or measured on the exported file.
+        reached_share: of a latency, the median over paired runs of the file's time to that of the
+            unpruned network's file; None for other goals and where it cannot be timed.
+        first_predicted: of a latency, the share of the time that the first widths were predicted
+            to take, before any correction.
+        first_measured: what they took.
+    """
+
+    goal: Literal["macs", "params", "size_mb", "latency"]
+    asked: Above0
+    unit: Literal["share", "MB", "ms"]
+    predicted: Above0
+    reached: Above0 | None
+    reached_missing: Text | None = None
+    reached_share: Above0 | None = None
+    first_predicted: Above0 | None = None
+    first_measured: Above0 | None = None
+
+    @property
+    def prediction_error(self) -> float | None:
+        """(predicted - reached) / reached."""
+        return None if self.reached is None else self.predicted / self.reached - 1
+
+
 class TargetResult(_Record):
     """One exported file, judged by running it.
 
@@ -323,6 +356,8 @@ class TargetResult(_Record):
         partitions: parts of the graph that LiteRT gives to XNNPACK; 1 is the whole graph.
         latency_by_threads: further timings, by number of CPU threads.
         speedup: median latency of the float model, timed in turn with this file, over this one's.
+        pruning: None where no channels were pruned.
+        sparsity: share of the weights that were set to zero; None where none were.
     """
 
     name: Text
@@ -353,6 +388,8 @@ class TargetResult(_Record):
     latency_by_threads: dict[Text, Latency] = {}
     speedup: Above0 | None
     speedup_missing: Text | None = None
+    pruning: Pruning | None = None
+    sparsity: Share | None = None
     budgets: tuple[Budget, ...]
     passed: bool
 
@@ -361,10 +398,22 @@ class TargetResult(_Record):
         """The size of the file in units of 1e6 bytes."""
         return self.size_bytes / 1e6
 
+    @property
+    def latency_share(self) -> float | None:
+        """The file's time as a share of the unpruned network's; None where it was not asked for."""
+        return None if self.pruning is None else self.pruning.reached_share
+
+    def figure(self, metric: Metric) -> float | None:
+        """What a budget of `metric` judges."""
+        if metric == "latency_ms":
+            return None if self.latency_ms is None else self.latency_ms.median
+        found: float | None = getattr(self, metric)
+        return found
+
     @model_validator(mode="after")
     def _judged(self) -> Self:
         for item in self.budgets:
-            figure = getattr(self, item.metric)
+            figure = self.figure(item.metric)
             if item.value != figure:
                 raise ValueError(f"budgets: {item.metric} judges {item.value}, not {figure}")
         if self.passed is not all_met(self.budgets):

@@ -36,12 +36,19 @@ class Hooks:
     Attributes:
         watch: called after every step, for the progress bar.
         before_step: called with (step, steps) before every step.
+        after_backward: called when a step's gradients are there and no weight has changed yet.
+        after_step: called when a step's weights have changed.
+        adjust_loss: called with (images, logits, loss against the labels), all where the network
+            is; what it returns is minimised.
         set_training: switches the network between training and evaluation; exported graphs
             have no `train()` of their own.
     """
 
     watch: Callable[[Step], None] = lambda step: None
     before_step: Callable[[int, int], None] = lambda step, steps: None
+    after_backward: Callable[[], None] = lambda: None
+    after_step: Callable[[], None] = lambda: None
+    adjust_loss: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda images, logits, loss: loss
     set_training: Callable[[nn.Module, bool], object] = lambda model, mode: model.train(mode)
 
 
@@ -75,7 +82,8 @@ def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     )
 
 
-def _batches_per_epoch(images: int, batch_size: int) -> int:
+def batches_per_epoch(images: int, batch_size: int) -> int:
+    """Steps of one epoch over so many images."""
     whole, rest = divmod(images, batch_size)
     return whole + (rest > 1)  # a batch of one image cannot train batch normalisation
 
@@ -126,7 +134,7 @@ def fit(
         optimizer=_optimizer(model, config),
         criterion=nn.CrossEntropyLoss(label_smoothing=config.label_smoothing),
         generator=torch.Generator().manual_seed(seed),
-        steps_per_epoch=_batches_per_epoch(len(dataset.train), config.batch_size),
+        steps_per_epoch=batches_per_epoch(len(dataset.train), config.batch_size),
     )
     curve = [_epoch(training, epoch) for epoch in range(config.epochs)]
     training.hooks.set_training(model, False)
@@ -156,7 +164,9 @@ def _epoch(training: _Training, epoch: int) -> dict[str, float]:
         _refuse_nan(loss, step, config)
         if config.clip_norm is not None:
             nn.utils.clip_grad_norm_(training.model.parameters(), config.clip_norm)
+        hooks.after_backward()
         optimizer.step()
+        hooks.after_step()
         optimizer.zero_grad(set_to_none=True)
         seen += len(labels)
         loss_sum += loss * len(labels)
@@ -182,9 +192,11 @@ def _epoch(training: _Training, epoch: int) -> dict[str, float]:
 def _step(training: _Training, images: Tensor, labels: Tensor) -> tuple[Tensor, float]:
     """Forward and backward of one batch: its logits and its loss."""
     place = device()
-    logits = training.model(images.to(place))
+    images = images.to(place)
+    logits = training.model(images)
     loss = training.criterion(logits, labels.to(place))
-    loss.backward()
+    loss = training.hooks.adjust_loss(images, logits, loss)
+    torch.autograd.backward(loss)
     return logits.detach(), float(loss.detach())
 
 

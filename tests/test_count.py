@@ -22,12 +22,26 @@ def test_resnest50_has_the_published_size() -> None:
     assert counts.macs == sum(layer.macs for layer in counts.layers)
     assert counts.layers[0] == LayerCount(
         name="conv1.0",
+        kernel=(3, 3),
+        groups=1,
+        inputs=3,
+        outputs=32,
+        biased=False,
         params=32 * 27,
         macs=112 * 112 * 32 * 27,
         output_shape=(1, 32, 112, 112),
     )
+    assert counts.layers[0].positions == 112 * 112
     assert counts.layers[-1] == LayerCount(
-        name="fc", params=2_049_000, macs=2_048_000, output_shape=(1, 1000)
+        name="fc",
+        kernel=(1, 1),
+        groups=1,
+        inputs=2048,
+        outputs=1000,
+        biased=True,
+        params=2_049_000,
+        macs=2_048_000,
+        output_shape=(1, 1000),
     )
 
 
@@ -54,6 +68,11 @@ def test_grouped_convolution(
     counts = count(model, side)
     assert counts.layers[1] == LayerCount(
         name="1",
+        kernel=(kernel, kernel),
+        groups=groups,
+        inputs=channels,
+        outputs=groups * per_group,
+        biased=bias,
         params=weights + bias * groups * per_group,
         macs=weights * out**2,
         output_shape=(1, groups * per_group, out, out),

@@ -100,7 +100,7 @@ def test_the_report_says_what_was_measured(out: Path) -> None:
     assert report["baseline"]["accuracy"]["test"]["top1"] > 0.9
     assert report["host"]["gpu"] is not None or report["baseline"]["device_kind"] == "cpu"
     stages = {stage["name"]: stage for stage in report["stages"]}
-    assert list(stages) == [stage.name for stage in STAGES]
+    assert list(stages) == [s.name for s in STAGES if s.name not in {"times", "sparsify"}]
     assert stages["prune"]["macs"] <= 0.5 * stages["baseline"]["macs"]
     assert stages["prune"]["params"] < stages["baseline"]["params"]
     assert [target["format"] for target in report["targets"]] == ["tflite", "onnx", "coreml"]

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 from coremltools.converters.mil import Builder as mb
+from coremltools.converters.mil.mil.ops.defs.iOS18 import compression
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from pipeline.formats.mil_evaluator import Evaluator
+from pipeline.formats.mil_ops import OPS
 from tests.packages import Array, Build, Case, check, network, normal, of_torch, of_x
 
 # A batching rule that torch lacks makes one operation of many images a slow loop.
@@ -271,6 +273,40 @@ def test_scales_and_zero_points_lie_along_their_axis(axis: int, dtype: Any) -> N
         ],
         normal(*SHAPE),
     )
+
+
+@FEW
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4)), min_size=2, max_size=4))
+def test_blocks_of_weights_share_a_scale_as_coremltools_says(drawn: list[tuple[int, int]]) -> None:
+    """Dense and sparse; only the elements that are not zero are in a sparse tensor."""
+    rng = np.random.default_rng(0)
+    blocks, shape = tuple(n for n, _ in drawn), tuple(n * size for n, size in drawn)
+    data = rng.integers(-127, 127, shape).astype(np.int8)
+    mask = rng.random(shape) < 0.6
+    scale = rng.uniform(0.01, 0.1, blocks).astype(np.float32)
+    values = data[mask]
+    shift_scale, sparse_shift_scale, to_dense = (
+        OPS[name]
+        for name in (
+            "constexpr_blockwise_shift_scale",
+            "constexpr_sparse_blockwise_shift_scale",
+            "constexpr_sparse_to_dense",
+        )
+    )
+    for offset in (None, rng.integers(-9, 9, blocks).astype(np.int8)):
+        grid = [scale] if offset is None else [scale, offset]
+        ours = shift_scale(*map(torch.from_numpy, (data, *grid)))
+        theirs = compression.constexpr_blockwise_shift_scale.decompress(data, scale, offset)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+        kept, ours = sparse_shift_scale(*map(torch.from_numpy, (mask, values, *grid)))
+        _, theirs = compression.constexpr_sparse_blockwise_shift_scale.decompress(
+            mask, values, scale, offset
+        )
+        np.testing.assert_array_equal(kept, mask)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+        dense = compression.constexpr_sparse_to_dense.decompress(theirs, mask)
+        np.testing.assert_array_equal(to_dense(torch.from_numpy(theirs), kept), dense)
 
 
 def test_integers_stay_integers() -> None:

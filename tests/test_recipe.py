@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from pipeline.recipe import Recipe, load_recipes, resolved_yaml
+from pipeline.recipe import PruneConfig, Recipe, load_recipes, resolved_yaml
 
 WHOLE = """\
 model:
@@ -32,6 +32,9 @@ target:
   format: onnx
   precision: int8
 """
+TRAIN = "{epochs: 1, batch_size: 8, learning_rate: 0.1}"
+PRUNE = f"prune: {{macs: 0.5, finetune: {TRAIN}}}\n"
+SPARSIFY = f"sparsify: {{sparsity: 0.5, pattern: '1x1', train: {TRAIN}}}\n"
 FOLDERS = "data: {kind: image_folder, train: a, test: {real: b}}\n"
 
 
@@ -134,6 +137,21 @@ def test_every_problem_of_every_file_comes_at_once(folder: Path) -> None:
         ("name: ../up", "name: got '../up'; must be up to 100 of a-z, 0-9,"),
         ("name: a..b", "name: got 'a..b'; must be up to 100 of a-z, 0-9,"),
         ("prune: {macs: 0}", "prune.macs: got 0; must be a number > 0 and <= 1"),
+        (PRUNE.replace("macs: 0.5", "latency: 30s"), "prune.latency: got '30s'; must be a share of "
+         "the unpruned file's time above 0 and up to 1, or a time such as 30 ms"),
+        (PRUNE.replace("macs: 0.5", "latency: 1.5"), "prune.latency: got 1.5; must be a share"),
+        (PRUNE.replace("macs: 0.5", "latency: 0 ms"), "prune.latency: got '0 ms'; must be a share"),
+        (PRUNE.replace("macs: 0.5", "latency: true"), "prune.latency: got true; must be a share"),
+        (PRUNE.replace("macs: 0.5", "seed: 1"), "prune.seed: unknown key 'seed'; allowed: macs, "
+         "params, size_mb, latency,"),
+        (PRUNE.replace("macs: 0.5,", ""), "prune: got {"),
+        (PRUNE.replace("0.5", "0.5, criterion: tailor"), "prune.criterion: got 'tailor'; must be "
+         "one of l1, l2, bn_scale, taylor, fisher; did you mean 'taylor'?"),
+        (PRUNE.replace("0.5", "0.5, distill: {weight: 2}"), "prune.distill.weight: got 2; must be "
+         "a number >= 0 and <= 1"),
+        (SPARSIFY.replace("1x1", "4:2"), "sparsify: got {"),
+        (SPARSIFY.replace("1x1", "half"), "sparsify.pattern: got 'half'; must be 1x1, blocks such "
+         "as 4x1, or N:M such as 2:4"),
         ("qat: {milestones: {freeze_bn: 0.2}}", "qat.milestones.freeze_bn: got 0.2; "
          "must be >= freeze_observers, which is 0.5"),
         ("qat: {milestones: {observe: 0.3}}", "qat.milestones.fake_quantize: got 0.1; "
@@ -150,6 +168,43 @@ def test_a_bad_value_is_named_with_its_line_and_what_is_allowed(
 ) -> None:
     found = problems(changed(text))
     assert any(problem.startswith(f"x.yaml:2: {line}") for problem in found), found
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (PRUNE.replace("macs: 0.5,", ""), "give one of macs, params, size_mb, latency, not none"),
+        (PRUNE.replace("0.5", "0.5, params: 0.4"), "size_mb, latency, not macs and params"),
+        (SPARSIFY.replace("1x1", "4:2"), "pattern: got 4:2; N must be < M"),
+        (SPARSIFY.replace("1x1", "1:4"), "sparsity: got 0.5; pattern 1:4 gives 0.25"),
+        (SPARSIFY.replace("0.5", "0.5, start: 0.7"), "end: got 0.5; must be >= start, which is"),
+    ],
+)
+def test_values_that_contradict_each_other_are_named(folder: Path, text: str, problem: str) -> None:
+    (found,) = problems(changed(text))
+    assert problem in found
+
+
+def test_a_latency_is_a_share_or_a_time(folder: Path) -> None:
+    def prune(latency: str) -> PruneConfig | None:
+        return load(changed(PRUNE.replace("macs: 0.5", f"latency: {latency}"))).prune
+
+    for text, share, milliseconds in (
+        ("0.5", 0.5, None),
+        ("1", 1, None),
+        ("30 ms", "30 ms", 30.0),
+        ("2.5ms", "2.5ms", 2.5),
+        ("0.25 ms", "0.25 ms", 0.25),
+    ):
+        found = prune(text)
+        assert found is not None
+        assert (found.latency, found.milliseconds) == (share, milliseconds)
+    assert changed_macs(load(changed(PRUNE))) == (0.5, None)
+
+
+def changed_macs(recipe: Recipe) -> tuple[object, float | None]:
+    assert recipe.prune is not None
+    return recipe.prune.macs, recipe.prune.milliseconds
 
 
 def test_a_bad_inherited_value_is_named_where_it_stands_and_once(folder: Path) -> None:

@@ -23,6 +23,7 @@ from pipeline.records import (
     ModelInfo,
     OutputSteps,
     Parity,
+    Pruning,
     RecipeInfo,
     Report,
     ScalesExact,
@@ -200,6 +201,50 @@ def test_the_table_says_it_in_a_minute() -> None:
     assert "**Passed**: 3 of 3 budgets met." in text
     assert "- Tools: torch 2.12.1" in text
     assert "1 x 3 x 224 x 224, classes: 10, 25.6 M params, 5.40 G MACs" in text
+
+
+def pruning_row(found: Pruning | None, **changes: Any) -> dict[str, str]:
+    text = render(report(target(pruning=found, **changes)))
+    return rows(text, table=1)["android"]
+
+
+def test_what_pruning_was_to_reach_and_reached() -> None:
+    macs = Pruning(goal="macs", asked=0.5, unit="share", predicted=0.499, reached=0.499)
+    row = pruning_row(macs, sparsity=0.5)
+    assert list(row.values())[1:] == [
+        *("MACs, share of the float network's", "0.500", "0.499", "0.499", "+0.0 %", "n/a"),
+        "50.00 %",
+    ]
+    time = Pruning(
+        goal="latency", asked=0.5, unit="share", predicted=0.48, reached=0.5, reached_share=0.5,
+        first_predicted=0.5, first_measured=0.53,
+    )  # fmt: skip
+    row = pruning_row(time)
+    assert list(row.values())[1:6] == ["time of the file", "0.500", "0.480", "0.500", "-4.0 %"]
+    assert row["before correction, predicted and measured"] == "0.500, 0.530"
+    milliseconds = Pruning(
+        goal="latency", asked=30, unit="ms", predicted=30, reached=33, reached_share=0.6
+    )
+    assert pruning_row(milliseconds)["reached"] == "33.0 ms (0.600 of the unpruned file's time)"
+    nowhere = Pruning(
+        goal="latency", asked=30, unit="ms", predicted=30, reached=None, reached_missing=NO_PHONE
+    )
+    assert pruning_row(nowhere)["reached"] == "not measured (1)"
+    assert pruning_row(None, sparsity=0.5)["goal"] == "n/a"
+    assert "## Pruning" not in render(report())
+
+
+def test_budgets_of_time_judge_the_file() -> None:
+    found = Pruning(
+        goal="latency", asked=0.5, unit="share", predicted=0.5, reached=0.54, reached_share=0.54
+    )
+    budgets = (budget("latency_ms", 20.0, 21.35), budget("latency_share", 0.55, 0.54))
+    judged = report(target(pruning=found, budgets=budgets, passed=False))
+    text = render(judged)
+    assert "android: latency 21.35 ms, allowed at most 20 ms" in text
+    assert "**Failed**: 1 of 2 budgets missed" in text
+    with pytest.raises(ValueError, match=r"latency_share judges 0\.5, not 0\.54"):
+        target(pruning=found, budgets=(budget("latency_share", 0.55, 0.5),), passed=True)
 
 
 def test_a_gpu_baseline_and_the_float_model_here_stand_apart() -> None:
@@ -512,7 +557,7 @@ def test_the_contract_names_are_in_report_json(tmp_path: Path) -> None:
         "download_bytes", "accuracy", "accuracy_missing", "accuracy_drop_pt", "agreement",
         "scales_exact", "scales_missing", "int8_coverage", "coverage_missing", "ops",
         "latency_ms", "latency_missing", "latency_by_threads", "speedup",
-        "speedup_missing", "budgets", "passed",
+        "speedup_missing", "pruning", "sparsity", "budgets", "passed",
     }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from pipeline.train import (
     learning_rate_factor,
     predictions,
 )
-from tests.networks import CLASSES, ONE_BLOCK, dataset, same_state, small
+from tests.networks import CLASSES, ONE_BLOCK, SIDE, dataset, same_state, small
 
 
 def config(**changes: Any) -> TrainConfig:
@@ -119,6 +119,73 @@ def test_hooks_are_called_for_every_step() -> None:
     assert [step.epoch for step in seen] == [1, 1, 2, 2, 3, 3]
     assert modes == [True, True, True, False]
     assert [seen[i].loss for i in (1, 3, 5)] == [row["loss"] for row in curve]
+
+
+def test_gradients_are_there_before_the_weights_change() -> None:
+    model = tiny()
+    order: list[str] = []
+    known = copy.deepcopy(model.state_dict())
+
+    def note(name: str, *, gradients: bool, changed: bool) -> None:
+        order.append(name)
+        assert all((p.grad is not None) is gradients for p in model.parameters())
+        for key, parameter in model.named_parameters():
+            if key.endswith("weight"):
+                assert torch.equal(parameter, known[key]) is not changed, (name, key)
+
+    def after_step() -> None:
+        note("after_step", gradients=True, changed=True)
+        known.update(copy.deepcopy(model.state_dict()))
+
+    hooks = Hooks(
+        before_step=lambda *_: note("before_step", gradients=False, changed=False),
+        after_backward=lambda: note("after_backward", gradients=True, changed=False),
+        after_step=after_step,
+        watch=lambda _: order.append("watch"),
+    )
+    # The gradients after_backward sees are the clipped ones, which change the weights.
+    fit(model, dataset(12), config(epochs=2, clip_norm=1.0), 0, hooks)
+    assert order == 4 * ["before_step", "after_backward", "after_step", "watch"]
+
+
+def test_gradients_after_backward_are_clipped_and_can_be_changed() -> None:
+    model = tiny()
+    before = copy.deepcopy(model)
+    norms: list[float] = []
+
+    def remove_gradients() -> None:
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norms.append(float(torch.cat([g.flatten() for g in gradients]).norm()))
+        torch._foreach_zero_(gradients)
+
+    hooks = Hooks(after_backward=remove_gradients)
+    fit(model, dataset(), config(epochs=1, weight_decay=0.0, clip_norm=1e-3), 0, hooks)
+    assert norms == pytest.approx([1e-3] * len(norms), rel=0.02)
+    pairs = zip(model.cpu().parameters(), before.parameters(), strict=True)
+    assert all(torch.equal(one, two) for one, two in pairs)
+
+
+def test_what_a_hook_makes_of_the_loss_is_minimised() -> None:
+    seen: list[float] = []
+
+    def square_of_logits(images: Tensor, logits: Tensor, loss: Tensor) -> Tensor:
+        assert images.shape == (8, 3, SIDE, SIDE)
+        assert logits.shape == (8, CLASSES)
+        assert loss.requires_grad
+        assert images.device == logits.device == loss.device
+        seen.append(logits.square().mean().item())
+        return logits.square().mean() + 0 * loss
+
+    hooks = Hooks(adjust_loss=square_of_logits)
+    curve = fit(tiny(), dataset(), config(epochs=10, batch_size=8), 0, hooks)
+    assert seen[-1] < 0.5 * seen[0]
+    assert curve[-1]["loss"] == pytest.approx((seen[-2] + seen[-1]) / 2)
+
+
+def test_hooks_that_do_nothing_change_nothing() -> None:
+    model = tiny()
+    fit(model, dataset(), config(), 3, Hooks())
+    assert same_state(model.cpu(), trained(3))
 
 
 class Constant(nn.Module):

@@ -1,5 +1,7 @@
 """Core ML packages: mlprogram for iOS 17, int8 weights and activations (W8A8) or float16.
 
+Weights with many zeros can be stored sparsely, which takes iOS 18.
+
 Core ML itself runs on Apple systems only. Elsewhere the reference evaluator of `mil_evaluator`
 answers for a package; nothing but Core ML is timed.
 """
@@ -31,13 +33,21 @@ _RESCALES_ADDITIONS = "common::distributive_quantized_binary_op_scale_normalizat
 float16: the file would no longer hold the scales that were learned."""
 
 
-def write(program: torch.export.ExportedProgram, path: Path, *, pixels: bool = False) -> None:
+def write(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    *,
+    pixels: bool = False,
+    sparse: bool = False,
+) -> None:
     """Write `program` (quantized or float) to the package `path`, batch 1.
 
     Args:
         program: from the fold stage.
         path: of the package.
         pixels: the program takes pixel values 0..255; the file then takes 8-bit RGB images.
+        sparse: int8 weights that are smaller so are stored as their nonzero values and a bit per
+            weight. The package then needs iOS 18, whether or not there are any.
 
     Raises:
         RuntimeError: a quantized tensor of the package is none of the program's.
@@ -63,11 +73,15 @@ def write(program: torch.export.ExportedProgram, path: Path, *, pixels: bool = F
         image = ct.TensorType(name=qdq.INPUT, shape=shape)
     passes = ct.PassPipeline.DEFAULT
     passes.remove_passes({_RESCALES_ADDITIONS})
+    if sparse:
+        from pipeline.formats import coreml_sparse
+
+        passes.append_pass(coreml_sparse.NAME)
     model = ct.convert(
         graph,
         inputs=[image],
         outputs=[ct.TensorType(name=qdq.OUTPUT)],
-        minimum_deployment_target=ct.target.iOS17,
+        minimum_deployment_target=ct.target.iOS18 if sparse else ct.target.iOS17,
         pass_pipeline=passes,
         skip_model_load=True,
     )
@@ -142,15 +156,15 @@ def inspect(path: Path) -> FileFacts:
             layers[op.outputs[0].name] = _grid(op, made_by, op.outputs[0].dtype)
         elif op.type in {"conv", "linear"}:
             weight, data = made_by[op.tensor("weight")], made_by.get(op.tensor("x"))
-            has_int8_weight = weight.type == "constexpr_affine_dequantize"
-            if has_int8_weight:
+            scales = _weight_scales(weight, made_by)
+            if scales is not None:
                 # Equal weights are stored once: each reader counts.
-                weights[tuple(float(s) for s in np.atleast_1d(weight.attributes["scale"]))] += 1
+                weights[scales] += 1
             output = op.outputs[0]
             count = conv_macs(weight.outputs[0].shape, int(np.prod(output.shape[2:])))
             macs += count
             has_int8_data = data is not None and data.type == "dequantize"
-            if has_int8_weight and has_int8_data and output.name in read_as_int8:
+            if scales is not None and has_int8_data and output.name in read_as_int8:
                 int8_macs += count
     for op in network.operations:
         # A tensor that is read on another grid than it is written on does not have either.
@@ -159,6 +173,35 @@ def inspect(path: Path) -> FileFacts:
             if found != layers[name]:
                 layers[name] = NO_GRID
     return FileFacts(ops=dict(ops), int8_macs=int8_macs, macs=macs, layers=layers, weights=weights)
+
+
+_INTEGERS = {
+    "constexpr_affine_dequantize": "quantized_data",
+    "constexpr_blockwise_shift_scale": "data",
+    "constexpr_sparse_blockwise_shift_scale": "nonzero_data",
+}
+"""The argument with the integers, by the operation that makes weights of them: up to iOS 17, from
+iOS 18 on, and sparse."""
+
+
+def _weight_scales(
+    weight: mil.Operation, made_by: dict[str, mil.Operation]
+) -> tuple[float, ...] | None:
+    """The scales of int8 weights, dense or sparse; None for other weights."""
+    if weight.type == "constexpr_sparse_to_dense":
+        values = weight.inputs["nonzero_data"]
+        if not isinstance(values, tuple):
+            return None
+        weight = made_by[values[0]]
+    if weight.type not in _INTEGERS:
+        return None
+    data, scale = (
+        weight.attributes.get(argument, weight.constant(argument, made_by))
+        for argument in (_INTEGERS[weight.type], "scale")
+    )
+    if np.asarray(data).dtype != np.int8:
+        return None
+    return tuple(float(s) for s in np.ravel(scale))  # type: ignore[arg-type]
 
 
 def _grid(op: mil.Operation, made_by: dict[str, mil.Operation], kind: str) -> Grid:

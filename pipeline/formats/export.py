@@ -3,7 +3,7 @@
 TensorFlow and coremltools take gigabytes and seconds to load and print a lot; a child process
 gives the memory back and keeps the noise in the log.
 
-    python -m pipeline.formats.export program.pt2 tflite model.tflite [pixels]
+    python -m pipeline.formats.export program.pt2 tflite model.tflite [pixels] [sparse]
 """
 
 from __future__ import annotations
@@ -17,41 +17,41 @@ from pathlib import Path
 _PACKAGE_PARENT = Path(__file__).parents[2]
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"}
 
-_PIXELS = "pixels"
-
 SUFFIXES = {"onnx": ".onnx", "tflite": ".tflite", "coreml": ".mlpackage"}
 """File name ending of every format."""
 
 
-def _onnx(program: Path, path: Path, pixels: bool) -> None:
+def _onnx(program: Path, path: Path, *, pixels: bool = False) -> None:
     from pipeline.formats import onnx
     from pipeline.program import load
 
     onnx.write(load(program), path, pixels=pixels)
 
 
-def _tflite(program: Path, path: Path, pixels: bool) -> None:
+def _tflite(program: Path, path: Path, *, pixels: bool = False) -> None:
     from pipeline.formats import tflite
     from pipeline.program import load
 
     tflite.write(load(program), path, pixels=pixels)
 
 
-def _coreml(program: Path, path: Path, pixels: bool) -> None:
+def _coreml(program: Path, path: Path, *, pixels: bool = False, sparse: bool = False) -> None:
     from pipeline.formats import coreml
     from pipeline.program import load
 
-    coreml.write(load(program), path, pixels=pixels)
+    coreml.write(load(program), path, pixels=pixels, sparse=sparse)
 
 
-_WRITERS: dict[str, Callable[[Path, Path, bool], None]] = {
+_WRITERS: dict[str, Callable[..., None]] = {
     "onnx": _onnx,
     "tflite": _tflite,
     "coreml": _coreml,
 }
 
 
-def export(program: Path, format_name: str, path: Path, *, pixels: bool = False) -> None:
+def export(
+    program: Path, format_name: str, path: Path, *, pixels: bool = False, sparse: bool = False
+) -> None:
     """Write the program saved at `program` to `path` in a child process.
 
     Args:
@@ -59,6 +59,8 @@ def export(program: Path, format_name: str, path: Path, *, pixels: bool = False)
         format_name: onnx, tflite or coreml.
         path: of the file to write.
         pixels: the program takes pixel values 0..255, so the file is to take 8-bit RGB images.
+        sparse: store int8 weights with many zeros sparsely. Only Core ML can; the other formats
+            write every weight.
 
     Raises:
         RuntimeError: the child failed; its output is where this process's own output goes.
@@ -66,7 +68,8 @@ def export(program: Path, format_name: str, path: Path, *, pixels: bool = False)
     # -P: a folder named pipeline where the user stands must not take this package's place.
     module = ["-P", "-m", "pipeline.formats.export"]
     command = [sys.executable, *module, str(program), format_name, str(path)]
-    command += [_PIXELS] if pixels else []
+    flags = {"pixels": pixels, "sparse": sparse and format_name == "coreml"}
+    command += [flag for flag, given in flags.items() if given]
     search_path = [str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | _QUIET | {"PYTHONPATH": os.pathsep.join(filter(None, search_path))}
     result = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL)
@@ -79,4 +82,4 @@ def export(program: Path, format_name: str, path: Path, *, pixels: bool = False)
 
 if __name__ == "__main__":
     source, name, destination, *flags = sys.argv[1:]
-    _WRITERS[name](Path(source), Path(destination), flags == [_PIXELS])
+    _WRITERS[name](Path(source), Path(destination), **dict.fromkeys(flags, True))

@@ -6,6 +6,7 @@ memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,17 @@ _BLOB_READERS = {
     "int8": "read_int8_data",
     "uint8": "read_uint8_data",
     "int32": "read_int32_data",
+    "bool": "read_uint1_data",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Value:
-    """A tensor of the file: its name, element type as numpy names it, and shape."""
+    """A tensor of the file: its name, element type as numpy names it, and shape.
+
+    The masks of sparse weights are of type uint1 in the file, which is bool here: numpy has no
+    integers of one bit.
+    """
 
     name: str
     dtype: str
@@ -139,9 +145,10 @@ def _value(name: str, declared: Any) -> Value:
     fixed = all(d.WhichOneof("dimension") == "constant" for d in tensor.dimensions)
     if declared.WhichOneof("type") != "tensorType" or not fixed:
         raise NotImplementedError(f"'{name}' is not a tensor of fixed shape")
+    dtype = str(MIL_pb2.DataType.Name(tensor.dataType)).lower()
     return Value(
         name=str(name),
-        dtype=str(MIL_pb2.DataType.Name(tensor.dataType)).lower(),
+        dtype="bool" if dtype == "uint1" else dtype,
         shape=tuple(int(d.constant.size) for d in tensor.dimensions),
     )
 
@@ -178,6 +185,10 @@ def _constant(name: str, stored: Any, blobs: _Blobs) -> Constant:
     if field == "strings" and declared.shape == ():
         return str(content[0])
     if field == "bytes":
+        if declared.dtype == "bool":  # eight to a byte
+            packed, count = np.frombuffer(content, np.uint8), math.prod(declared.shape)
+            content = np.unpackbits(packed, count=count, bitorder="little").astype(bool)
+            return np.reshape(content, declared.shape)
         return np.frombuffer(content, declared.dtype).reshape(declared.shape)
     return np.asarray(content, declared.dtype).reshape(declared.shape)
 
@@ -195,6 +206,8 @@ def _blob_reader(path: Path) -> _Blobs:
         if dtype not in _BLOB_READERS:
             raise NotImplementedError(f"{path}: weights of type {dtype}")
         content = np.asarray(getattr(reader, _BLOB_READERS[dtype])(offset))
+        if dtype == "bool":
+            return content.astype(bool)
         return content.view(np.float16) if dtype == "float16" else content
 
     return read_blob

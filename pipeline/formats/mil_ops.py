@@ -1,7 +1,7 @@
 """Operations of Core ML's intermediate language (MIL), each one plain function on torch tensors.
 
 A function's parameters have the names and the defaults that coremltools' definitions give them
-(`coremltools/converters/mil/mil/ops/defs`, iOS 15 to 17). Those annotated as tensors may be
+(`coremltools/converters/mil/mil/ops/defs`, iOS 15 to 18). Those annotated as tensors may be
 computed; all others must stand in the file as constants and arrive as plain Python values. Each
 function computes in float32 and sees the shapes that the file declares; rounding to the declared
 type is the caller's part.
@@ -92,6 +92,34 @@ def _constexpr_affine_dequantize(
     quantized_data: Tensor, scale: Tensor, zero_point: Tensor, axis: int
 ) -> Tensor:
     return _dequantize(quantized_data, scale, zero_point, axis)
+
+
+def _constexpr_blockwise_shift_scale(
+    data: Tensor, scale: Tensor, offset: Tensor | None = None
+) -> Tensor:
+    def blocks(values: Tensor) -> Tensor:
+        """One value for every element of the data."""
+        for axis, size in enumerate(data.shape):
+            values = values.repeat_interleave(size // values.shape[axis], axis)
+        return values
+
+    steps = data.float()
+    if offset is not None:
+        steps = steps - blocks(offset)
+    return steps * blocks(scale)
+
+
+def _constexpr_sparse_blockwise_shift_scale(
+    data_mask: Tensor, nonzero_data: Tensor, scale: Tensor, offset: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    data = _constexpr_sparse_to_dense(nonzero_data, data_mask)
+    return data_mask, _constexpr_blockwise_shift_scale(data, scale, offset)[data_mask]
+
+
+def _constexpr_sparse_to_dense(nonzero_data: Tensor, mask: Tensor) -> Tensor:
+    dense = nonzero_data.new_zeros(mask.shape)
+    dense[mask] = nonzero_data
+    return dense
 
 
 def _cast(x: Tensor, dtype: str) -> Tensor:
@@ -222,6 +250,9 @@ OPS: dict[str, Callable[..., Any]] = {
     "clip": _clip,
     "concat": _concat,
     "constexpr_affine_dequantize": _constexpr_affine_dequantize,
+    "constexpr_blockwise_shift_scale": _constexpr_blockwise_shift_scale,
+    "constexpr_sparse_blockwise_shift_scale": _constexpr_sparse_blockwise_shift_scale,
+    "constexpr_sparse_to_dense": _constexpr_sparse_to_dense,
     "conv": conv,
     "dequantize": _dequantize,
     "exp": _unary(torch.exp),

@@ -190,7 +190,7 @@ def _optimized(path: Path) -> onnx.ModelProto:
     """The graph after ONNX Runtime's fusions, before its layout changes."""
     import onnxruntime
 
-    options = _session_options(threads=1)
+    options = session_options(threads=1)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     with tempfile.TemporaryDirectory() as scratch:
         optimized = Path(scratch, "optimized.onnx")
@@ -222,7 +222,8 @@ def _macs(model: onnx.ModelProto, graph: onnx.ModelProto, types: set[str]) -> in
     return total
 
 
-def _session_options(threads: int) -> Any:
+def session_options(threads: int) -> Any:
+    """Options of every session: threads, no messages, and exact int8 kernels."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -241,7 +242,7 @@ class OnnxRunnable:
         import onnxruntime
 
         self._session = onnxruntime.InferenceSession(
-            str(path), _session_options(threads), providers=["CPUExecutionProvider"]
+            str(path), session_options(threads), providers=["CPUExecutionProvider"]
         )
         self._takes_pixels = self._session.get_inputs()[0].type == "tensor(uint8)"
         self._input: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,15 +18,31 @@ class LayerCount:
 
     Attributes:
         name: dotted, as in `named_modules`.
+        kernel: height and width; (1, 1) for a linear layer.
+        groups: into which the channels are divided.
+        inputs: channels.
+        outputs: channels.
+        biased: whether it has biases.
         params: weights and biases of this layer.
         macs: for one image; all calls together where a forward calls the layer several times.
         output_shape: of one image, the batch of 1 included; of the last call.
     """
 
     name: str
+    kernel: tuple[int, ...]
+    groups: int
+    inputs: int
+    outputs: int
+    biased: bool
     params: int
     macs: int
     output_shape: tuple[int, ...]
+
+    @property
+    def positions(self) -> int:
+        """Output positions of one image: height x width, all calls together."""
+        weights = self.inputs * self.outputs * math.prod(self.kernel) // self.groups
+        return self.macs // weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +82,16 @@ def count(model: nn.Module, input_size: int) -> Counts:
     def hook(name: str) -> Callable[[nn.Module, object, Tensor], None]:
         def record(layer: nn.Module, _: object, output: Tensor) -> None:
             earlier = layers[name].macs if name in layers else 0
+            weight = layer.weight
+            assert isinstance(weight, Tensor)
+            groups = int(getattr(layer, "groups", 1))
             layers[name] = LayerCount(
                 name=name,
+                kernel=tuple(weight.shape[2:]) or (1, 1),
+                groups=groups,
+                inputs=weight.shape[1] * groups,
+                outputs=weight.shape[0],
+                biased=layer.bias is not None,
                 params=sum(p.numel() for p in layer.parameters()),
                 macs=earlier + output.numel() * _weights_per_output(layer),
                 output_shape=tuple(output.shape),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from statistics import median
 from typing import Any
 
 from pipeline.data import Dataset
@@ -18,6 +19,7 @@ from pipeline.records import (
     ModelInfo,
     OutputSteps,
     Parity,
+    Pruning,
     RecipeInfo,
     Report,
     ScalesExact,
@@ -136,7 +138,15 @@ def _target(recipe: Recipe, facts: dict[str, Any], baseline: Baseline) -> Target
     theirs = None if why_not else _latency(timed[threads]["float"])
     drop = accuracy_drop_pt(baseline.accuracy, accuracy)
     ratio = speedup(theirs, ours)
-    budgets = _budgets(recipe, drop, measured["size_bytes"] / 1e6, ratio, why_not)
+    pruning = _pruning(recipe, facts)
+    values: dict[Metric, float | None] = {
+        "accuracy_drop_pt": drop,
+        "size_mb": measured["size_bytes"] / 1e6,
+        "speedup": ratio,
+        "latency_ms": None if ours is None else ours.median,
+        "latency_share": None if pruning is None else pruning.reached_share,
+    }
+    budgets = _budgets(recipe, values, why_not)
     exact, partitions = verified["scales_exact"], verified["partitions"]
     return TargetResult(
         name=recipe.name,
@@ -165,6 +175,8 @@ def _target(recipe: Recipe, facts: dict[str, Any], baseline: Baseline) -> Target
         latency_by_threads={n: _latency(both["target"]) for n, both in timed.items()},
         speedup=ratio,
         speedup_missing=why_not,
+        pruning=pruning,
+        sparsity=facts["sparsify"]["sparsity"] if "sparsify" in facts else None,
         budgets=budgets,
         passed=all_met(budgets),
     )
@@ -181,20 +193,50 @@ def _parity(facts: dict[str, Any]) -> Parity:
     )
 
 
-def _budgets(
-    recipe: Recipe,
-    drop: float | None,
-    size_mb: float,
-    ratio: float | None,
-    why_not: str | None,
-) -> tuple[Budget, ...]:
-    limits: tuple[tuple[Metric, float | None, float | None], ...] = (
-        ("accuracy_drop_pt", recipe.budgets.accuracy_drop_pt, drop),
-        ("size_mb", recipe.budgets.size_mb, size_mb),
-        ("speedup", recipe.budgets.speedup, ratio),
+def _pruning(recipe: Recipe, facts: dict[str, Any]) -> Pruning | None:
+    """What was asked of channel pruning, and what the exported file shows of it."""
+    if recipe.prune is None:
+        return None
+    found, measured = facts["prune"]["pruning"], facts["measure"]
+    goal, whole = found["goal"], found["whole"]
+    share = goal != "size_mb" and recipe.prune.milliseconds is None
+    attempts = found["attempts"]
+    times = measured["latency"].get(str(recipe.target.threads), {})
+    taken = _shares_of_time(times) if "unpruned" in times else None
+    reached = {
+        "macs": facts["prune"]["macs"] / facts["baseline"]["macs"],
+        "params": facts["prune"]["params"] / facts["baseline"]["params"],
+        "size_mb": measured["size_bytes"] / 1e6,
+        "latency": taken if share else times["target"]["median"] if times else None,
+    }[goal]
+    return Pruning(
+        goal=goal,
+        asked=found["asked"],
+        unit="share" if share else "MB" if goal == "size_mb" else "ms",
+        predicted=found["predicted"] / whole if share else found["predicted"],
+        reached=reached,
+        reached_missing=measured["cannot_time"] if reached is None else None,
+        reached_share=taken,
+        first_predicted=attempts[0]["predicted"] if attempts else None,
+        first_measured=attempts[0]["measured"] if attempts else None,
     )
+
+
+def _shares_of_time(times: dict[str, Any]) -> float:
+    """Median over paired runs of the file's time to the unpruned one's."""
+    pairs = zip(times["target"]["samples_ms"], times["unpruned"]["samples_ms"], strict=True)
+    return float(median(ours / whole for ours, whole in pairs))
+
+
+_NO_SHARE = "prune.latency is not given: there is no unpruned file to compare with"
+
+
+def _budgets(
+    recipe: Recipe, values: dict[Metric, float | None], why_not: str | None
+) -> tuple[Budget, ...]:
+    limits = {metric: getattr(recipe.budgets, metric) for metric in values}
     return tuple(
-        budget(metric, limit, value, why_not if value is None else None)
-        for metric, limit, value in limits
-        if limit is not None
+        budget(metric, limits[metric], value, (why_not or _NO_SHARE) if value is None else None)
+        for metric, value in values.items()
+        if limits[metric] is not None
     )

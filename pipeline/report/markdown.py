@@ -22,6 +22,14 @@ _UNITS: dict[str, tuple[str, str]] = {
     "accuracy_drop_pt": ("top-1 drop", " pt"),
     "size_mb": ("size", " MB"),
     "speedup": ("speedup", "x"),
+    "latency_ms": ("latency", " ms"),
+    "latency_share": ("latency against the unpruned file", " of its time"),
+}
+_GOALS = {
+    "macs": "MACs, share of the float network's",
+    "params": "parameters, share of the float network's",
+    "size_mb": "size of the file",
+    "latency": "time of the file",
 }
 
 
@@ -37,6 +45,7 @@ def render(report: Report) -> str:
         _missed(report),
         "## Not measured",
         _not_measured(report, notes),
+        *_pruning_section(report, notes),
         "## Accuracy",
         _accuracies(report, notes),
         "## The same answers as before export",
@@ -102,6 +111,7 @@ def _reasons(report: Report) -> tuple[str, ...]:
             target.coverage_missing,
             target.scales_missing,
             target.partitions_missing,
+            target.pruning.reached_missing if target.pruning else None,
             *(item.missing for item in target.budgets),
         ]
     for stage in report.stages:
@@ -279,6 +289,45 @@ def _not_measured(report: Report, notes: Sequence[str]) -> str:
     if not lines:
         return reasons
     return "\n\n".join([reasons, "Budgets that could not be judged:", "\n".join(lines)])
+
+
+def _pruning_section(report: Report, notes: Sequence[str]) -> list[str]:
+    """What pruning was to reach and what it reached; nothing where nothing was taken out."""
+    rows = [
+        _pruning_row(target, notes)
+        for target in report.targets
+        if target.pruning is not None or target.sparsity is not None
+    ]
+    header = ["target", "goal", "asked", "predicted", "reached", "prediction off by"]
+    header += ["before correction, predicted and measured", "weights that are zero"]
+    return ["## Pruning", _table(header, rows)] if rows else []
+
+
+def _pruning_row(target: TargetResult, notes: Sequence[str]) -> list[str]:
+    found = target.pruning
+    zero = _NOT_APPLICABLE if target.sparsity is None else _percent(target.sparsity)
+    if found is None:
+        return [_text(target.name), *[_NOT_APPLICABLE] * 6, zero]
+    unit = "" if found.unit == "share" else f" {found.unit}"
+    if found.reached is None or found.prediction_error is None:
+        reached = off = _missing(found.reached_missing, notes)
+    else:
+        reached, off = f"{_figure(found.reached)}{unit}", f"{100 * found.prediction_error:+.1f} %"
+        if found.reached_share is not None and found.unit == "ms":
+            reached += f" ({_figure(found.reached_share)} of the unpruned file's time)"
+    first = _NOT_APPLICABLE
+    if found.first_predicted is not None and found.first_measured is not None:
+        first = f"{_figure(found.first_predicted)}, {_figure(found.first_measured)}"
+    return [
+        _text(target.name),
+        _GOALS[found.goal],
+        f"{_figure(found.asked)}{unit}",
+        f"{_figure(found.predicted)}{unit}",
+        reached,
+        off,
+        first,
+        zero,
+    ]
 
 
 def _accuracies(report: Report, notes: Sequence[str]) -> str:

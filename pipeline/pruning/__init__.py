@@ -1,0 +1,1 @@
+"""Channel pruning: groups of tied channels, what they matter, what they cost, which go."""

@@ -1,0 +1,96 @@
+"""How many bytes a file of given widths holds, before it is written.
+
+A file holds every weight, a few numbers for every channel, and a description of every layer. The
+figures below were read off files of ResNeSt-50 (docs/measurements.md); the file that a run writes
+is measured as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from torch import nn
+
+from pipeline.models.branches import BranchedBlock
+from pipeline.models.resnest import ResNeSt
+from pipeline.pruning.costs import Cost, LayerShape, Term, Widths
+from pipeline.pruning.groups import Group
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bytes:
+    """Bytes for one weight, one output channel and one layer."""
+
+    weight: int
+    channel: int
+    layer: int
+
+
+BYTES = {
+    # A channel: scale, bias and the bias's scale; ONNX has a zero point too. Core ML keeps scale
+    # and bias in float16, and describes every operation at length.
+    ("tflite", "int8"): Bytes(weight=1, channel=12, layer=624),
+    ("onnx", "int8"): Bytes(weight=1, channel=13, layer=958),
+    ("coreml", "int8"): Bytes(weight=1, channel=5, layer=3214),
+    ("tflite", "float"): Bytes(weight=4, channel=4, layer=600),
+    ("onnx", "float"): Bytes(weight=4, channel=4, layer=400),
+    ("coreml", "float"): Bytes(weight=2, channel=2, layer=1500),
+}
+"""By format and precision."""
+
+
+def size_mb(
+    model: ResNeSt, shapes: tuple[LayerShape, ...], groups: tuple[Group, ...], each: Bytes
+) -> Cost:
+    """Size of the target's file in units of 1e6 bytes.
+
+    Args:
+        model: in branch form; its deploy form has half of fc2 where there are two splits, and
+            depthwise convolutions in place of the pools.
+        shapes: of its layers.
+        groups: of its channels.
+        each: what the file spends on what.
+    """
+    halved = {f"{name}.fc2.1" for name, block in _blocks(model) if len(block.fc2) == 2}
+    kept = [shape for shape in shapes if shape.name not in halved]
+    terms = [Term(layer=s.name, groups=s.tied_to, value=partial(_layer_mb, s, each)) for s in kept]
+    of_layer = {maker: group.name for group in groups for maker in group.makers}
+    of_reader = {reader: group.name for group in groups for reader in group.readers}
+    pools = []
+    for name, block in _blocks(model):
+        pools += [(of_layer[layer], area) for layer, area in _depthwise(name, block)]
+        if isinstance(block.downsample, nn.Sequential):
+            area = _area(block.downsample[0])
+            pools += [(of_reader[f"{name}.downsample.1"], area)] if area else []
+    terms += [
+        Term(layer=group, groups=(group,), value=partial(_pool_mb, group, area, each))
+        for group, area in pools
+    ]
+    return Cost(terms=tuple(terms), constant=len(terms) * each.layer / 1e6)
+
+
+def _blocks(model: ResNeSt) -> list[tuple[str, BranchedBlock]]:
+    return [(n, m) for n, m in model.named_modules() if isinstance(m, BranchedBlock)]
+
+
+def _area(pool: nn.Module) -> int:
+    """Weights of a channel of the depthwise convolution that stands for a pool; 0 for none."""
+    return int(pool.kernel_size) ** 2 if isinstance(pool, nn.AvgPool2d) else 0  # type: ignore[arg-type]
+
+
+def _depthwise(name: str, block: BranchedBlock) -> list[tuple[str, int]]:
+    """The depthwise convolutions of a block in deploy form: whose channels, and their area."""
+    splits = range(len(block.branches))
+    first = [(f"{name}.branches.{r}.0", _area(block.branches[r][3])) for r in splits]  # type: ignore[index]
+    after = [(f"{name}.branches.0.4", _area(block.avd_last))]
+    complement = [(f"{name}.branches.0.4", 1)] if len(splits) == 2 else []
+    return [found for found in (*first, *after, *complement) if found[1]]
+
+
+def _layer_mb(shape: LayerShape, each: Bytes, widths: Widths) -> float:
+    return (shape.weights(widths) * each.weight + shape.channels(widths)[1] * each.channel) / 1e6
+
+
+def _pool_mb(group: str, area: int, each: Bytes, widths: Widths) -> float:
+    return widths[group] * (area * each.weight + each.channel) / 1e6

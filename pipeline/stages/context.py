@@ -1,0 +1,103 @@
+"""What the stages share: their context, and the networks that earlier stages left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import Tensor, fx
+
+from pipeline import qat
+from pipeline.console import Advance
+from pipeline.data import Dataset, batches, pixel_values
+from pipeline.deploy import DeployNet, Normalization, deploy_form
+from pipeline.models.branches import branch_form
+from pipeline.models.load import build, load_checkpoint
+from pipeline.models.resnest import ResNeSt
+from pipeline.prune import take_shapes
+from pipeline.recipe import Recipe
+from pipeline.records import Accuracy
+
+WEIGHTS, CURVE = "weights.safetensors", "curve.json"
+PROGRAM, TWIN, LOGITS = "program.pt2", "float.pt2", "logits.pt"
+CALIBRATION_BATCH = 32
+
+Inputs = dict[str, Path]
+"""Directory of every earlier stage's result, by the stage's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What every stage is given besides its inputs."""
+
+    recipe: Recipe
+    dataset: Dataset
+    tracked: Callable[[str, int], AbstractContextManager[Advance]]
+
+
+def first_top1(accuracy: dict[str, Accuracy]) -> float:
+    """Top-1 on the first test set."""
+    return next(iter(accuracy.values())).top1
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write plain JSON."""
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def float_model(context: Context, inputs: Inputs) -> ResNeSt:
+    """The float network, as it was trained or read."""
+    model = build(context.recipe.model, len(context.dataset.classes))
+    load_checkpoint(model, inputs["train"] / WEIGHTS)
+    return model.eval()
+
+
+def branched_model(context: Context) -> ResNeSt:
+    """A network of the recipe's shape in branch form, its weights random."""
+    return branch_form(build(context.recipe.model, len(context.dataset.classes)).eval())
+
+
+def small_model(context: Context, inputs: Inputs) -> ResNeSt:
+    """The network in branch form as pruning and sparsifying left it."""
+    model = branched_model(context)
+    last = "prune" if context.recipe.sparsify is None else "sparsify"
+    take_shapes(model, load_file(inputs[last] / WEIGHTS))
+    return model
+
+
+def fed(context: Context) -> Context:
+    """The context with the dataset as the program and the file take it."""
+    if not context.recipe.target.takes_pixels:
+        return context
+    return replace(context, dataset=pixel_values(context.dataset))
+
+
+def normalization(context: Context) -> Normalization | None:
+    """What the network does to pixels itself; None where it is given normalised images."""
+    if not context.recipe.target.takes_pixels:
+        return None
+    return Normalization(mean=context.dataset.mean, std=context.dataset.std)
+
+
+def deployed(context: Context, model: ResNeSt) -> DeployNet:
+    """A network in branch form as the target's file takes it."""
+    return deploy_form(model, normalization(context))
+
+
+def quantized_graph(context: Context, model: ResNeSt) -> fx.GraphModule:
+    """A network in branch form, ready for quantization-aware training."""
+    return qat.prepare(deployed(context, model), context.recipe.model.input_size)
+
+
+def calibrate(context: Context, graph: fx.GraphModule) -> None:
+    """Set the grids of a graph from the calibration images."""
+    dataset = fed(context).dataset
+
+    def calibration() -> list[Tensor]:
+        return [x for x, _ in batches(dataset.calibration, CALIBRATION_BATCH, dataset)]
+
+    qat.calibrate(graph, calibration)

@@ -1,0 +1,208 @@
+"""The stages that make the program and its file, and judge them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pipeline import layers, measure, parity, program, qat
+from pipeline.data import Dataset
+from pipeline.errors import MismatchError
+from pipeline.fake_quantize import only_round
+from pipeline.fold import float_program, float_twin, quantized_program
+from pipeline.formats.export import SUFFIXES, export
+from pipeline.formats.facts import scales_exact
+from pipeline.records import Parity
+from pipeline.stages.context import (
+    LOGITS,
+    PROGRAM,
+    TWIN,
+    WEIGHTS,
+    Context,
+    Inputs,
+    deployed,
+    fed,
+    first_top1,
+    float_model,
+    quantized_graph,
+    small_model,
+)
+from pipeline.stages.timing import unpruned_file
+from pipeline.store import Facts
+from pipeline.train import EVALUATION_BATCH, predictions
+
+CALIBRATION = "(calibration)"
+"""Key of the calibration images beside the test sets; no test set can be named so."""
+
+
+def fold(context: Context, inputs: Inputs, out: Path) -> Facts:
+    """Fold batch normalisation and write the one program that every format is made from.
+
+    Raises:
+        MismatchError: the program does not answer as the trained network does.
+    """
+    side = context.recipe.model.input_size
+    example = torch.zeros(2, 3, side, side)
+    dataset = _with_calibration(fed(context).dataset)
+    small = small_model(context, inputs)
+    trained: nn.Module
+    if context.recipe.target.precision == "float":
+        trained = deployed(context, small).eval()
+        expected = _calibration_logits(trained, dataset)
+        folded = float_program(trained, example)
+    else:
+        trained = quantized_graph(context, small)
+        qat.load_state(trained, load_file(inputs["qat"] / WEIGHTS))
+        qat.set_training(trained, False)
+        only_round(trained)
+        expected = _calibration_logits(trained, dataset)
+        program.save(float_twin(trained, example), out / TWIN)
+        folded = quantized_program(trained, example)
+    program.save(folded, out / PROGRAM)
+    logits = measure.program_logits(folded, dataset)
+    torch.save(logits, out / LOGITS)
+    found = parity.compare_logits({CALIBRATION: logits[CALIBRATION]}, expected, _step(folded))
+    if misses := parity.output_misses(found, parity.FOLDED):
+        raise MismatchError(
+            f"{context.recipe.name}: the folded program does not answer as the trained network "
+            f"does: {'; '.join(misses)}; this is a fault of PocketNest, please report it"
+        )
+    return {"top1": first_top1(measure.accuracies(logits, context.dataset))}
+
+
+def _with_calibration(dataset: Dataset) -> Dataset:
+    """The dataset with its calibration images as a further test set."""
+    return replace(dataset, tests={**dataset.tests, CALIBRATION: dataset.calibration})
+
+
+def _calibration_logits(model: nn.Module, dataset: Dataset) -> dict[str, Tensor]:
+    return {CALIBRATION: predictions(model, dataset.calibration, dataset, EVALUATION_BATCH)}
+
+
+def _step(folded: torch.export.ExportedProgram) -> float | None:
+    """The step of the grid that a quantized program's logits lie on; None for a float one."""
+    found = layers.layers_of(folded)
+    return found[-1].scale if found else None
+
+
+def write(context: Context, inputs: Inputs, out: Path) -> Facts:
+    """Write the target's file from the program."""
+    name = context.recipe.target.format
+    file = f"model{SUFFIXES[name]}"
+    export(
+        inputs["fold"] / PROGRAM,
+        name,
+        out / file,
+        pixels=context.recipe.target.takes_pixels,
+        sparse=context.recipe.sparsify is not None,
+    )
+    return {"file": file}
+
+
+def verify(context: Context, inputs: Inputs, out: Path) -> Facts:
+    """Run the exported file on all calibration and test images beside the quantized program."""
+    recipe, dataset = context.recipe, _with_calibration(fed(context).dataset)
+    file, form = _file(context, inputs), _format(context)
+    folded = program.load(inputs["fold"] / PROGRAM)
+    found = form.inspect(file)
+    exact = scales_exact(folded, found)
+    images = sum(len(test) for test in dataset.tests.values())
+    with context.tracked("run the file", images) as advance:
+        runnable = form.open_file(file, recipe.threads)
+        logits = measure.logits_of(runnable, dataset, lambda done: advance(done, ""))
+    torch.save(logits, out / LOGITS)
+    expected = torch.load(inputs["fold"] / LOGITS, weights_only=True)
+    compared = parity.compare_logits(logits, expected, _step(folded))
+    trace = partial(form.trace, file)
+    traced = (
+        layers.compare(folded, None, trace, layers.probes(dataset)) if exact is not None else []
+    )
+    misses = [
+        *parity.file_misses(found, exact),
+        *parity.output_misses(compared, parity.FILE[recipe.target.format]),
+        *parity.layer_misses(traced),
+    ]
+    record = Parity(
+        images=images,
+        agreement=compared.agreement,
+        steps=compared.steps,
+        difference=compared.difference,
+        layers=len(traced),
+        layers_alike=sum(not layer.at_fault for layer in traced),
+        misses=tuple(misses),
+        first_difference=parity.describe_first_difference(traced) if misses and traced else None,
+        passed=not misses,
+    )
+    return {
+        "runtime": form.RUNTIME,
+        "evaluated": form.evaluated(),
+        "ops": found.ops,
+        "partitions": found.partitions,
+        "int8_coverage": found.int8_coverage,
+        "scales_exact": exact.model_dump() if exact else None,
+        "parity": record.model_dump(),
+        "agreement": parity.agreement(logits, _only(expected, context.dataset)),
+        "top1": first_top1(measure.accuracies(logits, context.dataset)),
+    }
+
+
+def _only(logits: dict[str, Tensor], dataset: Dataset) -> dict[str, Tensor]:
+    return {name: logits[name] for name in dataset.tests}
+
+
+def _file(context: Context, inputs: Inputs) -> Path:
+    return inputs["export"] / f"model{SUFFIXES[context.recipe.target.format]}"
+
+
+def _format(context: Context) -> Any:
+    # Imported late: each format loads its runtime.
+    return import_module(f"pipeline.formats.{context.recipe.target.format}")
+
+
+def judge(context: Context, inputs: Inputs, out: Path) -> Facts:
+    """Accuracy, size and latency of the exported file."""
+    file = _file(context, inputs)
+    logits = torch.load(inputs["verify"] / LOGITS, weights_only=True)
+    accuracy = measure.accuracies(logits, context.dataset)
+    why_not = _format(context).cannot_time()
+    return {
+        "sha256": measure.sha256_of(file),
+        "size_bytes": measure.size_bytes(file),
+        "download_bytes": measure.download_bytes(file),
+        "accuracy": {name: a.model_dump() for name, a in accuracy.items()},
+        "cannot_time": why_not,
+        "latency": _times(context, inputs) if why_not is None else {},
+        "top1": first_top1(accuracy),
+    }
+
+
+def _times(context: Context, inputs: Inputs) -> Facts:
+    """Latencies of the float network and the file, timed in turn, by number of threads.
+
+    With them that of the unpruned network's file, where the pruning was to reach a time.
+    """
+    recipe = context.recipe
+    image = measure.first_image(context.dataset)
+    float_run = measure.float_run(float_model(context, inputs), image)
+    files = {"target": _file(context, inputs)}
+    if "times" in inputs:
+        files["unpruned"] = unpruned_file(context, inputs)
+    timed = {}
+    for threads in sorted({1, recipe.target.threads}):
+        runs = {"float": float_run}
+        for name, file in files.items():
+            runnable = _format(context).open_file(file, threads)
+            runnable.set_input(measure.first_image(fed(context).dataset).numpy())
+            runs[name] = runnable.invoke
+        latencies = measure.interleaved(
+            runs, warmup=recipe.measure.warmup, rounds=recipe.measure.rounds, threads=threads
+        )
+        timed[str(threads)] = {name: taken.model_dump() for name, taken in latencies.items()}
+    return timed

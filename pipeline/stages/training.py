@@ -1,0 +1,248 @@
+"""The stages that change weights: training, pruning, sparsifying, quantization-aware training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, fx, nn
+
+from pipeline import latency, measure, qat
+from pipeline.data import batches
+from pipeline.distill import distillation
+from pipeline.models.branches import branch_form
+from pipeline.models.count import count
+from pipeline.models.load import build, load_checkpoint, save_checkpoint
+from pipeline.models.resnest import ResNeSt
+from pipeline.prune import plan_of, prune_to, take_shapes
+from pipeline.pruning.widths import choose
+from pipeline.recipe import DistillConfig, PruneConfig, TrainConfig
+from pipeline.sparsify import Sparsifier, keep_zeros, sparsity, zero_masks
+from pipeline.stages.context import (
+    CURVE,
+    WEIGHTS,
+    Context,
+    Inputs,
+    branched_model,
+    calibrate,
+    fed,
+    first_top1,
+    float_model,
+    normalization,
+    quantized_graph,
+    small_model,
+    write_json,
+)
+from pipeline.stages.timing import goal_and_file, refuse_too_slow
+from pipeline.store import Facts
+from pipeline.train import Hooks, Step, batches_per_epoch, device, evaluate, fit
+
+AdjustLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+_IMPORTANCE_BATCH, _IMPORTANCE_MACS = 8, 1.5e11
+"""Where channels are judged by gradients: images a gradient is taken of at once, and the most
+multiply-accumulates of all together: 256 images of 32 x 32, 24 of 224 x 224, some ten seconds."""
+
+Curve = list[dict[str, float]]
+
+
+def _fit(
+    context: Context,
+    model: nn.Module,
+    title: str,
+    config: TrainConfig,
+    hooks: Hooks,
+    phase: Callable[[], str] = lambda: "",
+) -> Curve:
+    """Train with a progress bar; returns the learning curve."""
+    per_epoch = -(-len(context.dataset.train) // config.batch_size)
+    with context.tracked(title, per_epoch * config.epochs) as advance:
+
+        def watch(step: Step) -> None:
+            advance(
+                step.step,
+                f"epoch {step.epoch}/{step.epochs}, {phase()}loss {step.loss:.4f}, "
+                f"accuracy {step.accuracy:.2%}",
+            )
+
+        return fit(model, context.dataset, config, context.recipe.seed, replace(hooks, watch=watch))
+
+
+def _taught(
+    context: Context,
+    inputs: Inputs,
+    student: ResNeSt | fx.GraphModule,
+    config: DistillConfig | None,
+) -> AbstractContextManager[AdjustLoss]:
+    """The loss with the float network's answers in it; as it is where nothing is distilled."""
+    if config is None:
+        return nullcontext(Hooks().adjust_loss)
+    pixels = normalization(context) if isinstance(student, fx.GraphModule) else None
+    return distillation(student, float_model(context, inputs), config, pixels)
+
+
+def train(context: Context, inputs: Inputs, out: Path) -> Facts:
+    """The float network: read from the recipe's checkpoint, or trained here."""
+    recipe = context.recipe
+    torch.manual_seed(recipe.seed)
+    model = build(recipe.model, len(context.dataset.classes))
+    if recipe.model.checkpoint is not None:
+        load_checkpoint(model, Path(recipe.model.checkpoint), context.dataset.classes)
+    else:
+        write_json(out / CURVE, _fit(context, model, "train", recipe.train, Hooks()))
+    save_checkpoint(model.cpu(), out / WEIGHTS, {"classes": json.dumps(context.dataset.classes)})
+    return {}
+
+
+def baseline(context: Context, inputs: Inputs, out: Path) -> Facts:
+    """Accuracy, size and latency of the float network on this machine's best device."""
+    recipe, place = context.recipe, device()
+    model = float_model(context, inputs).to(place)
+    accuracy = evaluate(model, context.dataset)
+    counts = count(model, recipe.model.input_size)
+    image = measure.first_image(context.dataset).to(place)
+    timed = measure.interleaved(
+        {"float": measure.float_run(model, image)},
+        warmup=recipe.measure.warmup,
+        rounds=recipe.measure.rounds,
+        threads=recipe.target.threads,
+    )
+    return {
+        "device_kind": "gpu" if place.type == "cuda" else "cpu",
+        "accuracy": {name: a.model_dump() for name, a in accuracy.items()},
+        "latency_ms": timed["float"].model_dump(),
+        "size_bytes": measure.size_bytes(inputs["train"] / WEIGHTS),
+        "params": counts.params,
+        "macs": counts.macs,
+        "top1": first_top1(accuracy),
+    }
+
+
+def prune(context: Context, inputs: Inputs, out: Path) -> Facts:
+    """Remove channels and fine-tune; without a pruning target, only take branch form."""
+    recipe, side = context.recipe, context.recipe.model.input_size
+    model = branch_form(float_model(context, inputs))
+    facts: Facts = {}
+    if recipe.prune is not None:
+        model, facts = _prune(context, inputs, model, recipe.prune, out)
+    save_checkpoint(model.cpu().eval(), out / WEIGHTS, None)
+    counts = count(model, side)
+    return facts | {
+        "params": counts.params,
+        "macs": counts.macs,
+        "top1": first_top1(evaluate(model, context.dataset)),
+    }
+
+
+def _prune(
+    context: Context, inputs: Inputs, model: ResNeSt, config: PruneConfig, out: Path
+) -> tuple[ResNeSt, Facts]:
+    """Prune in the recipe's steps, with training after each."""
+    side = context.recipe.model.input_size
+    goal, file = goal_and_file(context, inputs, model)
+    removed, curve, differences = [], [], []
+    attempts: list[latency.Attempt] = []
+    for step in range(1, config.steps + 1):
+        plan = plan_of(model, side, goal, config, partial(_labelled, context, model))
+        limit = goal.after(step, config.steps)
+        if file is None:
+            widths = choose(plan, limit, config.scope)
+        else:
+            timed = partial(latency.measured_share, file)
+            attempts = latency.choose_in_time(plan, limit, goal.whole, config.scope, timed)
+            widths = latency.nearest(attempts, limit / goal.whole).widths
+            refuse_too_slow(goal, attempts, limit)
+        pruned = prune_to(model, side, plan, widths)
+        removed.append(pruned.removed)
+        differences.append(pruned.difference)
+        curve += _finetune(context, inputs, pruned.model, config, step)
+        model = pruned.model.cpu()
+    write_json(out / "removed.json", removed)
+    write_json(out / CURVE, curve)
+    facts = {
+        "goal": goal.key,
+        "asked": goal.asked,
+        "limit": goal.limit,
+        "whole": goal.whole,
+        "predicted": goal.cost.of(widths),
+        "attempts": [asdict(attempt) for attempt in attempts],
+    }
+    return model, {"masked_difference": max(differences), "pruning": facts}
+
+
+def _labelled(context: Context, model: ResNeSt) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images that the network was not trained on, to judge channels by."""
+    dataset = context.dataset
+    each = count(model, context.recipe.model.input_size).macs
+    most = max(_IMPORTANCE_BATCH, int(_IMPORTANCE_MACS / each))
+    images = dataset.calibration.take(torch.arange(min(most, len(dataset.calibration))))
+    return batches(images, _IMPORTANCE_BATCH, dataset)
+
+
+def _finetune(
+    context: Context, inputs: Inputs, model: ResNeSt, config: PruneConfig, step: int
+) -> Curve:
+    last = step == config.steps
+    shorter = {} if last else {"epochs": config.step_epochs, "warmup_epochs": 0}
+    title = "fine-tune" if config.steps == 1 else f"fine-tune {step}/{config.steps}"
+    with _taught(context, inputs, model, config.distill) as adjust_loss:
+        finetune = config.finetune.model_copy(update=shorter)
+        return _fit(context, model, title, finetune, Hooks(adjust_loss=adjust_loss))
+
+
+def sparsify(context: Context, inputs: Inputs, out: Path) -> Facts:
+    """Set weights to zero while training goes on."""
+    config = context.recipe.sparsify
+    assert config is not None
+    model = branched_model(context)
+    take_shapes(model, load_file(inputs["prune"] / WEIGHTS))
+    steps = batches_per_epoch(len(context.dataset.train), config.train.batch_size)
+    sparsifier = Sparsifier(model, config, steps * config.train.epochs)
+    with _taught(context, inputs, model, config.distill) as adjust_loss:
+        hooks = Hooks(
+            before_step=sparsifier.before_step,
+            after_backward=sparsifier.after_backward,
+            after_step=sparsifier.after_step,
+            adjust_loss=adjust_loss,
+        )
+        curve = _fit(context, model, "sparsify", config.train, hooks)
+    sparsifier.finish()
+    write_json(out / CURVE, curve)
+    model = model.cpu().eval()
+    save_checkpoint(model, out / WEIGHTS, None)
+    return {
+        "sparsity": sparsity(model),
+        "left_out": list(sparsifier.left_out),
+        "top1": first_top1(evaluate(model, context.dataset)),
+    }
+
+
+def quantize(context: Context, inputs: Inputs, out: Path) -> Facts:
+    """Quantization-aware training from calibrated ranges."""
+    recipe = context.recipe
+    torch.manual_seed(recipe.seed)
+    graph = quantized_graph(context, small_model(context, inputs))
+    calibrate(context, graph)
+    schedule = qat.Schedule(graph, recipe.qat.milestones)
+    zeros = zero_masks(graph) if recipe.sparsify is not None else {}
+    with _taught(context, inputs, graph, recipe.qat.distill) as adjust_loss:
+        hooks = Hooks(
+            before_step=schedule.before_step,
+            after_step=keep_zeros(graph, zeros),
+            adjust_loss=adjust_loss,
+            set_training=schedule.set_training,
+        )
+        curve = _fit(
+            fed(context), graph, "quantize", recipe.qat.train, hooks, lambda: f"{schedule.phase}, "
+        )
+    write_json(out / CURVE, curve)
+    graph.cpu()
+    qat.set_training(graph, False)
+    qat.refuse_bad_grids(graph)
+    save_checkpoint(graph.state_dict(), out / WEIGHTS, None)
+    return {}
