@@ -196,7 +196,7 @@ class TimedFile:
                 runnable = form.open_file(path, self.threads)
                 runnable.set_input(self.image)
                 runs[str(index)] = runnable.invoke
-        taken = measure.interleaved(runs, warmup=3, rounds=self.rounds, threads=self.threads)
+        taken = measure.compared(runs, rounds=self.rounds, threads=self.threads)
         return [taken[str(index)] for index in range(len(contents))]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import time
 import zipfile
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from pipeline.data import Dataset, normalize
 from pipeline.records import Accuracy, Latency, latency_of
 from pipeline.train import EVALUATION_BATCH, accuracy, predictions
+
+_COMPARED_MS = 1000.0
 
 
 class Runnable(Protocol):
@@ -104,6 +107,25 @@ def interleaved(
     finally:
         torch.set_num_threads(before)
     return {name: latency_of(taken, threads, 1) for name, taken in samples.items()}
+
+
+def compared(
+    runs: dict[str, Callable[[], object]], *, rounds: int, threads: int
+) -> dict[str, Latency]:
+    """Time callables in turn where their ratio counts: for a second at least, warm.
+
+    Small files take a millisecond: thirty rounds of them are over before the caches and the
+    clock have settled, and the ratio of two such runs is off by a tenth.
+
+    Args:
+        runs: by name.
+        rounds: the least that count.
+        threads: of torch, and recorded.
+    """
+    first = interleaved(runs, warmup=3, rounds=5, threads=threads)
+    each = sum(latency.median for latency in first.values())
+    enough = max(rounds, math.ceil(_COMPARED_MS / each))
+    return interleaved(runs, warmup=enough // 4, rounds=enough, threads=threads)
 
 
 def float_run(model: nn.Module, image: Tensor) -> Callable[[], object]:

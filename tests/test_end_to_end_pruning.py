@@ -18,7 +18,7 @@ from pipeline.recipe import load_recipes
 from tests.cli import DEVICE_RECIPES, NARROW, RECIPES, narrow_run, pocketnest, settings
 
 TIME = ("prune.macs=null", "prune.latency=0.9", "prune.criterion=taylor", "prune.scope=network")
-SPARSE = RECIPES / "iphone-coreml-w8a8-sparse.yaml"
+SPARSE = RECIPES / "more" / "iphone-coreml-w8a8-sparse.yaml"
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from pipeline.recipe import json_schema, load_recipes
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 SCHEMA = RECIPES / "recipe.schema.json"
-FILES = sorted(RECIPES.glob("*/*.yaml"))
+FILES = sorted(RECIPES.rglob("*.yaml"))
 BENCHMARKS = [p for p in FILES if p.parent.name == "bench" and p.name != "base.yaml"]
 DEVICES = [p for p in FILES if p.parent.name != "bench" and p.name != "base.yaml"]
 
@@ -63,7 +63,8 @@ def test_the_header_names_schema_and_command(path: Path) -> None:
     relative = first.removeprefix("# yaml-language-server: $schema=")
     assert (path.parent / relative).resolve() == SCHEMA.resolve()
     benchmark = path.parent.name == "bench"
-    command = "#     nox -s bench" if benchmark else f"#     nox -s compress-{path.parent.name}"
+    network = path.relative_to(RECIPES).parts[0]
+    command = "#     nox -s bench" if benchmark else f"#     nox -s compress-{network}"
     if path.name != "base.yaml" and not benchmark:
         command += f" -- {path.relative_to(RECIPES.parent).as_posix()}"
     assert command in rest

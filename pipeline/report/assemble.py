@@ -201,8 +201,8 @@ def _pruning(recipe: Recipe, facts: dict[str, Any]) -> Pruning | None:
     goal, whole = found["goal"], found["whole"]
     share = goal != "size_mb" and recipe.prune.milliseconds is None
     attempts = found["attempts"]
-    times = measured["latency"].get(str(recipe.target.threads), {})
-    taken = _shares_of_time(times) if "unpruned" in times else None
+    times = measured["beside_unpruned"]
+    taken = _share_of_time(times) if times else None
     reached = {
         "macs": facts["prune"]["macs"] / facts["baseline"]["macs"],
         "params": facts["prune"]["params"] / facts["baseline"]["params"],
@@ -222,7 +222,7 @@ def _pruning(recipe: Recipe, facts: dict[str, Any]) -> Pruning | None:
     )
 
 
-def _shares_of_time(times: dict[str, Any]) -> float:
+def _share_of_time(times: dict[str, Any]) -> float:
     """Median over paired runs of the file's time to the unpruned one's."""
     pairs = zip(times["target"]["samples_ms"], times["unpruned"]["samples_ms"], strict=True)
     return float(median(ours / whole for ours, whole in pairs))
