@@ -251,7 +251,7 @@ class PruneConfig(_Part):
     params: Kept | None = None
     size_mb: Annotated[float, Field(gt=0)] | None = None
     latency: LatencyTarget | None = None
-    criterion: Literal["l1", "l2", "bn_scale", "taylor", "fisher"] = "l2"
+    criterion: Literal["l1", "l2", "bn_scale", "taylor", "fisher"] = "bn_scale"
     scope: Literal["layer", "stage", "network"] = "layer"
     steps: Annotated[int, Field(ge=1, le=100)] = 1
     step_epochs: Annotated[int, Field(ge=0, le=100_000)] = 1
