@@ -244,7 +244,7 @@ class PruneConfig(_Part):
         step_epochs: of the fine-tuning after every step but the last.
         round_to: channel counts stay multiples of this.
         finetune: the training after the last step.
-        distill: None learns from the labels alone.
+        distill: on unless null is given, which learns from the labels alone.
     """
 
     macs: Kept | None = None
@@ -257,7 +257,7 @@ class PruneConfig(_Part):
     step_epochs: Annotated[int, Field(ge=0, le=100_000)] = 1
     round_to: Annotated[int, Field(ge=1, le=256)] = 8
     finetune: TrainConfig
-    distill: DistillConfig | None = None
+    distill: DistillConfig | None = DistillConfig()
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:

@@ -166,6 +166,9 @@ def test_a_time_needs_a_runtime_that_runs_here(out: Path) -> None:
     done = narrow_run([DEVICE_RECIPES["coreml"]], out, *TIME)
     assert done.returncode == 2
     assert "prune.latency: coreml files cannot be timed here" in done.stderr
+    done = narrow_run([DEVICE_RECIPES["onnx"]], out, *TIME, "target.precision=float")
+    assert done.returncode == 2
+    assert "prune.latency: layers are timed in int8 files" in done.stderr
 
 
 def test_a_run_can_end_after_a_stage(out: Path) -> None:

@@ -37,11 +37,16 @@ def times(context: Context, inputs: Inputs, out: Path) -> Facts:
     """Write the unpruned network's file, with random weights, and time files cut from it.
 
     Raises:
-        InputError: this host cannot time the target's format.
+        InputError: this host cannot time the target's format, or the target is not int8.
     """
     recipe = context.recipe
     assert recipe.prune is not None
     target, side = recipe.target, recipe.model.input_size
+    if target.precision == "float":
+        raise InputError(
+            "prune.latency: layers are timed in int8 files, and target.precision is float; give "
+            "prune.macs, params or size_mb, or precision int8"
+        )
     if (why_not := import_module(f"pipeline.formats.{target.format}").cannot_time()) is not None:
         raise InputError(
             f"prune.latency: {target.format} files cannot be timed here: {why_not}; give "
