@@ -19,7 +19,8 @@ NARROW = (
     "model.name=resnest14",
     "model.width_multiplier=0.25",
     "train.epochs=6",
-    "prune.round_to=2",
+    # ONNX Runtime 1.23 miscalculates convolutions of odd widths on CPUs with AMX.
+    "prune.round_to=8",
     "prune.finetune.epochs=2",
     "qat.train.epochs=2",
     "measure.rounds=5",

@@ -17,7 +17,10 @@ from pipeline.pruning.groups import groups_of
 from pipeline.recipe import load_recipes
 from tests.cli import DEVICE_RECIPES, NARROW, RECIPES, narrow_run, pocketnest, settings
 
-TIME = ("prune.macs=null", "prune.latency=0.9", "prune.criterion=taylor", "prune.scope=network")
+TIME = (
+    *("prune.macs=null", "prune.latency=0.9", "prune.criterion=taylor", "prune.scope=network"),
+    *("prune.round_to=2", "budgets.accuracy_drop_pt=null"),
+)
 SPARSE = RECIPES / "more" / "iphone-coreml-w8a8-sparse.yaml"
 
 
@@ -26,10 +29,13 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ONNX file of a shorter time, dense and sparse Core ML packages, distilled."""
     directory = tmp_path_factory.mktemp("pruning")
     distilled = ("prune.distill={}", "qat.distill={features: 100}")
-    done = narrow_run([DEVICE_RECIPES["onnx"]], directory, *TIME, *distilled)
+    # A search takes other widths on every machine; on one with AMX, ONNX Runtime 1.23 gets some
+    # of them wrong, and the gate would rightly stop the run.
+    arguments = ["--out", directory, "--allow-mismatch", *settings(*NARROW, *TIME, *distilled)]
+    done = pocketnest("run", DEVICE_RECIPES["onnx"], *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     recipes = [DEVICE_RECIPES["coreml"], SPARSE]
-    done = narrow_run(recipes, directory, "prune.steps=2", "prune.round_to=2")
+    done = narrow_run(recipes, directory, "prune.steps=2")
     assert done.returncode == 0, done.stdout + done.stderr
     return directory
 

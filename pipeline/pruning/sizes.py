@@ -1,8 +1,9 @@
 """How many bytes a file of given widths holds, before it is written.
 
 A file holds every weight, a few numbers for every channel, and a description of every layer. The
-figures below were read off files of ResNeSt-50 (docs/measurements.md); the file that a run writes
-is measured as it is.
+figures for int8 were read off files of ResNeSt-50 (docs/measurements.md); those for float are the
+widths of its numbers, with a layer's description assumed. The file that a run writes is measured
+as it is.
 """
 
 from __future__ import annotations
