@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from pipeline.models.count import count
 from pipeline.models.resnest import ResNeSt
 from pipeline.pruning import costs, sizes
 from pipeline.pruning.costs import Cost
-from pipeline.pruning.groups import Removed, groups_of, masked_difference, remove
+from pipeline.pruning.groups import Group, Removed, groups_of, masked_difference, remove
 from pipeline.pruning.importance import LabelledImages, scores
 from pipeline.pruning.widths import Plan, weakest
 from pipeline.recipe import PruneConfig
@@ -79,10 +79,10 @@ def goal_of(model: ResNeSt, input_size: int, config: PruneConfig, form: tuple[st
     counts = count(model, input_size)
     shapes = costs.layer_shapes(groups, counts)
     if config.macs is not None:
-        return share_goal("macs", costs.macs(shapes), config.macs, model, input_size)
+        return share_goal("macs", costs.macs(shapes), config.macs, groups)
     if config.params is not None:
         cost = costs.params(shapes, groups, counts)
-        return share_goal("params", cost, config.params, model, input_size)
+        return share_goal("params", cost, config.params, groups)
     assert config.size_mb is not None
     cost = sizes.size_mb(model, shapes, groups, sizes.BYTES[form])
     whole = cost.of({group.name: group.channels for group in groups})
@@ -96,9 +96,8 @@ def goal_of(model: ResNeSt, input_size: int, config: PruneConfig, form: tuple[st
     )
 
 
-def share_goal(key: str, cost: Cost, share: float, model: ResNeSt, input_size: int) -> Goal:
+def share_goal(key: str, cost: Cost, share: float, groups: Sequence[Group]) -> Goal:
     """The goal of keeping a share of what the network costs."""
-    groups = groups_of(model, input_size)
     whole = cost.of({group.name: group.channels for group in groups})
     return Goal(key=key, cost=cost, whole=whole, limit=share * whole, asked=share, share=True)
 

@@ -19,7 +19,7 @@ NARROW = (
     "model.name=resnest14",
     "model.width_multiplier=0.25",
     "train.epochs=6",
-    # ONNX Runtime 1.23 miscalculates convolutions of odd widths on CPUs with AMX.
+    # ONNX Runtime 1.23 miscalculates convolutions of some widths, such as 22, with AMX.
     "prune.round_to=8",
     "prune.finetune.epochs=2",
     "qat.train.epochs=2",
