@@ -28,25 +28,8 @@ def _attribute(model: fx.GraphModule, node: Any) -> Tensor:
     return value.detach()
 
 
-def _chain_to_conv(node: fx.Node) -> tuple[fx.Node, fx.Node | None]:
-    """The convolution that feeds a batch normalisation, and its bias.
-
-    In a float graph that is `bn(conv(x, w, bias))`. PT2E's training form is
-    `bn(conv(x, w * s) / s + bias)`, so that the weights are rounded as they will be once the
-    batch normalisation's scale `s` is folded in.
-    """
-    if node.target is aten.conv2d.default:
-        return node, node.args[2] if len(node.args) > 2 else None  # type: ignore[return-value]
-    bias = None
-    if node.target is aten.add.Tensor:
-        bias = node.args[1].args[0]  # type: ignore[union-attr]
-        node = node.args[0]  # type: ignore[assignment]
-    assert node.target is aten.div.Tensor, f"unexpected {node.target} before batch normalisation"
-    return node.args[0], bias  # type: ignore[return-value]
-
-
-def _source_weight(node: fx.Node) -> fx.Node:
-    """The stored weight behind the product `weight * s` and its rounding."""
+def source_weight(node: fx.Node) -> fx.Node:
+    """The stored weight behind its rounding."""
     while node.op != "get_attr":
         node = node.args[0]  # type: ignore[assignment]
     return node
@@ -61,10 +44,13 @@ def fold_batch_norms(model: fx.GraphModule) -> None:
     graph = model.graph
     for index, norm in enumerate([n for n in graph.nodes if n.target is aten.batch_norm.default]):
         gamma, beta, mean, var = (_attribute(model, a) for a in norm.args[1:5])
-        conv, bias_node = _chain_to_conv(norm.args[0])
+        conv = norm.args[0]
+        assert isinstance(conv, fx.Node)
+        assert conv.target is aten.conv2d.default, f"{conv.target} before batch normalisation"
+        bias_node = conv.args[2] if len(conv.args) > 2 else None
         weight_node = conv.args[1]
         assert isinstance(weight_node, fx.Node)
-        weight = _attribute(model, _source_weight(weight_node))
+        weight = _attribute(model, source_weight(weight_node))
         factor = gamma / torch.sqrt(var + norm.args[7])
         bias = _attribute(model, bias_node) if bias_node is not None else torch.zeros_like(mean)
         model.register_buffer(f"folded_weight_{index}", weight * factor[:, None, None, None])

@@ -9,13 +9,16 @@ from torch import Tensor, fx, nn
 from torchao.quantization.pt2e import FakeQuantizeBase
 from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
 
+from pipeline import grid
 from pipeline.deploy import DeployNet
 from pipeline.errors import InputError
-from pipeline.fake_quantize import FixedFakeQuantize
+from pipeline.fake_quantize import ActivationFakeQuantize, FixedFakeQuantize
 from pipeline.quantizer import ACTIVATION, PIXELS, MobileQuantizer
 from pipeline.recipe import Milestones
 
-_BATCH_NORM = torch.ops.aten.batch_norm.default
+aten = torch.ops.aten
+_BATCH_NORM = aten.batch_norm.default
+_RELU = (aten.relu.default, aten.relu_.default)
 _TRAINING_ARGUMENT = 5
 _SMALLEST_GAMMA = 1e-6
 
@@ -34,7 +37,64 @@ def prepare(model: DeployNet, input_size: int) -> fx.GraphModule:
     quantizer = MobileQuantizer(PIXELS if model.takes_pixels else ACTIVATION)
     graph = prepare_qat_pt2e(program.module(check_guards=False), quantizer)
     assert isinstance(graph, fx.GraphModule)
+    _round_plain_weights(graph)
     return graph
+
+
+def _round_plain_weights(graph: fx.GraphModule) -> None:
+    """Make `bn(conv(x, round(w)))` of PT2E's `bn(conv(x, round(w * s)) / s)`, in place.
+
+    `s` is what folding will multiply the weights by. Rounding to steps that are `s` times as fine
+    gives the same numbers without two passes over the weights and two over the activations,
+    forward and backward. (Left out is the gradient that `s` gets for the rounding error.)
+    """
+    nodes = graph.graph
+    for norm in [n for n in nodes.nodes if n.target is _BATCH_NORM]:
+        scaled_back, bias = norm.args[0], None
+        if scaled_back.target is aten.add.Tensor:
+            scaled_back, bias = scaled_back.args[0], scaled_back.args[1].args[0]
+        conv, rounded = scaled_back.args[0], scaled_back.args[0].args[1]
+        weight, shaped = rounded.args[0].args
+        rounded.args = (weight, shaped.args[0])
+        conv.args = (*conv.args[:2], bias, *conv.args[3:])
+        norm.args = (conv, *norm.args[1:])
+    nodes.eliminate_dead_code(is_impure_node=_does_more)
+    nodes.lint()  # type: ignore[no-untyped-call]
+    graph.recompile()
+
+
+def _does_more(node: fx.Node) -> bool:
+    """Whether a node matters although nobody reads it: PT2E counts batches in place."""
+    return node.op in {"placeholder", "output"} or node.target is aten.add_.Tensor
+
+
+def merge_rounding(graph: fx.GraphModule) -> None:
+    """Take passes over activations out of a calibrated graph that is to be trained, in place.
+
+    A ReLU before a grid that starts at zero is left to the rounding, and what max pooling picks
+    of rounded values is not rounded again. Numbers and state stay the same; gradients too, but
+    for values less than half a step below zero.
+    """
+    nodes = graph.graph
+    for node in [n for n in nodes.nodes if n.op == "call_module"]:
+        module, source = graph.get_submodule(str(node.target)), node.args[0]
+        if not isinstance(module, ActivationFakeQuantize):
+            continue
+        if source.target in _RELU and len(source.users) == 1 and _starts_at_zero(module):
+            module.rectifies = True
+            node.args = source.args
+            nodes.erase_node(source)
+        elif source.target is aten.max_pool2d.default:
+            before = source.args[0]
+            if before.op == "call_module" and graph.get_submodule(before.target) is module:
+                node.replace_all_uses_with(source)
+                nodes.erase_node(node)
+    nodes.lint()  # type: ignore[no-untyped-call]
+    graph.recompile()
+
+
+def _starts_at_zero(module: ActivationFakeQuantize) -> bool:
+    return float(module.low) == 0.0 and int(module.zero_point) == grid.QMIN
 
 
 def _keep_gammas_from_zero(model: nn.Module) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pipeline.allocator import keep_freed_memory
 from pipeline.data import Dataset, Images, batches
 from pipeline.errors import InputError
 from pipeline.recipe import TrainConfig
@@ -124,6 +125,7 @@ def fit(
     Raises:
         InputError: the loss is not finite; names the step.
     """
+    keep_freed_memory()
     torch.manual_seed(seed)
     model.to(device())
     training = _Training(

@@ -149,3 +149,61 @@ def test_int8_weights_are_the_fake_quantized_ones() -> None:
     # The two graphs list them in different orders.
     keys = [sorted((t.shape, t.flatten().tolist()) for t in ts) for ts in (found, wanted)]
     assert keys[0] == keys[1]
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 99), low=st.floats(-4, 0), high=st.floats(0.1, 9))
+def test_rounding_gives_the_numbers_of_torchs_kernel(seed: int, low: float, high: float) -> None:
+    module = observed((low, high))
+    module.disable_observer()
+    x = 4 * torch.randn(500, generator=torch.Generator().manual_seed(seed))
+    wanted = torch.fake_quantize_per_tensor_affine(x, module.scale, module.zero_point, -128, 127)
+    assert torch.equal(module(x), wanted)
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 99), channels=st.integers(1, 6))
+def test_a_factor_rounds_as_the_product_would_be_rounded(seed: int, channels: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(channels, 7, 3, 3, generator=generator)
+    factor = torch.randn(channels, generator=generator)  # of either sign
+    product = weight * factor[:, None, None, None]
+    with_factor, of_product = WeightFakeQuantize(), WeightFakeQuantize()
+    rounded = with_factor(weight, factor) * factor[:, None, None, None]
+    wanted = of_product(product)
+    assert torch.equal(with_factor.scale, of_product.scale)
+    # The same step for every weight, unless its value lies between two of them to the last bit.
+    steps = (rounded - wanted) / of_product.scale[:, None, None, None]
+    off = steps.abs() > 1e-3
+    halves = (product / of_product.scale[:, None, None, None]).remainder(1)
+    assert ((halves - 0.5).abs()[off] < 1e-4).all()
+
+
+def test_a_channel_of_factor_zero_vanishes() -> None:
+    rounded = WeightFakeQuantize()(torch.ones(2, 1, 1, 1), torch.tensor([0.0, 1.0]))
+    assert torch.isfinite(rounded).all()
+    assert rounded[1].item() == pytest.approx(1.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("rounds", [True, False])
+def test_a_rectifying_grid_stands_for_the_relu_before_it(rounds: bool) -> None:
+    x = torch.linspace(-3, 2, 101)
+    apart, merged = ActivationFakeQuantize(), ActivationFakeQuantize()
+    merged.rectifies = True
+    for module in (apart, merged):
+        module.enable_fake_quant(rounds)
+    for batch in (x, 2 * x, -x.abs()):  # the last one is all below zero
+        assert torch.equal(merged(batch), apart(batch.relu()))
+        assert torch.equal(merged.scale, apart.scale)
+        assert torch.equal(merged.low, apart.low)
+        assert torch.equal(merged.high, apart.high)
+
+
+def test_a_gradient_may_be_asked_for_after_the_grid_has_moved() -> None:
+    module = observed((-1.0, 1.0))
+    module.disable_observer()
+    x = torch.tensor([-2.0, 0.5, 2.0], requires_grad=True)
+    out = module(x)
+    module.scale.mul_(100)
+    out.sum().backward()
+    assert torch.equal(x.grad, torch.tensor([0.0, 1.0, 0.0]))

@@ -24,6 +24,7 @@ from tests.networks import (
     CLASSES,
     ONE_BLOCK,
     SIDE,
+    VARIANTS,
     calibrated,
     dataset,
     deploy,
@@ -36,6 +37,7 @@ from tests.networks import (
 from tests.test_resnest import relative_difference
 
 BATCH_NORM = torch.ops.aten.batch_norm.default
+RELU = torch.ops.aten.relu.default
 PHASES = {
     "": (False, False, True),
     "observe": (True, False, True),
@@ -69,6 +71,61 @@ def test_a_prepared_graph_is_the_network_in_training_mode() -> None:
     with torch.no_grad():
         # The running statistics of both have seen one batch.
         assert relative_difference(graph(x), network.eval()(x)) <= 1e-4
+
+
+def pt2e_form(variant: str) -> fx.GraphModule:
+    """The graph as torchao makes it, weights scaled before their rounding."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(qat, "_round_plain_weights", lambda graph: None)
+        return qat.prepare(deploy(variant), SIDE)
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_plain_weights_are_rounded_as_torchaos_form_rounds_them(variant: str) -> None:
+    ours, torchaos, x = qat.prepare(deploy(variant), SIDE), pt2e_form(variant), images(6)
+    for graph in (ours, torchaos):
+        qat.calibrate(graph, lambda: [x])
+        qat.set_training(graph, True)
+        qat.Schedule(graph, Milestones(observe=0, fake_quantize=0, freeze_observers=0)).before_step(
+            0, 4
+        )
+    one, other = ours(x), torchaos(x)
+    # A number at the middle of a step may go either way; in few places, one step of the grid.
+    assert (one - other).abs().mean() <= 0.02 * other.abs().mean()
+    state, wanted = ours.state_dict(), torchaos.state_dict()
+    assert set(state) == set(wanted)
+    counted = [name for name in state if name.endswith("num_batches_tracked")]
+    assert counted
+    assert all(state[name] == wanted[name] for name in counted)
+    for name in [n for n in state if n.endswith("scale")]:
+        assert torch.allclose(state[name], wanted[name], rtol=2e-3), name
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+@pytest.mark.parametrize("step", [0, 60, 90])  # nothing rounded, grids frozen, all frozen
+def test_merged_rounding_gives_the_same_numbers(variant: str, step: int) -> None:
+    graph = calibrated(variant)
+    merged = copy.deepcopy(graph)
+    qat.merge_rounding(merged)
+    assert len(in_graph(merged, RELU)) < len(in_graph(graph, RELU))
+    x = images(6, seed=3)
+    for each in (graph, merged):
+        qat.Schedule(each, Milestones()).before_step(step, 100)
+    assert torch.equal(merged(x), graph(x))
+    # What the stem's pool picks was observed as well, and its grid averaged twice a step.
+    assert same_state(merged, graph) or step == 0
+
+
+def test_merged_rounding_gives_nearly_the_same_gradients() -> None:
+    graph = calibrated()
+    merged = copy.deepcopy(graph)
+    qat.merge_rounding(merged)
+    found = []
+    for each in (graph, merged):
+        qat.Schedule(each, Milestones()).before_step(60, 100)
+        each(images(6)).square().mean().backward()
+        found.append(torch.cat([p.grad.flatten() for p in each.parameters() if p.grad is not None]))
+    assert torch.nn.functional.cosine_similarity(*found, dim=0) > 0.999
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from pipeline import qat, sparsify
 from pipeline.deploy import deploy_form
 from pipeline.errors import InputError
-from pipeline.fold import _source_weight, quantized_program
+from pipeline.fold import quantized_program, source_weight
 from pipeline.models.branches import branch_form
 from pipeline.models.resnest import ResNeSt
 from pipeline.recipe import Milestones, SparsifyConfig, TrainConfig
@@ -303,7 +303,7 @@ def after_qat(keep: bool) -> tuple[dict[str, Tensor], list[tuple[str, Tensor]]]:
     short = TrainConfig(epochs=2, batch_size=8, learning_rate=0.02)
     fit(graph, dataset(), short, 0, hooks)
     convolutions = in_graph(graph, torch.ops.aten.conv2d.default)
-    names = [str(_source_weight(conv.args[1]).target) for conv in convolutions]  # type: ignore[arg-type]
+    names = [str(source_weight(conv.args[1]).target) for conv in convolutions]  # type: ignore[arg-type]
     weights = int8_weights(quantized_program(graph, EXAMPLE))
     return masks, list(zip(names, weights, strict=True))
 

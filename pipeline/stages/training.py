@@ -228,6 +228,7 @@ def quantize(context: Context, inputs: Inputs, out: Path) -> Facts:
     torch.manual_seed(recipe.seed)
     graph = quantized_graph(context, small_model(context, inputs))
     calibrate(context, graph)
+    qat.merge_rounding(graph)
     schedule = qat.Schedule(graph, recipe.qat.milestones)
     zeros = zero_masks(graph) if recipe.sparsify is not None else {}
     with _taught(context, inputs, graph, recipe.qat.distill) as adjust_loss:
