@@ -117,7 +117,7 @@ def distillation(
                 frozen.to(images.device)
             # Not inference_mode: autograd cannot save its tensors where a loss uses them directly.
             with torch.no_grad():
-                teacher_logits = frozen(images)
+                teacher_logits = frozen(images).to(logits.dtype)
             total = (1 - config.weight) * loss
             if config.weight > 0:
                 soft = soft_target_loss(logits, teacher_logits, config.temperature)

@@ -21,7 +21,7 @@ def _rounded(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
         return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, grid.QMIN, grid.QMAX)
     step, zero = float(scale), int(zero_point)
     # The same numbers as torch's own kernel, which is slower by an order of magnitude on a CPU.
-    return (x * (1 / step)).round_().clamp_(grid.QMIN - zero, grid.QMAX - zero).mul_(step)
+    return (x.float() * (1 / step)).round_().clamp_(grid.QMIN - zero, grid.QMAX - zero).mul_(step)
 
 
 class _RoundActivation(torch.autograd.Function):
@@ -73,9 +73,9 @@ class ActivationFakeQuantize(FakeQuantizeBase):
 
     def _observe(self, x: Tensor) -> None:
         if self.rectifies:
-            low, high = torch.zeros_like(self.low), x.detach().amax().clamp(min=0.0)
+            low, high = torch.zeros_like(self.low), x.detach().amax().clamp(min=0.0).float()
         else:
-            low, high = torch.aminmax(x.detach())
+            low, high = (edge.float() for edge in torch.aminmax(x.detach()))
         if torch.isinf(self.low):
             self.low.copy_(low)
             self.high.copy_(high)

@@ -67,9 +67,9 @@ def activation_grid(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
 
 def largest_weights(weight: Tensor) -> Tensor:
     """Largest magnitude of every output channel (dimension 0) of `weight`."""
-    rows = weight.detach().flatten(1)
+    values, others = weight.detach(), tuple(range(1, weight.dim()))
     # Two passes: torch's aminmax over a dimension takes five times as long.
-    return torch.maximum(rows.amax(1), -rows.amin(1))
+    return torch.maximum(values.amax(others), -values.amin(others))
 
 
 def scales_of_largest(largest: Tensor) -> Tensor:

@@ -60,15 +60,24 @@ def host_info() -> HostInfo:
     return HostInfo(cpu=_cpu_name(), cores=cores or 1, gpu=gpu)
 
 
+def cpu_flags() -> frozenset[str] | None:
+    """What the CPU can do, in Linux' words (`avx512_vnni`, `amx_bf16`); None where not known."""
+    flags = _cpuinfo("flags") or _cpuinfo("Features")
+    return None if flags is None else frozenset(flags.split())
+
+
 def _cpu_name() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(key: str) -> str | None:
+    """The first value of `key` in /proc/cpuinfo; None where there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        lines = []
-    for line in lines:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+        return None
+    found = (line.split(":", 1)[1].strip() for line in lines if line.startswith(key))
+    return next(found, None)
 
 
 def tool_versions() -> dict[str, str]:

@@ -196,7 +196,15 @@ class AugmentConfig(_Part):
 
 
 class TrainConfig(_Part):
-    """One training by SGD with momentum; `clip_norm` is the largest norm of the gradient."""
+    """One training by SGD with momentum.
+
+    Attributes:
+        clip_norm: the largest norm of the gradient.
+        precision: of the convolutions' arithmetic. auto: bfloat16 on GPUs and on CPUs that
+            multiply it in hardware (AMX), else float32; quantization-aware training, whose
+            numbers are to be those of the int8 grid, keeps to float32 unless bfloat16 is asked
+            for. Weights, batch statistics and every accuracy are float32 always.
+    """
 
     epochs: Annotated[int, Field(ge=0, le=100_000)]
     batch_size: Annotated[int, Field(ge=2, le=65_536)]  # batch norm cannot train on one image
@@ -206,6 +214,7 @@ class TrainConfig(_Part):
     warmup_epochs: Annotated[int, Field(ge=0, le=100_000)] = 0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     augment: AugmentConfig = AugmentConfig()
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from pipeline.allocator import keep_freed_memory
 from pipeline.data import Dataset, Images, batches
 from pipeline.errors import InputError
+from pipeline.provenance import cpu_flags
 from pipeline.recipe import TrainConfig
 from pipeline.records import Accuracy
 
@@ -58,6 +61,22 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def has_bfloat16() -> bool:
+    """Whether the device multiplies bfloat16 numbers in hardware."""
+    if device().type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return "amx_bf16" in (cpu_flags() or ())
+
+
+def _autocast(model: nn.Module, config: TrainConfig) -> Callable[[], AbstractContextManager[None]]:
+    """What a network's forward pass runs in: bfloat16 convolutions, or nothing."""
+    exact = isinstance(model, fx.GraphModule)  # rounds to the int8 grid; see the recipe
+    wanted = has_bfloat16() and not exact if config.precision == "auto" else True
+    if config.precision == "float32" or not wanted:
+        return nullcontext
+    return partial(torch.autocast, device().type, torch.bfloat16)
+
+
 def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
     """Linear warm-up over `warmup` steps, then half a cosine down to zero (paper, section 5.1)."""
     if step < warmup:
@@ -101,6 +120,7 @@ class _Training:
     criterion: nn.Module
     generator: torch.Generator
     steps_per_epoch: int
+    autocast: Callable[[], AbstractContextManager[None]]
 
 
 def fit(
@@ -127,7 +147,8 @@ def fit(
     """
     keep_freed_memory()
     torch.manual_seed(seed)
-    model.to(device())
+    # Convolutions run channels-last inside on every device: given so, nothing is reordered.
+    model.to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
     training = _Training(
         model=model,
         dataset=dataset,
@@ -137,9 +158,11 @@ def fit(
         criterion=nn.CrossEntropyLoss(label_smoothing=config.label_smoothing),
         generator=torch.Generator().manual_seed(seed),
         steps_per_epoch=batches_per_epoch(len(dataset.train), config.batch_size),
+        autocast=_autocast(model, config),
     )
     curve = [_epoch(training, epoch) for epoch in range(config.epochs)]
     training.hooks.set_training(model, False)
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return curve
 
 
@@ -194,10 +217,11 @@ def _epoch(training: _Training, epoch: int) -> dict[str, float]:
 def _step(training: _Training, images: Tensor, labels: Tensor) -> tuple[Tensor, float]:
     """Forward and backward of one batch: its logits and its loss."""
     place = device()
-    images = images.to(place)
-    logits = training.model(images)
-    loss = training.criterion(logits, labels.to(place))
-    loss = training.hooks.adjust_loss(images, logits, loss)
+    images = images.to(place, memory_format=torch.channels_last)
+    with training.autocast():
+        logits = training.model(images).float()
+        loss = training.criterion(logits, labels.to(place))
+        loss = training.hooks.adjust_loss(images, logits, loss)
     torch.autograd.backward(loss)
     return logits.detach(), float(loss.detach())
 

@@ -187,10 +187,10 @@ def seen() -> Tensor:
 
 def test_a_narrow_student_comes_closer_to_its_teacher() -> None:
     teacher = small(width_multiplier=0.5, layers=SHALLOW)
-    teach(teacher, teacher, NONE, epochs=4)
+    teach(teacher, teacher, NONE, epochs=4, learning_rate=0.02)
     model = small(seed=1, layers=SHALLOW)
     before = loss_of(model, teacher, SOFT, seen())
-    teach(model, teacher, SOFT, epochs=8)
+    teach(model, teacher, SOFT, epochs=8, learning_rate=0.02)
     assert loss_of(model, teacher, SOFT, seen()) < 0.5 * before
 
 

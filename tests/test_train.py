@@ -1,6 +1,7 @@
 """One training loop: repeatable to the bit, honest about failure, accuracy counted right."""
 
 import copy
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from pipeline import qat, train
 from pipeline.errors import InputError
-from pipeline.recipe import AugmentConfig, TrainConfig
+from pipeline.fake_quantize import ActivationFakeQuantize
+from pipeline.recipe import AugmentConfig, Milestones, TrainConfig
 from pipeline.records import Accuracy
 from pipeline.train import (
     Hooks,
@@ -24,7 +27,7 @@ from pipeline.train import (
     learning_rate_factor,
     predictions,
 )
-from tests.networks import CLASSES, ONE_BLOCK, SIDE, dataset, same_state, small
+from tests.networks import CLASSES, ONE_BLOCK, SIDE, calibrated, dataset, same_state, small
 
 
 def config(**changes: Any) -> TrainConfig:
@@ -295,3 +298,57 @@ def test_predictions_keep_the_order_whatever_the_batch() -> None:
 
 def test_the_device_is_one_that_exists() -> None:
     assert (device().type == "cuda") == torch.cuda.is_available()
+
+
+def trained_in(precision: str, monkeypatch: pytest.MonkeyPatch, *, amx: bool) -> list[torch.dtype]:
+    """Types of a convolution's outputs in training and evaluation, in the order seen."""
+    monkeypatch.setattr(train, "cpu_flags", lambda: frozenset({"amx_bf16"} if amx else ()))
+    model = tiny()
+    seen: list[torch.dtype] = []
+    model[0].register_forward_hook(lambda module, x, y: seen.append(y.dtype))
+    fit(model, dataset(), config(precision=precision), seed=0)
+    assert {v.dtype for v in model.state_dict().values()} == {torch.float32, torch.int64}
+    assert all(v.is_contiguous() for v in model.state_dict().values())
+    evaluate(model, dataset())
+    assert seen[-1] == torch.float32
+    return seen[:-1]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what a GPU does is another matter")
+@pytest.mark.parametrize(
+    ("precision", "amx", "wanted"),
+    [
+        ("auto", True, torch.bfloat16),
+        ("auto", False, torch.float32),
+        ("bfloat16", False, torch.bfloat16),
+        ("float32", True, torch.float32),
+    ],
+)
+def test_training_multiplies_in_the_precision_of_the_recipe(
+    precision: str, amx: bool, wanted: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert set(trained_in(precision, monkeypatch, amx=amx)) == {wanted}
+
+
+@pytest.mark.parametrize("precision", ["auto", "bfloat16"])
+def test_quantization_aware_training_keeps_to_float32_unless_told(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "cpu_flags", lambda: frozenset({"amx_bf16"}))
+    graph = calibrated()
+    given: list[torch.dtype] = []
+    made: list[torch.dtype] = []
+
+    def see(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        given.append(inputs[0].dtype)
+        made.append(output.dtype)
+
+    for module in graph.modules():
+        if type(module) is ActivationFakeQuantize:
+            module.register_forward_hook(see)
+    schedule = qat.Schedule(graph, Milestones(observe=0, fake_quantize=0))
+    hooks = Hooks(before_step=schedule.before_step, set_training=schedule.set_training)
+    curve = fit(graph, dataset(), config(epochs=1, precision=precision), 0, hooks)
+    assert math.isfinite(curve[0]["loss"])
+    assert set(made) == {torch.float32}  # in bfloat16 the steps of a grid would not be told apart
+    assert (torch.bfloat16 in given) == (precision == "bfloat16")

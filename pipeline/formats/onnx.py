@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 from pipeline.formats import qdq
 from pipeline.formats.facts import NO_GRID, FileFacts, Grid, conv_macs
 from pipeline.formats.pixels import camera_pixels, refuse_learned_input, take_pixels
+from pipeline.provenance import cpu_flags
 
 RUNTIME = "onnxruntime"
 TRACED_BY = "runtime"
@@ -276,11 +277,7 @@ def needs_exact_kernels() -> bool:
     """
     if platform.machine().lower() not in {"x86_64", "amd64"}:
         return False
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
-    except OSError:
-        return True
-    return "vnni" not in flags
+    return not any("vnni" in flag for flag in cpu_flags() or ())
 
 
 def open_file(path: Path, threads: int = 1) -> OnnxRunnable:
