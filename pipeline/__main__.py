@@ -71,10 +71,24 @@ def _parser() -> argparse.ArgumentParser:
             help="change a recipe value, such as train.epochs=3; can be given several times",
         )
     bench = commands.add_parser(
-        "bench", help="time the files of a run again, beside the float model"
+        "bench", help="time the files of runs again, in turn with the float model"
     )
-    bench.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    bench.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
     bench.add_argument("--rounds", type=_positive, default=50, metavar="N")
+    bench.add_argument(
+        "--peers",
+        action="store_true",
+        help="make and time what other tools make of the same network",
+    )
+    bench.add_argument(
+        "--bars",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="YAML list of what must hold; exit code 3 where it does not",
+    )
+    bench.add_argument("--out", type=Path, metavar="DIR", help="for bench.json and bench.svg")
     predict = commands.add_parser(
         "predict", help="classify images with the float model and every exported file"
     )
@@ -124,8 +138,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _bench(arguments: argparse.Namespace) -> int:
     from pipeline.commands import bench
 
-    bench(arguments.run_dir, arguments.rounds)
-    return OK
+    return OK if bench(arguments) else BUDGET_MISSED
 
 
 def _predict(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.console import third_party_output_to
-from pipeline.errors import InputError
+from pipeline.console import third_party_output_to, tracked
 from pipeline.recipe import load_recipes
 from pipeline.records import Report, TargetResult
 
@@ -89,35 +89,40 @@ def _verdict(target: TargetResult) -> str:
     return verdict if target.parity.passed else f"{verdict}, [red]mismatch allowed[/red]"
 
 
-def bench(run_dir: Path, rounds: int) -> None:
-    """Time the file of a run again, in turn with the float network, and write bench.json.
+def bench(arguments: argparse.Namespace) -> bool:
+    """Time the files of runs in turn with the float network and, if asked, other tools' files.
 
-    The float network has random weights here: its time does not depend on them, and a run's
-    directory does not carry 100 MB of float weights for it.
+    Returns:
+        Whether every bar that was given is met.
 
     Raises:
-        InputError: the directory is not that of a run, or its file cannot run on this host.
+        InputError: no finished runs of one network, or bars that cannot be read.
     """
-    recipe_file = run_dir / "recipe.yaml"
-    if not recipe_file.is_file():
-        raise InputError(f"{run_dir}: not the directory of a run, it has no recipe.yaml")
-    (recipe,) = load_recipes([recipe_file])
-    with third_party_output_to(run_dir / LOG) as console:
-        from pipeline.bench import time_run
+    from pipeline.finished import open_runs
 
-        timings = time_run(recipe, run_dir, rounds)
-        table = Table(box=None, pad_edge=False)
-        for heading in ("threads", "", "median ms", "p10", "p90", "float / file"):
-            table.add_column(heading, justify="right")
-        for timing in timings:
-            for name, taken in (("float", timing.float_cpu), ("file", timing.target)):
-                ratio = (
-                    f"{timing.ratio.median:.2f} ({timing.ratio.p10:.2f} to {timing.ratio.p90:.2f})"
-                )
-                figures = [f"{ms:.2f}" for ms in (taken.median, taken.p10, taken.p90)]
-                table.add_row(str(taken.threads), name, *figures, ratio if name == "file" else "")
-        console.print(f"[bold]{recipe.name}[/bold]", highlight=False)
-        console.print(table)
+    runs = [run for directory in arguments.run_dirs for run in open_runs(directory)]
+    first: Path = arguments.run_dirs[0]
+    out: Path = arguments.out or (first if len(arguments.run_dirs) == 1 else first.parent)
+    out.mkdir(parents=True, exist_ok=True)
+    with third_party_output_to(out / LOG) as console:
+        from pipeline.bench.bars import load_bars
+        from pipeline.bench.benchmark import benchmark, write_json
+        from pipeline.bench.plot import write_plot
+        from pipeline.bench.table import show
+
+        bars = [bar for file in arguments.bars for bar in load_bars(file)]
+        found = benchmark(
+            runs,
+            rounds=arguments.rounds,
+            peers=out / "peers" if arguments.peers else None,
+            bars=bars,
+            tracked=partial(tracked, console),
+        )
+        write_json(found, out / "bench.json")
+        write_plot(found, out / "bench.svg")
+        show(found, console)
+        console.print(f"{out / 'bench.json'}, {out / 'bench.svg'}", highlight=False)
+    return found.passed
 
 
 def predict(run_dir: Path, image: Path, top: int) -> None:

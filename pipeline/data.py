@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
+from pipeline.image_cache import kept_or_decoded
 from pipeline.images import (
     Images,
     augment,
     class_differences,
     fits_in_memory,
     normalize,
-    read_files,
     scan_folder,
 )
 from pipeline.recipe import AugmentConfig, CifarData, DataConfig, DigitsData, ImageFolderData
@@ -35,7 +35,7 @@ __all__ = [
     "pixel_values",
 ]
 
-_DIGITS_TEST, _DIGITS_CALIBRATION = 450, 180
+_DIGITS_TEST = 450
 _DIGITS_MEAN, _DIGITS_STD = 0.305, 0.376
 # Per channel over the 50,000 training images, scale 0 to 1.
 _CIFAR_MEAN_STD = {
@@ -61,6 +61,7 @@ class Dataset:
         std: per channel, scale 0 to 1.
         sha256: of class names, labels and image content of every set, in order. Pixels count
             as stored (before any resize), files by their bytes.
+        notes: what the user is to know about the loading, a line each.
     """
 
     name: str
@@ -71,23 +72,28 @@ class Dataset:
     mean: Triple
     std: Triple
     sha256: str
+    notes: tuple[str, ...] = ()
 
 
-def load_dataset(config: DataConfig, input_size: int, seed: int = 0) -> Dataset:
+def load_dataset(
+    config: DataConfig, input_size: int, seed: int = 0, cache: Path | None = None
+) -> Dataset:
     """Load the data of a recipe; the same arguments give the same dataset, image by image.
 
     Args:
         config: the recipe's `data`.
         input_size: side of the delivered images in pixels.
         seed: picks which training images calibrate. Test sets never depend on it.
+        cache: directory that keeps the decoded images of folders for later runs. Without it they
+            are decoded in every run.
 
     Raises:
         InputError: data is missing, unreadable or does not fit together.
     """
     if config.kind == "digits":
-        return _load_digits(config.test_images, input_size, seed)
+        return _load_digits(config, input_size, seed)
     if config.kind == "image_folder":
-        return _load_folders(config, input_size, seed)
+        return _load_folders(config, input_size, seed, cache)
     return _load_cifar(config, input_size, seed)
 
 
@@ -196,18 +202,18 @@ def _others(count: int, drawn: Tensor) -> Tensor:
     return left.nonzero().flatten()
 
 
-def _split_calibration(images: Images, wanted: int, seed: int, where: str) -> tuple[Images, Images]:
-    """The set without its calibration images, and those."""
-    classes = int((torch.bincount(images.labels) > 0).sum())
-    most = len(images) - classes
+def _split_calibration(labels: Tensor, wanted: int, seed: int, where: str) -> tuple[Tensor, Tensor]:
+    """Indices of the images to train on and of those that calibrate."""
+    classes = int((torch.bincount(labels) > 0).sum())
+    most = len(labels) - classes
     if wanted > most:
         raise InputError(
-            f"data.calibration_images: got {wanted}; {where} has {len(images)} images in "
+            f"data.calibration_images: got {wanted}; {where} has {len(labels)} images in "
             f"{classes} classes and keeps one of each for training, so at most {most}; "
             "lower it or add images"
         )
-    drawn = draw_stratified(images.labels, wanted, seed)
-    return images.take(_others(len(images), drawn)), images.take(drawn)
+    drawn = draw_stratified(labels, wanted, seed)
+    return _others(len(labels), drawn), drawn
 
 
 def _fingerprint(
@@ -228,7 +234,9 @@ def _array_dataset(
     digests = {}
     for key, images in sets.items():
         assert isinstance(images.source, Tensor)
-        digests[key] = [hashlib.sha256(image.tobytes()).digest() for image in images.source.numpy()]
+        stored = images.source.numpy()
+        rows = range(len(images)) if images.rows is None else images.rows.tolist()
+        digests[key] = [hashlib.sha256(stored[row].tobytes()).digest() for row in rows]
     return Dataset(
         name=name,
         classes=tuple(classes),
@@ -241,7 +249,7 @@ def _array_dataset(
     )
 
 
-def _load_digits(test_images: int, size: int, seed: int) -> Dataset:
+def _load_digits(config: DigitsData, size: int, seed: int) -> Dataset:
     # scikit-learn takes a second to import, and only this dataset needs it.
     from sklearn.datasets import load_digits
 
@@ -252,11 +260,11 @@ def _load_digits(test_images: int, size: int, seed: int) -> Dataset:
     images = Images(labels=labels, size=size, source=pixels)
     tested = draw_stratified(labels, _DIGITS_TEST, seed=0).sort().values
     rest = images.take(_others(len(images), tested))
-    train, calibration = _split_calibration(rest, _DIGITS_CALIBRATION, seed, "digits")
-    test = images.take(tested[:test_images])
-    sets = {"train": train, "calibration": calibration, "test": test}
+    left, drawn = _split_calibration(rest.labels, config.calibration_images, seed, "digits")
+    test = images.take(tested[: config.test_images])
+    sets = {"train": rest.take(left), "calibration": rest.take(drawn), "test": test}
     classes = [str(digit) for digit in range(10)]
-    return _array_dataset("digits", classes, sets, *mean_and_std(DigitsData()))
+    return _array_dataset("digits", classes, sets, *mean_and_std(config))
 
 
 def _load_cifar(config: CifarData, size: int, seed: int) -> Dataset:
@@ -291,12 +299,12 @@ def _load_cifar(config: CifarData, size: int, seed: int) -> Dataset:
         for part in parts
     )
     where = f"the training set of {config.kind}"
-    train, calibration = _split_calibration(whole, config.calibration_images, seed, where)
-    sets = {"train": train, "calibration": calibration, "test": test}
+    left, drawn = _split_calibration(whole.labels, config.calibration_images, seed, where)
+    sets = {"train": whole.take(left), "calibration": whole.take(drawn), "test": test}
     return _array_dataset(config.kind, parts[0].classes, sets, *mean_and_std(config))
 
 
-def _load_folders(config: ImageFolderData, size: int, seed: int) -> Dataset:
+def _load_folders(config: ImageFolderData, size: int, seed: int, cache: Path | None) -> Dataset:
     roots = {"data.train": Path(config.train)}
     roots |= {f"data.test.{name}": Path(path) for name, path in config.test.items()}
     found, problems = {}, []
@@ -312,11 +320,13 @@ def _load_folders(config: ImageFolderData, size: int, seed: int) -> Dataset:
 
     sets = {key: _as_images(files, size) for key, files in found.items()}
     where = f"data.train ({config.train})"
-    train, calibration = _split_calibration(
-        sets.pop("data.train"), config.calibration_images, seed, where
-    )
-    sets = {"train": train, "calibration": calibration, **sets}
-    sets, digests = _read(sets, size)
+    labels = sets["data.train"].labels
+    left, drawn = _split_calibration(labels, config.calibration_images, seed, where)
+    sets, digests, notes = _read(roots, sets, size, cache)
+    whole, all_digests = sets.pop("data.train"), digests.pop("data.train")
+    for key, rows in {"calibration": drawn, "train": left}.items():
+        digests[key] = [all_digests[row] for row in rows.tolist()]
+    sets = {"train": whole.take(left), "calibration": whole.take(drawn), **sets}
     mean, std = mean_and_std(config)
     return Dataset(
         name=config.kind,
@@ -327,6 +337,7 @@ def _load_folders(config: ImageFolderData, size: int, seed: int) -> Dataset:
         mean=mean,
         std=std,
         sha256=_fingerprint(classes, sets, digests),
+        notes=notes,
     )
 
 
@@ -340,20 +351,20 @@ def _as_images(files: Mapping[str, Sequence[Path]], size: int) -> Images:
 
 
 def _read(
-    sets: Mapping[str, Images], size: int
-) -> tuple[dict[str, Images], dict[str, list[bytes]]]:
-    """The sets, decoded if all of them together fit in memory, and the digest of every file."""
-    keep_pixels = fits_in_memory(sum(len(images) for images in sets.values()), size)
-    read, digests, problems = {}, {}, []
+    roots: Mapping[str, Path], sets: Mapping[str, Images], size: int, cache: Path | None
+) -> tuple[dict[str, Images], dict[str, list[bytes]], tuple[str, ...]]:
+    """The sets, decoded where there is room for them; the digest of every file; notes."""
+    in_memory = fits_in_memory(sum(len(images) for images in sets.values()), size)
+    read, digests, problems, notes = {}, {}, [], []
     for key, images in sets.items():
         assert isinstance(images.source, tuple)
         try:
-            pixels, digests[key] = read_files(images.source, size, keep_pixels=keep_pixels)
+            kept = kept_or_decoded(roots[key], images.source, size, cache, in_memory=in_memory)
         except InputError as error:
             problems.append(str(error))
             continue
-        source = images.source if pixels is None else pixels
-        read[key] = Images(labels=images.labels, size=size, source=source)
+        read[key], digests[key] = replace(images, source=kept.source), kept.digests
+        notes += [kept.note] if kept.note else []
     if problems:
         raise InputError("\n".join(problems))
-    return read, digests
+    return read, digests, tuple(notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +13,8 @@ from pydantic import ValidationError
 
 from pipeline.errors import InputError
 from pipeline.formats.export import SUFFIXES
+from pipeline.models.load import WEIGHTS, build, load_checkpoint
+from pipeline.models.resnest import ResNeSt
 from pipeline.recipe import Recipe, load_recipes
 from pipeline.records import Report
 
@@ -103,6 +106,25 @@ def open_run(directory: Path, target: str | None) -> Finished:
         given = "no target given" if target is None else f"target: got {target!r}"
         raise InputError(f"{given}; {directory} has {', '.join(names)}")
     return runs[names.index(target)]
+
+
+def float_network(runs: Sequence[Finished]) -> ResNeSt:
+    """The float network that the files of some runs were all made from, in evaluation mode.
+
+    Raises:
+        InputError: the runs are of different networks, or the float weights are gone.
+    """
+    first = runs[0]
+    weights = first.stage("train", WEIGHTS)
+    for run in runs[1:]:
+        if not run.stage("train", WEIGHTS).samefile(weights):
+            raise InputError(
+                f"{first.directory} and {run.directory} are of different networks or data; "
+                "take one at a time, or run both recipes into one folder"
+            )
+    model = build(first.recipe.model, len(first.classes)).eval()
+    load_checkpoint(model, weights)
+    return model
 
 
 def _open(directory: Path) -> Finished:

@@ -6,7 +6,7 @@ import hashlib
 import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from struct import error as StructError
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
@@ -41,13 +42,16 @@ class Images:
     Attributes:
         labels: int64 [N], class indices.
         size: side S of the delivered images, in pixels.
-        source: uint8 [N, 3, H, W] in memory (resized to S when asked for, unless H = W = S),
-            or the N files to decode when asked for.
+        source: uint8 [M, 3, H, W] in memory (resized to S when asked for, unless H = W = S),
+            uint8 [M, 3, S, S] in a file that is mapped for reading, or the M files to decode
+            when asked for.
+        rows: int64 [N], which of `source` are the set's, in its order; None for all of them.
     """
 
     labels: Tensor
     size: int
-    source: Tensor | tuple[Path, ...]
+    source: Tensor | NDArray[np.uint8] | tuple[Path, ...]
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of images, N."""
@@ -59,9 +63,12 @@ class Images:
         Raises:
             InputError: a file that is decoded on demand has become unreadable.
         """
+        rows = indices if self.rows is None else self.rows[indices]
         if isinstance(self.source, Tensor):
-            return resize(self.source[indices], self.size)
-        files = [self.source[index] for index in indices.tolist()]
+            return resize(_copied(self.source.numpy(), rows), self.size)
+        if isinstance(self.source, np.ndarray):
+            return _copied(self.source, rows)
+        files = [self.source[row] for row in rows.tolist()]
         if not files:
             return torch.empty((0, 3, self.size, self.size), dtype=torch.uint8)
         with ThreadPoolExecutor(_WORKERS) as pool:
@@ -69,19 +76,20 @@ class Images:
             return torch.from_numpy(np.stack(list(decoded)))
 
     def take(self, indices: Tensor) -> Images:
-        """The images at `indices` (int64 [B]), in that order, as a set of its own."""
-        if isinstance(self.source, Tensor):
-            return replace(self, labels=self.labels[indices], source=self.source[indices])
-        files = tuple(self.source[index] for index in indices.tolist())
-        return replace(self, labels=self.labels[indices], source=files)
+        """The images at `indices` (int64 [B]), in that order, as a set of its own.
+
+        The pixels stay where they are.
+        """
+        rows = indices if self.rows is None else self.rows[indices]
+        return replace(self, labels=self.labels[indices], rows=rows)
 
     def resized(self) -> Images:
         """The same images with the resize done once, where the result fits in memory."""
         if not isinstance(self.source, Tensor) or not fits_in_memory(len(self), self.size):
             return self
         # In chunks: the resize holds intermediate copies of what it is given.
-        parts = [resize(part, self.size) for part in torch.split(self.source, _RESIZE_CHUNK)]
-        return replace(self, source=torch.cat(parts))
+        parts = torch.split(torch.arange(len(self)), _RESIZE_CHUNK)
+        return replace(self, source=torch.cat([self.pixels(part) for part in parts]), rows=None)
 
 
 def fits_in_memory(count: int, size: int) -> bool:
@@ -96,9 +104,7 @@ def resize(pixels: Tensor, size: int) -> Tensor:
     return functional.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
 
 
-def decode(
-    content: bytes, file: Path, size: int
-) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def decode(content: bytes, file: Path, size: int) -> NDArray[np.uint8]:
     """File content to uint8 [3, size, size]: upright RGB, shorter side resized, centre crop.
 
     Raises:
@@ -114,35 +120,36 @@ def decode(
 
 
 def read_files(
-    files: Sequence[Path], size: int, *, keep_pixels: bool
-) -> tuple[Tensor | None, list[bytes]]:
-    """Read every file once.
+    files: Sequence[Path], size: int, keep: Callable[[int, NDArray[np.uint8]], None] | None
+) -> list[bytes]:
+    """Read every file once, several at a time.
 
     Args:
         files: N image files.
-        size: side of the decoded images in pixels.
-        keep_pixels: decode everything now. Otherwise only the file headers are checked.
+        size: side S of the decoded images in pixels.
+        keep: called from several threads with the index and the uint8 [3, S, S] of every image.
+            Without it nothing is decoded, only the file headers are checked.
 
     Returns:
-        uint8 [N, 3, size, size], or None without `keep_pixels`; the SHA-256 digest of each
-        file's bytes.
+        The SHA-256 digest of each file's bytes.
 
     Raises:
         InputError: files cannot be read; the first ten are named.
     """
-    kept = np.empty((len(files), 3, size, size), np.uint8) if keep_pixels else None
 
     def read(index: int) -> tuple[bytes, str | None]:
         try:
             content = _content(files[index])
-            if kept is not None:
-                kept[index] = decode(content, files[index], size)
-            else:
+            if keep is None:
                 Image.open(io.BytesIO(content)).close()
+            else:
+                pixels = decode(content, files[index], size)
         except InputError as error:
             return b"", str(error)
         except _DECODE_ERRORS as error:
             return b"", _unreadable(files[index], error)
+        if keep is not None:
+            keep(index, pixels)
         return hashlib.sha256(content).digest(), None
 
     with ThreadPoolExecutor(_WORKERS) as pool:
@@ -152,7 +159,7 @@ def read_files(
         problems[10:] = [f"... and {len(problems) - 10} more unreadable images"]
     if problems:
         raise InputError("\n".join(problems))
-    return None if kept is None else torch.from_numpy(kept), [digest for digest, _ in results]
+    return [digest for digest, _ in results]
 
 
 def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -246,6 +253,11 @@ def _images_below(folder: Path) -> list[Path]:
         for file in files
         if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".")
     )
+
+
+def _copied(pixels: NDArray[np.uint8], rows: Tensor) -> Tensor:
+    # Ten times as fast as torch's own indexing, of 64 images of 224 x 224 on one core.
+    return torch.from_numpy(pixels[rows.numpy()])
 
 
 def _content(file: Path) -> bytes:

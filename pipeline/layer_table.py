@@ -19,11 +19,11 @@ from pipeline.finished import Finished
 from pipeline.layers import layers_of
 from pipeline.models.branches import branch_form
 from pipeline.models.count import LayerCount, count
-from pipeline.models.load import build
+from pipeline.models.load import WEIGHTS, build
 from pipeline.models.resnest import ResNeSt
 from pipeline.prune import take_shapes
 from pipeline.recipe import Recipe
-from pipeline.stages.context import PROGRAM, WEIGHTS
+from pipeline.stages.context import PROGRAM
 
 REST = "(other operations)"
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.data import Dataset, normalize
 from pipeline.records import Accuracy, Latency, latency_of
-from pipeline.train import EVALUATION_BATCH, accuracy, predictions
+from pipeline.train import accuracy, predictions
 
 _COMPARED_MS = 1000.0
 
@@ -61,19 +61,13 @@ def logits_of(
         progress(done)
         return found
 
-    return {
-        name: predictions(predict, images, dataset, EVALUATION_BATCH)
-        for name, images in dataset.tests.items()
-    }
+    return {name: predictions(predict, images, dataset) for name, images in dataset.tests.items()}
 
 
 def program_logits(program: torch.export.ExportedProgram, dataset: Dataset) -> dict[str, Tensor]:
     """Logits of the quantized program, run by torch, by test set."""
     module = program.module(check_guards=False)
-    return {
-        name: predictions(module, images, dataset, EVALUATION_BATCH)
-        for name, images in dataset.tests.items()
-    }
+    return {name: predictions(module, images, dataset) for name, images in dataset.tests.items()}
 
 
 def accuracies(logits: dict[str, Tensor], dataset: Dataset) -> dict[str, Accuracy]:
@@ -87,10 +81,19 @@ def interleaved(
     warmup: int,
     rounds: int,
     threads: int,
+    untimed: int = 0,
 ) -> dict[str, Latency]:
     """Time several callables in turn (A B A B ...), one image each.
 
     A machine's speed can change many-fold for minutes; timed in turn, both sides see the same.
+
+    Args:
+        runs: by name.
+        warmup: runs of each before the first round.
+        rounds: that are timed.
+        threads: of torch, and recorded.
+        untimed: runs of each in every round before the one that is timed, which then finds its
+            weights in the caches as it would alone, whatever ran before it.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -101,6 +104,8 @@ def interleaved(
         samples: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(rounds):
             for name, run in runs.items():
+                for _ in range(untimed):
+                    run()
                 started = time.perf_counter()
                 run()
                 samples[name].append((time.perf_counter() - started) * 1e3)

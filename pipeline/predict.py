@@ -10,12 +10,9 @@ import torch
 from torch import Tensor
 
 from pipeline.data import mean_and_std, normalize
-from pipeline.errors import InputError
-from pipeline.finished import Finished
+from pipeline.finished import Finished, float_network
 from pipeline.images import decode
 from pipeline.measure import run_images
-from pipeline.models.load import build, load_checkpoint
-from pipeline.stages.context import WEIGHTS
 
 FLOAT = "float"
 
@@ -54,20 +51,12 @@ def predict(
         InputError: an image cannot be read, the runs are of different networks, or the float
             weights are gone.
     """
-    first = runs[0]
-    for run in runs[1:]:
-        if (run.recipe.model, run.recipe.data) != (first.recipe.model, first.recipe.data):
-            raise InputError(
-                f"{first.directory} and {run.directory} are of different networks or data; "
-                "predict with one at a time"
-            )
+    first, model = runs[0], float_network(runs)
     side = first.recipe.model.input_size
     pixels = torch.stack(
         [torch.from_numpy(decode(content, Path(name), side)) for name, content in images]
     )
     normalized = normalize(pixels, *mean_and_std(first.recipe.data))
-    model = build(first.recipe.model, len(first.classes)).eval()
-    load_checkpoint(model, first.stage("train", WEIGHTS))
     with torch.inference_mode():
         logits = {FLOAT: model(normalized)}
     for run in runs:

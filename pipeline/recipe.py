@@ -92,6 +92,7 @@ WeightsFile = Annotated[
     ),
 ]
 Width = Annotated[int, Field(ge=1, le=1024)]
+Side = Annotated[int, Field(ge=32, le=1024, multiple_of=32)]
 Deviation = Annotated[float, Field(gt=0)]
 FileName = Annotated[
     str,
@@ -125,7 +126,7 @@ class ModelConfig(_Part):
         "resnest50_fast_2s2x40d",
         "resnest50_basic",
     ]
-    input_size: Annotated[int, Field(ge=32, le=1024, multiple_of=32)] = 224
+    input_size: Side = 224
     checkpoint: WeightsFile | None = None
     block: Literal["bottleneck", "basic"] | None = None
     layers: Annotated[tuple[Depth, Depth, Depth, Depth], Field(strict=False)] | None = None
@@ -146,6 +147,7 @@ class DigitsData(_Part):
 
     kind: Literal["digits"] = "digits"
     test_images: Annotated[int, Field(ge=1, le=450)] = 450
+    calibration_images: Annotated[int, Field(ge=1, le=1000)] = 180
 
 
 class ImageFolderData(_Part):
@@ -204,6 +206,9 @@ class TrainConfig(_Part):
             multiply it in hardware (AMX), else float32; quantization-aware training, whose
             numbers are to be those of the int8 grid, keeps to float32 unless bfloat16 is asked
             for. Weights, batch statistics and every accuracy are float32 always.
+        sizes: side of the training images in pixels, epoch by epoch; the last one holds for all
+            further epochs. Epochs on small images first cost a fraction. None: the model's
+            input size throughout.
     """
 
     epochs: Annotated[int, Field(ge=0, le=100_000)]
@@ -215,6 +220,7 @@ class TrainConfig(_Part):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    sizes: Annotated[tuple[Side, ...], Field(strict=False)] = ()
     augment: AugmentConfig = AugmentConfig()
 
 
@@ -352,6 +358,15 @@ class QatConfig(_Part):
     milestones: Milestones = Milestones()
     distill: DistillConfig | None = None
 
+    @field_validator("train")
+    @classmethod
+    def _whole_images(cls, train: TrainConfig) -> TrainConfig:
+        if train.sizes:
+            raise ValueError(
+                "sizes must be left out: the quantized program is made for one size of image"
+            )
+        return train
+
 
 class TargetConfig(_Part):
     """The device and its file.
@@ -361,6 +376,8 @@ class TargetConfig(_Part):
         input: what an app feeds the file. normalized: float32 images, normalised as in training.
             uint8_rgb: 8-bit RGB pixels of the camera, at the model's input size; the file
             normalises them itself.
+        cpu: what the file's numbers are stored for. any: all CPUs. x86_amx: ONNX Runtime on x86
+            with AMX; the same answers, and slower on other CPUs.
         threads: those of the timed runs.
     """
 
@@ -368,7 +385,16 @@ class TargetConfig(_Part):
     format: Literal["onnx", "tflite", "coreml"]
     precision: Literal["int8", "float"]
     input: Literal["normalized", "uint8_rgb"] = "normalized"
+    cpu: Literal["any", "x86_amx"] = "any"
     threads: Threads = 1
+
+    @field_validator("cpu")
+    @classmethod
+    def _of_onnx(cls, cpu: str, info: ValidationInfo) -> str:
+        form = (info.data.get("format"), info.data.get("precision"))
+        if cpu != "any" and None not in form and form != ("onnx", "int8"):
+            raise ValueError("must be any: only int8 ONNX files differ by CPU")
+        return cpu
 
     @property
     def takes_pixels(self) -> bool:

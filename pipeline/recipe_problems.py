@@ -115,8 +115,10 @@ def _allowed(node: Schema, schema: Schema) -> str:
         case "object":
             return "a mapping of names with at least one entry"
         case "array":
-            items: list[Schema] = node["prefixItems"]
-            return f"a list of {len(items)}, each {_allowed(items[0], schema)}{null}"
+            items: list[Schema] = node.get("prefixItems", [])
+            each = items[0] if items else node["items"]
+            length = f" of {len(items)}" if items else ""
+            return f"a list{length}, each {_allowed(each, schema)}{null}"
         case "boolean":
             return f"true or false{null}"
         case "integer" | "number":

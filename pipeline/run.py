@@ -1,65 +1,36 @@
-"""The order of the stages, and the loop that runs them."""
+"""The order of the stages, and the runs that go through them."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
+from pipeline.children import Children
 from pipeline.console import tracked
 from pipeline.data import Dataset, load_dataset
 from pipeline.errors import InputError, MismatchError
 from pipeline.finished import COMBINED, STAGES_FILE
-from pipeline.provenance import TOOLS, host_info
+from pipeline.passes import Run, Stage, code_hash, passes, run_stages, run_together
 from pipeline.recipe import Recipe, resolved_yaml
 from pipeline.records import Report
 from pipeline.report.assemble import assemble
 from pipeline.report.write import combine, write_report
 from pipeline.stages import files, timing, training
-from pipeline.stages.context import Context, Inputs
-from pipeline.store import Facts, Result, obtain, publish
-from pipeline.train import device
+from pipeline.stages.context import Context
+from pipeline.store import Result, publish
 
-PACKAGE = Path(__file__).parent
-STORE = ".store"
+STORE, IMAGES = ".store", "images"
 
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One step of the pipeline.
-
-    Attributes:
-        name: in the report and the store.
-        make: the function; writes its files and returns its facts.
-        after: the stages whose results it reads, those that are needed.
-        reads: the parts of the recipe that decide its result, as dotted names.
-        code: the modules that decide its result.
-        also_reads: parts that decide the result of some recipes only.
-        needed: whether a recipe has this stage at all.
-        on_host: whether the result belongs to the machine that made it.
-    """
-
-    name: str
-    make: Callable[[Context, Inputs, Path], Facts]
-    after: tuple[str, ...]
-    reads: tuple[str, ...]
-    code: tuple[str, ...]
-    also_reads: Callable[[Recipe], tuple[str, ...]] = lambda recipe: ()
-    needed: Callable[[Recipe], bool] = lambda recipe: True
-    on_host: bool = False
-
-
-CORE = ("data.py", "image_files.py", "images.py", "models", "stages/context.py", "train.py")
+CORE = (
+    *("data.py", "image_cache.py", "image_files.py", "images.py"),
+    *("models", "stages/context.py", "train.py"),
+)
 _TRAINING = ("distill.py", "stages/training.py")
 _PRUNING = ("prune.py", "pruning")
 _QUANTIZER = ("deploy.py", "fake_quantize.py", "fold.py", "grid.py", "qat.py", "quantizer.py")
@@ -151,8 +122,9 @@ STAGES = (
         name="export",
         make=files.write,
         after=("fold",),
-        reads=("target.format", "target.input"),
+        reads=("target.format", "target.input", "target.cpu"),
         code=("formats", "program.py", "stages/files.py"),
+        in_child=True,
     ),
     Stage(
         name="verify",
@@ -182,7 +154,10 @@ def run_recipes(
     allow_mismatch: bool = False,
     until: str | None = None,
 ) -> list[tuple[Report, Path]]:
-    """Run recipes one after the other, sharing every stage they have in common.
+    """Run recipes, sharing every stage they have in common.
+
+    All of them go as far as the first stage that works in a child process, take that one together,
+    and so on. Nothing else runs beside a stage that times.
 
     Args:
         recipes: from `load_recipes`.
@@ -204,21 +179,19 @@ def run_recipes(
     for stage in STAGES:
         for name in stage.code:
             code_hash(name)  # kept: a file edited during the run must not enter its keys
-    datasets: dict[tuple[str, int], Dataset] = {}
-    made: set[str] = set()
+    made: set[str] | None = set() if fresh else None
+    runs = _prepared(recipes, out / STORE, console, allow_mismatch)
     reports: list[tuple[Report, Path]] = []
-    for recipe in recipes:
-        console.print(f"[bold]{recipe.name}[/bold]  {recipe.target.device}", highlight=False)
-        key = (recipe.data.model_dump_json(), recipe.model.input_size)
-        if key not in datasets:
-            datasets[key] = load_dataset(recipe.data, recipe.model.input_size)
-        context = Context(recipe=recipe, dataset=datasets[key], tracked=partial(tracked, console))
-        gate = None if allow_mismatch else partial(refuse_mismatch, recipe)
-        results = run_stages(wanted, context, out / STORE, console, made if fresh else None, gate)
-        if until is not None:
+    for stages in passes(wanted):
+        if stages[0].in_child:
+            run_together(stages[0], runs, out / STORE, console, made)
             continue
-        report = assemble(recipe, context.dataset, results)
-        reports.append((report, publish_run(recipe, report, results, context.dataset, out)))
+        for run in runs:
+            if len(runs) > 1 or stages[0] is wanted[0]:
+                _announce_recipe(console, run.context.recipe)
+            run_stages(stages, run, out / STORE, console, made)
+            if until is None and stages[-1] is wanted[-1]:
+                reports.append(_reported(run, out))
     if len(reports) > 1:
         try:
             whole = combine([report for report, _ in reports])
@@ -230,6 +203,37 @@ def run_recipes(
         write_report(whole, directory)
         reports.append((whole, directory))
     return reports
+
+
+def _prepared(
+    recipes: Sequence[Recipe], store: Path, console: Console, allow_mismatch: bool
+) -> list[Run]:
+    """A run of every recipe, with its data."""
+    datasets: dict[tuple[str, int], Dataset] = {}
+    children = Children()
+    runs = []
+    for recipe in recipes:
+        side = recipe.model.input_size
+        key = (recipe.data.model_dump_json(), side)
+        if key not in datasets:
+            datasets[key] = load_dataset(recipe.data, side, cache=store / IMAGES)
+            for note in datasets[key].notes:
+                console.print(note, highlight=False)
+        context = Context(
+            recipe=recipe,
+            dataset=datasets[key],
+            tracked=partial(tracked, console),
+            children=children,
+        )
+        gate = (lambda result: None) if allow_mismatch else partial(refuse_mismatch, recipe)
+        runs.append(Run(context=context, gate=gate))
+    return runs
+
+
+def _reported(run: Run, out: Path) -> tuple[Report, Path]:
+    recipe, dataset = run.context.recipe, run.context.dataset
+    report = assemble(recipe, dataset, run.results)
+    return report, publish_run(recipe, report, run.results, dataset, out)
 
 
 def stages_until(last: str | None) -> tuple[Stage, ...]:
@@ -244,43 +248,6 @@ def stages_until(last: str | None) -> tuple[Stage, ...]:
     if last not in names:
         raise InputError(f"--until: got {last!r}; must be one of {', '.join(names)}")
     return STAGES[: names.index(last) + 1]
-
-
-def run_stages(
-    stages: Sequence[Stage],
-    context: Context,
-    store: Path,
-    console: Console,
-    made: set[str] | None,
-    gate: Callable[[Result], None] | None,
-) -> dict[str, Result]:
-    """Obtain the result of every stage that the recipe needs, in order.
-
-    `made`, where given, holds the keys computed in this call: everything else is made anew.
-    `gate`, where given, sees every result and raises to stop.
-    """
-    torch.set_num_threads(context.recipe.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # A debugging aid, and slow.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    results: dict[str, Result] = {}
-    for stage in [stage for stage in stages if stage.needed(context.recipe)]:
-        ingredients = stage_ingredients(stage, context, results)
-        inputs = {name: results[name].directory for name in results}
-        if console.is_terminal:
-            console.print(f"  {stage.name} ...", end="\r", highlight=False)
-        result = obtain(
-            store,
-            stage.name,
-            ingredients,
-            partial(stage.make, context, inputs),
-            made=made,
-        )
-        _announce(console, result)
-        results[stage.name] = result
-        if gate is not None:
-            gate(result)
-    return results
 
 
 def refuse_mismatch(recipe: Recipe, result: Result) -> None:
@@ -305,66 +272,8 @@ def refuse_mismatch(recipe: Recipe, result: Result) -> None:
     raise MismatchError("\n".join(lines))
 
 
-def stage_ingredients(
-    stage: Stage, context: Context, results: dict[str, Result]
-) -> dict[str, object]:
-    """Everything that decides the result of a stage, as plain JSON for its key."""
-    recipe = context.recipe.model_dump(mode="json")
-    reads: dict[str, object] = {}
-    for dotted in stage.reads + stage.also_reads(context.recipe):
-        value: object = recipe
-        for part in dotted.split("."):
-            value = value[part] if isinstance(value, dict) else value
-        reads[dotted] = value
-    return {
-        "stage": stage.name,
-        "recipe": reads,
-        "checkpoint": _checkpoint_hash(context.recipe) if stage.name == "train" else None,
-        "inputs": {name: results[name].key for name in stage.after if name in results},
-        "data": context.dataset.sha256,
-        "side": context.recipe.model.input_size,
-        "code": {name: code_hash(name) for name in stage.code},
-        "tools": {name: version(name) for name in TOOLS},
-        "host": host_info().model_dump() if stage.on_host else None,
-        "device": device().type,
-    }
-
-
-def _checkpoint_hash(recipe: Recipe) -> str | None:
-    if recipe.model.checkpoint is None:
-        return None
-    try:
-        return hashlib.sha256(Path(recipe.model.checkpoint).read_bytes()).hexdigest()
-    except OSError:
-        return "unreadable"  # the train stage says so, with its cause
-
-
-@functools.cache
-def code_hash(name: str) -> str:
-    """Hash of a module of the package, or of every module of a subpackage."""
-    path = PACKAGE / name
-    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
-
-
-def _announce(console: Console, result: Result) -> None:
-    """Print one line about a finished stage."""
-    facts = result.facts
-    parts = ["reused" if result.reused else f"{result.seconds:.1f} s"]
-    if facts.get("macs"):
-        parts.append(f"{facts['macs'] / 1e6:.1f} M MACs")
-    if facts.get("params"):
-        parts.append(f"{facts['params'] / 1e6:.2f} M parameters")
-    if facts.get("sparsity") is not None:
-        parts.append(f"{facts['sparsity']:.1%} of the weights zero")
-    if attempts := facts.get("pruning", {}).get("attempts"):
-        parts.append(f"time of a file {attempts[-1]['measured']:.3f} of the unpruned one's")
-    if facts.get("top1") is not None:
-        parts.append(f"top-1 {facts['top1']:.2%}")
-    console.print(f"  {result.stage:<9} {', '.join(parts)}", highlight=False)
+def _announce_recipe(console: Console, recipe: Recipe) -> None:
+    console.print(f"[bold]{recipe.name}[/bold]  {recipe.target.device}", highlight=False)
 
 
 def publish_run(

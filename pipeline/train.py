@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional
 
 from pipeline.allocator import keep_freed_memory
 from pipeline.data import Dataset, Images, batches
@@ -18,7 +19,12 @@ from pipeline.provenance import cpu_flags
 from pipeline.recipe import TrainConfig
 from pipeline.records import Accuracy
 
-EVALUATION_BATCH = 64
+_EVALUATION_BATCH, _EVALUATION_PIXELS = 64, 2**19
+
+
+def evaluation_batch(side: int) -> int:
+    """Images of `side` pixels that are run at once: few large ones, so that caches hold them."""
+    return max(2, min(_EVALUATION_BATCH, _EVALUATION_PIXELS // side**2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +188,7 @@ def _epoch(training: _Training, epoch: int) -> dict[str, float]:
     )
     for step, (images, labels) in enumerate(shuffled, start=epoch * training.steps_per_epoch):
         hooks.before_step(step, steps)
+        images = _at_size(images, config, epoch)
         rate = config.learning_rate * learning_rate_factor(step, steps, warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -214,6 +221,14 @@ def _epoch(training: _Training, epoch: int) -> dict[str, float]:
     }
 
 
+def _at_size(images: Tensor, config: TrainConfig, epoch: int) -> Tensor:
+    """The images at the side that the recipe gives for an epoch."""
+    if not config.sizes:
+        return images
+    side = config.sizes[min(epoch, len(config.sizes) - 1)]
+    return functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
+
+
 def _step(training: _Training, images: Tensor, labels: Tensor) -> tuple[Tensor, float]:
     """Forward and backward of one batch: its logits and its loss."""
     place = device()
@@ -234,12 +249,11 @@ def _refuse_nan(loss: float, step: int, config: TrainConfig) -> None:
         )
 
 
-def predictions(
-    predict: Callable[[Tensor], Tensor], images: Images, dataset: Dataset, batch_size: int
-) -> Tensor:
+def predictions(predict: Callable[[Tensor], Tensor], images: Images, dataset: Dataset) -> Tensor:
     """Logits (images, classes) of `predict`, float32 on the CPU, in the order of `images`."""
+    size = evaluation_batch(images.size)
     with torch.inference_mode():
-        parts = [predict(x).float().cpu() for x, _ in batches(images, batch_size, dataset)]
+        parts = [predict(x).float().cpu() for x, _ in batches(images, size, dataset)]
     return torch.cat(parts)
 
 
@@ -262,6 +276,6 @@ def evaluate(model: nn.Module, dataset: Dataset) -> dict[str, Accuracy]:
         return model(images.to(place))  # type: ignore[no-any-return]
 
     return {
-        name: accuracy(predictions(predict, images, dataset, EVALUATION_BATCH), images.labels)
+        name: accuracy(predictions(predict, images, dataset), images.labels)
         for name, images in dataset.tests.items()
     }

@@ -411,3 +411,41 @@ def test_a_target_that_takes_camera_pixels(out: Path) -> None:
     assert (image.type, image.shape[1:]) == ("tensor(uint8)", [32, 32, 3])
     (logits,) = session.run(None, {image.name: np.zeros((1, 32, 32, 3), np.uint8)})
     assert logits.shape == (1, 10)
+
+
+def test_a_benchmark_beside_other_tools(out: Path, tmp_path: Path) -> None:
+    bars = tmp_path / "bars.yml"
+    bars.write_text(
+        "- {fast: [android-litert-int8], slow: [torch eager], at_least: 1.01}\n"
+        "- {fast: [android-litert-int8], slow: [torch eager], at_least: 1000}\n"
+    )
+    options = ["--peers", "--rounds", "4", "--bars", bars, "--out", tmp_path]
+    done = pocketnest("bench", out / "combined", *options)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "met" in done.stdout
+    assert "missed" in done.stdout
+    found = json.loads((tmp_path / "bench.json").read_text())
+    contestants = {c["name"]: c for c in found["contestants"]}
+    reports = {
+        t["name"]: t for t in json.loads((out / "combined/report.json").read_text())["targets"]
+    }
+    assert set(reports) <= set(contestants)
+    for name, target in reports.items():
+        assert contestants[name]["accuracy"] == next(iter(target["accuracy"].values()))
+    for timed in found["timed"]:
+        assert "iphone-coreml-w8a8" not in timed["latency_ms"]
+        assert {t["threads"] for t in timed["latency_ms"].values()} == {timed["threads"]}
+        assert all(t["runs"] == 4 for t in timed["latency_ms"].values())
+    assert "macOS" in contestants["iphone-coreml-w8a8"]["missing"]
+    peers = [c for c in contestants.values() if c["made_in_s"] is not None]
+    assert len(peers) == 9
+    for peer in peers:
+        assert peer["path"] is not None, peer["missing"]
+        assert peer["accuracy"] is None or peer["accuracy"]["images"] == 450
+    assert set(found["rooflines"]) == {"android-litert-int8", "linux-arm-onnxruntime-int8"}
+    assert "<svg" in (tmp_path / "bench.svg").read_text()
+
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "peers").iterdir()}
+    again = pocketnest("bench", out / "combined", *options[:3], "--out", tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "peers").iterdir()} == kept

@@ -3,7 +3,6 @@
 import copy
 import io
 import runpy
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -20,6 +19,7 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import types
 from coremltools.models.utils import load_spec
 
+from pipeline.children import Children
 from pipeline.formats import coreml, coreml_sparse, export, mil, qdq
 from pipeline.formats.facts import FileFacts, scales_exact
 from pipeline.formats.mil_evaluator import Evaluator
@@ -269,11 +269,11 @@ def test_weights_that_are_not_int8_have_no_scales() -> None:
 def test_only_core_ml_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[list[str]] = []
 
-    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    def run(children: Children, command: list[str], environment: object) -> int:
         told.append(command[command.index("program.pt2") + 3 :])
-        return subprocess.CompletedProcess(command, 0)
+        return 0
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(Children, "run", run)
     for name in ("onnx", "tflite", "coreml"):
         for pixels in (False, True):
             export.export(Path("program.pt2"), name, Path("model"), pixels=pixels, sparse=True)

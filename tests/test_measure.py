@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pipeline import measure
 from pipeline.data import Dataset, load_dataset, normalize
 from pipeline.recipe import DigitsData
+from pipeline.train import evaluation_batch
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_logits_of_every_image_in_order(batch: int | None, digits: Dataset) -> N
     total = sum(len(images) for images in digits.tests.values())
     assert progress == sorted(progress)
     assert progress[-1] == sum(recorder.sizes) == total
-    assert max(recorder.sizes) == (batch or measure.EVALUATION_BATCH)
+    assert max(recorder.sizes) == (batch or evaluation_batch(32))
 
 
 def test_accuracies_of_each_test_set(digits: Dataset) -> None:

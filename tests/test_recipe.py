@@ -90,7 +90,7 @@ def test_every_problem_of_every_file_comes_at_once(folder: Path) -> None:
         "c.yaml:5: train.epochs: missing; add it: a whole number >= 0 and <= 100000",
         "c.yaml:6: train.epoch: unknown key 'epoch'; did you mean 'epochs'? allowed: "
         "epochs, batch_size, learning_rate, momentum, weight_decay, warmup_epochs, "
-        "label_smoothing, clip_norm, precision, augment",
+        "label_smoothing, clip_norm, precision, sizes, augment",
     ]
 
 
@@ -371,7 +371,7 @@ def test_what_an_override_lacks_is_missing_in_the_file(folder: Path) -> None:
     assert problems(WHOLE, "prune.macs=0.5") == [
         "--set prune.macs=0.5: prune.finetune: missing; add it: a mapping with the keys epochs, "
         "batch_size, learning_rate, momentum, weight_decay, warmup_epochs, label_smoothing, "
-        "clip_norm, precision, augment"
+        "clip_norm, precision, sizes, augment"
     ]
     (line,) = problems(WHOLE.replace("  device: test\n", ""), "target.format=tflite")
     assert line == "x.yaml:11: target.device: missing; add it: text, not empty"

@@ -45,7 +45,7 @@ def test_a_benchmark_runs_offline_at_224_and_judges_nothing(path: Path) -> None:
     (recipe,) = load_recipes([path])
     assert recipe.data.kind == "digits"
     assert recipe.model.input_size == 224
-    assert recipe.train.epochs == recipe.qat.train.epochs == 0
+    assert recipe.qat.train.epochs == 0  # ranges from calibration alone, as other tools take them
     assert set(recipe.budgets.model_dump().values()) == {None}
 
 

@@ -23,6 +23,7 @@ from pipeline.train import (
     accuracy,
     device,
     evaluate,
+    evaluation_batch,
     fit,
     learning_rate_factor,
     predictions,
@@ -288,12 +289,30 @@ def test_accuracy_counts_ranks(seed: int, count: int, classes: int) -> None:
     assert found.top5 == pytest.approx((above < 5).double().mean().item())
 
 
-def test_predictions_keep_the_order_whatever_the_batch() -> None:
+def test_predictions_keep_the_order_whatever_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = tiny().eval(), dataset(7)
-    whole = predictions(model, images.train, images, 7)
+    whole = predictions(model, images.train, images)
     assert whole.shape == (7, CLASSES)
-    torch.testing.assert_close(predictions(model, images.train, images, 3), whole)
-    assert torch.equal(whole[3], predictions(model, images.train, images, 7)[3])
+    monkeypatch.setattr(train, "evaluation_batch", lambda side: 3)
+    torch.testing.assert_close(predictions(model, images.train, images), whole)
+
+
+def test_large_images_are_evaluated_in_small_batches() -> None:
+    sizes = [evaluation_batch(side) for side in (32, 64, 224, 1024)]
+    assert sizes[:2] == [64, 64]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] == 2  # a program may not take one image alone
+
+
+@pytest.mark.parametrize(("sizes", "seen"), [((), [32, 32, 32]), ((64, 96), [64, 96, 96])])
+def test_each_epoch_sees_images_of_its_size(sizes: tuple[int, ...], seen: list[int]) -> None:
+    model, sides = tiny(), []
+    model[0].register_forward_pre_hook(
+        lambda module, x: sides.append(tuple(x[0].shape[-2:])) if module.training else None
+    )
+    images = dataset()
+    fit(model, images, config(epochs=3, batch_size=len(images.train), sizes=sizes), seed=0)
+    assert sides == [(side, side) for side in seen]
 
 
 def test_the_device_is_one_that_exists() -> None:

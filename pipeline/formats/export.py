@@ -3,16 +3,17 @@
 TensorFlow and coremltools take gigabytes and seconds to load and print a lot; a child process
 gives the memory back and keeps the noise in the log.
 
-    python -m pipeline.formats.export program.pt2 tflite model.tflite [pixels] [sparse]
+    python -m pipeline.formats.export program.pt2 tflite model.tflite [pixels] [sparse] [amx]
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from pipeline.children import Children
 
 _PACKAGE_PARENT = Path(__file__).parents[2]
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"}
@@ -21,11 +22,11 @@ SUFFIXES = {"onnx": ".onnx", "tflite": ".tflite", "coreml": ".mlpackage"}
 """File name ending of every format."""
 
 
-def _onnx(program: Path, path: Path, *, pixels: bool = False) -> None:
+def _onnx(program: Path, path: Path, *, pixels: bool = False, amx: bool = False) -> None:
     from pipeline.formats import onnx
     from pipeline.program import load
 
-    onnx.write(load(program), path, pixels=pixels)
+    onnx.write(load(program), path, pixels=pixels, amx=amx)
 
 
 def _tflite(program: Path, path: Path, *, pixels: bool = False) -> None:
@@ -49,8 +50,21 @@ _WRITERS: dict[str, Callable[..., None]] = {
 }
 
 
+def child_environment() -> dict[str, str]:
+    """The environment of a child process that finds this package and keeps the libraries quiet."""
+    search_path = [str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH", "")]
+    return os.environ | _QUIET | {"PYTHONPATH": os.pathsep.join(filter(None, search_path))}
+
+
 def export(
-    program: Path, format_name: str, path: Path, *, pixels: bool = False, sparse: bool = False
+    program: Path,
+    format_name: str,
+    path: Path,
+    *,
+    pixels: bool = False,
+    sparse: bool = False,
+    amx: bool = False,
+    children: Children | None = None,
 ) -> None:
     """Write the program saved at `program` to `path` in a child process.
 
@@ -59,8 +73,10 @@ def export(
         format_name: onnx, tflite or coreml.
         path: of the file to write.
         pixels: the program takes pixel values 0..255, so the file is to take 8-bit RGB images.
+        amx: store weights so that ONNX Runtime multiplies them with AMX. For ONNX files alone.
         sparse: store int8 weights with many zeros sparsely. Only Core ML can; the other formats
             write every weight.
+        children: those that the child is to be ended with.
 
     Raises:
         RuntimeError: the child failed; its output is where this process's own output goes.
@@ -69,14 +85,12 @@ def export(
     module = ["-P", "-m", "pipeline.formats.export"]
     command = [sys.executable, *module, str(program), format_name, str(path)]
     flags = {"pixels": pixels, "sparse": sparse and format_name == "coreml"}
+    flags["amx"] = amx and format_name == "onnx"
     command += [flag for flag, given in flags.items() if given]
-    search_path = [str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | _QUIET | {"PYTHONPATH": os.pathsep.join(filter(None, search_path))}
-    result = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL)
-    if result.returncode != 0:
+    status = (children or Children()).run(command, child_environment())
+    if status != 0:
         raise RuntimeError(
-            f"writing the {format_name} file failed (exit {result.returncode}); the log has the "
-            "cause"
+            f"writing the {format_name} file failed (exit {status}); the log has the cause"
         )
 
 

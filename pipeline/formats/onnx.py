@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 
 from pipeline.formats import qdq
 from pipeline.formats.facts import NO_GRID, FileFacts, Grid, conv_macs
+from pipeline.formats.onnx_gemm_form import gemm_form
 from pipeline.formats.pixels import camera_pixels, refuse_learned_input, take_pixels
 from pipeline.provenance import cpu_flags
 
@@ -26,13 +27,17 @@ TRACED_BY = "runtime"
 _NONE = np.zeros(0, np.float32)
 
 
-def write(program: torch.export.ExportedProgram, path: Path, *, pixels: bool = False) -> None:
+def write(
+    program: torch.export.ExportedProgram, path: Path, *, pixels: bool = False, amx: bool = False
+) -> None:
     """Write `program` (quantized or float) to the ONNX file `path`.
 
     Args:
         program: from the fold stage.
         path: of the file.
         pixels: the program takes pixel values 0..255; the file then takes 8-bit RGB images.
+        amx: store weights so that ONNX Runtime multiplies them with AMX, which other x86 CPUs
+            are slower with.
     """
     if pixels:
         refuse_learned_input(program)
@@ -43,6 +48,8 @@ def write(program: torch.export.ExportedProgram, path: Path, *, pixels: bool = F
         unsigned_activations(model)
     if pixels:
         take_pixels(model)
+    if amx:
+        gemm_form(model)
     qdq.drop_unused_constants(model)
     onnx.checker.check_model(model)
     onnx.save(model, path)
@@ -149,7 +156,7 @@ def inspect(path: Path) -> FileFacts:
         if node.op_type != "DequantizeLinear":
             continue
         name, stored = node.input[0], values.get(node.input[0])
-        if stored is not None and stored.dtype == np.int8:
+        if stored is not None and stored.dtype in (np.int8, np.uint8):
             weights[tuple(float(s) for s in values[node.input[1]].reshape(-1))] += 1
         elif name in layers and _grid(node, values) != layers[name]:
             layers[name] = NO_GRID

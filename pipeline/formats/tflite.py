@@ -8,11 +8,7 @@ Because they are float16 numbers, every product on the way is exact in float32.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,13 +22,11 @@ from pipeline.formats import qdq
 from pipeline.formats.facts import FileFacts, Grid, conv_macs
 from pipeline.formats.flatbuffer import name_layers, pack, share_zero_points
 from pipeline.formats.pixels import camera_pixels, refuse_learned_input
+from pipeline.formats.scratch import scratch_directory
 from pipeline.formats.translations import own_translations
 
 RUNTIME = "litert"
 TRACED_BY = "runtime"
-
-_SAMPLE_IMAGES = "calibration_image_sample_data_20x128x128x3_float32.npy"
-"""onnx2tf downloads this file unless it lies in the working directory."""
 
 
 def write(program: torch.export.ExportedProgram, path: Path, *, pixels: bool = False) -> None:
@@ -75,19 +69,6 @@ def fold_weights(model: onnx.ModelProto) -> None:
     qdq.drop_unused_constants(model)
 
 
-@contextmanager
-def _scratch_directory() -> Iterator[None]:
-    """A working directory that holds the sample images onnx2tf would download."""
-    before = Path.cwd()
-    with tempfile.TemporaryDirectory() as scratch:
-        np.save(Path(scratch, _SAMPLE_IMAGES), np.zeros((20, 128, 128, 3), np.float32))
-        os.chdir(scratch)
-        try:
-            yield
-        finally:
-            os.chdir(before)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Converted:
     """A TFLite file, and which of the program's layers TensorFlow's operations make.
@@ -103,7 +84,7 @@ def _convert(model: onnx.ModelProto, *, quantized: bool, pixels: bool) -> Conver
     import onnx2tf
     import tensorflow as tf
 
-    with _scratch_directory(), own_translations() as rounded:
+    with scratch_directory(), own_translations() as rounded:
         onnx.save(model, "model.onnx")
         network = onnx2tf.convert(
             input_onnx_file_path="model.onnx",

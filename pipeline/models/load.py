@@ -25,6 +25,9 @@ from pipeline.errors import InputError
 from pipeline.models.resnest import NAMED, ResNeSt, ResNeStConfig
 from pipeline.recipe import ModelConfig
 
+WEIGHTS = "weights.safetensors"
+"""Name of the file that a stage leaves its network in."""
+
 SUFFIXES = (".safetensors", ".pt", ".pth")
 _WRAPPERS = ("state_dict", "model")
 _HEAD = ("fc.weight", "fc.bias")

@@ -5,24 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from safetensors.torch import load_file
 from torch import Tensor, fx
 
 from pipeline import qat
+from pipeline.children import Children
 from pipeline.console import Advance
 from pipeline.data import Dataset, batches, pixel_values
 from pipeline.deploy import DeployNet, Normalization, deploy_form
 from pipeline.models.branches import branch_form
-from pipeline.models.load import build, load_checkpoint
+from pipeline.models.load import WEIGHTS, build, load_checkpoint
 from pipeline.models.resnest import ResNeSt
 from pipeline.prune import take_shapes
 from pipeline.recipe import Recipe
 from pipeline.records import Accuracy
 
-WEIGHTS, CURVE = "weights.safetensors", "curve.json"
+CURVE = "curve.json"
 PROGRAM, TWIN, LOGITS = "program.pt2", "float.pt2", "logits.pt"
 CALIBRATION_BATCH = 32
 
@@ -37,6 +38,7 @@ class Context:
     recipe: Recipe
     dataset: Dataset
     tracked: Callable[[str, int], AbstractContextManager[Advance]]
+    children: Children = field(default_factory=Children)
 
 
 def first_top1(accuracy: dict[str, Accuracy]) -> float:

@@ -20,12 +20,12 @@ from pipeline.fake_quantize import only_round
 from pipeline.fold import float_program, float_twin, quantized_program
 from pipeline.formats.export import SUFFIXES, export
 from pipeline.formats.facts import scales_exact
+from pipeline.models.load import WEIGHTS
 from pipeline.records import Parity
 from pipeline.stages.context import (
     LOGITS,
     PROGRAM,
     TWIN,
-    WEIGHTS,
     Context,
     Inputs,
     deployed,
@@ -37,7 +37,7 @@ from pipeline.stages.context import (
 )
 from pipeline.stages.timing import unpruned_file
 from pipeline.store import Facts
-from pipeline.train import EVALUATION_BATCH, predictions
+from pipeline.train import predictions
 
 CALIBRATION = "(calibration)"
 """Key of the calibration images beside the test sets; no test set can be named so."""
@@ -84,7 +84,7 @@ def _with_calibration(dataset: Dataset) -> Dataset:
 
 
 def _calibration_logits(model: nn.Module, dataset: Dataset) -> dict[str, Tensor]:
-    return {CALIBRATION: predictions(model, dataset.calibration, dataset, EVALUATION_BATCH)}
+    return {CALIBRATION: predictions(model, dataset.calibration, dataset)}
 
 
 def _step(folded: torch.export.ExportedProgram) -> float | None:
@@ -103,6 +103,8 @@ def write(context: Context, inputs: Inputs, out: Path) -> Facts:
         out / file,
         pixels=context.recipe.target.takes_pixels,
         sparse=context.recipe.sparsify is not None,
+        amx=context.recipe.target.cpu == "x86_amx",
+        children=context.children,
     )
     return {"file": file}
 

@@ -47,6 +47,11 @@ def times(context: Context, inputs: Inputs, out: Path) -> Facts:
             "prune.latency: layers are timed in int8 files, and target.precision is float; give "
             "prune.macs, params or size_mb, or precision int8"
         )
+    if target.cpu != "any":
+        raise InputError(
+            f"prune.latency: widths are searched for in files for any CPU, and target.cpu is "
+            f"{target.cpu}; give prune.macs, params or size_mb, or cpu any"
+        )
     if (why_not := import_module(f"pipeline.formats.{target.format}").cannot_time()) is not None:
         raise InputError(
             f"prune.latency: {target.format} files cannot be timed here: {why_not}; give "

@@ -18,7 +18,7 @@ from pipeline.data import batches
 from pipeline.distill import distillation
 from pipeline.models.branches import branch_form
 from pipeline.models.count import count
-from pipeline.models.load import build, load_checkpoint, save_checkpoint
+from pipeline.models.load import WEIGHTS, build, load_checkpoint, save_checkpoint
 from pipeline.models.resnest import ResNeSt
 from pipeline.prune import plan_of, prune_to, take_shapes
 from pipeline.pruning.widths import choose
@@ -26,7 +26,6 @@ from pipeline.recipe import DistillConfig, PruneConfig, TrainConfig
 from pipeline.sparsify import Sparsifier, keep_zeros, sparsity, zero_masks
 from pipeline.stages.context import (
     CURVE,
-    WEIGHTS,
     Context,
     Inputs,
     branched_model,

@@ -1,0 +1,1 @@
+"""Benchmarks: the files of finished runs beside what users would make without PocketNest."""

@@ -1,0 +1,120 @@
+"""Which files there are to make, and what the processes that make them are given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+NETWORK = "network.safetensors"
+"""The trained float network, with its shape in the metadata, in the folder of inputs."""
+
+CALIBRATION = "calibration.npy"
+"""Normalised images, float32 (N, 3, S, S), in the folder of inputs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A file to make.
+
+    Attributes:
+        name: of the peer.
+        format: of the file.
+        precision: that most of the network is computed in.
+        file: its name.
+        start: place in the order of starting. The slowest goes first, so that the others are made
+            beside it.
+        source: name of the peer whose file it is made from; None where that is the network.
+    """
+
+    name: str
+    format: Literal["onnx", "tflite", "coreml"]
+    precision: Literal["float", "int8"]
+    file: str
+    start: int
+    source: str | None = None
+
+
+NAIVE = "onnx float, naive export"
+"""The paper's own code, exported: where every other tool but coremltools starts from."""
+
+NAIVE_TIMM = "onnx float, naive export of timm's"
+"""timm's code computes the same with tensors of five axes, which runtimes are slower with."""
+
+PLANS = (
+    Plan(
+        name=NAIVE,
+        format="onnx",
+        precision="float",
+        file="onnx-float-naive.onnx",
+        start=0,
+    ),
+    Plan(
+        name="onnx int8, onnxruntime quantize_static",
+        format="onnx",
+        precision="int8",
+        file="onnx-int8-quantize-static.onnx",
+        start=5,
+        source=NAIVE,
+    ),
+    Plan(
+        name="onnx int8, neural-compressor",
+        format="onnx",
+        precision="int8",
+        file="onnx-int8-neural-compressor.onnx",
+        start=4,
+        source=NAIVE,
+    ),
+    Plan(
+        name="tflite float, onnx2tf",
+        format="tflite",
+        precision="float",
+        file="tflite-float-onnx2tf.tflite",
+        start=3,
+        source=NAIVE,
+    ),
+    Plan(
+        name="tflite int8, onnx2tf -oiqt",
+        format="tflite",
+        precision="int8",
+        file="tflite-int8-onnx2tf.tflite",
+        start=2,
+        source=NAIVE,
+    ),
+    Plan(
+        name=NAIVE_TIMM,
+        format="onnx",
+        precision="float",
+        file="onnx-float-naive-timm.onnx",
+        start=0,
+    ),
+    Plan(
+        name="onnx int8, quantize_static of timm's",
+        format="onnx",
+        precision="int8",
+        file="onnx-int8-quantize-static-timm.onnx",
+        start=5,
+        source=NAIVE_TIMM,
+    ),
+    Plan(
+        name="tflite int8, onnx2tf -oiqt of timm's",
+        format="tflite",
+        precision="int8",
+        file="tflite-int8-onnx2tf-timm.tflite",
+        start=2,
+        source=NAIVE_TIMM,
+    ),
+    Plan(
+        name="coreml float16, coremltools",
+        format="coreml",
+        precision="float",
+        file="coreml-float16.mlpackage",
+        start=1,
+    ),
+)
+"""In the order of reports."""
+
+
+def report_of(plan: Plan, inputs: Path) -> Path:
+    """Where the process that makes a file says how it went: JSON, `peak_bytes` and `error`."""
+    return inputs / f"{plan.file}.json"
