@@ -81,10 +81,10 @@ def test_limits_hold_exactly() -> None:
         found[:10] += p99
         compared = parity.compare_logits(one_set(found), one_set(wanted), 1.0)
         assert (parity.output_misses(compared, parity.Limits(agreement=0.0)) == []) is passes
-    agreed = parity.Compared(agreement=0.9949, steps=None, difference=0.0)
+    agreed = parity.Compared(images=1000, agreement=0.9949, steps=None, difference=0.0)
     (miss,) = parity.output_misses(agreed, parity.Limits())
     assert miss == "the same top-1 on 99.49% of the images (at least 99.5%)"
-    far = parity.Compared(agreement=1.0, steps=None, difference=2e-3)
+    far = parity.Compared(images=1000, agreement=1.0, steps=None, difference=2e-3)
     (miss,) = parity.output_misses(far, parity.Limits())
     assert "0.002 of the largest" in miss
 
@@ -253,3 +253,9 @@ def test_a_dropped_batch_norm_fold_is_caught(dropped: str) -> None:
 
 def test_an_unchanged_fold_passes() -> None:
     assert trained_and_folded(copied("pipeline.fold")) == []
+
+
+@pytest.mark.parametrize(("otherwise", "misses"), [(1, 0), (2, 1)])
+def test_a_single_image_of_few_is_no_evidence(otherwise: int, misses: int) -> None:
+    compared = parity.Compared(images=32, agreement=1 - otherwise / 32, steps=None, difference=0.0)
+    assert len(parity.output_misses(compared, parity.Limits())) == misses
