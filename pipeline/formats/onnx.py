@@ -252,10 +252,12 @@ class OnnxRunnable:
         self._session = onnxruntime.InferenceSession(
             str(path), session_options(threads), providers=["CPUExecutionProvider"]
         )
-        self._takes_pixels = self._session.get_inputs()[0].type == "tensor(uint8)"
+        image = self._session.get_inputs()[0]
+        self._takes_pixels = image.type == "tensor(uint8)"
         self._input: dict[str, Any] = {}
         self._output: NDArray[np.float32] | None = None
-        self.batch: int | None = None
+        # Files of other tools may be made for one number of images.
+        self.batch: int | None = image.shape[0] if isinstance(image.shape[0], int) else None
 
     def set_input(self, images: NDArray[np.float32]) -> None:
         """Take images (batch, 3, side, side), normalised or pixel values as the file wants."""
