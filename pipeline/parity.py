@@ -44,8 +44,8 @@ FILE = {
 """For a file against the program it was written from.
 
 Runtimes round a few numbers of a layer otherwise than torch, by one step; in a deep network about
-half of the logits are a step apart by its end, so the median of the logits is 0 or 1 by chance. That
-no layer by itself does more is a gate of its own.
+half of the logits are a step apart by its end, so the median of the logits is 0 or 1 by chance.
+That no layer by itself does more is a gate of its own.
 
 Core ML's tensors and biases are float16, which in each layer moves few numbers, and by one step;
 but in a deep network one step here moves others there, until about half of the logits are a step
