@@ -94,5 +94,5 @@ def bench(session: nox.Session) -> None:
     options = ["--out", out, "--allow-mismatch"]
     run(session, "pocketnest", "run", *recipes, *options, success_codes=[0, 3])
     folders = [f"{out}/{Path(recipe).stem}" for recipe in recipes]
-    bars = ["--peers", "--bars", "recipes/bench/bars.yml", "--rounds", "30", "--out", out]
+    bars = ["--peers", "--bars", "recipes/bench/bars.yml", "--rounds", "20", "--out", out]
     run(session, "pocketnest", "bench", *folders, *bars, *session.posargs)

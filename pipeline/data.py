@@ -256,6 +256,8 @@ def _load_digits(config: DigitsData, size: int, seed: int) -> Dataset:
     digits = load_digits()
     grey = torch.from_numpy(digits.images)  # 1,797 images of 8 x 8, values 0 to 16
     pixels = (grey * 255 / 16).round().to(torch.uint8)[:, None].repeat(1, 3, 1, 1)
+    if config.tile is not None:
+        pixels = _tiled(pixels, config.tile, size)
     labels = torch.from_numpy(digits.target).to(torch.int64)
     images = Images(labels=labels, size=size, source=pixels)
     tested = draw_stratified(labels, _DIGITS_TEST, seed=0).sort().values
@@ -265,6 +267,21 @@ def _load_digits(config: DigitsData, size: int, seed: int) -> Dataset:
     sets = {"train": rest.take(left), "calibration": rest.take(drawn), "test": test}
     classes = [str(digit) for digit in range(10)]
     return _array_dataset("digits", classes, sets, *mean_and_std(config))
+
+
+def _tiled(pixels: Tensor, tile: int, size: int) -> Tensor:
+    """Images (images, 3, 8, 8) as parts of sheets on which each is repeated.
+
+    Drawn `size` pixels wide, a sheet shows an image `tile` pixels wide.
+    """
+    shown, rest = divmod(pixels.shape[-1] * size, tile)
+    if rest:
+        raise InputError(
+            f"data.tile: got {tile}; {pixels.shape[-1]} times model.input_size ({size}) must be a "
+            "multiple of it"
+        )
+    times = -(-shown // pixels.shape[-1])
+    return pixels.repeat(1, 1, times, times)[:, :, :shown, :shown].contiguous()
 
 
 def _load_cifar(config: CifarData, size: int, seed: int) -> Dataset:

@@ -14,7 +14,8 @@ from torch import Tensor, fx, nn
 from torchao.quantization.pt2e import FakeQuantizeBase
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-from pipeline.fake_quantize import only_round
+from pipeline import grid
+from pipeline.fake_quantize import ActivationFakeQuantize, only_round
 
 aten = torch.ops.aten
 quantized = torch.ops.quantized_decomposed
@@ -68,6 +69,24 @@ def fold_batch_norms(model: fx.GraphModule) -> None:
     model.recompile()
 
 
+def raise_faint_weights(model: fx.GraphModule) -> None:
+    """Give channels with hardly any weights the smallest grid that all formats have, in place.
+
+    What batch normalisation multiplies by almost nothing leaves a bias, which has to fit into
+    int32 in steps of the weights' scale. One weight of the channel grows, by 6e-5 of the bias at
+    most over the largest activation.
+    """
+    for conv in [n for n in model.graph.nodes if n.target is aten.conv2d.default]:
+        if len(conv.args) < 3 or conv.args[2] is None:
+            continue
+        activation = model.get_submodule(str(conv.args[0].target))
+        assert isinstance(activation, ActivationFakeQuantize)
+        scale, _ = activation.calculate_qparams()
+        smallest = grid.smallest_weight_scales(_attribute(model, conv.args[2]), scale)
+        weight = _attribute(model, source_weight(conv.args[1]))
+        weight.copy_(grid.raised_to(weight, smallest))
+
+
 def bias_to_grid(model: fx.GraphModule) -> None:
     """Round every convolution bias to the int32 grid that runtimes use, in place.
 
@@ -115,6 +134,7 @@ def quantized_program(prepared: fx.GraphModule, example: Tensor) -> torch.export
     """
     only_round(prepared)
     fold_batch_norms(prepared)
+    raise_faint_weights(prepared)
     with torch.no_grad():
         prepared(example)  # weight scales follow the folded weights
     model = convert_pt2e(prepared)

@@ -26,6 +26,7 @@ PIXEL_SCALE, PIXEL_ZERO_POINT = 1.0, -128
 
 SMALLEST_ACTIVATION_SCALE = 2.0**-14
 SMALLEST_WEIGHT_SCALE = 2.0**-24
+_MOST_BIAS_STEPS = 2.0**29
 
 
 def float16_up(scale: Tensor) -> Tensor:
@@ -84,3 +85,30 @@ def scales_of_largest(largest: Tensor) -> Tensor:
 def weight_scales(weight: Tensor) -> Tensor:
     """Symmetric scales of `weight`, one per output channel (dimension 0)."""
     return scales_of_largest(largest_weights(weight))
+
+
+def smallest_weight_scales(bias: Tensor, input_scale: Tensor) -> Tensor:
+    """The smallest scales that channels may have for their `bias` to fit into int32.
+
+    In steps of input scale x weight scale a bias stays within 2^29: TFLite's converter gives
+    channels beyond 2^30 another scale, and runtimes add up products in what is left.
+
+    Args:
+        bias: (out channels).
+        input_scale: of the activation, one element.
+    """
+    fitting = bias.detach().abs() / (input_scale * _MOST_BIAS_STEPS)
+    return float16_up(fitting.clamp(min=SMALLEST_WEIGHT_SCALE))
+
+
+def raised_to(weight: Tensor, scales: Tensor) -> Tensor:
+    """`weight` with the largest of every output channel at 127 steps of `scales` or more.
+
+    Only channels fainter than that change, and each in one weight. With no weight at 127 steps,
+    TFLite's converter, which derives scales from weights, would find another.
+    """
+    rows = weight.detach().flatten(1)
+    place = rows.abs().argmax(1, keepdim=True)
+    largest, least = rows.gather(1, place), WEIGHT_QMAX * scales[:, None]
+    raised = torch.where(largest.abs() < least, least.copysign(largest), largest)
+    return rows.scatter(1, place, raised).view_as(weight)

@@ -143,9 +143,12 @@ class DigitsData(_Part):
     """scikit-learn's 8 x 8 handwritten digits, 1,797 images, inside the package: works offline.
 
     `test_images` below 450 tests on the first of them only, where accuracy is not the question.
+    `tile` draws a digit that many pixels wide, and again beside and below itself until the image
+    is full; without it one digit fills the image.
     """
 
     kind: Literal["digits"] = "digits"
+    tile: Side | None = None
     test_images: Annotated[int, Field(ge=1, le=450)] = 450
     calibration_images: Annotated[int, Field(ge=1, le=1000)] = 180
 
@@ -206,9 +209,10 @@ class TrainConfig(_Part):
             multiply it in hardware (AMX), else float32; quantization-aware training, whose
             numbers are to be those of the int8 grid, keeps to float32 unless bfloat16 is asked
             for. Weights, batch statistics and every accuracy are float32 always.
-        sizes: side of the training images in pixels, epoch by epoch; the last one holds for all
-            further epochs. Epochs on small images first cost a fraction. None: the model's
-            input size throughout.
+        sizes: sides of the training images in pixels, one after the other, each for an equal
+            share of the steps. Small images first cost a fraction. None: the model's input size
+            throughout.
+        shrink: how images come to these sides: resize the whole, or crop a random part.
     """
 
     epochs: Annotated[int, Field(ge=0, le=100_000)]
@@ -221,6 +225,7 @@ class TrainConfig(_Part):
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     sizes: Annotated[tuple[Side, ...], Field(strict=False)] = ()
+    shrink: Literal["resize", "crop"] = "resize"
     augment: AugmentConfig = AugmentConfig()
 
 
@@ -450,6 +455,22 @@ class Recipe(_Part):
     target: TargetConfig
     budgets: BudgetsConfig = BudgetsConfig()
     measure: MeasureConfig = MeasureConfig()
+
+    @field_validator("train", "prune", "sparsify")
+    @classmethod
+    def _crops_fit(cls, part: _Part | None, info: ValidationInfo) -> _Part | None:
+        train = part.finetune if isinstance(part, PruneConfig) else part
+        train = train.train if isinstance(train, SparsifyConfig) else train
+        if not isinstance(train, TrainConfig) or "model" not in info.data:
+            return part
+        side = info.data["model"].input_size
+        too_large = [size for size in train.sizes if size > side]
+        if too_large and train.shrink == "crop":
+            raise ValueError(
+                f"sizes: got {max(too_large)}; a part cut out of an image is at most "
+                f"model.input_size, which is {side}"
+            )
+        return part
 
 
 def load_recipes(paths: Sequence[Path], overrides: Sequence[str] = ()) -> list[Recipe]:

@@ -188,7 +188,7 @@ def _epoch(training: _Training, epoch: int) -> dict[str, float]:
     )
     for step, (images, labels) in enumerate(shuffled, start=epoch * training.steps_per_epoch):
         hooks.before_step(step, steps)
-        images = _at_size(images, config, epoch)
+        images = _at_size(images, config, step / steps, training.generator)
         rate = config.learning_rate * learning_rate_factor(step, steps, warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -221,12 +221,18 @@ def _epoch(training: _Training, epoch: int) -> dict[str, float]:
     }
 
 
-def _at_size(images: Tensor, config: TrainConfig, epoch: int) -> Tensor:
-    """The images at the side that the recipe gives for an epoch."""
+def _at_size(
+    images: Tensor, config: TrainConfig, done: float, generator: torch.Generator
+) -> Tensor:
+    """The images at the side that the recipe gives when a share `done` of the steps is behind."""
     if not config.sizes:
         return images
-    side = config.sizes[min(epoch, len(config.sizes) - 1)]
-    return functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
+    side = config.sizes[int(done * len(config.sizes))]
+    if config.shrink == "resize":
+        return functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
+    most = images.shape[-1] - side + 1
+    top, left = torch.randint(most, (2,), generator=generator).tolist()
+    return images[:, :, top : top + side, left : left + side]
 
 
 def _step(training: _Training, images: Tensor, labels: Tensor) -> tuple[Tensor, float]:

@@ -115,6 +115,21 @@ def test_digits_are_split_into_fixed_sets_of_upscaled_grey_images(digits: Datase
     assert int(every_pixel(digits.train).max()) == 255
 
 
+def test_a_tiled_digit_is_drawn_again_and_again() -> None:
+    tiled = every_pixel(load_dataset(DigitsData(tile=32), 80).calibration)
+    small = every_pixel(load_dataset(DigitsData(tile=32), 32).calibration)
+    assert tiled.shape[-2:] == (80, 80)
+    inner = slice(4, 28)  # beside its own edge a digit is blended with the next one's
+    for top, left in ((0, 0), (0, 32), (32, 0), (32, 32)):
+        part = tiled[:, :, top : top + 32, left : left + 32]
+        assert torch.equal(part[:, :, inner, inner], small[:, :, inner, inner])
+
+
+def test_a_tile_that_ends_inside_a_pixel_is_refused() -> None:
+    with pytest.raises(InputError, match=r"data\.tile: got 96; 8 times model\.input_size \(224\)"):
+        load_dataset(DigitsData(tile=96), 224)
+
+
 def test_digits_splits_are_complete_and_stratified(digits: Dataset) -> None:
     from sklearn.datasets import load_digits
 

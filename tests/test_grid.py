@@ -113,6 +113,34 @@ def test_largest_weight_of_every_channel_reaches_127(weight: Tensor, exponent: i
             assert scale == grid.SMALLEST_WEIGHT_SCALE
 
 
+@given(
+    weight=weights,
+    exponent=st.integers(-40, 0),
+    bias=st.floats(-100.0, 100.0),
+    input_scale=st.floats(2.0**-14, 1.0),
+)
+def test_faint_channels_get_the_smallest_grid_that_their_bias_fits(
+    weight: Tensor, exponent: int, bias: float, input_scale: float
+) -> None:
+    weight = weight * 2.0**exponent
+    biases = torch.full((len(weight),), bias)
+    smallest = grid.smallest_weight_scales(biases, torch.tensor([input_scale]))
+    raised = grid.raised_to(weight, smallest)
+    scales = grid.weight_scales(raised)
+    assert (scales >= smallest).all()
+    assert (biases.abs() / (scales * input_scale) <= 2.0**29 * (1 + 1e-6)).all()
+    steps = (raised / scales[:, None, None, None]).round().abs().amax((1, 2, 3))
+    assert (steps >= 127).all()
+    faint = weight.abs().amax((1, 2, 3)) < 127 * smallest
+    assert torch.equal(raised[~faint], weight[~faint])
+    assert ((raised != weight).sum((1, 2, 3)) == faint).all()
+    assert (raised * weight >= 0).all()
+    # Over the largest activation, 255 steps.
+    change = (raised - weight).abs().amax((1, 2, 3)) * 255 * input_scale
+    least = 127 * 255 * input_scale * grid.SMALLEST_WEIGHT_SCALE
+    assert (change <= max(1e-4 * abs(bias), 1.01 * least)).all()
+
+
 def test_a_dead_channel_has_a_finite_grid() -> None:
     weight = torch.zeros(2, 3, 1, 1)
     weight[1] = 1.0

@@ -90,7 +90,7 @@ def test_every_problem_of_every_file_comes_at_once(folder: Path) -> None:
         "c.yaml:5: train.epochs: missing; add it: a whole number >= 0 and <= 100000",
         "c.yaml:6: train.epoch: unknown key 'epoch'; did you mean 'epochs'? allowed: "
         "epochs, batch_size, learning_rate, momentum, weight_decay, warmup_epochs, "
-        "label_smoothing, clip_norm, precision, sizes, augment",
+        "label_smoothing, clip_norm, precision, sizes, shrink, augment",
     ]
 
 
@@ -371,10 +371,20 @@ def test_what_an_override_lacks_is_missing_in_the_file(folder: Path) -> None:
     assert problems(WHOLE, "prune.macs=0.5") == [
         "--set prune.macs=0.5: prune.finetune: missing; add it: a mapping with the keys epochs, "
         "batch_size, learning_rate, momentum, weight_decay, warmup_epochs, label_smoothing, "
-        "clip_norm, precision, sizes, augment"
+        "clip_norm, precision, sizes, shrink, augment"
     ]
     (line,) = problems(WHOLE.replace("  device: test\n", ""), "target.format=tflite")
     assert line == "x.yaml:11: target.device: missing; add it: text, not empty"
+
+
+@pytest.mark.parametrize("part", ["train", "prune.finetune"])
+def test_a_part_larger_than_the_image_is_refused(folder: Path, part: str) -> None:
+    finetune = "{epochs: 1, batch_size: 8, learning_rate: 0.1}"
+    prune = f"prune={{macs: 0.5, finetune: {finetune}}}"
+    sizes = f"{part}.sizes=[64, 256]"
+    load(WHOLE, prune, sizes)
+    (line,) = problems(WHOLE, prune, sizes, f"{part}.shrink=crop")
+    assert "sizes: got 256; a part cut out of an image is at most model.input_size" in line
 
 
 def test_two_recipes_of_one_name_are_refused(folder: Path) -> None:

@@ -196,6 +196,25 @@ def test_gradients_reach_every_parameter(
             assert parameter.grad.abs().max() > 0, name
 
 
+@torch.no_grad()
+def test_a_network_can_start_as_its_shortcuts() -> None:
+    model = ResNeSt(SMALL).eval()
+    randomise(model)
+    model.start_as_identity()
+    x = torch.randn(2, 3, 64, 64)
+    expected = model.maxpool(torch.relu(model.bn1(model.conv1(x))))
+    for block in (block for stage in model.stages() for block in stage):
+        expected = torch.relu(block.downsample(expected) + block.bn3.bias[:, None, None])
+    torch.testing.assert_close(model.features(x), expected)
+
+
+def test_a_basic_network_starts_as_it_is() -> None:
+    model = ResNeSt(replace(SMALL, block="basic"))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.start_as_identity()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_a_network_learns() -> None:
     torch.manual_seed(0)
     model = ResNeSt(SMALL).train()

@@ -4,6 +4,7 @@ import copy
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pipeline import qat, train
+from pipeline.data import normalize
 from pipeline.errors import InputError
 from pipeline.fake_quantize import ActivationFakeQuantize
 from pipeline.recipe import AugmentConfig, Milestones, TrainConfig
@@ -304,8 +306,10 @@ def test_large_images_are_evaluated_in_small_batches() -> None:
     assert sizes[-1] == 2  # a program may not take one image alone
 
 
-@pytest.mark.parametrize(("sizes", "seen"), [((), [32, 32, 32]), ((64, 96), [64, 96, 96])])
-def test_each_epoch_sees_images_of_its_size(sizes: tuple[int, ...], seen: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("sizes", "seen"), [((), [32, 32, 32]), ((64, 96), [64, 64, 96]), ((64, 96, 32), [64, 96, 32])]
+)
+def test_sizes_share_the_steps(sizes: tuple[int, ...], seen: list[int]) -> None:
     model, sides = tiny(), []
     model[0].register_forward_pre_hook(
         lambda module, x: sides.append(tuple(x[0].shape[-2:])) if module.training else None
@@ -313,6 +317,20 @@ def test_each_epoch_sees_images_of_its_size(sizes: tuple[int, ...], seen: list[i
     images = dataset()
     fit(model, images, config(epochs=3, batch_size=len(images.train), sizes=sizes), seed=0)
     assert sides == [(side, side) for side in seen]
+
+
+def test_small_images_can_be_parts_of_the_whole_ones() -> None:
+    model, seen = tiny(), []
+    model[0].register_forward_pre_hook(lambda module, x: seen.append(x[0].clone()))
+    whole = dataset()
+    noise = torch.randint(0, 256, (64, 64), generator=torch.Generator().manual_seed(0))
+    pixels = noise.to(torch.uint8).expand(len(whole.train), 3, 64, 64)
+    large = replace(whole, train=replace(whole.train, source=pixels, size=64))
+    fit(model, large, config(epochs=4, sizes=(32,), shrink="crop"), seed=0)
+    normal = normalize(pixels[:1], whole.mean, whole.std)
+    parts = normal.unfold(2, 32, 1).unfold(3, 32, 1)[0].flatten(1, 2).unbind(1)
+    found = {next(i for i, part in enumerate(parts) if torch.equal(part, x[0])) for x in seen}
+    assert len(found) > len(seen) / 2
 
 
 def test_the_device_is_one_that_exists() -> None:

@@ -254,6 +254,18 @@ class ResNeSt(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
+    def start_as_identity(self) -> None:
+        """Set the scale of every bottleneck's last batch normalisation to zero, before training.
+
+        Each block then begins as its shortcut, which trains faster (section 5.1 of the paper,
+        after Goyal et al. 2017, https://arxiv.org/abs/1706.02677).
+        """
+        for stage in self.stages():
+            for block in stage:
+                assert isinstance(block, Block)
+                if isinstance(block.bn3, nn.BatchNorm2d):
+                    nn.init.zeros_(block.bn3.weight)
+
     def stages(self) -> list[nn.Sequential]:
         """The four residual stages in order."""
         return [self.get_submodule(f"layer{i}") for i in range(1, 5)]  # type: ignore[misc]

@@ -93,6 +93,7 @@ def train(context: Context, inputs: Inputs, out: Path) -> Facts:
     if recipe.model.checkpoint is not None:
         load_checkpoint(model, Path(recipe.model.checkpoint), context.dataset.classes)
     else:
+        model.start_as_identity()
         write_json(out / CURVE, _fit(context, model, "train", recipe.train, Hooks()))
     save_checkpoint(model.cpu(), out / WEIGHTS, {"classes": json.dumps(context.dataset.classes)})
     return {}
