@@ -69,16 +69,19 @@ def fold_batch_norms(model: fx.GraphModule) -> None:
     model.recompile()
 
 
+def _biased_convolutions(model: fx.GraphModule) -> list[Any]:
+    convolutions = [n for n in model.graph.nodes if n.target is aten.conv2d.default]
+    return [n for n in convolutions if len(n.args) > 2 and n.args[2] is not None]
+
+
 def raise_faint_weights(model: fx.GraphModule) -> None:
     """Give channels with hardly any weights the smallest grid that all formats have, in place.
 
     What batch normalisation multiplies by almost nothing leaves a bias, which has to fit into
-    int32 in steps of the weights' scale. One weight of the channel grows, by 6e-5 of the bias at
-    most over the largest activation.
+    int32 in steps of the weights' scale. One weight of the channel grows: over the largest
+    activation by some 6e-5 of the bias, or by 127 steps of the smallest scale.
     """
-    for conv in [n for n in model.graph.nodes if n.target is aten.conv2d.default]:
-        if len(conv.args) < 3 or conv.args[2] is None:
-            continue
+    for conv in _biased_convolutions(model):
         activation = model.get_submodule(str(conv.args[0].target))
         assert isinstance(activation, ActivationFakeQuantize)
         scale, _ = activation.calculate_qparams()
@@ -94,9 +97,7 @@ def bias_to_grid(model: fx.GraphModule) -> None:
     the program, and is exactly a multiple of it. Core ML stores biases in float16: taking the
     multiple next to a float16 number keeps its file within half a step of the others.
     """
-    for conv in [n for n in model.graph.nodes if n.target is aten.conv2d.default]:
-        if len(conv.args) < 3 or conv.args[2] is None:
-            continue
+    for conv in _biased_convolutions(model):
         scale = bias_scale(model, conv)
         bias = _attribute(model, conv.args[2])
         steps = torch.round(bias.half().double() / scale).clamp(-(2**31), 2**31 - 1)

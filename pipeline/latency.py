@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LinearRegression
 from torch import fx
 
 from pipeline import measure
@@ -303,6 +302,9 @@ def _nonnegative(
     features: NDArray[np.float64], times: NDArray[np.float64]
 ) -> tuple[float, Factors]:
     """Least squares of relative errors, no factor below 0: the mean square and the factors."""
+    # Takes over a second to import, and only goals in time need it.
+    from sklearn.linear_model import LinearRegression
+
     weights = 1 / np.maximum(times, 1e-6)
     # Scaled to at most 1: the factors differ by orders of magnitude.
     largest = features.max(axis=0)

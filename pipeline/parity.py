@@ -43,13 +43,10 @@ FILE = {
 }
 """For a file against the program it was written from.
 
-Runtimes round a few numbers of a layer otherwise than torch, by one step; in a deep network about
-half of the logits are a step apart by its end, so the median of the logits is 0 or 1 by chance.
-That no layer by itself does more is a gate of its own.
-
-Core ML's tensors and biases are float16, which in each layer moves few numbers, and by one step;
-but in a deep network one step here moves others there, until about half of the logits are a step
-off. That each layer alone computes what the program does is a gate of its own (`layer_misses`).
+Runtimes round a few numbers of a layer otherwise than torch, by one step, and Core ML, whose
+tensors and biases are float16, some more. In a deep network one step here moves others there, until
+about half of the logits may be a step off, so that their median is 0 or 1 by chance. That each
+layer alone computes what the program does is a gate of its own (`layer_misses`).
 """
 
 FOLDED = Limits(agreement=0.98, median=1, p99=6)
@@ -148,7 +145,7 @@ def output_misses(compared: Compared, limits: Limits) -> list[str]:
     if beyond > (1 - limits.agreement) * compared.images:
         misses.append(
             f"the same top-1 on {compared.agreement:.2%} of the images (at least "
-            f"{limits.agreement:.1%}), and on {beyond} more than rounding can explain"
+            f"{limits.agreement:.1%}); rounding cannot explain {beyond} of the others"
         )
     if steps is not None and (steps.median > limits.median or steps.p99 > limits.p99):
         misses.append(

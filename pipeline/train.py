@@ -188,7 +188,7 @@ def _epoch(training: _Training, epoch: int) -> dict[str, float]:
     )
     for step, (images, labels) in enumerate(shuffled, start=epoch * training.steps_per_epoch):
         hooks.before_step(step, steps)
-        images = _at_size(images, config, step / steps, training.generator)
+        images = _at_size(images, config, (step, steps), training.generator)
         rate = config.learning_rate * learning_rate_factor(step, steps, warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -222,12 +222,13 @@ def _epoch(training: _Training, epoch: int) -> dict[str, float]:
 
 
 def _at_size(
-    images: Tensor, config: TrainConfig, done: float, generator: torch.Generator
+    images: Tensor, config: TrainConfig, place: tuple[int, int], generator: torch.Generator
 ) -> Tensor:
-    """The images at the side that the recipe gives when a share `done` of the steps is behind."""
+    """The images at the side that the recipe gives for a step; `place` is (step, steps)."""
     if not config.sizes:
         return images
-    side = config.sizes[int(done * len(config.sizes))]
+    step, steps = place
+    side = config.sizes[step * len(config.sizes) // steps]
     if config.shrink == "resize":
         return functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
     most = images.shape[-1] - side + 1

@@ -251,7 +251,7 @@ def test_pixels_give_the_logits_of_the_program(pixels: File) -> None:
     assert apart.median() <= 1
     assert apart.max() <= 6
     # The gate can fail: the same file, fed blue, green, red.
-    assert steps_apart(programs.run(runnable, batch=16, fed=images.flip(1)), pixels).max() > 12
+    assert steps_apart(programs.run(runnable, batch=16, fed=images.flip(1)), pixels).max() > 20
     with pytest.raises(ValueError, match="whole numbers 0 to 255"):
         runnable.set_input(programs.images().numpy())
 

@@ -4,21 +4,27 @@ import copy
 import math
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline import qat, train
 from pipeline.data import normalize
 from pipeline.errors import InputError
 from pipeline.fake_quantize import ActivationFakeQuantize
-from pipeline.recipe import AugmentConfig, Milestones, TrainConfig
+from pipeline.models.load import WEIGHTS
+from pipeline.recipe import AugmentConfig, Milestones, TrainConfig, load_recipes
 from pipeline.records import Accuracy
+from pipeline.stages import training
+from pipeline.stages.context import Context
 from pipeline.train import (
     Hooks,
     Step,
@@ -30,6 +36,7 @@ from pipeline.train import (
     learning_rate_factor,
     predictions,
 )
+from tests.cli import DEVICE_RECIPES
 from tests.networks import CLASSES, ONE_BLOCK, SIDE, calibrated, dataset, same_state, small
 
 
@@ -317,6 +324,20 @@ def test_sizes_share_the_steps(sizes: tuple[int, ...], seen: list[int]) -> None:
     images = dataset()
     fit(model, images, config(epochs=3, batch_size=len(images.train), sizes=sizes), seed=0)
     assert sides == [(side, side) for side in seen]
+
+
+def test_training_from_random_weights_starts_from_the_shortcuts(tmp_path: Path) -> None:
+    narrow = ("model.name=resnest14", "model.width_multiplier=0.25", "train.epochs=0")
+    (recipe,) = load_recipes([DEVICE_RECIPES["onnx"]], narrow)
+    context = Context(
+        recipe=recipe,
+        dataset=dataset(),
+        tracked=lambda title, total: nullcontext(lambda done, text: None),
+    )
+    training.train(context, {}, tmp_path)
+    last = [v for k, v in load_file(tmp_path / WEIGHTS).items() if k.endswith(".bn3.weight")]
+    assert len(last) == 4
+    assert not any(scale.any() for scale in last)
 
 
 def test_small_images_can_be_parts_of_the_whole_ones() -> None:

@@ -257,8 +257,8 @@ class ResNeSt(nn.Module):
     def start_as_identity(self) -> None:
         """Set the scale of every bottleneck's last batch normalisation to zero, before training.
 
-        Each block then begins as its shortcut, which trains faster (section 5.1 of the paper,
-        after Goyal et al. 2017, https://arxiv.org/abs/1706.02677).
+        Each block then begins as its shortcut, which trains faster (Goyal et al. 2017,
+        https://arxiv.org/abs/1706.02677, section 5.1; `last_gamma` of the official ResNeSt).
         """
         for stage in self.stages():
             for block in stage:
