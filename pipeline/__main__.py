@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import InputError, MismatchError
+from pipeline.interruption import Interrupted, cleanly_interruptible
 
 OK, INTERNAL_ERROR, BAD_INPUT, BUDGET_MISSED = 0, 1, 2, 3
 
@@ -50,6 +51,11 @@ def _parser() -> argparse.ArgumentParser:
         help="go on where a file does not answer as its program; the report says so",
     )
     run.add_argument("--until", metavar="STAGE", help="stop after a stage, such as prune")
+    run.add_argument(
+        "--explain",
+        action="store_true",
+        help="run nothing: say which stages would be reused, and what changed for the others",
+    )
     check = commands.add_parser("check", help="validate recipes; prints every problem at once")
     check.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE")
     inspect = commands.add_parser(
@@ -107,6 +113,15 @@ def _parser() -> argparse.ArgumentParser:
     debug.add_argument("--images", type=_positive, default=32, metavar="N", help="images to run")
     debug.add_argument("--rows", type=_positive, default=20, metavar="N", help="layers to show")
     debug.add_argument("--csv", type=Path, metavar="FILE", help="default: debug.csv in the run")
+    verify = commands.add_parser(
+        "verify", help="hash every file of a run and of its stages again: is it as it was written?"
+    )
+    verify.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    gc = commands.add_parser(
+        "gc", help="remove stage results that no run needs, left-overs and damaged results"
+    )
+    gc.add_argument("out", type=Path, nargs="?", default=Path("artifacts"), metavar="DIR")
+    gc.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     return parser
 
 
@@ -162,6 +177,19 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _verify(arguments: argparse.Namespace) -> int:
+    from pipeline.commands import verify
+
+    return OK if verify(arguments.run_dir) else INTERNAL_ERROR
+
+
+def _gc(arguments: argparse.Namespace) -> int:
+    from pipeline.commands import gc
+
+    gc(arguments.out, dry_run=arguments.dry_run)
+    return OK
+
+
 _COMMANDS = {
     "run": _run,
     "check": _check,
@@ -169,6 +197,8 @@ _COMMANDS = {
     "predict": _predict,
     "debug": _debug,
     "inspect": _inspect,
+    "verify": _verify,
+    "gc": _gc,
 }
 
 
@@ -176,16 +206,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors of the user print without a traceback."""
     arguments = _parser().parse_args(argv)
     try:
-        return _COMMANDS[arguments.command](arguments)
+        with cleanly_interruptible():
+            return _COMMANDS[arguments.command](arguments)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except MismatchError as error:
         print(f"error: {error}", file=sys.stderr)
         return INTERNAL_ERROR
-    except KeyboardInterrupt:
-        print("interrupted; finished stages are kept, run the same command again", file=sys.stderr)
-        return 130
+    except Interrupted as signal:
+        print(
+            f"interrupted by {signal}; what was done is kept, run the same command again",
+            file=sys.stderr,
+        )
+        return 128 + signal.number
     except OSError as error:
         if error.errno in _USERS_OS_ERRORS:
             print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from threading import Lock
 
 CHILD_BYTES = 3 * 2**30
 """Memory that the largest child takes: TensorFlow's converter on an unpruned ResNeSt-50."""
@@ -18,7 +19,7 @@ class Children:
     def __init__(self) -> None:
         self._running: list[subprocess.Popen[bytes]] = []
         self._ended = False
-        self._lock = Lock()
+        self._lock = threading.Lock()
 
     def run(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
         """Run a command to its end and return its exit status; below 0, a signal ended it.
@@ -29,11 +30,18 @@ class Children:
         with self._lock:
             if self._ended:
                 raise RuntimeError(f"not started, because the others were ended: {command}")
-            process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.PIPE,  # closed when this process ends, in whatever way
+                start_new_session=True,  # what is typed at the terminal is this process's to answer
+            )
             self._running.append(process)
         try:
             return process.wait()
         finally:
+            assert process.stdin is not None
+            process.stdin.close()
             process.kill()  # where the wait was interrupted; nothing happens to an ended process
             process.wait()
             with self._lock:
@@ -45,6 +53,17 @@ class Children:
             self._ended = True
             for process in self._running:
                 process.terminate()
+
+
+def end_with_parent() -> None:
+    """In a child of `Children`: end as soon as the parent is gone, were it killed."""
+
+    def wait() -> None:
+        while sys.stdin.buffer.read(1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def at_once(count: int) -> int:

@@ -34,8 +34,17 @@ def run(recipes: Sequence[Path], arguments: argparse.Namespace) -> bool:
     out: Path = arguments.out
     with third_party_output_to(out / LOG) as console:
         # Imported here: torch and what it loads print while they load.
-        from pipeline.run import run_recipes
+        from pipeline.run import explain_recipes, run_recipes
 
+        if arguments.explain:
+            for name, stages in explain_recipes(loaded, out, console).items():
+                console.print(f"[bold]{name}[/bold]", highlight=False)
+                for stage in stages:
+                    does = "reused" if stage.reused else "made"
+                    console.print(
+                        f"  {stage.stage:<9} {does:<7}", escape(stage.why), highlight=False
+                    )
+            return True
         reports = run_recipes(
             loaded,
             out,
@@ -294,3 +303,28 @@ def _total_cells(rows: Sequence[LayerRow], pruned: bool, timed: bool) -> list[st
     if timed:
         cells += [f"{sum(row.milliseconds or 0.0 for row in rows):.3f}", "100.0%"]
     return cells
+
+
+def verify(directory: Path) -> bool:
+    """Say which files of a run are not as they were written; True where all are."""
+    from pipeline.upkeep import verify as check
+
+    places, faults = check(directory)
+    for fault in faults:
+        print(f"damaged: {fault}")
+    print(f"{len(places) - len(faults)} of {len(places)} directories are as they were written")
+    return not faults
+
+
+def gc(out: Path, *, dry_run: bool) -> None:
+    """Remove what no run of a folder needs, and say what it was."""
+    from pipeline.run import STORE
+    from pipeline.upkeep import removable, remove
+
+    found = removable(out, out / STORE)
+    for one in found:
+        print(f"{one.size_bytes / 1e6:8.1f} MB  {one.path.name}: {one.why}")
+    total = sum(one.size_bytes for one in found) / 1e6
+    if not dry_run:
+        remove(found)
+    print(f"{total:.1f} MB {'could be freed' if dry_run else 'freed'}")

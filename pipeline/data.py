@@ -104,6 +104,7 @@ def batches(
     *,
     augment_config: AugmentConfig | None = None,
     generator: torch.Generator | None = None,
+    order: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of normalised batches: float32 [B, 3, S, S] and int64 [B].
 
@@ -117,6 +118,7 @@ def batches(
         dataset: gives mean and standard deviation.
         augment_config: applied after normalisation; needs a generator.
         generator: source of the order and of the augmentation.
+        order: int64 [M], which images come, and in what order; drawn where left out.
 
     Raises:
         ValueError: `augment_config` without `generator`, or a batch size below 1.
@@ -125,7 +127,7 @@ def batches(
         raise ValueError("augment_config needs a generator; pass both or neither")
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}; must be >= 1")
-    return _batches(images, batch_size, dataset, augment_config, generator)
+    return _batches(images, batch_size, dataset, augment_config, generator, order)
 
 
 def _batches(
@@ -134,11 +136,13 @@ def _batches(
     dataset: Dataset,
     augment_config: AugmentConfig | None,
     generator: torch.Generator | None,
+    order: Tensor | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    count = len(images)
     shuffled = generator is not None
-    order = torch.randperm(count, generator=generator) if shuffled else torch.arange(count)
-    for start in range(0, count, batch_size):
+    if order is None:
+        count = len(images)
+        order = torch.randperm(count, generator=generator) if shuffled else torch.arange(count)
+    for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         if shuffled and len(indices) == 1:
             return

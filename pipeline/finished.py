@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import InputError
 from pipeline.formats.export import SUFFIXES
+from pipeline.manifest import damage
 from pipeline.models.load import WEIGHTS, build, load_checkpoint
 from pipeline.models.resnest import ResNeSt
 from pipeline.recipe import Recipe, load_recipes
@@ -46,6 +47,20 @@ class Finished:
         """The module of the file's format."""
         return import_module(f"pipeline.formats.{self.recipe.target.format}")
 
+    def stages(self) -> dict[str, Path]:
+        """Directory of every stage's result in the store.
+
+        Raises:
+            InputError: the run does not say so.
+        """
+        try:
+            return self._places()
+        except (OSError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"{self.directory / STAGES_FILE}: does not say where its stages are; "
+                "run the recipe again"
+            ) from error
+
     def stage(self, name: str, file: str) -> Path:
         """A file that the stage `name` left in the store.
 
@@ -53,9 +68,8 @@ class Finished:
             InputError: it is gone.
         """
         try:
-            places = json.loads((self.directory / STAGES_FILE).read_text(encoding="utf-8"))
-            path = Path(self.directory, str(places[name]), file)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            path = self._places()[name] / file
+        except (OSError, ValueError, AttributeError, KeyError) as error:
             raise InputError(
                 f"{self.directory / STAGES_FILE}: does not say where stage {name} is; "
                 "run the recipe again"
@@ -67,15 +81,23 @@ class Finished:
             )
         return path
 
+    def _places(self) -> dict[str, Path]:
+        places = json.loads((self.directory / STAGES_FILE).read_text(encoding="utf-8"))
+        return {name: self.directory / str(place) for name, place in places.items()}
 
-def open_runs(directory: Path) -> list[Finished]:
+
+def open_runs(directory: Path, *, checked: bool = True) -> list[Finished]:
     """Every run of a directory: one, or those that a combined report is of.
 
+    Args:
+        directory: of a run, or of a combined report.
+        checked: refuse a run whose files are not those that were written.
+
     Raises:
-        InputError: it is not the directory of a finished run.
+        InputError: it is not the directory of a finished run, or a file of it has changed.
     """
     if (directory / "recipe.yaml").is_file():
-        return [_open(directory)]
+        return [_open(directory, checked=checked)]
     try:
         text = (directory / "report.json").read_text(encoding="utf-8")
         report = Report.model_validate_json(text)
@@ -89,7 +111,14 @@ def open_runs(directory: Path) -> list[Finished]:
             f"{directory / 'report.json'}: not a report of this version ({error.error_count()} "
             "problems); run the recipes again"
         ) from None
-    return [_open(directory.parent / target.name) for target in report.targets]
+    names = [target.name for target in report.targets]
+    for name in names:
+        if Path(name).name != name:
+            raise InputError(
+                f"{directory / 'report.json'}: names a run {name!r}, which is not the name of a "
+                "folder beside it; run the recipes again"
+            )
+    return [_open(directory.parent / name, checked=checked) for name in names]
 
 
 def open_run(directory: Path, target: str | None) -> Finished:
@@ -127,10 +156,13 @@ def float_network(runs: Sequence[Finished]) -> ResNeSt:
     return model
 
 
-def _open(directory: Path) -> Finished:
+def _open(directory: Path, *, checked: bool) -> Finished:
     recipe_file = directory / "recipe.yaml"
     if not recipe_file.is_file():
         raise InputError(f"{recipe_file}: missing; run the recipe again")
+    # Before any runtime opens the model: some crash on a damaged one.
+    if checked and (fault := damage(directory, more_allowed=True)) is not None:
+        raise InputError(f"{directory}: {fault}; run the recipe again")
     (recipe,) = load_recipes([recipe_file])
     file = directory / f"model{SUFFIXES[recipe.target.format]}"
     if not file.exists():

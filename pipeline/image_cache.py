@@ -2,8 +2,7 @@
 
 The images of one folder lie in `<cache>/<key>/`, where the key is a hash of everything that
 decides them: `pixels.npy` (uint8 [N, 3, S, S]), `digests.npy` (uint8 [N, 32], the SHA-256 of every
-file) and `manifest.json` with the sizes and checksums of both. What does not match its manifest is
-made again.
+file) and the hashes of both, as of any result in the store. What does not match them is made again.
 """
 
 from __future__ import annotations
@@ -11,11 +10,9 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
-import json
 import os
 import shutil
 import tempfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +27,13 @@ from torch import Tensor
 
 from pipeline import images
 from pipeline.errors import InputError
-from pipeline.store import disk_full, key_of, publish, sweep
+from pipeline.locks import held
+from pipeline.manifest import damage
+from pipeline.store import disk_full, key_of, publish
 
-_PIXELS, _DIGESTS, _MANIFEST = "pixels.npy", "digests.npy", "manifest.json"
+_PIXELS, _DIGESTS = "pixels.npy", "digests.npy"
 _RESERVE_BYTES = 2**30
 """Left free on the disk for the results of the stages."""
-_BLOCK_BYTES = 2**20
 
 
 class _NoRoomError(Exception):
@@ -101,8 +99,12 @@ def _kept(
         raise InputError(f"{root}: its files change while they are read; run again") from error
     found = _open(place, len(files), size)
     if found is None:
-        _make(place, root, files, size)
-        found = _open(place, len(files), size)
+        cache.mkdir(parents=True, exist_ok=True)
+        with held(cache / ".locks" / f"{place.name}.json", lambda owner: None):
+            found = _open(place, len(files), size)  # another process may just have made it
+            if found is None:
+                _make(place, root, files, size)
+                found = _open(place, len(files), size)
     if found is None:
         raise InputError(f"{place}: reads back otherwise than it was written; check the disk")
     return found
@@ -138,17 +140,15 @@ def _make(place: Path, root: Path, files: Sequence[Path], size: int) -> None:
         f"({needed / 1e9:.1f} GB, with {_RESERVE_BYTES / 1e9:.1f} GB left free): every run decodes "
         "them again until there is"
     )
-    place.parent.mkdir(parents=True, exist_ok=True)
-    sweep(place.parent)
+    for left in place.parent.glob(f".making-{place.name}-*"):
+        shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
     shutil.rmtree(place, ignore_errors=True)  # damaged, where it is there at all
     if shutil.disk_usage(place.parent).free < needed + _RESERVE_BYTES:
         raise _NoRoomError(full)
-    scratch = Path(tempfile.mkdtemp(prefix=f".images-{os.getpid()}-", dir=place.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=f".making-{place.name}-", dir=place.parent))
     try:
         digests = _write_pixels(scratch / _PIXELS, files, size)
         np.save(scratch / _DIGESTS, np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32))
-        manifest = {name: _facts(scratch / name) for name in (_PIXELS, _DIGESTS)}
-        (scratch / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         publish(scratch, place)
     except OSError as error:
         if disk_full(error, place.parent):
@@ -176,30 +176,14 @@ def _write_pixels(path: Path, files: Sequence[Path], size: int) -> list[bytes]:
         return images.read_files(files, size, write)
 
 
-def _facts(path: Path) -> dict[str, int]:
-    return {"bytes": path.stat().st_size, "crc32": _checksum(path)}
-
-
-def _checksum(path: Path) -> int:
-    # Against damage, not against forgery: twice as fast as SHA-256 with its own instructions.
-    checksum, block = 0, bytearray(_BLOCK_BYTES)
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(block):
-            checksum = zlib.crc32(memoryview(block)[:count], checksum)
-    return checksum
-
-
 def _open(place: Path, count: int, size: int) -> tuple[NDArray[np.uint8], list[bytes]] | None:
     """What lies at a place; None where there is nothing, or not what was written."""
+    if damage(place) is not None:
+        return None
     try:
-        manifest = json.loads((place / _MANIFEST).read_text(encoding="utf-8"))
-        for name in (_PIXELS, _DIGESTS):
-            path, wanted = place / name, manifest[name]
-            if path.stat().st_size != wanted["bytes"] or _checksum(path) != wanted["crc32"]:
-                return None
         pixels = np.load(place / _PIXELS, mmap_mode="r")
         digests = np.load(place / _DIGESTS)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return None
     if (pixels.shape, digests.shape) != ((count, 3, size, size), (count, 32)):
         return None

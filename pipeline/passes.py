@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from pipeline.children import at_once
 from pipeline.provenance import TOOLS, host_info
 from pipeline.recipe import Recipe
 from pipeline.stages.context import Context, Inputs
-from pipeline.store import Facts, Result, key_of, obtain
+from pipeline.store import Facts, Place, Result, Store, key_of
 from pipeline.train import device, has_bfloat16
 
 PACKAGE = Path(__file__).parent
@@ -67,6 +66,11 @@ class Run:
     gate: Callable[[Result], None]
     results: dict[str, Result] = field(default_factory=dict)
 
+    @property
+    def keys(self) -> dict[str, str]:
+        """Of the results so far, by stage."""
+        return {name: result.key for name, result in self.results.items()}
+
 
 def passes(stages: Sequence[Stage]) -> list[tuple[Stage, ...]]:
     """The stages in order, each that works in a child process by itself."""
@@ -79,14 +83,8 @@ def passes(stages: Sequence[Stage]) -> list[tuple[Stage, ...]]:
     return parts
 
 
-def run_stages(
-    stages: Sequence[Stage], run: Run, store: Path, console: Console, made: set[str] | None
-) -> None:
-    """Obtain the result of every stage that the recipe needs, in order.
-
-    `made`, where given, holds the keys computed in this call of the program: everything else is
-    made anew.
-    """
+def run_stages(stages: Sequence[Stage], run: Run, store: Store, console: Console) -> None:
+    """Obtain the result of every stage that the recipe needs, in order."""
     keep_freed_memory()
     torch.set_num_threads(run.context.recipe.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -94,15 +92,13 @@ def run_stages(
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     for stage in [stage for stage in stages if stage.needed(run.context.recipe)]:
         _announce_wait(console, stage)
-        result = _obtained(stage, run, store, made)
+        result = _obtained(stage, run, store)
         _announce(console, f"{stage.name:<9}", result)
         run.results[stage.name] = result
         run.gate(result)
 
 
-def run_together(
-    stage: Stage, runs: Sequence[Run], store: Path, console: Console, made: set[str] | None
-) -> None:
+def run_together(stage: Stage, runs: Sequence[Run], store: Store, console: Console) -> None:
     """Obtain the result of one stage of every recipe, several at a time, equal ones once.
 
     Where one fails no more are started, those beside it are finished and kept, and then its error
@@ -120,7 +116,7 @@ def run_together(
         if failures:
             return None
         try:
-            return _obtained(stage, run, store, made)
+            return _obtained(stage, run, store)
         except BaseException as error:
             if not failures:
                 console.print(f"  {labels[run.context.recipe.name]} failed", highlight=False)
@@ -135,7 +131,7 @@ def run_together(
                 if (result := future.result()) is None:
                     continue
                 same = futures[future]
-                rest = [_obtained(stage, run, store, made) for run in same[1:]]
+                rest = [_obtained(stage, run, store) for run in same[1:]]
                 for run, found in zip(same, [result, *rest], strict=True):
                     _announce(console, labels[run.context.recipe.name], found)
                     run.results[stage.name] = found
@@ -153,23 +149,28 @@ def _equal_runs(stage: Stage, runs: Sequence[Run]) -> list[list[Run]]:
     """The runs that need a stage; those to which it gives the same result stand together."""
     by_key: dict[str, list[Run]] = {}
     for run in [run for run in runs if stage.needed(run.context.recipe)]:
-        key = key_of(stage_ingredients(stage, run.context, run.results))
+        key = key_of(stage_ingredients(stage, run.context, run.keys))
         by_key.setdefault(key, []).append(run)
     return list(by_key.values())
 
 
-def _obtained(stage: Stage, run: Run, store: Path, made: set[str] | None) -> Result:
+def _obtained(stage: Stage, run: Run, store: Store) -> Result:
     inputs = {name: result.directory for name, result in run.results.items()}
-    ingredients = stage_ingredients(stage, run.context, run.results)
-    return obtain(
-        store, stage.name, ingredients, partial(stage.make, run.context, inputs), made=made
-    )
+
+    def make(place: Place) -> Facts:
+        return stage.make(replace(run.context, partial=place.partial), inputs, place.result)
+
+    return store.obtain(stage.name, stage_ingredients(stage, run.context, run.keys), make)
 
 
-def stage_ingredients(
-    stage: Stage, context: Context, results: dict[str, Result]
-) -> dict[str, object]:
-    """Everything that decides the result of a stage, as plain JSON for its key."""
+def stage_ingredients(stage: Stage, context: Context, keys: Mapping[str, str]) -> dict[str, object]:
+    """Everything that decides the result of a stage, as plain JSON for its key.
+
+    Args:
+        stage: to be made.
+        context: of the recipe.
+        keys: of the stages before it, by name.
+    """
     recipe = context.recipe.model_dump(mode="json")
     reads: dict[str, object] = {}
     for dotted in stage.reads + stage.also_reads(context.recipe):
@@ -181,7 +182,7 @@ def stage_ingredients(
         "stage": stage.name,
         "recipe": reads,
         "checkpoint": _checkpoint_hash(context.recipe) if stage.name == "train" else None,
-        "inputs": {name: results[name].key for name in stage.after if name in results},
+        "inputs": {name: keys[name] for name in stage.after if name in keys},
         "data": context.dataset.sha256,
         "side": context.recipe.model.input_size,
         "code": {name: code_hash(name) for name in stage.code},

@@ -432,6 +432,18 @@ class MeasureConfig(_Part):
     rounds: Annotated[int, Field(ge=1, le=100_000)] = 30
 
 
+class SaveConfig(_Part):
+    """How often a training saves its state, to go on from when it was stopped.
+
+    Attributes:
+        seconds: between two states; more where writing one takes over a fiftieth of that.
+        steps: between two states at most.
+    """
+
+    seconds: Annotated[float, Field(gt=0)] = 60.0
+    steps: Annotated[int, Field(ge=1)] | None = None
+
+
 class Recipe(_Part):
     """One run for one target device.
 
@@ -455,6 +467,7 @@ class Recipe(_Part):
     target: TargetConfig
     budgets: BudgetsConfig = BudgetsConfig()
     measure: MeasureConfig = MeasureConfig()
+    save: SaveConfig = SaveConfig()
 
     @field_validator("train", "prune", "sparsify")
     @classmethod

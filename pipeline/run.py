@@ -15,7 +15,9 @@ from pipeline.children import Children
 from pipeline.console import tracked
 from pipeline.data import Dataset, load_dataset
 from pipeline.errors import InputError, MismatchError
+from pipeline.explain import Explained, explain
 from pipeline.finished import COMBINED, STAGES_FILE
+from pipeline.locks import held
 from pipeline.passes import Run, Stage, code_hash, passes, run_stages, run_together
 from pipeline.recipe import Recipe, resolved_yaml
 from pipeline.records import Report
@@ -23,7 +25,7 @@ from pipeline.report.assemble import assemble
 from pipeline.report.write import combine, write_report
 from pipeline.stages import files, timing, training
 from pipeline.stages.context import Context
-from pipeline.store import Result, publish
+from pipeline.store import LOCKS, MAKING, Result, Store, publish
 
 STORE, IMAGES = ".store", "images"
 
@@ -179,17 +181,18 @@ def run_recipes(
     for stage in STAGES:
         for name in stage.code:
             code_hash(name)  # kept: a file edited during the run must not enter its keys
-    made: set[str] | None = set() if fresh else None
+    tell = partial(console.print, highlight=False)
+    store = Store(directory=out / STORE, tell=tell, fresh=fresh)
     runs = _prepared(recipes, out / STORE, console, allow_mismatch)
     reports: list[tuple[Report, Path]] = []
     for stages in passes(wanted):
         if stages[0].in_child:
-            run_together(stages[0], runs, out / STORE, console, made)
+            run_together(stages[0], runs, store, console)
             continue
         for run in runs:
             if len(runs) > 1 or stages[0] is wanted[0]:
                 _announce_recipe(console, run.context.recipe)
-            run_stages(stages, run, out / STORE, console, made)
+            run_stages(stages, run, store, console)
             if until is None and stages[-1] is wanted[-1]:
                 reports.append(_reported(run, out))
     if len(reports) > 1:
@@ -203,6 +206,19 @@ def run_recipes(
         write_report(whole, directory)
         reports.append((whole, directory))
     return reports
+
+
+def explain_recipes(
+    recipes: Sequence[Recipe], out: Path, console: Console
+) -> dict[str, list[Explained]]:
+    """What a run would do about every stage of some recipes, by the recipe's name.
+
+    Raises:
+        InputError: data or checkpoint cannot be read.
+    """
+    store = Store(directory=out / STORE, tell=lambda line: None)
+    runs = _prepared(recipes, out / STORE, console, allow_mismatch=False)
+    return {run.context.recipe.name: explain(STAGES, run.context, store) for run in runs}
 
 
 def _prepared(
@@ -283,9 +299,16 @@ def publish_run(
 
     The directory appears whole or not at all; the one of an earlier run stays until then.
     """
+    with held(out / STORE / LOCKS / f"publish-{recipe.name}.json", lambda owner: None):
+        return _published(recipe, report, results, dataset, out)
+
+
+def _published(
+    recipe: Recipe, report: Report, results: dict[str, Result], dataset: Dataset, out: Path
+) -> Path:
     final = out / recipe.name
-    scratch = out / f".{recipe.name}.new"
-    shutil.rmtree(scratch, ignore_errors=True)
+    scratch = out / f"{MAKING}-{recipe.name}"
+    shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
     scratch.mkdir(parents=True)
     file = results["export"].directory / str(results["export"].facts["file"])
     if file.is_dir():

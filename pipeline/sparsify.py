@@ -134,6 +134,22 @@ class Sparsifier:
         """Set the weights that were cut to zero again; the optimizer has moved them."""
         self._pruner.on_after_optimizer_step()
 
+    def state(self) -> dict[str, Any]:
+        """All that later cuts depend on: masks, scores and counters; plain values and tensors."""
+        counters = {n: v for n, v in vars(self._pruner).items() if type(v) in (int, float)}
+        scores = self._pruner.criterion.scores
+        masks = self._pruner.masks
+        return {"step": self._step, "masks": masks, "scores": scores, "counters": counters}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned, on a Sparsifier made of the same settings."""
+        place, self._step = device(), state["step"]
+        for name, value in state["counters"].items():
+            setattr(self._pruner, name, value)
+        self._pruner.masks = {name: mask.to(place) for name, mask in state["masks"].items()}
+        scores = {name: score.to(place) for name, score in state["scores"].items()}
+        self._pruner.criterion.scores = scores
+
     def finish(self) -> None:
         """Apply the masks for good. The network was never more than a plain module.
 

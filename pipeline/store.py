@@ -1,8 +1,12 @@
 """Content-addressed stage results: what was computed once is not computed again.
 
 A result lives in `<store>/<stage>-<key>/`, where the key is a hash of everything that decides it.
-It is made in a temporary directory beside it and renamed when complete, so that a directory with
-a final name is always whole.
+It is made in a directory of its own, sealed with the hash of every file, and renamed when
+complete: what has a final name is whole. Before it is used again, its hashes are compared.
+
+What else lies in the store: `.locks/` says which process makes which result now, `.partial/` what
+unfinished stages go on from, `.making-*` what is being written, `.damaged-*` results that are no
+longer what was written. None of it is needed for a right result.
 """
 
 from __future__ import annotations
@@ -15,16 +19,21 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.locks import held
+from pipeline.manifest import damage, flush, seal
 
 _KEY_LENGTH = 20
 _RECORD = "stage.json"
 _NO_SPACE = 256 * 1024
 """Bytes; with less than this left, a failed write failed for lack of space."""
+LOCKS, PARTIAL = ".locks", ".partial"
+MAKING, OLD = ".making", ".old"
+_DAMAGED = ".damaged"
 
 Facts = dict[str, Any]
 """What a stage says about its result, for the report; plain JSON."""
@@ -42,66 +51,130 @@ class Result:
     reused: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a stage writes.
+
+    Attributes:
+        result: a new directory for its files.
+        partial: a directory that is there again when the stage is begun anew after it was
+            stopped; removed when it is done. It may not exist yet.
+    """
+
+    result: Path
+    partial: Path
+
+
 def key_of(ingredients: Mapping[str, Any]) -> str:
     """Hash of what decides a result; equal mappings give equal keys."""
     text = json.dumps(ingredients, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:_KEY_LENGTH]
 
 
-def obtain(
-    store: Path,
-    stage: str,
-    ingredients: Mapping[str, Any],
-    make: Callable[[Path], Facts],
-    *,
-    made: set[str] | None = None,
-) -> Result:
-    """Return the stored result of a stage, or make and store it.
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """The results of all stages.
 
-    Args:
-        store: directory of all results.
-        stage: name of the stage.
-        ingredients: everything that decides the result, plain JSON.
-        make: writes the stage's files into the directory it is given and returns its facts.
-        made: where given, only results whose keys it holds are reused, and new ones are added:
-            everything is computed once, and once only, per call of the program.
+    Attributes:
+        directory: of all results.
+        tell: shows a line to the person at the terminal.
+        fresh: whether results of earlier calls of the program are made again.
+        known: names of the results that were made or compared with their hashes in this call.
     """
-    key = key_of(ingredients)
-    final = store / f"{stage}-{key}"
-    reuse = made is None or key in made
-    if reuse and (found := _read(final)) is not None:
-        return Result(stage=stage, key=key, directory=final, reused=True, **found)
-    store.mkdir(parents=True, exist_ok=True)
-    sweep(store)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{stage}-{os.getpid()}-", dir=store))
-    try:
-        started = time.perf_counter()
-        facts = make(scratch)
-        seconds = time.perf_counter() - started
-        record = {"facts": facts, "seconds": seconds}
-        text = json.dumps(record | {"ingredients": ingredients}, indent=1, sort_keys=True)
-        (scratch / _RECORD).write_text(text, encoding="utf-8")
-        publish(scratch, final)
-    except Exception as error:
-        if disk_full(error, store):
-            raise InputError(
-                f"no disk space left in {store.resolve()} for the stage {stage}; free some and run "
-                "the same command again, finished stages are kept"
-            ) from error
-        raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    if made is not None:
-        made.add(key)
-    return Result(stage=stage, key=key, directory=final, facts=facts, seconds=seconds, reused=False)
 
+    directory: Path
+    tell: Callable[[str], None]
+    fresh: bool = False
+    known: set[str] = field(default_factory=set)
 
-def sweep(store: Path) -> None:
-    """Remove the temporary directories of processes of this host that were killed."""
-    for scratch in store.glob(".*-*-*"):
-        owner = scratch.name.split("-")[1]
-        if owner.isdigit() and not Path("/proc", owner).exists() and Path("/proc/self").exists():
-            shutil.rmtree(scratch, ignore_errors=True)
+    def obtain(
+        self, stage: str, ingredients: Mapping[str, Any], make: Callable[[Place], Facts]
+    ) -> Result:
+        """Return the stored result of a stage, or make and store it.
+
+        Where another process is making it, waits for that one.
+
+        Args:
+            stage: name of the stage.
+            ingredients: everything that decides the result, plain JSON.
+            make: writes the stage's files where it is told and returns its facts.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        key = key_of(ingredients)
+        name = f"{stage}-{key}"
+        if (found := self._read(stage, key)) is not None:
+            return found
+        lock = self.directory / LOCKS / f"{name}.json"
+        with held(lock, lambda owner: self.tell(f"  {stage}: waiting for {owner}")):
+            if (found := self._read(stage, key)) is not None:
+                return found
+            for left in self.directory.glob(f"{MAKING}-{name}-*"):
+                shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
+            scratch = Path(tempfile.mkdtemp(prefix=f"{MAKING}-{name}-", dir=self.directory))
+            try:
+                started = time.perf_counter()
+                partial = self.directory / PARTIAL / name
+                facts = make(Place(result=scratch, partial=partial))
+                seconds = time.perf_counter() - started
+                record = {"facts": facts, "seconds": seconds, "ingredients": ingredients}
+                text = json.dumps(record, indent=1, sort_keys=True)
+                (scratch / _RECORD).write_text(text, encoding="utf-8")
+                publish(scratch, self.directory / name)
+                shutil.rmtree(partial, ignore_errors=True)
+            except Exception as error:
+                if disk_full(error, self.directory):
+                    raise InputError(
+                        f"no disk space left in {self.directory.resolve()} for the stage {stage}; "
+                        "free some and run the same command again, finished stages are kept"
+                    ) from error
+                raise
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+        self.known.add(name)
+        return Result(
+            stage=stage,
+            key=key,
+            directory=self.directory / name,
+            facts=facts,
+            seconds=seconds,
+            reused=False,
+        )
+
+    def ingredients(self, stage: str) -> dict[str, dict[str, Any]]:
+        """The ingredients of every stored result of a stage, by key; damaged ones left out."""
+        found = {}
+        for directory in self.directory.glob(f"{stage}-*"):
+            try:
+                record = json.loads((directory / _RECORD).read_text(encoding="utf-8"))
+                found[directory.name.removeprefix(f"{stage}-")] = dict(record["ingredients"])
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+        return found
+
+    def _read(self, stage: str, key: str) -> Result | None:
+        """A stored result that is as it was written; one that is not is set aside."""
+        name = f"{stage}-{key}"
+        directory = self.directory / name
+        if not directory.exists() or (self.fresh and name not in self.known):
+            return None
+        fault = None if name in self.known else damage(directory)
+        if fault is None:
+            try:
+                record = json.loads((directory / _RECORD).read_text(encoding="utf-8"))
+                facts, seconds = dict(record["facts"]), float(record["seconds"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                fault = f"{_RECORD} cannot be read ({error})"
+        if fault is not None:
+            aside = Path(tempfile.mkdtemp(prefix=f"{_DAMAGED}-{name}-", dir=self.directory))
+            directory.rename(aside / name)
+            self.tell(f"  {directory}: {fault}; set aside in {aside.name}, made again")
+            return None
+        self.known.add(name)
+        return Result(
+            stage=stage, key=key, directory=directory, facts=facts, seconds=seconds, reused=True
+        )
 
 
 def disk_full(error: BaseException, directory: Path) -> bool:
@@ -119,28 +192,18 @@ def disk_full(error: BaseException, directory: Path) -> bool:
         return False
 
 
-def _read(directory: Path) -> dict[str, Any] | None:
-    try:
-        record = json.loads((directory / _RECORD).read_text(encoding="utf-8"))
-        return {"facts": record["facts"], "seconds": record["seconds"]}
-    except (OSError, ValueError, KeyError):
-        return None
-
-
 def publish(scratch: Path, final: Path) -> None:
-    """Give a complete directory its final name, in place of what may be there.
+    """Seal a complete directory and give it its final name, in place of what may be there.
 
-    Files are flushed to disk before the rename, so that a crash cannot leave the name without
-    the content.
+    Everything is flushed to the disk before the rename, so that a crash cannot leave the name
+    without the content.
     """
-    for path in scratch.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+    seal(scratch)
     old: Path | None = None
     if final.exists():
-        old = final.with_name(f".{final.name}.{os.getpid()}.old")
+        old = final.with_name(f"{OLD}-{final.name}-{os.getpid()}")
         final.rename(old)
     scratch.rename(final)
+    flush(final.parent)
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)

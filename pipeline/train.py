@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,9 +16,11 @@ from torch.nn import functional
 from pipeline.allocator import keep_freed_memory
 from pipeline.data import Dataset, Images, batches
 from pipeline.errors import InputError
+from pipeline.interruption import Interrupted, deferred
 from pipeline.provenance import cpu_flags
 from pipeline.recipe import TrainConfig
 from pipeline.records import Accuracy
+from pipeline.saves import Saves, State
 
 _EVALUATION_BATCH, _EVALUATION_PIXELS = 64, 2**19
 
@@ -52,6 +55,9 @@ class Hooks:
             is; what it returns is minimised.
         set_training: switches the network between training and evaluation; exported graphs
             have no `train()` of their own.
+        load: gives the network a saved state; buffers of exported graphs change their shapes.
+        state: what the stage has to keep beside the network to go on from a step.
+        set_state: takes that back.
     """
 
     watch: Callable[[Step], None] = lambda step: None
@@ -60,6 +66,9 @@ class Hooks:
     after_step: Callable[[], None] = lambda: None
     adjust_loss: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda images, logits, loss: loss
     set_training: Callable[[nn.Module, bool], object] = lambda model, mode: model.train(mode)
+    load: Callable[[Any, State], object] = lambda model, state: model.load_state_dict(state)
+    state: Callable[[], State] = dict
+    set_state: Callable[[State], None] = lambda state: None
 
 
 def device() -> torch.device:
@@ -127,6 +136,30 @@ class _Training:
     generator: torch.Generator
     steps_per_epoch: int
     autocast: Callable[[], AbstractContextManager[None]]
+    saves: Saves | None
+
+
+@dataclass(kw_only=True)
+class _Progress:
+    """What has been done so far; with the network and the optimizer, all that changes.
+
+    Attributes:
+        step: steps that are behind.
+        order: of the images in this epoch.
+        loss: sum over the images of this epoch so far.
+        right: images of this epoch whose class was found.
+        seen: images of this epoch.
+        rate: learning rate of the last step.
+        curve: of the epochs that are behind.
+    """
+
+    step: int = 0
+    order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    loss: float = 0.0
+    right: int = 0
+    seen: int = 0
+    rate: float = 0.0
+    curve: list[dict[str, float]] = field(default_factory=list)
 
 
 def fit(
@@ -135,6 +168,7 @@ def fit(
     config: TrainConfig,
     seed: int,
     hooks: Hooks | None = None,
+    saves: Saves | None = None,
 ) -> list[dict[str, float]]:
     """Train `model` in place on `dataset.train`.
 
@@ -144,12 +178,15 @@ def fit(
         config: schedule and optimizer.
         seed: of the order and the augmentation of the images.
         hooks: progress, milestones and the mode switch.
+        saves: where states are kept. What is there is gone on from: the result is bit for bit
+            that of a training which was not stopped, on a CPU.
 
     Returns:
         The learning curve: one {epoch, loss, accuracy, learning_rate} per epoch.
 
     Raises:
         InputError: the loss is not finite; names the step.
+        Interrupted: SIGINT or SIGTERM came; the state is saved.
     """
     keep_freed_memory()
     torch.manual_seed(seed)
@@ -165,33 +202,76 @@ def fit(
         generator=torch.Generator().manual_seed(seed),
         steps_per_epoch=batches_per_epoch(len(dataset.train), config.batch_size),
         autocast=_autocast(model, config),
+        saves=saves,
     )
-    curve = [_epoch(training, epoch) for epoch in range(config.epochs)]
+    progress = _Progress()
+    if saves is not None and (state := saves.latest()) is not None:
+        _go_on_from(state, training, progress)
+    with deferred() as asked:
+        for _ in range(len(progress.curve), config.epochs):
+            _epoch(training, progress, asked)
     training.hooks.set_training(model, False)
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return curve
+    return progress.curve
 
 
-def _epoch(training: _Training, epoch: int) -> dict[str, float]:
-    """Train over every image once and return the epoch's point of the learning curve."""
+def _state_of(training: _Training, progress: _Progress) -> State:
+    """All that decides how a training goes on."""
+    return {
+        "model": training.model.state_dict(),
+        "optimizer": training.optimizer.state_dict(),
+        "generator": training.generator.get_state(),
+        "random": torch.get_rng_state(),
+        "random_gpu": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "hooks": training.hooks.state(),
+        "progress": vars(progress),
+    }
+
+
+def _go_on_from(state: State, training: _Training, progress: _Progress) -> None:
+    """Put everything where it was when `state` was saved."""
+    training.hooks.load(training.model, state["model"])
+    for name, parameter in training.model.named_parameters():
+        # With the strides it had: by them oneDNN chooses kernels, which round differently. Those of
+        # a 1 x 1 convolution have several spellings, and cutting weights changes one to another.
+        parameter.data = state["model"][name].to(parameter.device)
+    training.optimizer.load_state_dict(state["optimizer"])
+    training.generator.set_state(state["generator"])
+    torch.set_rng_state(state["random"])
+    if state["random_gpu"]:
+        torch.cuda.set_rng_state_all(state["random_gpu"])
+    training.hooks.set_state(state["hooks"])
+    for name, value in state["progress"].items():
+        setattr(progress, name, value)
+
+
+def _epoch(training: _Training, progress: _Progress, asked: Callable[[], int | None]) -> None:
+    """Train over every image once, or over those of an epoch that are left."""
     config, hooks, optimizer = training.config, training.hooks, training.optimizer
     steps = training.steps_per_epoch * config.epochs
     warmup = training.steps_per_epoch * config.warmup_epochs
+    epoch = len(progress.curve)
+    begun = progress.step - epoch * training.steps_per_epoch
+    if begun == 0:
+        images_of_all = len(training.dataset.train)
+        progress.order = torch.randperm(images_of_all, generator=training.generator)
+        progress.loss, progress.right, progress.seen = 0.0, 0, 0
     hooks.set_training(training.model, True)
-    loss_sum, right, seen, rate = 0.0, 0, 0, 0.0
-    shuffled = batches(
+    left = batches(
         training.dataset.train,
         config.batch_size,
         training.dataset,
         augment_config=config.augment,
         generator=training.generator,
+        order=progress.order[begun * config.batch_size :],
     )
-    for step, (images, labels) in enumerate(shuffled, start=epoch * training.steps_per_epoch):
+    for images, labels in left:
+        step = progress.step
         hooks.before_step(step, steps)
         images = _at_size(images, config, (step, steps), training.generator)
-        rate = config.learning_rate * learning_rate_factor(step, steps, warmup)
+        progress.rate = config.learning_rate * learning_rate_factor(step, steps, warmup)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = progress.rate
         logits, loss = _step(training, images, labels)
         _refuse_nan(loss, step, config)
         if config.clip_norm is not None:
@@ -200,25 +280,38 @@ def _epoch(training: _Training, epoch: int) -> dict[str, float]:
         optimizer.step()
         hooks.after_step()
         optimizer.zero_grad(set_to_none=True)
-        seen += len(labels)
-        loss_sum += loss * len(labels)
-        right += int((logits.argmax(1).cpu() == labels).sum())
+        progress.step += 1
+        progress.seen += len(labels)
+        progress.loss += loss * len(labels)
+        progress.right += int((logits.argmax(1).cpu() == labels).sum())
         hooks.watch(
             Step(
-                step=step + 1,
+                step=progress.step,
                 steps=steps,
                 epoch=epoch + 1,
                 epochs=config.epochs,
-                loss=loss_sum / seen,
-                accuracy=right / seen,
+                loss=progress.loss / progress.seen,
+                accuracy=progress.right / progress.seen,
             )
         )
-    return {
-        "epoch": epoch + 1,
-        "loss": loss_sum / seen,
-        "accuracy": right / seen,
-        "learning_rate": rate,
-    }
+        _save_or_stop(training, progress, asked())
+    progress.curve.append(
+        {
+            "epoch": epoch + 1,
+            "loss": progress.loss / progress.seen,
+            "accuracy": progress.right / progress.seen,
+            "learning_rate": progress.rate,
+        }
+    )
+
+
+def _save_or_stop(training: _Training, progress: _Progress, asked: int | None) -> None:
+    """Save where it is time to, at the end, and where the program was asked to end."""
+    saves, last = training.saves, training.steps_per_epoch * training.config.epochs
+    if saves is not None and (asked or progress.step == last or saves.due(progress.step)):
+        saves.save(progress.step, _state_of(training, progress))
+    if asked is not None:
+        raise Interrupted(asked)
 
 
 def _at_size(

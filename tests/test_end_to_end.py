@@ -24,6 +24,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
+from pipeline.manifest import seal
 from pipeline.run import STAGES
 from tests.cli import (
     DEVICE_RECIPES,
@@ -45,7 +46,7 @@ MODEL_FILES = {
         "model.mlpackage/Data/com.apple.CoreML/weights/weight.bin",
     },
 }
-BESIDE = {"report.json", "report.md", "recipe.yaml", "labels.txt", "stages.json"}
+BESIDE = {"report.json", "report.md", "recipe.yaml", "labels.txt", "stages.json", "SHA256SUMS"}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,8 @@ def test_the_exact_set_of_files(out: Path) -> None:
 
 
 def test_recipes_share_the_trained_stages(out: Path) -> None:
-    stages = sorted(p.name.rsplit("-", 1)[0] for p in (out / ".store").iterdir())
+    names = [p.name for p in (out / ".store").iterdir() if not p.name.startswith(".")]
+    stages = sorted(name.rsplit("-", 1)[0] for name in names)
     once = ["baseline", "fold", "prune", "qat", "train"]
     assert stages == sorted([*once, *["export"] * 3, *["verify"] * 3, *["measure"] * 3])
 
@@ -268,6 +270,8 @@ def test_debug_names_the_layer_that_is_wrong(out: Path) -> None:
         model = onnx.load(spoiled / "model.onnx")
         spoil_a_layer(model)
         onnx.save(model, spoiled / "model.onnx")
+        assert "model.onnx is not what was written" in pocketnest("debug", spoiled).stderr
+        seal(spoiled)
         assert pocketnest("debug", spoiled, "--images", "8").returncode == 0
         with (spoiled / "debug.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
@@ -361,7 +365,7 @@ def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(out: Path, tmp_pat
         command(*arguments), env=environment(), stdout=subprocess.DEVNULL, cwd=out.parent
     ) as process:
         deadline = time.monotonic() + 300
-        while not list(again.glob(".store/.prune-*")) and time.monotonic() < deadline:
+        while not list(again.glob(".store/.making-prune-*")) and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
     assert not list(again.glob("linux-arm*/report.json"))

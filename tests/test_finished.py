@@ -11,6 +11,7 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.finished import STAGES_FILE, open_run, open_runs
 from pipeline.image_files import image_files
+from pipeline.manifest import MANIFEST, seal
 from pipeline.recipe import load_recipes, resolved_yaml
 from pipeline.report.write import combine, write_report
 from tests.cli import DEVICE_RECIPES
@@ -33,6 +34,7 @@ def out(tmp_path: Path) -> Path:
         (directory / "recipe.yaml").write_text(resolved_yaml(recipe))
         (directory / "labels.txt").write_text("zero\none\n")
         (directory / STAGES_FILE).write_text(json.dumps({"train": "../.store/train-1"}))
+        seal(directory)
     reports = [report(target(name), name=name) for name in NAMES.values()]
     write_report(combine(reports), tmp_path / "combined")
     return tmp_path
@@ -68,6 +70,7 @@ def test_what_is_missing_is_named(out: Path) -> None:
     directory = out / NAMES["onnx"]
     with pytest.raises(InputError, match=r"not the directory of a run"):
         open_runs(out)
+    run = open_run(directory, None)
     shutil.rmtree(out / ".store")
     with pytest.raises(InputError, match=r"weights\.safetensors: missing; .* run the recipe again"):
         open_run(directory, None).stage("train", "weights.safetensors")
@@ -75,9 +78,14 @@ def test_what_is_missing_is_named(out: Path) -> None:
         open_run(directory, None).stage("fold", "program.pt2")
     (directory / STAGES_FILE).write_text("{")
     with pytest.raises(InputError, match=r"does not say where stage train is"):
-        open_run(directory, None).stage("train", "weights.safetensors")
+        run.stage("train", "weights.safetensors")
+    with pytest.raises(InputError, match=r"does not say where its stages are"):
+        run.stages()
+    with pytest.raises(InputError, match=r"stages\.json is not what was written; run the recipe"):
+        open_run(directory, None)
     for name in ("labels.txt", "model.onnx"):
         (directory / name).unlink()
+        seal(directory)
         with pytest.raises(InputError, match=rf"{name}.*; run the recipe again"):
             open_run(directory, None)
     (directory / "recipe.yaml").unlink()
@@ -92,6 +100,26 @@ def test_an_older_report_is_refused(out: Path) -> None:
     path.write_text(json.dumps(tree))
     with pytest.raises(InputError, match=r"report\.json: not a report of this version"):
         open_runs(out / "combined")
+
+
+def test_a_report_cannot_lead_elsewhere(out: Path) -> None:
+    path = out / "combined" / "report.json"
+    tree = json.loads(path.read_text())
+    tree["targets"][0]["name"] = "../elsewhere"
+    path.write_text(json.dumps(tree))
+    with pytest.raises(InputError, match=r"names a run '\.\./elsewhere', which is not the name"):
+        open_runs(out / "combined")
+
+
+def test_a_changed_file_is_refused_before_it_is_opened(out: Path) -> None:
+    directory = out / NAMES["onnx"]
+    (directory / "model.onnx").write_bytes(b"other")
+    (directory / "debug.csv").write_text("added since, and no damage")
+    with pytest.raises(InputError, match=r"model\.onnx is not what was written; run the recipe"):
+        open_runs(directory)
+    (directory / MANIFEST).unlink()
+    with pytest.raises(InputError, match=r"SHA256SUMS is missing; run the recipe"):
+        open_runs(directory)
 
 
 def test_images_of_a_path(tmp_path: Path) -> None:

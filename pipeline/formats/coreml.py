@@ -8,7 +8,9 @@ answers for a package; nothing but Core ML is timed.
 
 from __future__ import annotations
 
+import json
 import platform
+import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
@@ -89,6 +91,7 @@ def write(
     # Written for ExecuTorch's debugger, half a megabyte that no app reads.
     (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
     _stamp_names(path, _quantize_names(graph))
+    _number_the_parts(path)
 
 
 def _quantize_names(program: torch.export.ExportedProgram) -> dict[str, str]:
@@ -135,8 +138,29 @@ def _stamp_names(path: Path, names: dict[str, str]) -> None:
     made = Counter(value.name for op in operations for value in op.outputs)
     if renamed and made.most_common(1)[0][1] > 1:
         raise RuntimeError(f"{path}: two tensors are named '{made.most_common(1)[0][0]}'")
+    for key in [key for key in spec.description.metadata.userDefined if key.endswith("date")]:
+        del spec.description.metadata.userDefined[key]
     (file,) = path.rglob("*.mlmodel")
-    file.write_bytes(spec.SerializeToString())
+    file.write_bytes(spec.SerializeToString(deterministic=True))
+
+
+def _number_the_parts(path: Path) -> None:
+    """Give the package's parts identifiers that depend on their paths, not random ones.
+
+    The same program so gives the same package, byte for byte.
+    """
+    file = path / "Manifest.json"
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    parts = {
+        old: str(uuid.uuid5(uuid.NAMESPACE_URL, part["path"]))
+        for old, part in manifest["itemInfoEntries"].items()
+    }
+    manifest["itemInfoEntries"] = {
+        new: manifest["itemInfoEntries"][old]
+        for old, new in sorted(parts.items(), key=lambda pair: pair[1])
+    }
+    manifest["rootModelIdentifier"] = parts[manifest["rootModelIdentifier"]]
+    file.write_text(json.dumps(manifest, indent=4), encoding="utf-8")
 
 
 def inspect(path: Path) -> FileFacts:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.children import Children
+from pipeline.children import Children, end_with_parent
 
 _PACKAGE_PARENT = Path(__file__).parents[2]
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"}
@@ -95,5 +95,6 @@ def export(
 
 
 if __name__ == "__main__":
+    end_with_parent()
     source, name, destination, *flags = sys.argv[1:]
     _WRITERS[name](Path(source), Path(destination), **dict.fromkeys(flags, True))

@@ -33,12 +33,22 @@ Inputs = dict[str, Path]
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What every stage is given besides its inputs."""
+    """What every stage is given besides its inputs.
+
+    Attributes:
+        recipe: of the run.
+        dataset: of the recipe.
+        tracked: makes a progress bar of a title and a number of steps.
+        children: processes that are ended with this one.
+        partial: directory of what the stage keeps to go on from when it was stopped; None keeps
+            nothing.
+    """
 
     recipe: Recipe
     dataset: Dataset
     tracked: Callable[[str, int], AbstractContextManager[Advance]]
     children: Children = field(default_factory=Children)
+    partial: Path | None = None
 
 
 def first_top1(accuracy: dict[str, Accuracy]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from pipeline.models.resnest import ResNeSt
 from pipeline.prune import plan_of, prune_to, take_shapes
 from pipeline.pruning.widths import choose
 from pipeline.recipe import DistillConfig, PruneConfig, TrainConfig
+from pipeline.saves import Saves
 from pipeline.sparsify import Sparsifier, keep_zeros, sparsity, zero_masks
 from pipeline.stages.context import (
     CURVE,
@@ -58,7 +59,12 @@ def _fit(
     hooks: Hooks,
     phase: Callable[[], str] = lambda: "",
 ) -> Curve:
-    """Train with a progress bar; returns the learning curve."""
+    """Train with a progress bar, from where it was stopped; returns the learning curve."""
+    saves = None
+    if context.partial is not None:
+        pause = context.recipe.save
+        directory = context.partial / title.replace(" ", "-").replace("/", "-")
+        saves = Saves(directory=directory, seconds=pause.seconds, steps=pause.steps)
     per_epoch = -(-len(context.dataset.train) // config.batch_size)
     with context.tracked(title, per_epoch * config.epochs) as advance:
 
@@ -69,7 +75,8 @@ def _fit(
                 f"accuracy {step.accuracy:.2%}",
             )
 
-        return fit(model, context.dataset, config, context.recipe.seed, replace(hooks, watch=watch))
+        seed = context.recipe.seed
+        return fit(model, context.dataset, config, seed, replace(hooks, watch=watch), saves)
 
 
 def _taught(
@@ -154,7 +161,8 @@ def _prune(
             widths = choose(plan, limit, config.scope)
         else:
             timed = partial(latency.measured_share, file)
-            attempts = latency.choose_in_time(plan, limit, goal.whole, config.scope, timed)
+            tried = partial(latency.choose_in_time, plan, limit, goal.whole, config.scope, timed)
+            attempts = _remembered(context, f"attempts-{step}.json", tried)
             widths = latency.nearest(attempts, limit / goal.whole).widths
             refuse_too_slow(goal, attempts, limit)
         pruned = prune_to(model, side, plan, widths)
@@ -173,6 +181,23 @@ def _prune(
         "attempts": [asdict(attempt) for attempt in attempts],
     }
     return model, {"masked_difference": max(differences), "pruning": facts}
+
+
+def _remembered(
+    context: Context, name: str, try_them: Callable[[], list[latency.Attempt]]
+) -> list[latency.Attempt]:
+    """What was measured before this stage was stopped: another time would give other widths."""
+    if context.partial is None:
+        return try_them()
+    file = context.partial / name
+    with suppress(OSError, ValueError, TypeError):
+        return [latency.Attempt(**attempt) for attempt in json.loads(file.read_text())]
+    attempts = try_them()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    scratch = file.with_suffix(".new")
+    write_json(scratch, [asdict(attempt) for attempt in attempts])
+    scratch.replace(file)
+    return attempts
 
 
 def _labelled(context: Context, model: ResNeSt) -> Iterator[tuple[Tensor, Tensor]]:
@@ -209,6 +234,8 @@ def sparsify(context: Context, inputs: Inputs, out: Path) -> Facts:
             after_backward=sparsifier.after_backward,
             after_step=sparsifier.after_step,
             adjust_loss=adjust_loss,
+            state=sparsifier.state,
+            set_state=sparsifier.set_state,
         )
         curve = _fit(context, model, "sparsify", config.train, hooks)
     sparsifier.finish()
@@ -237,6 +264,7 @@ def quantize(context: Context, inputs: Inputs, out: Path) -> Facts:
             after_step=keep_zeros(graph, zeros),
             adjust_loss=adjust_loss,
             set_training=schedule.set_training,
+            load=qat.load_state,
         )
         curve = _fit(
             fed(context), graph, "quantize", recipe.qat.train, hooks, lambda: f"{schedule.phase}, "

@@ -1,0 +1,115 @@
+"""Looking after a folder of runs: is everything still as it was written, and what can go."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import InputError
+from pipeline.finished import STAGES_FILE, open_runs
+from pipeline.locks import is_dead, owner_of
+from pipeline.manifest import damage
+from pipeline.store import LOCKS, MAKING, OLD, PARTIAL
+
+_IMAGES = "images"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removable:
+    """Something in a store that no run needs.
+
+    Attributes:
+        path: of it.
+        size_bytes: of all its files.
+        why: it is not needed, in words.
+    """
+
+    path: Path
+    size_bytes: int
+    why: str
+
+
+def verify(directory: Path) -> tuple[list[Path], list[str]]:
+    """Hash every file of a run again, and of the stage results that it was made from.
+
+    Args:
+        directory: of a run, or of a combined report.
+
+    Returns:
+        The directories that were looked at, and a line for each that is not as it was written.
+
+    Raises:
+        InputError: it is not the directory of a finished run.
+    """
+    places: dict[Path, bool] = {}
+    for run in open_runs(directory, checked=False):
+        places[run.directory] = True
+        for stage in run.stages().values():
+            places.setdefault(stage.resolve(), False)
+    faults = []
+    for place, more_allowed in places.items():
+        if (fault := damage(place, more_allowed=more_allowed)) is not None:
+            faults.append(f"{place}: {fault}")
+    return list(places), faults
+
+
+def removable(out: Path, store: Path) -> list[Removable]:
+    """What a store holds that no run of `out` was made from and no living process works on.
+
+    Results of runs that were stopped before they had a report count as not needed, too: removing
+    them costs time, never a right result.
+
+    Raises:
+        InputError: there is no store.
+    """
+    if not store.is_dir():
+        raise InputError(f"{store}: not a folder of runs; give the folder that `run --out` named")
+    used = {place.resolve() for place in _used(out)}
+    busy = {lock.stem for lock in (store / LOCKS).glob("*.json") if _is_held(lock)}
+    found = []
+    for path in sorted(store.iterdir()):
+        if path.name in {LOCKS, PARTIAL, _IMAGES}:
+            continue
+        if path.name.startswith("."):
+            if path.is_dir() and not any(name in path.name for name in busy):
+                found.append(_removable(path, "left over or set aside"))
+        elif path.resolve() not in used and path.name not in busy:
+            found.append(_removable(path, "no run was made from it"))
+    for path in sorted((store / PARTIAL).glob("*")):
+        if path.name not in busy:
+            found.append(_removable(path, "of a stage that was stopped"))
+    for path in sorted([*out.glob(f"{MAKING}-*"), *out.glob(f"{OLD}-*")]):
+        if not any(name.startswith("publish-") for name in busy):
+            found.append(_removable(path, "left over"))
+    return found
+
+
+def remove(found: list[Removable]) -> None:
+    """Remove what `removable` found."""
+    for one in found:
+        shutil.rmtree(one.path, ignore_errors=True)
+
+
+def _used(out: Path) -> Iterator[Path]:
+    for file in out.glob(f"*/{STAGES_FILE}"):
+        try:
+            places = json.loads(file.read_text(encoding="utf-8"))
+            yield from (file.parent / str(place) for place in places.values())
+        except (OSError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"{file}: cannot be read ({error}), so that it is not known which results its run "
+                "needs; remove that run's folder or run the recipe again"
+            ) from error
+
+
+def _is_held(lock: Path) -> bool:
+    owner = owner_of(lock)
+    return owner is not None and not is_dead(owner)
+
+
+def _removable(path: Path, why: str) -> Removable:
+    size = sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
+    return Removable(path=path, size_bytes=size, why=why)
