@@ -1,5 +1,6 @@
 """Core ML packages, read from their specification; `test_mil` has what they answer."""
 
+import json
 import platform
 import shutil
 from collections import defaultdict
@@ -265,3 +266,32 @@ def test_float_package_gives_the_logits_of_the_network_for_pixels(float_pixels: 
         )
     found = programs.run(coreml.ReferenceRunnable(float_pixels.path), batch=16, fed=images)
     assert (found - wanted).abs().max() <= 1e-2 * wanted.abs().max()
+
+
+def bytes_of(package: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(package)): path.read_bytes()
+        for path in package.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_program_gives_the_same_bytes_again_and_keeps_them(int8: File, tmp_path: Path) -> None:
+    written = bytes_of(int8.path)
+    again = write(tmp_path, int8.source)
+    assert bytes_of(again.path) == written
+    coreml.open_file(again.path)
+    load_spec(str(again.path))  # Core ML's own library, which writes the manifest anew
+    assert bytes_of(again.path) == written
+
+
+@pytest.mark.parametrize("path", ["../../elsewhere", "/etc/hostname", "gone.mlmodel"])
+def test_a_package_cannot_lead_elsewhere(int8: File, tmp_path: Path, path: str) -> None:
+    package = tmp_path / "model.mlpackage"
+    shutil.copytree(int8.path, package)
+    (tmp_path / "elsewhere").touch()
+    listed = json.loads((package / mil.MANIFEST).read_text())
+    listed["itemInfoEntries"][listed["rootModelIdentifier"]]["path"] = path
+    (package / mil.MANIFEST).write_text(json.dumps(listed))
+    with pytest.raises(ValueError, match=r"model\.mlpackage: not a Core ML package that can be"):
+        coreml.inspect(package)

@@ -110,9 +110,7 @@ def _stamp_names(path: Path, names: dict[str, str]) -> None:
     coremltools numbers them anew, but leaves the name of what is quantized alone, up to the
     ending it gives to float16 tensors (`_to_fp16` where it casts the image).
     """
-    from coremltools.models.utils import load_spec
-
-    spec = load_spec(str(path))
+    spec = mil.specification(path)
     function = spec.mlProgram.functions["main"]
     operations = function.block_specializations[function.opset].operations
     renamed: dict[str, str] = {}
@@ -149,7 +147,9 @@ def _number_the_parts(path: Path) -> None:
 
     The same program so gives the same package, byte for byte.
     """
-    file = path / "Manifest.json"
+    from coremltools.models.utils import load_spec
+
+    file = path / mil.MANIFEST
     manifest = json.loads(file.read_text(encoding="utf-8"))
     parts = {
         old: str(uuid.uuid5(uuid.NAMESPACE_URL, part["path"]))
@@ -160,7 +160,9 @@ def _number_the_parts(path: Path) -> None:
         for old, new in sorted(parts.items(), key=lambda pair: pair[1])
     }
     manifest["rootModelIdentifier"] = parts[manifest["rootModelIdentifier"]]
-    file.write_text(json.dumps(manifest, indent=4), encoding="utf-8")
+    file.write_text(json.dumps(manifest), encoding="utf-8")
+    # Core ML's library writes it anew whenever it opens a package: once in that form, it stays.
+    load_spec(str(path))
 
 
 def inspect(path: Path) -> FileFacts:

@@ -6,6 +6,7 @@ memory.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+MANIFEST = "Manifest.json"
+"""Names the parts of a package."""
 
 Constant = NDArray[Any] | str
 _Blobs = Callable[[str, int], NDArray[Any]]
@@ -97,16 +101,38 @@ class Network:
         return {value.name: op for op in self.operations for value in op.outputs}
 
 
+def specification(path: Path) -> Any:
+    """The protobuf message in a package.
+
+    Not by coremltools' `load_spec`: that writes the package's manifest anew at every reading.
+
+    Raises:
+        ValueError: it is not a package, or the message cannot be read.
+    """
+    from coremltools.proto import Model_pb2
+    from google.protobuf.message import DecodeError
+
+    try:
+        listed = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        part = listed["itemInfoEntries"][listed["rootModelIdentifier"]]["path"]
+        file = (path / "Data" / part).resolve(strict=True)
+        if not file.is_relative_to(path.resolve()):
+            raise ValueError(f"{MANIFEST} leads out of the package, to {part}")
+        spec = Model_pb2.Model()
+        spec.ParseFromString(file.read_bytes())
+    except (OSError, ValueError, KeyError, TypeError, DecodeError) as error:
+        raise ValueError(f"{path}: not a Core ML package that can be read ({error})") from error
+    return spec
+
+
 def read(path: Path) -> Network:
     """Read a package.
 
     Raises:
-        ValueError: the weight file is missing.
+        ValueError: it cannot be read, or the weight file is missing.
         NotImplementedError: something in the file that these records have no place for.
     """
-    from coremltools.models.utils import load_spec
-
-    spec = load_spec(str(path))
+    spec = specification(path)
     function = spec.mlProgram.functions["main"]
     block = function.block_specializations[function.opset]
     blobs = _blob_reader(path)
