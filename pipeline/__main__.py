@@ -6,19 +6,16 @@ torch and tensorflow load only in the commands that need them: `--help` and `che
 from __future__ import annotations
 
 import argparse
-import errno
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.disk import refusal
 from pipeline.errors import InputError, MismatchError
 from pipeline.interruption import Interrupted, cleanly_interruptible
 
 OK, INTERNAL_ERROR, BAD_INPUT, BUDGET_MISSED = 0, 1, 2, 3
-
-_USERS_OS_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR}
-"""Output directories that are full, forbidden, read-only or not directories."""
 
 EPILOG = """\
 exit codes: 0 all budgets met, 1 internal error, 2 bad input, 3 a budget is missed
@@ -220,13 +217,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 128 + signal.number
-    except OSError as error:
-        if error.errno in _USERS_OS_ERRORS:
-            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+    except Exception as error:
+        if (refused := refusal(error)) is not None:
+            print(f"error: {refused}", file=sys.stderr)
             return BAD_INPUT
-        traceback.print_exc()
-        return INTERNAL_ERROR
-    except Exception:
         traceback.print_exc()
         return INTERNAL_ERROR
 

@@ -25,11 +25,11 @@ from PIL import __version__ as pillow
 from PIL import features
 from torch import Tensor
 
-from pipeline import images
+from pipeline import disk, images
 from pipeline.errors import InputError
 from pipeline.locks import held
 from pipeline.manifest import damage
-from pipeline.store import disk_full, key_of, publish
+from pipeline.store import key_of, publish
 
 _PIXELS, _DIGESTS = "pixels.npy", "digests.npy"
 _RESERVE_BYTES = 2**30
@@ -151,7 +151,7 @@ def _make(place: Path, root: Path, files: Sequence[Path], size: int) -> None:
         np.save(scratch / _DIGESTS, np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32))
         publish(scratch, place)
     except OSError as error:
-        if disk_full(error, place.parent):
+        if disk.is_full(error, place.parent):
             raise _NoRoomError(full) from error
         raise
     finally:

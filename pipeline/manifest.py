@@ -32,6 +32,9 @@ def damage(directory: Path, *, more_allowed: bool = False) -> str | None:
     Args:
         directory: that was sealed.
         more_allowed: files that were added since are no damage.
+
+    Raises:
+        PermissionError: a file may not be read.
     """
     try:
         text = (directory / MANIFEST).read_text(encoding="utf-8")
@@ -39,6 +42,8 @@ def damage(directory: Path, *, more_allowed: bool = False) -> str | None:
         expected = dict(map(_entry, lines))
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
+    except PermissionError:
+        raise  # nothing is known of what it holds
     except (OSError, ValueError) as error:
         return f"{MANIFEST} cannot be read ({error})"
     present = dict(_files(directory))
@@ -77,6 +82,8 @@ def flush(path: Path) -> None:
 def _hash_or_error(file: Path) -> str:
     try:
         return hash_of(file)
+    except PermissionError:
+        raise
     except OSError as error:
         return str(error)
 

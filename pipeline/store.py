@@ -11,7 +11,6 @@ longer what was written. None of it is needed for a right result.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -23,14 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline import disk
 from pipeline.errors import InputError
 from pipeline.locks import held
 from pipeline.manifest import damage, flush, seal
 
 _KEY_LENGTH = 20
 _RECORD = "stage.json"
-_NO_SPACE = 256 * 1024
-"""Bytes; with less than this left, a failed write failed for lack of space."""
 LOCKS, PARTIAL = ".locks", ".partial"
 MAKING, OLD = ".making", ".old"
 _DAMAGED = ".damaged"
@@ -124,7 +122,7 @@ class Store:
                 publish(scratch, self.directory / name)
                 shutil.rmtree(partial, ignore_errors=True)
             except Exception as error:
-                if disk_full(error, self.directory):
+                if disk.is_full(error, self.directory):
                     raise InputError(
                         f"no disk space left in {self.directory.resolve()} for the stage {stage}; "
                         "free some and run the same command again, finished stages are kept"
@@ -164,6 +162,8 @@ class Store:
             try:
                 record = json.loads((directory / _RECORD).read_text(encoding="utf-8"))
                 facts, seconds = dict(record["facts"]), float(record["seconds"])
+            except PermissionError:
+                raise
             except (OSError, ValueError, KeyError, TypeError) as error:
                 fault = f"{_RECORD} cannot be read ({error})"
         if fault is not None:
@@ -175,21 +175,6 @@ class Store:
         return Result(
             stage=stage, key=key, directory=directory, facts=facts, seconds=seconds, reused=True
         )
-
-
-def disk_full(error: BaseException, directory: Path) -> bool:
-    """Whether `error` came of a full disk; libraries wrap that in exceptions of their own."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}:
-            return True
-        if "No space left on device" in str(cause):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    try:
-        return shutil.disk_usage(directory).free < _NO_SPACE
-    except OSError:
-        return False
 
 
 def publish(scratch: Path, final: Path) -> None:

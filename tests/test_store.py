@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InputError
 from pipeline.manifest import damage
-from pipeline.store import LOCKS, PARTIAL, Facts, Place, Result, Store, disk_full, key_of
+from pipeline.store import LOCKS, PARTIAL, Facts, Place, Result, Store, key_of
 
 PLAIN = st.recursive(
     st.none()
@@ -182,7 +182,3 @@ def test_a_full_disk_is_the_users_to_mend(store: Store) -> None:
 
     with pytest.raises(InputError, match="disk space"):
         hello(store, full)
-
-
-def test_other_errors_are_not_called_a_full_disk(tmp_path: Path) -> None:
-    assert not disk_full(ValueError("no"), tmp_path)

@@ -9,14 +9,20 @@ gives the memory back and keeps the noise in the log.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.children import Children, end_with_parent
+from pipeline.disk import is_full, refusal
+from pipeline.errors import InputError
 
 _PACKAGE_PARENT = Path(__file__).parents[2]
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"}
+_DISK_REFUSED = 74
+"""Exit code of the child, as sysexits.h has it for input and output."""
 
 SUFFIXES = {"onnx": ".onnx", "tflite": ".tflite", "coreml": ".mlpackage"}
 """File name ending of every format."""
@@ -79,6 +85,7 @@ def export(
         children: those that the child is to be ended with.
 
     Raises:
+        InputError: the disk or the memory was not enough.
         RuntimeError: the child failed; its output is where this process's own output goes.
     """
     # -P: a folder named pipeline where the user stands must not take this package's place.
@@ -88,6 +95,16 @@ def export(
     flags["amx"] = amx and format_name == "onnx"
     command += [flag for flag, given in flags.items() if given]
     status = (children or Children()).run(command, child_environment())
+    if status == -signal.SIGKILL:
+        raise InputError(
+            f"writing the {format_name} file was ended by SIGKILL, as happens where memory runs "
+            "out; free some and run the same command again, finished stages are kept"
+        )
+    if status == _DISK_REFUSED:
+        raise InputError(
+            f"writing the {format_name} file failed, the disk refused it; the end of the log has "
+            "the cause"
+        )
     if status != 0:
         raise RuntimeError(
             f"writing the {format_name} file failed (exit {status}); the log has the cause"
@@ -97,4 +114,10 @@ def export(
 if __name__ == "__main__":
     end_with_parent()
     source, name, destination, *flags = sys.argv[1:]
-    _WRITERS[name](Path(source), Path(destination), **dict.fromkeys(flags, True))
+    try:
+        _WRITERS[name](Path(source), Path(destination), **dict.fromkeys(flags, True))
+    except Exception as error:
+        if refusal(error) is None and not is_full(error, Path(destination).parent):
+            raise
+        traceback.print_exc()
+        sys.exit(_DISK_REFUSED)

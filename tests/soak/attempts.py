@@ -47,10 +47,6 @@ class Attempt:
 
 def import_everything() -> None:
     """Import what a run imports, before processes are forked."""
-    import neural_compressor.compression.pruner.pruners
-    import onnxruntime
-    import sklearn.datasets
-    import torchao.quantization.pt2e
 
     import pipeline.commands
     import pipeline.formats.coreml
