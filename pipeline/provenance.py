@@ -17,6 +17,7 @@ TOOLS = (
     "torch-pruning",
     "neural-compressor",
     "onnx",
+    "onnxscript",
     "onnxruntime",
     "onnx2tf",
     "tensorflow",
@@ -24,6 +25,7 @@ TOOLS = (
     "coremltools",
     "scikit-learn",
     "numpy",
+    "pillow",
 )
 """Packages whose version can change a result."""
 

@@ -35,9 +35,10 @@ CORE = (
 )
 _TRAINING = ("distill.py", "stages/training.py")
 _PRUNING = ("prune.py", "pruning")
+_GOALS = ("latency.py", "stages/timing.py")
 _QUANTIZER = ("deploy.py", "fake_quantize.py", "fold.py", "grid.py", "qat.py", "quantizer.py")
 _COMPARING = ("layers.py", "measure.py", "parity.py", "program.py")
-_TIMING = ("formats", "latency.py", "layers.py", "measure.py", "program.py", "stages/timing.py")
+_TIMING = (*_GOALS, "formats", "layers.py", "measure.py", "program.py", "records.py")
 
 
 def _prunes_to_a_time(recipe: Recipe) -> bool:
@@ -72,7 +73,7 @@ STAGES = (
         make=training.baseline,
         after=("train",),
         reads=("measure", "target.threads"),
-        code=(*CORE, "measure.py", "stages/training.py"),
+        code=(*CORE, "measure.py", "records.py", "stages/training.py"),
         on_host=True,
     ),
     Stage(
@@ -95,14 +96,14 @@ STAGES = (
         after=("train", "times"),
         reads=("prune", "seed", "threads"),
         also_reads=_pruning_reads,
-        code=(*CORE, *_PRUNING, *_TRAINING),
+        code=(*CORE, *_PRUNING, *_GOALS, *_TRAINING),
     ),
     Stage(
         name="sparsify",
         make=training.sparsify,
         after=("train", "prune"),
         reads=("sparsify", "seed", "threads"),
-        code=(*CORE, *_TRAINING, "sparsify.py"),
+        code=(*CORE, *_TRAINING, "prune.py", "sparsify.py"),
         needed=_sparsifies,
     ),
     Stage(
@@ -125,7 +126,7 @@ STAGES = (
         make=files.write,
         after=("fold",),
         reads=("target.format", "target.input", "target.cpu"),
-        code=("formats", "program.py", "stages/files.py"),
+        code=("formats", "grid.py", "program.py", "stages/files.py"),
         in_child=True,
     ),
     Stage(
@@ -140,7 +141,7 @@ STAGES = (
         make=files.judge,
         after=("export", "verify", "train", "times"),
         reads=("target", "measure", "threads"),
-        code=(*CORE, "formats", "measure.py", "stages/files.py"),
+        code=(*CORE, "formats", "measure.py", "records.py", "stages/files.py", "stages/timing.py"),
         on_host=True,
     ),
 )

@@ -17,7 +17,7 @@ from rich.console import Console
 from pipeline import passes
 from pipeline.children import Children
 from pipeline.errors import InputError
-from pipeline.passes import Run, Stage, run_together
+from pipeline.passes import PACKAGE, Run, Stage, run_together
 from pipeline.recipe import load_recipes
 from pipeline.run import STAGES
 from pipeline.stages.context import Context, Inputs
@@ -39,6 +39,35 @@ while not all(other.exists() for other in others):
     time.sleep(0.01)
 """
 """Ends well only where all run at the same time."""
+
+
+NO_RESULT_DEPENDS_ON_THEM = {
+    # The command line and the loop over the stages
+    *("__init__.py", "__main__.py", "commands.py", "console.py", "explain.py", "passes.py"),
+    *("predict.py", "run.py", "stages/__init__.py", "upkeep.py", "finished.py"),
+    # What is done with results
+    *("debug.py", "layer_table.py", "roofline.py"),
+    # Recipes: what they say is in the keys
+    *("recipe.py", "recipe_loading.py", "recipe_problems.py", "recipe_tree.py"),
+    # Facts of the machine: those that count are in the keys
+    "provenance.py",
+    # How results are kept, and what goes wrong
+    *("allocator.py", "children.py", "disk.py", "errors.py", "interruption.py", "locks.py"),
+    *("manifest.py", "saves.py", "store.py"),
+}
+FOLDERS_APART = {"bench", "peers", "report"}
+
+
+def test_every_module_is_in_the_keys_or_decides_no_result() -> None:
+    listed = {name for one in STAGES for name in one.code}
+    modules = {path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py")}
+    apart = {
+        path.as_posix()
+        for path in modules
+        if path.as_posix() not in listed and path.parts[0] not in listed | FOLDERS_APART
+    }
+    assert apart == NO_RESULT_DEPENDS_ON_THEM
+    assert all((PACKAGE / name).exists() for name in listed)
 
 
 def stage(make: Make, **changes: Any) -> Stage:

@@ -89,12 +89,30 @@ def attempt(
         plan: of the faults, armed or not.
         signals: to send, each with seconds since the start or since the one before.
     """
-    began = time.monotonic()
+    return _followed(_started(arguments, folder, plan), folder, signals)
+
+
+def two_at_once(arguments: Sequence[str], folder: Path, plan: Plan) -> list[Attempt]:
+    """Run the same command twice, at the same time."""
+    folders = [folder / "one", folder / "other"]
+    numbers = [_started(arguments, place, plan) for place in folders]
+    return [_followed(number, place, ()) for number, place in zip(numbers, folders, strict=True)]
+
+
+def _started(arguments: Sequence[str], folder: Path, plan: Plan) -> int:
+    folder.mkdir(exist_ok=True)
     number = os.fork()
     if number == 0:
         _be_the_command(arguments, folder, plan)
+    return number
+
+
+def _followed(
+    number: int, folder: Path, signals: Sequence[tuple[float, signal.Signals]]
+) -> Attempt:
+    """Send signals to a process when they are due, and wait for its end."""
+    began = since = time.monotonic()
     sent, due = None, list(signals)
-    since = began
     while True:
         ended, status = os.waitpid(number, os.WNOHANG)
         now = time.monotonic()
