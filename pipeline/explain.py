@@ -83,5 +83,7 @@ def _differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[s
         if name.startswith(("code.", "data", "checkpoint")):
             lines.append(f"{name}: changed")
         else:
-            lines.append(f"{name}: {before} before, {after} now")
+            # Parts of the recipe are called what they are called there.
+            shown = name.removeprefix("recipe.")
+            lines.append(f"{shown}: {before} before, {after} now")
     return lines

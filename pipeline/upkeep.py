@@ -90,7 +90,10 @@ def removable(out: Path, store: Path) -> list[Removable]:
 def remove(found: list[Removable]) -> None:
     """Remove what `removable` found."""
     for one in found:
-        shutil.rmtree(one.path, ignore_errors=True)
+        if one.path.is_dir() and not one.path.is_symlink():
+            shutil.rmtree(one.path, ignore_errors=True)
+        else:
+            one.path.unlink(missing_ok=True)
 
 
 def _used(out: Path) -> Iterator[Path]:
@@ -111,5 +114,6 @@ def _is_held(lock: Path) -> bool:
 
 
 def _removable(path: Path, why: str) -> Removable:
-    size = sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
+    files = [path] if path.is_symlink() or not path.is_dir() else path.rglob("*")
+    size = sum(file.lstat().st_size for file in files if file.is_symlink() or not file.is_dir())
     return Removable(path=path, size_bytes=size, why=why)

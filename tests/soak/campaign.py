@@ -303,7 +303,7 @@ def _stage(
 ) -> Iterator[Scene]:
     disk = folder / "disk"
     shutil.rmtree(folder, ignore_errors=True)
-    disk.mkdir(parents=True)
+    disk.mkdir(parents=True, exist_ok=True)
     with faults.small_disk(disk, _DISK_MEGABYTES) as on_tmpfs:
         yield Scene(
             formats=formats,

@@ -100,6 +100,8 @@ def preload(directory: Path) -> None:
 @contextmanager
 def small_disk(directory: Path, megabytes: int) -> Iterator[bool]:
     """Mount a tmpfs of so many megabytes at `directory`; yields whether that is allowed here."""
+    if directory.is_mount():  # of a soak that was killed
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)
     mounted = _mount("-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(directory))
     try:
         yield mounted

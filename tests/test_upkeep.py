@@ -1,0 +1,131 @@
+"""Runs are verified and stores are cleared: what is damaged is named, what is needed stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.finished import STAGES_FILE
+from pipeline.locks import held
+from pipeline.manifest import MANIFEST, seal
+from pipeline.recipe import load_recipes, resolved_yaml
+from pipeline.upkeep import removable, remove, verify
+from tests.cli import DEVICE_RECIPES
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """The output of one run, with two stage results, and one result that no run needs."""
+    for stage in ("train-1", "fold-2", "fold-3"):
+        place = tmp_path / ".store" / stage
+        place.mkdir(parents=True)
+        (place / "result").write_text(stage)
+        seal(place)
+    (recipe,) = load_recipes([DEVICE_RECIPES["onnx"]])
+    directory = tmp_path / "run"
+    directory.mkdir()
+    (directory / "model.onnx").write_text("a model")
+    (directory / "recipe.yaml").write_text(resolved_yaml(recipe))
+    (directory / "labels.txt").write_text("zero\n")
+    places = {"train": "../.store/train-1", "fold": "../.store/fold-2"}
+    (directory / STAGES_FILE).write_text(json.dumps(places))
+    seal(directory)
+    return tmp_path
+
+
+def test_a_whole_run(out: Path) -> None:
+    (out / "run" / "debug.csv").write_text("added since")
+    looked_at, faults = verify(out / "run")
+    assert {place.name for place in looked_at} == {"run", "train-1", "fold-2"}
+    assert faults == []
+
+
+@pytest.mark.parametrize(
+    ("damaged", "says"),
+    [
+        ("run/model.onnx", "model.onnx is not what was written"),
+        ("run/labels.txt", "labels.txt is not what was written"),
+        (".store/train-1/result", "result is not what was written"),
+        (f".store/fold-2/{MANIFEST}", "not an entry"),
+    ],
+)
+def test_every_damage_is_named(out: Path, damaged: str, says: str) -> None:
+    (out / damaged).write_text("another")
+    _, (fault,) = verify(out / "run")
+    assert says in fault
+    assert str((out / damaged).parent) in fault
+
+
+def test_lost_results_are_named(out: Path) -> None:
+    shutil.rmtree(out / ".store" / "train-1")
+    _, (fault,) = verify(out / "run")
+    assert fault == f"{out / '.store' / 'train-1'}: {MANIFEST} is missing"
+
+
+def names(out: Path) -> set[str]:
+    return {one.path.name for one in removable(out, out / ".store")}
+
+
+def left_over(out: Path) -> None:
+    """What killed processes leave."""
+    for name in (".making-fold-9-x", ".damaged-fold-9-y", ".old-fold-9-1", ".partial/train-9"):
+        (out / ".store" / name).mkdir(parents=True)
+        (out / ".store" / name / "part").write_bytes(bytes(1000))
+    (out / ".making-run").mkdir()
+    (out / ".store" / "images" / "kept").mkdir(parents=True)
+
+
+def test_what_no_run_needs_goes(out: Path) -> None:
+    left_over(out)
+    found = removable(out, out / ".store")
+    leftovers = {".making-fold-9-x", ".damaged-fold-9-y", ".old-fold-9-1", "train-9", ".making-run"}
+    assert {one.path.name for one in found} == {"fold-3", *leftovers}
+    assert {one.size_bytes for one in found if one.path.name in leftovers - {".making-run"}} == {
+        1000
+    }
+    remove(found)
+    assert names(out) == set()
+    assert verify(out / "run")[1] == []
+    assert (out / ".store" / "images" / "kept").is_dir()
+
+
+@pytest.fixture
+def busy(out: Path) -> Iterator[None]:
+    """A living process makes fold-9 and train-9, and publishes a run."""
+    locks = out / ".store" / ".locks"
+    with (
+        held(locks / "fold-9.json", lambda owner: None),
+        held(locks / "train-9.json", lambda owner: None),
+        held(locks / "publish-run.json", lambda owner: None),
+    ):
+        yield
+
+
+def test_what_a_living_process_works_on_stays(out: Path, busy: None) -> None:
+    left_over(out)
+    assert names(out) == {"fold-3"}
+
+
+def test_what_is_needed_must_be_known(out: Path) -> None:
+    (out / "run" / STAGES_FILE).write_text("{")
+    with pytest.raises(InputError, match=r"stages\.json: cannot be read .* run the recipe again"):
+        removable(out, out / ".store")
+    with pytest.raises(InputError, match="not a folder of runs"):
+        removable(out / "run", out / "run" / ".store")
+
+
+def test_a_link_is_removed_and_not_what_it_leads_to(out: Path, tmp_path_factory) -> None:  # type: ignore[no-untyped-def]
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "precious").write_text("x")
+    os.symlink(outside, out / ".store" / "fold-link")
+    (out / ".store" / "fold-file").write_text("a file where a folder belongs")
+    remove(removable(out, out / ".store"))
+    assert not os.path.lexists(out / ".store" / "fold-link")
+    assert not (out / ".store" / "fold-file").exists()
+    assert (outside / "precious").read_text() == "x"
