@@ -81,6 +81,13 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """Faults by the hundred and rubbish by the thousand; arguments after -- go to tests.soak."""
+    prepare(session)
+    run(session, "python", "-m", "tests.soak", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Time 224 x 224 files of a ResNeSt-50 beside torch and other tools' files of the same network.
 
