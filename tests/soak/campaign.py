@@ -241,14 +241,14 @@ def campaign(
     """
     struck: list[Disturbed] = []
     with _stage(formats, seed, known, folder, 1 / (len(kinds) + 1)) as scene:
-        damaged: set[Path] = set()
+        spoiled: set[Path] = set()
         for number, kind in enumerate(kinds):
             done, hit = KINDS[kind](scene)
             scene.plan.disarm()
-            problems = [f"attempt {number}, {kind}: {text}" for text in _ended(kind, done)]
+            problems = [f"attempt {number}, {kind}: {text}" for text in wrong_end(kind, done)]
             if kind == "newest file truncated" and hit:
-                damaged = _damaged(scene.out)
-            problems += [f"{path} is not whole" for path in _damaged(scene.out) - damaged]
+                spoiled = damaged(scene.out)
+            problems += [f"{path} is not whole" for path in damaged(scene.out) - spoiled]
             disturbed = Disturbed(
                 kind=kind,
                 formats=formats,
@@ -262,8 +262,8 @@ def campaign(
                 struck.append(disturbed)
             if done.status == 0:
                 break
-        at_the_end = [text for last in _undisturbed_end(scene) for text in _ended("", last)]
-        at_the_end += _differences(scene) + _upkeep(scene)
+        at_the_end = [text for last in _undisturbed_end(scene) for text in wrong_end("", last)]
+        at_the_end += differences(scene) + _upkeep(scene)
         if orphans_left(_SECONDS_TO_END):
             at_the_end.append("a child process still runs")
     for disturbed in struck:
@@ -325,7 +325,7 @@ def _undisturbed_end(scene: Scene) -> list[Attempt]:
     return [scene.run()]
 
 
-def _ended(kind: str, done: Attempt) -> list[str]:
+def wrong_end(kind: str, done: Attempt) -> list[str]:
     """What is wrong with how an attempt ended."""
     problems = []
     if done.status == -signal.SIGKILL and kind in _KILLS:
@@ -345,7 +345,7 @@ def _ended(kind: str, done: Attempt) -> list[str]:
     return problems
 
 
-def _damaged(out: Path) -> set[Path]:
+def damaged(out: Path) -> set[Path]:
     """Everything under a final name that is not whole."""
     found = {
         place
@@ -360,7 +360,7 @@ def _damaged(out: Path) -> set[Path]:
     return found
 
 
-def _differences(scene: Scene) -> list[str]:
+def differences(scene: Scene) -> list[str]:
     """What differs from the run that nothing disturbed."""
     problems = []
     for name, value in scene.known.files.items():
