@@ -1,4 +1,4 @@
-"""A few faults on the real command line, as `nox -s soak` has by the hundred; its checks can fail."""
+"""A few faults on the real command line, as `nox -s soak` has by the hundred; checks that fail."""
 
 from __future__ import annotations
 

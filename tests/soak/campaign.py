@@ -49,6 +49,7 @@ FORMATS = {
     "all": ["tflite", "onnx", "coreml"],
 }
 _NEVER_ALIKE = {"stage.json", "report.json", "report.md", "program.pt2", "float.pt2", MANIFEST}
+_NEVER_ALIKE |= {"run.log"}
 """What holds times, dates or random names, and the hashes of those."""
 
 _DISK_MEGABYTES = 400
