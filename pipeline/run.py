@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from pipeline.report.assemble import assemble
 from pipeline.report.write import combine, write_report
 from pipeline.stages import files, timing, training
 from pipeline.stages.context import Context
-from pipeline.store import LOCKS, MAKING, Result, Store, publish
+from pipeline.store import LOCKS, MAKING, RUN, Result, Store, publish
 
 STORE, IMAGES = ".store", "images"
 
@@ -178,6 +179,19 @@ def run_recipes(
         InputError: data, checkpoint or a figure of the recipe that turns out impossible.
         MismatchError: a result is not what went into it.
     """
+    at_work = out / STORE / LOCKS / f"{RUN}-{socket.gethostname()}-{os.getpid()}.json"
+    with held(at_work, lambda owner: None):
+        return _reports(recipes, out, console, fresh, allow_mismatch, until)
+
+
+def _reports(
+    recipes: Sequence[Recipe],
+    out: Path,
+    console: Console,
+    fresh: bool,
+    allow_mismatch: bool,
+    until: str | None,
+) -> list[tuple[Report, Path]]:
     wanted = stages_until(until)
     for stage in STAGES:
         for name in stage.code:

@@ -30,6 +30,8 @@ from pipeline.manifest import damage, flush, seal
 _KEY_LENGTH = 20
 _RECORD = "stage.json"
 LOCKS, PARTIAL = ".locks", ".partial"
+RUN = "run"
+"""What the names of the locks begin with that a run holds from its first stage to its last."""
 MAKING, OLD = ".making", ".old"
 _DAMAGED = ".damaged"
 

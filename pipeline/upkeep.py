@@ -12,7 +12,7 @@ from pipeline.errors import InputError
 from pipeline.finished import STAGES_FILE, open_runs
 from pipeline.locks import is_dead, owner_of
 from pipeline.manifest import damage
-from pipeline.store import LOCKS, MAKING, OLD, PARTIAL
+from pipeline.store import LOCKS, MAKING, OLD, PARTIAL, RUN
 
 _IMAGES = "images"
 
@@ -60,7 +60,7 @@ def removable(out: Path, store: Path) -> list[Removable]:
     """What a store holds that no run of `out` was made from and no living process works on.
 
     Results of runs that were stopped before they had a report count as not needed, too: removing
-    them costs time, never a right result.
+    them costs time, never a right result. While a run is at work, all results stay.
 
     Raises:
         InputError: there is no store.
@@ -68,15 +68,21 @@ def removable(out: Path, store: Path) -> list[Removable]:
     if not store.is_dir():
         raise InputError(f"{store}: not a folder of runs; give the folder that `run --out` named")
     used = {place.resolve() for place in _used(out)}
-    busy = {lock.stem for lock in (store / LOCKS).glob("*.json") if _is_held(lock)}
-    found = []
+    locks = {lock: _is_held(lock) for lock in sorted((store / LOCKS).glob("*.json"))}
+    busy = {lock.stem for lock, is_held in locks.items() if is_held}
+    running = any(name.startswith(f"{RUN}-") for name in busy)
+    found = [
+        _removable(lock, "of a process that has ended")
+        for lock, is_held in locks.items()
+        if not is_held
+    ]
     for path in sorted(store.iterdir()):
         if path.name in {LOCKS, PARTIAL, _IMAGES}:
             continue
         if path.name.startswith("."):
             if path.is_dir() and not any(name in path.name for name in busy):
                 found.append(_removable(path, "left over or set aside"))
-        elif path.resolve() not in used and path.name not in busy:
+        elif path.resolve() not in used and not running:  # of any result that is there already
             found.append(_removable(path, "no run was made from it"))
     for path in sorted((store / PARTIAL).glob("*")):
         if path.name not in busy:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,6 +112,26 @@ def busy(out: Path) -> Iterator[None]:
 def test_what_a_living_process_works_on_stays(out: Path, busy: None) -> None:
     left_over(out)
     assert names(out) == {"fold-3"}
+
+
+def test_results_stay_while_a_run_is_at_work(out: Path) -> None:
+    left_over(out)
+    with held(out / ".store" / ".locks" / "run-here-1.json", lambda owner: None):
+        assert "fold-3" not in names(out)
+        assert ".damaged-fold-9-y" in names(out)
+    assert "fold-3" in names(out)
+
+
+def test_locks_of_ended_processes_go(out: Path) -> None:
+    lock = out / ".store" / ".locks" / "fold-9.json"
+    with held(lock, lambda owner: None):
+        owner = json.loads(lock.read_text())
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    lock.write_text(json.dumps(owner | {"pid": ended.pid}))
+    assert "fold-9.json" in names(out)
+    remove(removable(out, out / ".store"))
+    assert not lock.exists()
 
 
 def test_what_is_needed_must_be_known(out: Path) -> None:
