@@ -259,6 +259,8 @@ def quantize(context: Context, inputs: Inputs, out: Path) -> Facts:
     torch.manual_seed(recipe.seed)
     graph = quantized_graph(context, small_model(context, inputs))
     calibrate(context, graph)
+    qat.refuse_bad_grids(graph)
+    silent = qat.silent_layers(graph)
     qat.merge_rounding(graph)
     schedule = qat.Schedule(graph, recipe.qat.milestones)
     zeros = zero_masks(graph) if recipe.sparsify is not None else {}
@@ -279,4 +281,4 @@ def quantize(context: Context, inputs: Inputs, out: Path) -> Facts:
     qat.set_training(graph, False)
     qat.refuse_bad_grids(graph)
     save_checkpoint(graph.state_dict(), out / WEIGHTS, None)
-    return {}
+    return {"silent": silent}
