@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pipeline.calibration import check_calibration
 from pipeline.children import Children
 from pipeline.collapse import refuse_collapse
 from pipeline.console import tracked
@@ -238,7 +239,7 @@ def _prepared(
         key = (recipe.data.model_dump_json(), side)
         if key not in datasets:
             datasets[key] = load_dataset(recipe.data, side, cache=store / IMAGES)
-            for note in datasets[key].notes:
+            for note in (*datasets[key].notes, *check_calibration(datasets[key])):
                 console.print(note, highlight=False)
         context = Context(
             recipe=recipe,
