@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+_STDIN = 0
 CHILD_BYTES = 3 * 2**30
 """Memory that the largest child takes: TensorFlow's converter on an unpruned ResNeSt-50."""
 
@@ -59,7 +59,8 @@ def end_with_parent() -> None:
     """In a child of `Children`: end as soon as the parent is gone, were it killed."""
 
     def wait() -> None:
-        while sys.stdin.buffer.read(1):
+        # Not sys.stdin: its lock would still be held where Python ends, which then aborts.
+        while os.read(_STDIN, 1):
             pass
         os._exit(1)
 
