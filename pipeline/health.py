@@ -14,6 +14,14 @@ from torch import Tensor, nn
 from pipeline.errors import InputError, listed
 
 _STATISTICS = ("running_mean", "running_var")
+_REVIVING = {
+    "model.checkpoint": "take another checkpoint",
+    "train": "lower train.learning_rate or train.weight_decay",
+    "prune.finetune": "remove less, or lower learning_rate or weight_decay in prune.finetune",
+    "sparsify.train": "lower sparsify.sparsity, or set sparsify.scope to layer",
+    "qat.train": "lower qat.train.learning_rate or qat.train.weight_decay",
+}
+"""What to change where a layer is left without weights, by the part of the recipe that did it."""
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str:
@@ -67,20 +75,20 @@ def dead_layers(model: nn.Module) -> list[str]:
     ]
 
 
-def refuse_dead(part: str, model: nn.Module, fix: str) -> None:
+def refuse_dead(part: str, model: nn.Module) -> None:
     """Stop where a layer has no weight but zero: nothing of its input passes.
 
     Args:
-        part: of the recipe that made the network what it is.
+        part: of the recipe that made the network what it is: `model.checkpoint` or a training.
         model: a module or an exported graph.
-        fix: what to change.
 
     Raises:
         InputError: names the layers.
     """
     if dead := dead_layers(model):
         raise InputError(
-            f"{part}: all weights of {listed(dead)} are zero, so that nothing passes there; {fix}"
+            f"{part}: all weights of {listed(dead)} are zero, so that nothing passes there; "
+            f"{_REVIVING[part]}"
         )
 
 

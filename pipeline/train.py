@@ -25,13 +25,6 @@ from pipeline.saves import Saves, State
 
 _EVALUATION_BATCH, _EVALUATION_PIXELS = 64, 2**19
 
-_GENTLER = "lower its learning_rate or weight_decay"
-_REVIVE = {
-    "prune.finetune": "remove less, or lower prune.finetune.learning_rate or weight_decay",
-    "sparsify.train": "lower sparsify.sparsity, or set sparsify.scope to layer",
-}
-"""What to change where a training left a layer without weights, by its part of the recipe."""
-
 
 def evaluation_batch(side: int) -> int:
     """Images of `side` pixels that are run at once: few large ones, so that caches hold them."""
@@ -222,7 +215,7 @@ def fit(
         for _ in range(len(progress.curve), config.epochs):
             _epoch(training, progress, asked)
     _refuse_bad_weights(training)
-    refuse_dead(training.hooks.part, model, _REVIVE.get(training.hooks.part, _GENTLER))
+    refuse_dead(training.hooks.part, model)
     training.hooks.set_training(model, False)
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return progress.curve

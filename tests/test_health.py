@@ -130,7 +130,7 @@ def test_a_layer_without_weights_is_named() -> None:
     assert dead_layers(model) == []
     model.start_as_identity()
     assert dead_layers(model) == [], "trainings begin with factors of zero"
-    refuse_dead("train", model, "")
+    refuse_dead("train", model)
     model.get_parameter(f"{CONVOLUTION}.weight").data.zero_()
     model.get_parameter("fc.weight").data.zero_()
     assert dead_layers(model) == [CONVOLUTION, "fc"]
@@ -148,9 +148,10 @@ def test_a_quantized_graph_without_weights_is_named() -> None:
 @pytest.mark.parametrize(
     ("part", "fix"),
     [
-        ("train", "lower its learning_rate or weight_decay"),
-        ("prune.finetune", "remove less, or lower prune.finetune.learning_rate or weight_decay"),
+        ("train", "lower train.learning_rate or train.weight_decay"),
+        ("prune.finetune", "remove less, or lower learning_rate or weight_decay in prune.finetune"),
         ("sparsify.train", "lower sparsify.sparsity, or set sparsify.scope to layer"),
+        ("qat.train", "lower qat.train.learning_rate or qat.train.weight_decay"),
     ],
 )
 def test_a_training_that_leaves_a_layer_without_weights_is_refused(part: str, fix: str) -> None:

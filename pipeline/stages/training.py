@@ -100,7 +100,7 @@ def train(context: Context, inputs: Inputs, out: Path) -> Facts:
     model = build(recipe.model, len(context.dataset.classes))
     if recipe.model.checkpoint is not None:
         load_checkpoint(model, Path(recipe.model.checkpoint), context.dataset.classes)
-        refuse_dead("model.checkpoint", model, "take another checkpoint")
+        refuse_dead("model.checkpoint", model)
     else:
         model.start_as_identity()
         write_json(out / CURVE, _fit(context, model, "train", recipe.train, Hooks()))
