@@ -1,5 +1,11 @@
 """The errors that end a command with one message instead of a traceback."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+_LISTED = 5
+
 
 class InputError(Exception):
     """Bad recipe, data, checkpoint or argument; the command line ends with exit code 2.
@@ -13,3 +19,11 @@ class MismatchError(Exception):
 
     Not the user's mistake, but theirs to see: a wrong file must not be shipped.
     """
+
+
+def listed(items: Iterable[object]) -> str:
+    """The first few and how many more, for a message: `a, b, c, d, e and 7 more`."""
+    texts = [str(item)[:120] for item in items]
+    texts = [text if text.isprintable() else repr(text) for text in texts]
+    more = len(texts) - _LISTED
+    return ", ".join(texts[:_LISTED]) + (f" and {more} more" if more > 0 else "")

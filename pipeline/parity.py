@@ -161,6 +161,16 @@ def output_misses(compared: Compared, limits: Limits) -> list[str]:
     return misses
 
 
+def finite_misses(logits: Logits) -> list[str]:
+    """Which sets have logits that are NaN or infinite, and how many images; [] if none has."""
+    bad = {name: (~found.isfinite()).any(1) for name, found in logits.items()}
+    return [
+        f"the logits of {int(rows.sum())} of {len(rows)} images of {name} are NaN or infinite"
+        for name, rows in bad.items()
+        if rows.any()
+    ]
+
+
 def file_misses(facts: FileFacts, exact: ScalesExact | None) -> list[str]:
     """What an int8 file says of itself that is not as it must be; [] for a float file."""
     misses = []

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from pipeline.allocator import keep_freed_memory
 from pipeline.children import at_once
+from pipeline.errors import listed
 from pipeline.provenance import TOOLS, host_info
 from pipeline.recipe import Recipe
 from pipeline.stages.context import Context, Inputs
@@ -231,6 +232,8 @@ def _announce(console: Console, label: str, result: Result) -> None:
         parts.append(f"{facts['sparsity']:.1%} of the weights zero")
     if attempts := facts.get("pruning", {}).get("attempts"):
         parts.append(f"time of a file {attempts[-1]['measured']:.3f} of the unpruned one's")
+    if silent := facts.get("silent"):
+        parts.append(f"zero for every calibration image: {listed(silent)}")
     if facts.get("top1") is not None:
         parts.append(f"top-1 {facts['top1']:.2%}")
     console.print(f"  {label} {', '.join(parts)}", highlight=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -179,15 +180,71 @@ def refuse_bad_grids(graph: fx.GraphModule) -> None:
     """Stop on a grid that cannot be right.
 
     Raises:
-        InputError: a scale is not finite, or a tensor was never observed.
+        InputError: a scale is not above zero and finite, or is not so as a float16 number, which
+            every scale has to be; or a tensor was never observed. Names what is rounded.
     """
-    for name, module in graph.named_modules():
-        if isinstance(module, FakeQuantizeBase):
-            scale, _ = module.calculate_qparams()
-            low = getattr(module, "low", torch.tensor(0.0))
-            observed = isinstance(module, FixedFakeQuantize) or bool(torch.isfinite(low))
-            if not torch.isfinite(scale).all() or not observed:
-                raise InputError(
-                    f"quantization: {name} has no usable range; check the calibration images "
-                    "and qat.train (at least one epoch is needed)"
-                )
+    rounded = _what_is_rounded(graph)
+    for name, module in _fake_quantizes(graph):
+        scales, _ = module.calculate_qparams()
+        halves = scales.half()
+        usable = halves.isfinite() & (halves > 0)
+        low = getattr(module, "low", torch.tensor(0.0))
+        if not usable.all():
+            first = float(scales[~usable][0])
+            why = (
+                f"{int((~usable).sum())} of {len(scales)} scales of {rounded.get(name, name)} are "
+                f"no float16 numbers above 0 (the first is {first:g})"
+            )
+        elif not isinstance(module, FixedFakeQuantize) and not torch.isfinite(low):
+            why = f"nothing was seen of {rounded.get(name, name)}"
+        else:
+            continue
+        raise InputError(
+            f"quantization: {name} has no usable range; {why}; check the calibration images and "
+            "qat.train (at least one epoch is needed)"
+        )
+
+
+def silent_layers(graph: fx.GraphModule) -> list[str]:
+    """What was zero for every image that a graph has been calibrated with, and nothing else.
+
+    Such a layer counts for nothing, and is often a ReLU that training has driven below zero for
+    good. Blocks can do without: their shortcuts go on.
+
+    Args:
+        graph: calibrated and not yet trained, since observers forget the calibration in training.
+    """
+    rounded = _what_is_rounded(graph)
+    return [
+        rounded.get(name, name)
+        for name, module in _fake_quantizes(graph)
+        if isinstance(module, ActivationFakeQuantize)
+        and float(module.low) == float(module.high) == 0.0
+    ]
+
+
+def _fake_quantizes(graph: fx.GraphModule) -> list[tuple[str, Any]]:
+    """Every module that rounds, by its name."""
+    modules = graph.named_modules()
+    return [(name, module) for name, module in modules if isinstance(module, FakeQuantizeBase)]
+
+
+def _what_is_rounded(graph: fx.GraphModule) -> dict[str, str]:
+    """What each module that rounds is given, in words, by the module's name."""
+    words: dict[str, str] = {}
+    for node in [n for n in graph.graph.nodes if n.op == "call_module"]:
+        source = node.args[0]
+        if source.op == "get_attr":
+            text = f"the weights of {source.target.removesuffix('.weight')}"
+        elif source.op == "placeholder":
+            text = "the images"
+        else:
+            # The modules of the exported network that hold the operation, the innermost last.
+            path = [name for name, _ in source.meta.get("nn_module_stack", {}).values()]
+            text = (
+                f"the output of {path[-1] or 'the network'} ({source.name})"
+                if path
+                else source.name
+            )
+        words.setdefault(str(node.target), text)
+    return words

@@ -444,6 +444,19 @@ class SaveConfig(_Part):
     steps: Annotated[int, Field(ge=1)] | None = None
 
 
+class GuardConfig(_Part):
+    """Where a run stops because a stage went wrong, not because a budget is missed.
+
+    Changing it makes no stage anew: a run that was stopped goes on from the result it had.
+
+    Attributes:
+        accuracy_drop_pt: most percentage points of top-1, on the first test set, that a stage may
+            lie below the best stage before it; null lets every stage pass.
+    """
+
+    accuracy_drop_pt: Annotated[float, Field(gt=0, le=100)] | None = 30.0
+
+
 class Recipe(_Part):
     """One run for one target device.
 
@@ -468,6 +481,7 @@ class Recipe(_Part):
     budgets: BudgetsConfig = BudgetsConfig()
     measure: MeasureConfig = MeasureConfig()
     save: SaveConfig = SaveConfig()
+    guard: GuardConfig = GuardConfig()
 
     @field_validator("train", "prune", "sparsify")
     @classmethod

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pipeline.calibration import check_calibration
 from pipeline.children import Children
+from pipeline.collapse import refuse_collapse
 from pipeline.console import tracked
 from pipeline.data import Dataset, load_dataset
 from pipeline.errors import InputError, MismatchError
@@ -149,6 +151,10 @@ STAGES = (
 """The pipeline. Reporting is what is done with the last results."""
 
 
+_OF_THE_FILE = ("verify", "measure")
+"""The stages that judge the exported file."""
+
+
 def run_recipes(
     recipes: Sequence[Recipe],
     out: Path,
@@ -248,7 +254,7 @@ def _prepared(
         key = (recipe.data.model_dump_json(), side)
         if key not in datasets:
             datasets[key] = load_dataset(recipe.data, side, cache=store / IMAGES)
-            for note in datasets[key].notes:
+            for note in (*datasets[key].notes, *check_calibration(datasets[key])):
                 console.print(note, highlight=False)
         context = Context(
             recipe=recipe,
@@ -256,9 +262,20 @@ def _prepared(
             tracked=partial(tracked, console),
             children=children,
         )
-        gate = (lambda result: None) if allow_mismatch else partial(refuse_mismatch, recipe)
-        runs.append(Run(context=context, gate=gate))
+        results: dict[str, Result] = {}
+        gate = partial(_judged, recipe, results, allow_mismatch)
+        runs.append(Run(context=context, gate=gate, results=results))
     return runs
+
+
+def _judged(
+    recipe: Recipe, results: dict[str, Result], allow_mismatch: bool, result: Result
+) -> None:
+    """Stop after a result that is not to be gone on from."""
+    if allow_mismatch and result.stage in _OF_THE_FILE:
+        return  # whoever wants a file that answers otherwise wants one that answers worse
+    refuse_mismatch(recipe, result)
+    refuse_collapse(recipe, results, result)
 
 
 def _reported(run: Run, out: Path) -> tuple[Report, Path]:

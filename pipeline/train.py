@@ -16,6 +16,7 @@ from torch.nn import functional
 from pipeline.allocator import keep_freed_memory
 from pipeline.data import Dataset, Images, batches
 from pipeline.errors import InputError
+from pipeline.health import calmer, refuse_bad_logits, refuse_dead, refuse_not_finite
 from pipeline.interruption import Interrupted, deferred
 from pipeline.provenance import cpu_flags
 from pipeline.recipe import TrainConfig
@@ -47,6 +48,7 @@ class Hooks:
     """What a stage adds to the loop.
 
     Attributes:
+        part: of the recipe that the training follows, for errors.
         watch: called after every step, for the progress bar.
         before_step: called with (step, steps) before every step.
         after_backward: called when a step's gradients are there and no weight has changed yet.
@@ -60,6 +62,7 @@ class Hooks:
         set_state: takes that back.
     """
 
+    part: str = "train"
     watch: Callable[[Step], None] = lambda step: None
     before_step: Callable[[int, int], None] = lambda step, steps: None
     after_backward: Callable[[], None] = lambda: None
@@ -185,7 +188,8 @@ def fit(
         The learning curve: one {epoch, loss, accuracy, learning_rate} per epoch.
 
     Raises:
-        InputError: the loss is not finite; names the step.
+        InputError: the loss, weights or statistics are not finite, or all weights of a layer are
+            zero; names the step or the layer.
         Interrupted: SIGINT or SIGTERM came; the state is saved.
     """
     keep_freed_memory()
@@ -210,6 +214,8 @@ def fit(
     with deferred() as asked:
         for _ in range(len(progress.curve), config.epochs):
             _epoch(training, progress, asked)
+    _refuse_bad_weights(training)
+    refuse_dead(training.hooks.part, model)
     training.hooks.set_training(model, False)
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return progress.curve
@@ -273,7 +279,7 @@ def _epoch(training: _Training, progress: _Progress, asked: Callable[[], int | N
         for group in optimizer.param_groups:
             group["lr"] = progress.rate
         logits, loss = _step(training, images, labels)
-        _refuse_nan(loss, step, config)
+        _refuse_nan(loss, step, training)
         if config.clip_norm is not None:
             nn.utils.clip_grad_norm_(training.model.parameters(), config.clip_norm)
         hooks.after_backward()
@@ -309,6 +315,7 @@ def _save_or_stop(training: _Training, progress: _Progress, asked: int | None) -
     """Save where it is time to, at the end, and where the program was asked to end."""
     saves, last = training.saves, training.steps_per_epoch * training.config.epochs
     if saves is not None and (asked or progress.step == last or saves.due(progress.step)):
+        _refuse_bad_weights(training)  # which would be the state to go on from
         saves.save(progress.step, _state_of(training, progress))
     if asked is not None:
         raise Interrupted(asked)
@@ -341,12 +348,24 @@ def _step(training: _Training, images: Tensor, labels: Tensor) -> tuple[Tensor, 
     return logits.detach(), float(loss.detach())
 
 
-def _refuse_nan(loss: float, step: int, config: TrainConfig) -> None:
+def _refuse_nan(loss: float, step: int, training: _Training) -> None:
     if not math.isfinite(loss):
+        part = training.hooks.part
         raise InputError(
-            f"training: the loss became {loss} at step {step + 1} with learning_rate "
-            f"{config.learning_rate:g}; lower learning_rate or set clip_norm"
+            f"{part}: the loss became {loss} at step {step + 1} with learning_rate "
+            f"{training.config.learning_rate:g}; {calmer(part)}{_kept(training.saves)}"
         )
+
+
+def _refuse_bad_weights(training: _Training) -> None:
+    refuse_not_finite(training.hooks.part, training.model, _kept(training.saves))
+
+
+def _kept(saves: Saves | None) -> str:
+    """What a message says of the states of a training that went wrong."""
+    if saves is None or not any(saves.directory.glob("[0-9]*")):
+        return ""
+    return f"; the states saved before are kept in {saves.directory}"
 
 
 def predictions(predict: Callable[[Tensor], Tensor], images: Images, dataset: Dataset) -> Tensor:
@@ -368,14 +387,24 @@ def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
     )
 
 
-def evaluate(model: nn.Module, dataset: Dataset) -> dict[str, Accuracy]:
-    """Accuracy of a network on every test set; the network must be in evaluation mode."""
+def evaluate(model: nn.Module, dataset: Dataset, stage: str = "evaluation") -> dict[str, Accuracy]:
+    """Accuracy of a network on every test set; the network must be in evaluation mode.
+
+    Raises:
+        InputError: logits are not finite; names `stage`, the test set and the first layer.
+    """
     place = next(model.parameters()).device
 
     def predict(images: Tensor) -> Tensor:
         return model(images.to(place))  # type: ignore[no-any-return]
 
-    return {
-        name: accuracy(predictions(predict, images, dataset), images.labels)
-        for name, images in dataset.tests.items()
-    }
+    def image_at(images: Images, row: int) -> Tensor:
+        ((image, _),) = batches(images.take(torch.tensor([row])), 1, dataset)
+        return image.to(place)
+
+    found = {}
+    for name, images in dataset.tests.items():
+        logits = predictions(predict, images, dataset)
+        refuse_bad_logits(f"{stage}: test set {name}", logits, model, partial(image_at, images))
+        found[name] = accuracy(logits, images.labels)
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from pipeline import children
 from pipeline.children import CHILD_BYTES, Children, at_once, free_bytes
+from tests.cli import ROOT
 
 SLEEP = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
 
@@ -52,6 +54,26 @@ def test_the_exit_status_and_the_environment(tmp_path: Path) -> None:
     command = python("import os, sys; sys.exit(int(os.environ['STATUS']))")
     assert Children().run(command, os.environ | {"STATUS": "7"}) == 7
     assert Children().run(command, os.environ | {"STATUS": "0"}) == 0
+
+
+def test_a_child_that_would_end_with_its_parent_ends_well_by_itself() -> None:
+    code = (
+        "import time; from pipeline.children import end_with_parent as end; end(); time.sleep(.2)"
+    )
+    assert Children().run(python(code), os.environ | {"PYTHONPATH": str(ROOT)}) == 0
+
+
+def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    child = f"from pipeline.children import end_with_parent as end; end(); {SLEEP}"
+    parent = "import os, sys; from pipeline.children import Children; "
+    parent += "Children().run([sys.executable, '-c', *sys.argv[1:]], os.environ)"
+    environment, mark = os.environ | {"PYTHONPATH": str(ROOT)}, tmp_path / "child"
+    with subprocess.Popen(python(parent, child, mark), env=environment) as process:
+        when(written(mark), process.kill).join()
+    deadline = time.monotonic() + 10
+    while is_alive(int(mark.read_text())) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_alive(int(mark.read_text()))
 
 
 def test_all_that_run_are_ended_and_no_more_are_started(tmp_path: Path) -> None:

@@ -379,6 +379,7 @@ def test_weights_that_are_not_finite(model: ResNeSt, tmp_path: Path, value: floa
     state["layer2.0.conv1.weight"][1, 2] = value
     message = mismatch(model, state, tmp_path)
     assert message.startswith("NaN or infinity in layer2.0.conv1.weight;")
+    assert "; 1 of its 2048 values; train again" in message
 
 
 def test_weights_too_large_for_the_models_precision(model: ResNeSt, tmp_path: Path) -> None:

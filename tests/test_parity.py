@@ -74,6 +74,16 @@ def test_not_a_number_is_a_miss(bad: float) -> None:
         assert parity.output_misses(compared, parity.Limits())
 
 
+def test_logits_that_are_not_finite_are_counted_by_set() -> None:
+    logits = {"day": torch.zeros(3, 2), "night": torch.zeros(4, 2)}
+    assert parity.finite_misses(logits) == []
+    logits["night"][1:3, 0] = torch.tensor([math.nan, -math.inf])
+    logits["night"][1, 1] = math.inf
+    assert parity.finite_misses(logits) == [
+        "the logits of 2 of 4 images of night are NaN or infinite"
+    ]
+
+
 def test_limits_hold_exactly() -> None:
     wanted = torch.arange(100.0)[:, None] * torch.tensor([1.0, -1.0])
     for p99, passes in ((2, True), (3, False)):

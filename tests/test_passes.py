@@ -54,6 +54,8 @@ NO_RESULT_DEPENDS_ON_THEM = {
     # How results are kept, and what goes wrong
     *("allocator.py", "children.py", "disk.py", "errors.py", "interruption.py", "locks.py"),
     *("manifest.py", "saves.py", "store.py"),
+    # What only refuses
+    *("calibration.py", "collapse.py", "health.py"),
 }
 FOLDERS_APART = {"bench", "peers", "report"}
 

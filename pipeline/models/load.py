@@ -11,7 +11,7 @@ import os
 import re
 import uuid
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, listed
+from pipeline.health import not_finite
 from pipeline.models.resnest import NAMED, ResNeSt, ResNeStConfig
 from pipeline.recipe import ModelConfig
 
@@ -31,7 +32,6 @@ WEIGHTS = "weights.safetensors"
 SUFFIXES = (".safetensors", ".pt", ".pth")
 _WRAPPERS = ("state_dict", "model")
 _HEAD = ("fc.weight", "fc.bias")
-_LISTED = 5
 
 
 def build(config: ModelConfig, num_classes: int) -> ResNeSt:
@@ -144,15 +144,13 @@ def load_checkpoint(model: ResNeSt, path: Path, classes: Sequence[str] | None = 
     if problem := _mismatch(state, wanted, classes):
         raise InputError(f"{path}: {problem}")
     cast = {key: value.to(wanted[key].dtype) for key, value in state.items()}
-    if broken := [key for key, value in cast.items() if not value.isfinite().all()]:
-        raise InputError(
-            f"{path}: NaN or infinity in {_listed(broken)}; train again or take an earlier one"
-        )
+    if broken := not_finite(cast):
+        raise InputError(f"{path}: {broken}; train again or take an earlier one")
     saved = _saved_classes(path)
     if classes is not None and saved is not None and saved != list(classes):
         raise InputError(
-            f"{path}: was trained on the classes {_listed(saved)}, the data has "
-            f"{_listed(classes)}; order counts; use the checkpoint of this data"
+            f"{path}: was trained on the classes {listed(saved)}, the data has "
+            f"{listed(classes)}; order counts; use the checkpoint of this data"
         )
     model.load_state_dict(cast)
 
@@ -180,14 +178,6 @@ def _fits(found: Tensor, wanted: Tensor) -> bool:
     ) and not found.is_complex()
 
 
-def _listed(items: Iterable[object]) -> str:
-    """The first few and how many more: `a, b, c, d, e and 7 more`."""
-    texts = [str(item)[:120] for item in items]
-    texts = [text if text.isprintable() else repr(text) for text in texts]
-    more = len(texts) - _LISTED
-    return ", ".join(texts[:_LISTED]) + (f" and {more} more" if more > 0 else "")
-
-
 def _mismatch(
     state: dict[str, Tensor], wanted: dict[str, Tensor], classes: Sequence[str] | None
 ) -> str:
@@ -200,7 +190,7 @@ def _mismatch(
     if not missing and not unexpected and set(wrong) == set(_HEAD):
         found, need = state["fc.weight"].shape, wanted["fc.weight"].shape
         if len(found) == 2 and found[1] == need[1] and found[:1] == state["fc.bias"].shape:
-            names = f" ({_listed(classes)})" if classes else ""
+            names = f" ({listed(classes)})" if classes else ""
             return (
                 f"was trained for {found[0]} classes, the data has {need[0]}{names}; all else "
                 "fits; use a checkpoint trained on this data's classes, or data with the "
@@ -208,7 +198,7 @@ def _mismatch(
             )
     shapes = [f"{key} is {_shape(state[key])} not {_shape(wanted[key])}" for key in wrong]
     groups = {"missing": missing, "unexpected": unexpected, "wrong shape": shapes}
-    lines = [f"{name} ({len(keys)}): {_listed(keys)}" for name, keys in groups.items() if keys]
+    lines = [f"{name} ({len(keys)}): {listed(keys)}" for name, keys in groups.items() if keys]
     return "\n  ".join(["does not fit the model of the recipe", *lines, _closest(state)])
 
 

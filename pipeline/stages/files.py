@@ -70,7 +70,8 @@ def fold(context: Context, inputs: Inputs, out: Path) -> Facts:
     logits = measure.program_logits(folded, dataset)
     torch.save(logits, out / LOGITS)
     found = parity.compare_logits({CALIBRATION: logits[CALIBRATION]}, expected, _step(folded))
-    if misses := parity.output_misses(found, parity.FOLDED):
+    misses = [*parity.finite_misses(logits), *parity.output_misses(found, parity.FOLDED)]
+    if misses:
         raise MismatchError(
             f"{context.recipe.name}: the folded program does not answer as the trained network "
             f"does: {'; '.join(misses)}; this is a fault of PocketNest, please report it"
@@ -129,6 +130,7 @@ def verify(context: Context, inputs: Inputs, out: Path) -> Facts:
     )
     misses = [
         *parity.file_misses(found, exact),
+        *parity.finite_misses(logits),
         *parity.output_misses(compared, parity.FILE[recipe.target.format]),
         *parity.layer_misses(traced),
     ]

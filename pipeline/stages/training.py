@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from pipeline import latency, measure, qat
 from pipeline.data import batches
 from pipeline.distill import distillation
+from pipeline.health import refuse_dead
 from pipeline.models.branches import branch_form
 from pipeline.models.count import count
 from pipeline.models.load import WEIGHTS, build, load_checkpoint, save_checkpoint
@@ -99,6 +100,7 @@ def train(context: Context, inputs: Inputs, out: Path) -> Facts:
     model = build(recipe.model, len(context.dataset.classes))
     if recipe.model.checkpoint is not None:
         load_checkpoint(model, Path(recipe.model.checkpoint), context.dataset.classes)
+        refuse_dead("model.checkpoint", model)
     else:
         model.start_as_identity()
         write_json(out / CURVE, _fit(context, model, "train", recipe.train, Hooks()))
@@ -110,7 +112,7 @@ def baseline(context: Context, inputs: Inputs, out: Path) -> Facts:
     """Accuracy, size and latency of the float network on this machine's best device."""
     recipe, place = context.recipe, device()
     model = float_model(context, inputs).to(place)
-    accuracy = evaluate(model, context.dataset)
+    accuracy = evaluate(model, context.dataset, "baseline")
     counts = count(model, recipe.model.input_size)
     image = measure.first_image(context.dataset).to(place)
     timed = measure.interleaved(
@@ -142,7 +144,7 @@ def prune(context: Context, inputs: Inputs, out: Path) -> Facts:
     return facts | {
         "params": counts.params,
         "macs": counts.macs,
-        "top1": first_top1(evaluate(model, context.dataset)),
+        "top1": first_top1(evaluate(model, context.dataset, "prune")),
     }
 
 
@@ -217,7 +219,8 @@ def _finetune(
     title = "fine-tune" if config.steps == 1 else f"fine-tune {step}/{config.steps}"
     with _taught(context, inputs, model, config.distill) as adjust_loss:
         finetune = config.finetune.model_copy(update=shorter)
-        return _fit(context, model, title, finetune, Hooks(adjust_loss=adjust_loss))
+        hooks = Hooks(part="prune.finetune", adjust_loss=adjust_loss)
+        return _fit(context, model, title, finetune, hooks)
 
 
 def sparsify(context: Context, inputs: Inputs, out: Path) -> Facts:
@@ -230,6 +233,7 @@ def sparsify(context: Context, inputs: Inputs, out: Path) -> Facts:
     sparsifier = Sparsifier(model, config, steps * config.train.epochs)
     with _taught(context, inputs, model, config.distill) as adjust_loss:
         hooks = Hooks(
+            part="sparsify.train",
             before_step=sparsifier.before_step,
             after_backward=sparsifier.after_backward,
             after_step=sparsifier.after_step,
@@ -245,7 +249,7 @@ def sparsify(context: Context, inputs: Inputs, out: Path) -> Facts:
     return {
         "sparsity": sparsity(model),
         "left_out": list(sparsifier.left_out),
-        "top1": first_top1(evaluate(model, context.dataset)),
+        "top1": first_top1(evaluate(model, context.dataset, "sparsify")),
     }
 
 
@@ -255,11 +259,14 @@ def quantize(context: Context, inputs: Inputs, out: Path) -> Facts:
     torch.manual_seed(recipe.seed)
     graph = quantized_graph(context, small_model(context, inputs))
     calibrate(context, graph)
+    qat.refuse_bad_grids(graph)
+    silent = qat.silent_layers(graph)
     qat.merge_rounding(graph)
     schedule = qat.Schedule(graph, recipe.qat.milestones)
     zeros = zero_masks(graph) if recipe.sparsify is not None else {}
     with _taught(context, inputs, graph, recipe.qat.distill) as adjust_loss:
         hooks = Hooks(
+            part="qat.train",
             before_step=schedule.before_step,
             after_step=keep_zeros(graph, zeros),
             adjust_loss=adjust_loss,
@@ -274,4 +281,4 @@ def quantize(context: Context, inputs: Inputs, out: Path) -> Facts:
     qat.set_training(graph, False)
     qat.refuse_bad_grids(graph)
     save_checkpoint(graph.state_dict(), out / WEIGHTS, None)
-    return {}
+    return {"silent": silent}
