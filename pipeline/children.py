@@ -59,7 +59,8 @@ def end_with_parent() -> None:
     """In a child of `Children`: end as soon as the parent is gone, were it killed."""
 
     def wait() -> None:
-        while sys.stdin.buffer.read(1):
+        # Not through sys.stdin: its lock, held while reading, stops the interpreter from ending.
+        while os.read(0, 1):
             pass
         os._exit(1)
 
