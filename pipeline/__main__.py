@@ -12,13 +12,14 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.errors import InputError, MismatchError
+from pipeline.errors import InputError, MismatchError, printable
 from pipeline.interruption import Interrupted, cleanly_interruptible
 
 OK, INTERNAL_ERROR, BAD_INPUT, BUDGET_MISSED = 0, 1, 2, 3
 
 _USERS_OS_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR}
-"""Output directories that are full, forbidden, read-only or not directories."""
+"""Output directories that are full, forbidden, read-only or not directories: the user's to mend,
+even where the error does not say which file it is about."""
 
 EPILOG = """\
 exit codes: 0 all budgets met, 1 internal error, 2 bad input, 3 a budget is missed
@@ -209,10 +210,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         with cleanly_interruptible():
             return _COMMANDS[arguments.command](arguments)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return BAD_INPUT
     except MismatchError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return INTERNAL_ERROR
     except Interrupted as signal:
         print(
@@ -221,8 +222,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 128 + signal.number
     except OSError as error:
-        if error.errno in _USERS_OS_ERRORS:
-            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        # A file that is none, a link that leads nowhere: what is wrong is on the disk, not here.
+        if error.errno in _USERS_OS_ERRORS or error.filename is not None:
+            print(f"error: {printable(error.filename)}: {error.strerror}", file=sys.stderr)
             return BAD_INPUT
         traceback.print_exc()
         return INTERNAL_ERROR

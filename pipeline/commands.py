@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.console import third_party_output_to, tracked
+from pipeline.errors import printable
 from pipeline.recipe import load_recipes
 from pipeline.records import Report, TargetResult
 
@@ -311,7 +312,7 @@ def verify(directory: Path) -> bool:
 
     places, faults = check(directory)
     for fault in faults:
-        print(f"damaged: {fault}")
+        print(f"damaged: {printable(fault)}")
     print(f"{len(places) - len(faults)} of {len(places)} directories are as they were written")
     return not faults
 
@@ -323,7 +324,7 @@ def gc(out: Path, *, dry_run: bool) -> None:
 
     found = removable(out, out / STORE)
     for one in found:
-        print(f"{one.size_bytes / 1e6:8.1f} MB  {one.path.name}: {one.why}")
+        print(f"{one.size_bytes / 1e6:8.1f} MB  {printable(one.path.name)}: {one.why}")
     total = sum(one.size_bytes for one in found) / 1e6
     if not dry_run:
         remove(found)

@@ -13,3 +13,13 @@ class MismatchError(Exception):
 
     Not the user's mistake, but theirs to see: a wrong file must not be shipped.
     """
+
+
+def printable(text: object) -> str:
+    """Text for a terminal: what names of files hold may not move its cursor or colour it."""
+    return "".join(
+        letter
+        if letter.isprintable() or letter == "\n"
+        else letter.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for letter in str(text)
+    )

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from tests.soak import sandbox
@@ -93,7 +94,9 @@ def play(kinds: Mapping[str, Kind], kind: str, number: int, root: Path) -> tuple
     return case, sandbox.run(case, place)
 
 
-def run(module: str, count: int, seed: int, workers: int, work: Path) -> Found:
+def run(
+    module: str, count: int, seed: int, workers: int, work: Path, only: str | None = None
+) -> Found:
     """Run the cases of a share that have not been run, and count all of them.
 
     Args:
@@ -102,11 +105,13 @@ def run(module: str, count: int, seed: int, workers: int, work: Path) -> Found:
         seed: of the share.
         workers: processes at the same time.
         work: folder of the cases and their outcomes; kept.
+        only: the kind of all cases; None draws it.
     """
     work.mkdir(parents=True, exist_ok=True)
+    import_module(module).prepare(work)
     context = multiprocessing.get_context("spawn")
     together = [
-        context.Process(target=_work, args=(module, count, seed, (part, workers), work))
+        context.Process(target=_work, args=(module, count, seed, (part, workers), work, only))
         for part in range(workers)
     ]
     for process in together:
@@ -118,9 +123,9 @@ def run(module: str, count: int, seed: int, workers: int, work: Path) -> Found:
     return counted(module, work, seed, count)
 
 
-def _work(module: str, count: int, seed: int, part: tuple[int, int], work: Path) -> None:
-    from importlib import import_module
-
+def _work(
+    module: str, count: int, seed: int, part: tuple[int, int], work: Path, only: str | None
+) -> None:
     fuzzer = import_module(module)
     mine, workers = part
     root = work / f"case-{seed}-{mine}"
@@ -129,11 +134,10 @@ def _work(module: str, count: int, seed: int, part: tuple[int, int], work: Path)
     left = [number for number in left if number not in done]
     if not left:
         return
-    fuzzer.prepare(work)
     sandbox.warm()
     with (work / f"progress-{seed}-{mine}.jsonl").open("a", encoding="utf-8") as progress:
         for number in left:
-            kind = draw(fuzzer.KINDS, number)
+            kind = only or draw(fuzzer.KINDS, number)
             case, outcome = play(fuzzer.KINDS, kind, number, root)
             line = {
                 "number": number,
@@ -190,14 +194,20 @@ def command_line(module: str, kinds: Mapping[str, Kind], argv: Sequence[str] | N
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("artifacts/soak") / module.split(".")[-1])
+    parser.add_argument("--only", choices=list(kinds), metavar="KIND")
     parser.add_argument("--replay", nargs=2, metavar=("KIND", "NUMBER"))
     arguments = parser.parse_args(argv)
     if arguments.replay is None:
-        found = run(module, arguments.count, arguments.seed, arguments.workers, arguments.work)
+        found = run(
+            module,
+            arguments.count,
+            arguments.seed,
+            arguments.workers,
+            arguments.work.absolute(),
+            arguments.only,
+        )
         print(found.text())
         return 1 if found.faults else 0
-    from importlib import import_module
-
     work: Path = arguments.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
     import_module(module).prepare(work)

@@ -191,10 +191,30 @@ def _extends(rng: random.Random, place: Place) -> Case:
             str(given / "base.yaml"),
             _FILE,
             "b.yaml",
+            "folder",
+            "pipe",
+            "link",
+            "loop",
+            "large",
+            "device",
+            "missing.yaml",
+            "",
+            ".",
+            "..",
+            "/",
+            "~/x",
+            "/dev/zero",
+            "/dev/stdin",
+            "/proc/self/mem",
+            "/proc/self/environ",
+            "/etc/shadow",
+            "base.yaml/x",
+            "/dev/fd/0",
+            "a" * 300,
+            "a/" * 3000,
+            rng.choice(TEXTS),
+            "chain0.yaml",
         )
-        + ("folder", "pipe", "link", "loop", "large", "device", "missing.yaml", "", ".", "..", "/")
-        + ("~/x", "/dev/zero", "/dev/stdin", "/proc/self/mem", "/proc/self/environ", "/etc/shadow")
-        + ("base.yaml/x", "/dev/fd/0", "a" * 300, "a/" * 3000, rng.choice(TEXTS), "chain0.yaml")
     )
     (given / "b.yaml").write_text(f"extends: {rng.choice((_FILE, 'b.yaml', 'base.yaml'))}\n")
     (given / "folder").mkdir()

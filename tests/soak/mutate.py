@@ -16,7 +16,21 @@ TEXTS = (
     *("", " ", "x", "..", ".", "/", "../x", "../../canary/file", "/etc/passwd", "~", "~root/x"),
     *("a/b", "a\\b", "-", "--help", "con", "%s%n", "{0}", "$HOME", "`id`", "a" * 300, "a" * 5000),
     *("\0", "a\0b", "\x1b[31mred", "\r\n", "a\nb", "\t", "\x7f", "\x85", "\u2028", "\ufeff"),
-    *("\u202e", "ａ", "é", "e\u0301", "😀", "0", "-1", "1e999", "nan", "null", "true", "[]", "{}"),
+    *(
+        "\u202e",
+        "\uff41",
+        "é",
+        "e\u0301",
+        "😀",
+        "0",
+        "-1",
+        "1e999",
+        "nan",
+        "null",
+        "true",
+        "[]",
+        "{}",
+    ),
 )
 """Texts that have broken programs: paths, terminals, formats, numbers that are none."""
 
@@ -104,9 +118,24 @@ _CHANGES: tuple[Callable[[bytearray, random.Random], None], ...] = (
 def rubbish(rng: random.Random) -> bytes:
     """A file that never was what it should be."""
     whole: bytes = rng.choice(
-        (b"", b"\0", b"\n", b"{}", b"[]", b"null", b"PK\x05\x06" + bytes(18), b"\xff" * 300)
-        + (b"<html>not found</html>", b"[" * 100_000, b'{"a":' * 50_000, b"\0" * 2**20)
-        + (rng.randbytes(rng.randrange(1, 2000)), b"9" * 5000, b'"\\ud800"', b"\x80\x02.")
+        (
+            b"",
+            b"\x00",
+            b"\n",
+            b"{}",
+            b"[]",
+            b"null",
+            b"PK\x05\x06" + bytes(18),
+            b"\xff" * 300,
+            b"<html>not found</html>",
+            b"[" * 100000,
+            b'{"a":' * 50000,
+            b"\x00" * 2**20,
+            rng.randbytes(rng.randrange(1, 2000)),
+            b"9" * 5000,
+            b'"\\ud800"',
+            b"\x80\x02.",
+        )
     )
     return whole
 
@@ -167,9 +196,20 @@ def damaged_json(content: bytes, rng: random.Random) -> bytes:
 def replace_by_oddity(path: Path, canary: Path, rng: random.Random) -> str:
     """Put something else in the place of a file or folder; returns what."""
     what = rng.choice(
-        ("nothing", "folder", "link to a file", "link to a folder", "link to nothing")
-        + ("link to itself", "pipe", "empty file", "link to a device", "large file", "file")
-        + ("moved out and linked",)
+        (
+            "nothing",
+            "folder",
+            "link to a file",
+            "link to a folder",
+            "link to nothing",
+            "link to itself",
+            "pipe",
+            "empty file",
+            "link to a device",
+            "large file",
+            "file",
+            "moved out and linked",
+        )
     )
     moved = canary / "moved"
     if what == "moved out and linked" and path.exists():

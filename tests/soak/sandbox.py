@@ -60,6 +60,11 @@ class Place:
         return self.root / "given"
 
     @property
+    def base(self) -> Path:
+        """What all cases of a share are made from; only read."""
+        return self.root.parent / "base"
+
+    @property
     def canary(self) -> Path:
         """Files that links and `..` lead to; nothing may change here."""
         return self.root / "canary"
@@ -131,12 +136,13 @@ class Outcome:
 def warm() -> None:
     """Import everything that a command may import, and run nothing that starts threads."""
     import ai_edge_litert.interpreter
-    import ai_edge_litert.schema_py_generated
+    import ai_edge_litert.schema_py_generated  # noqa: F401
     import coremltools.libmilstoragepython
-    import coremltools.proto.MIL_pb2
-    import onnxruntime
+    import coremltools.proto.MIL_pb2  # noqa: F401
+    import onnxruntime  # noqa: F401
     import PIL.Image
     import sklearn.datasets  # noqa: F401
+    import torch
 
     import pipeline.commands
     import pipeline.debug
@@ -149,6 +155,8 @@ def warm() -> None:
     from pipeline import run
     from pipeline.passes import code_hash
 
+    # What is drawn before the fork must start no threads: a forked child would wait for them.
+    torch.set_num_threads(1)
     PIL.Image.init()
     for stage in run.STAGES:
         for name in stage.code:
@@ -185,7 +193,7 @@ def run(
         memory_bytes: limit of resident memory, above what importing took.
     """
     before = place.state()
-    own_bytes = _resident_bytes(os.getpid())
+    own_bytes = _own_bytes()
     printed, said = (place.root.with_suffix(end) for end in (".printed", ".watched"))
     started = time.monotonic()
     with printed.open("wb") as output, said.open("wb") as watched:
@@ -290,6 +298,13 @@ def _resident_bytes(pid: int) -> int:
             return int(file.read().split()[1]) * resource.getpagesize()
     except (OSError, IndexError):
         return 0
+
+
+def _own_bytes() -> int:
+    """What a forked child has from the start: files that are mapped come later, by use."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        (line,) = (line for line in file if line.startswith("RssAnon:"))
+    return int(line.split()[1]) * 1024
 
 
 def _judged(case: Case, code: int, text: str, ended: str, too_large: bool) -> tuple[str, str]:

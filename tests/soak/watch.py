@@ -55,10 +55,12 @@ def watch(allowed: Sequence[Path], report: int) -> None:
             for at, folder_at in places:
                 folder = None if folder_at is None else args[folder_at]
                 real = _real(args[at], folder, follow=follow)
-                if real is not None and not may_write(real):
+                if real is None or may_write(real):
+                    continue
+                if event != "os.mkdir" or not os.path.lexists(real):  # else nothing comes of it
                     note(event, real)
         elif event == "subprocess.Popen":
-            if args[0] != sys.executable:
+            if args[0] not in (sys.executable, "git"):
                 note(event, args[:2])
         elif event in _PROGRAMS or event == "pickle.find_class":
             note(event, args)
