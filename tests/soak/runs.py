@@ -9,6 +9,7 @@ import random
 import shutil
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.manifest import MANIFEST, seal
@@ -237,6 +238,8 @@ def odd_place(rng: random.Random, place: Place) -> Case:
     combined = [out / "combined" / "report.json", out / "combined", run]
     path = rng.choice((rng.choice(inside), rng.choice(added), rng.choice(combined + stores)))
     replace_by_oddity(path, place.canary, rng)
+    # A run that is itself a link was named by the user: what it leads to is its folder.
+    allowed = (place.canary,) if path in (run, out / "combined") else ()
     sealed = path != run and path.name != MANIFEST and path.is_relative_to(run)
     if sealed and path not in added and rng.random() < 0.5:
         _seal_what_can_be(run)
@@ -244,8 +247,8 @@ def odd_place(rng: random.Random, place: Place) -> Case:
     names = (run.name, "combined", path.name, *_MODELS.values())
     if rng.random() < 0.3:
         argv = rng.choice((["verify", str(target)], ["gc", str(out)]))
-        return Case(argv=argv, names=(*names, out.name))
-    return command(rng, place, target, names)
+        return Case(argv=argv, names=(*names, out.name), allowed=allowed)
+    return replace(command(rng, place, target, names), allowed=allowed)
 
 
 def _seal_what_can_be(run: Path) -> None:

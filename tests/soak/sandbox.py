@@ -76,13 +76,16 @@ class Place:
         (self.canary / "file").write_text("as it was\n")
         (self.canary / "folder" / "file").write_text("as it was\n")
 
-    def state(self) -> dict[str, tuple[int, ...]]:
+    def state(self, left_out: Sequence[Path] = ()) -> dict[str, tuple[int, ...]]:
         """What would show a change outside of `out` and `tmp`, by path."""
         found = {}
+        out = tuple(map(str, left_out))
         for folder in (self.given, self.canary):
             for at, folders, files in os.walk(folder):
                 for name in (*folders, *files, "."):
                     path = os.path.join(at, name)
+                    if out and path.startswith(out):
+                        continue
                     s = os.lstat(path)
                     found[path] = (s.st_ino, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
         found["."] = (hash(tuple(sorted(os.listdir(self.root)))),)
@@ -98,12 +101,14 @@ class Case:
         names: what a refusal must name, one of them.
         must_refuse: whether success would be a fault.
         environment: more variables of the environment.
+        allowed: more folders that may be written to, because the arguments name them.
     """
 
     argv: Sequence[str]
     names: Sequence[str]
     must_refuse: bool = False
     environment: dict[str, str] = field(default_factory=dict)
+    allowed: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +197,7 @@ def run(
         seconds: time limit.
         memory_bytes: limit of resident memory, above what importing took.
     """
-    before = place.state()
+    before = place.state(case.allowed)
     own_bytes = _own_bytes()
     printed, said = (place.root.with_suffix(end) for end in (".printed", ".watched"))
     started = time.monotonic()
@@ -210,7 +215,7 @@ def run(
     kind, detail = _judged(case, code, text, ended, peak > memory_bytes)
     if seen:
         kind, detail = "wrote outside", seen
-    elif changed := _changes(before, place.state()):
+    elif changed := _changes(before, place.state(case.allowed)):
         kind, detail = "wrote outside", changed
     return Outcome(
         kind=kind, code=code, seconds=taken, peak_bytes=max(peak, 0), detail=detail, text=text
@@ -241,7 +246,7 @@ def _in_child(
         os.environ.update({"TMPDIR": str(place.tmp), "NO_COLOR": "1", "COLUMNS": "200"})
         os.environ.update(case.environment)
         _forget_tmpdir()
-        watch([place.out, place.tmp], watched)
+        watch([place.out, place.tmp, *case.allowed], watched)
         code = program(case.argv)
     except BaseException:
         traceback.print_exc()
