@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.disk import refusal
-from pipeline.errors import InputError, MismatchError
+from pipeline.errors import InputError, MismatchError, printable
 from pipeline.interruption import Interrupted, cleanly_interruptible
 
 OK, INTERNAL_ERROR, BAD_INPUT, BUDGET_MISSED = 0, 1, 2, 3
@@ -206,10 +206,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         with cleanly_interruptible():
             return _COMMANDS[arguments.command](arguments)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return BAD_INPUT
     except MismatchError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return INTERNAL_ERROR
     except Interrupted as signal:
         print(
@@ -219,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.number
     except Exception as error:
         if (refused := refusal(error)) is not None:
-            print(f"error: {refused}", file=sys.stderr)
+            print(f"error: {printable(refused)}", file=sys.stderr)
             return BAD_INPUT
         traceback.print_exc()
         return INTERNAL_ERROR

@@ -15,6 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.console import third_party_output_to, tracked
+from pipeline.errors import printable
+from pipeline.plain_files import content_of, refuse_to_write
 from pipeline.recipe import load_recipes
 from pipeline.records import Report, TargetResult
 
@@ -127,6 +129,8 @@ def bench(arguments: argparse.Namespace) -> bool:
             bars=bars,
             tracked=partial(tracked, console),
         )
+        refuse_to_write(out / "bench.json")
+        refuse_to_write(out / "bench.svg")
         write_json(found, out / "bench.json")
         write_plot(found, out / "bench.svg")
         show(found, console)
@@ -141,13 +145,13 @@ def predict(run_dir: Path, image: Path, top: int) -> None:
         InputError: no finished run, or no image that can be read.
     """
     from pipeline.finished import open_runs
-    from pipeline.image_files import image_files
+    from pipeline.image_files import MOST_BYTES, image_files
 
     runs = open_runs(run_dir)
     if str(image) == "-":
-        images = [("-", sys.stdin.buffer.read())]
+        images = [("-", sys.stdin.buffer.read(MOST_BYTES))]
     else:
-        images = [(str(file), file.read_bytes()) for file in image_files(image)]
+        images = [(str(file), content_of(file, MOST_BYTES)) for file in image_files(image)]
     with third_party_output_to(run_dir / LOG) as console:
         from pipeline.predict import predict
 
@@ -202,6 +206,7 @@ def debug(arguments: argparse.Namespace) -> None:
         console.print(table)
         console.print(_DEBUG_LEGEND, highlight=False)
         path: Path = arguments.csv or run.directory / "debug.csv"
+        refuse_to_write(path)
         write_csv(rows, path)
         console.print(f"all {len(rows)} layers: {path}", highlight=False)
 
@@ -311,7 +316,7 @@ def verify(directory: Path) -> bool:
 
     places, faults = check(directory)
     for fault in faults:
-        print(f"damaged: {fault}")
+        print(f"damaged: {printable(fault)}")
     print(f"{len(places) - len(faults)} of {len(places)} directories are as they were written")
     return not faults
 
@@ -319,12 +324,12 @@ def verify(directory: Path) -> bool:
 def gc(out: Path, *, dry_run: bool) -> None:
     """Remove what no run of a folder needs, and say what it was."""
     from pipeline.run import STORE
-    from pipeline.upkeep import removable, remove
+    from pipeline.upkeep import removable, remove_all
 
     found = removable(out, out / STORE)
     for one in found:
-        print(f"{one.size_bytes / 1e6:8.1f} MB  {one.path.name}: {one.why}")
+        print(f"{one.size_bytes / 1e6:8.1f} MB  {printable(one.path.name)}: {one.why}")
     total = sum(one.size_bytes for one in found) / 1e6
     if not dry_run:
-        remove(found)
+        remove_all(found)
     print(f"{total:.1f} MB {'could be freed' if dry_run else 'freed'}")

@@ -21,6 +21,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from pipeline.plain_files import refuse_to_write
+
 Advance = Callable[[int, str], None]
 """Called with (steps done so far, a short note such as the loss)."""
 
@@ -35,7 +37,9 @@ def third_party_output_to(log: Path) -> Iterator[Console]:
 
     Works on file descriptors, so native libraries and child processes are covered.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
+    if log != Path(os.devnull):
+        refuse_to_write(log)
+        log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     saved_out, saved_err = os.dup(1), os.dup(2)

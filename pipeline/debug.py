@@ -14,7 +14,7 @@ import torch
 from pipeline import program
 from pipeline.data import load_dataset, normalize, pixel_values
 from pipeline.errors import InputError
-from pipeline.finished import Finished
+from pipeline.finished import Finished, reading
 from pipeline.formats.facts import Grid
 from pipeline.layers import LayerSums, compare, percentile, probes
 from pipeline.stages.context import PROGRAM, TWIN
@@ -86,19 +86,24 @@ def debug_rows(run: Finished, images: int) -> list[Row]:
         raise InputError(
             f"{run.recipe.name}: a float file has no int8 layers to compare; debug an int8 target"
         )
-    folded = program.load(run.stage("fold", PROGRAM))
-    twin = program.load(run.stage("fold", TWIN))
+    folded, twin = (_program(run.stage("fold", name)) for name in (PROGRAM, TWIN))
     dataset = load_dataset(run.recipe.data, run.recipe.model.input_size)
     if run.recipe.target.takes_pixels:
         dataset = pixel_values(dataset)
     first = torch.arange(min(images, len(dataset.calibration)))
     shown = normalize(dataset.calibration.pixels(first), dataset.mean, dataset.std)
     trace = partial(run.format.trace, run.file)
-    records = compare(folded, twin, trace, shown)
-    in_colour = compare(folded, None, trace, probes(dataset))
-    for record, probe in zip(records, in_colour, strict=True):
-        record.own += probe.own
-    return worst_first(records, run.format.inspect(run.file).layers)
+    with reading(run.file):
+        records = compare(folded, twin, trace, shown)
+        in_colour = compare(folded, None, trace, probes(dataset))
+        for record, probe in zip(records, in_colour, strict=True):
+            record.own += probe.own
+        return worst_first(records, run.format.inspect(run.file).layers)
+
+
+def _program(file: Path) -> torch.export.ExportedProgram:
+    with reading(file):
+        return program.load(file)
 
 
 def worst_first(records: Sequence[LayerSums], grids: dict[str, Grid]) -> list[Row]:

@@ -37,7 +37,8 @@ def is_full(error: BaseException, directory: Path) -> bool:
 def refusal(error: BaseException) -> str | None:
     """What a disk refused where `error` came of that, in one line; None for other errors."""
     for cause in _causes(error):
-        if isinstance(cause, OSError) and cause.errno in _REFUSED:
+        of_a_file = cause is error and isinstance(error, OSError) and error.filename is not None
+        if isinstance(cause, OSError) and (cause.errno in _REFUSED or of_a_file):
             where = "" if cause.filename is None else f"{cause.filename}: "
             return f"{where}{cause.strerror}"
         if any(text in str(cause) for text in _TEXTS):

@@ -27,3 +27,13 @@ def listed(items: Iterable[object]) -> str:
     texts = [text if text.isprintable() else repr(text) for text in texts]
     more = len(texts) - _LISTED
     return ", ".join(texts[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def printable(text: object) -> str:
+    """Text for a terminal: what names of files hold may not move its cursor or colour it."""
+    return "".join(
+        letter
+        if letter.isprintable() or letter == "\n"
+        else letter.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for letter in str(text)
+    )

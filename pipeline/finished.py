@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, MismatchError
 from pipeline.formats.export import SUFFIXES
 from pipeline.manifest import damage
 from pipeline.models.load import WEIGHTS, build, load_checkpoint
 from pipeline.models.resnest import ResNeSt
+from pipeline.plain_files import content_of, json_of
 from pipeline.recipe import Recipe, load_recipes
 from pipeline.records import Report
 
@@ -24,6 +26,11 @@ COMBINED = "combined"
 
 STAGES_FILE = "stages.json"
 """In a run's directory: where the store keeps the result of every stage."""
+
+
+_SHOWN = 200
+MOST_BYTES = 64 * 2**20
+"""Of a report, and of the class names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +89,32 @@ class Finished:
         return path
 
     def _places(self) -> dict[str, Path]:
-        places = json.loads((self.directory / STAGES_FILE).read_text(encoding="utf-8"))
+        places = json_of(self.directory / STAGES_FILE)
+        if any("\0" in str(place) for place in places.values()):
+            raise ValueError("a path with a NUL")
         return {name: self.directory / str(place) for name, place in places.items()}
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Make one line of whatever a library says about a file of a run that it cannot use.
+
+    The traceback goes where this process's own output goes: into the log.
+
+    Raises:
+        InputError: names the file, and the cause.
+    """
+    try:
+        yield
+    except (InputError, MismatchError):
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        words = " ".join(str(error).split())[:_SHOWN] or "no cause given"
+        raise InputError(
+            f"{file}: cannot be used, it is damaged or of another version "
+            f"({type(error).__name__}: {words}); run the recipe again, with --fresh if it stays"
+        ) from error
 
 
 def open_runs(directory: Path, *, checked: bool = True) -> list[Finished]:
@@ -99,9 +130,8 @@ def open_runs(directory: Path, *, checked: bool = True) -> list[Finished]:
     if (directory / "recipe.yaml").is_file():
         return [_open(directory, checked=checked)]
     try:
-        text = (directory / "report.json").read_text(encoding="utf-8")
-        report = Report.model_validate_json(text)
-    except OSError:
+        report = Report.model_validate_json(content_of(directory / "report.json", MOST_BYTES))
+    except FileNotFoundError:
         raise InputError(
             f"{directory}: not the directory of a run, it has no recipe.yaml; give one such as "
             "artifacts/android-litert-int8, or artifacts/combined"
@@ -112,8 +142,10 @@ def open_runs(directory: Path, *, checked: bool = True) -> list[Finished]:
             "problems); run the recipes again"
         ) from None
     names = [target.name for target in report.targets]
+    if not names:
+        raise InputError(f"{directory / 'report.json'}: names no run; run the recipes again")
     for name in names:
-        if Path(name).name != name:
+        if Path(name).name != name or name in ("", ".."):
             raise InputError(
                 f"{directory / 'report.json'}: names a run {name!r}, which is not the name of a "
                 "folder beside it; run the recipes again"
@@ -168,7 +200,7 @@ def _open(directory: Path, *, checked: bool) -> Finished:
     if not file.exists():
         raise InputError(f"{file}: missing; run the recipe again")
     try:
-        labels = (directory / "labels.txt").read_text(encoding="utf-8").splitlines()
+        labels = content_of(directory / "labels.txt", MOST_BYTES).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{directory / 'labels.txt'}: {error}; run the recipe again") from error
     return Finished(directory=directory, recipe=recipe, file=file, classes=tuple(labels))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 
+MOST_BYTES = 256 * 2**20
+"""Of an image file."""
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 

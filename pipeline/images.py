@@ -8,9 +8,11 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from struct import error as StructError
+from threading import Lock
 
 import numpy as np
 import torch
@@ -20,7 +22,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.errors import InputError
-from pipeline.image_files import EXTENSIONS
+from pipeline.image_files import EXTENSIONS, MOST_BYTES
+from pipeline.plain_files import content_of
 from pipeline.recipe import AugmentConfig
 
 MEMORY_LIMIT_BYTES = 2 * 2**30
@@ -31,6 +34,10 @@ _DECODE_ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, StructError),
     Image.DecompressionBombError,
 )
+# Only what EXTENSIONS names: Pillow knows formats besides that are programs, such as PostScript.
+_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_LARGE_PIXELS = 25_000_000
+_ONE_AT_A_TIME = Lock()
 _WORKERS = min(8, os.cpu_count() or 1)
 _RESIZE_CHUNK = 1024
 
@@ -111,7 +118,7 @@ def decode(content: bytes, file: Path, size: int) -> NDArray[np.uint8]:
         InputError: `content` is not an image that can be decoded; `file` is named.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image, _turn(image):
             ImageOps.exif_transpose(image, in_place=True)
             rgb = _to_rgb(image)
     except _DECODE_ERRORS as error:
@@ -141,7 +148,7 @@ def read_files(
         try:
             content = _content(files[index])
             if keep is None:
-                Image.open(io.BytesIO(content)).close()
+                Image.open(io.BytesIO(content), formats=_FORMATS).close()
             else:
                 pixels = decode(content, files[index], size)
         except InputError as error:
@@ -262,9 +269,15 @@ def _copied(pixels: NDArray[np.uint8], rows: Tensor) -> Tensor:
 
 def _content(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        return content_of(file, MOST_BYTES)
     except OSError as error:
         raise InputError(_unreadable(file, error)) from error
+
+
+def _turn(image: Image.Image) -> AbstractContextManager[object]:
+    """Large images are decoded one after the other: each takes gigabytes."""
+    large = image.width * image.height > _LARGE_PIXELS
+    return _ONE_AT_A_TIME if large else nullcontext()
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from pipeline import program
 from pipeline.data import load_dataset
 from pipeline.deploy import branch_name, branch_names
-from pipeline.finished import Finished
+from pipeline.finished import Finished, reading
 from pipeline.layers import layers_of
 from pipeline.models.branches import branch_form
 from pipeline.models.count import LayerCount, count
-from pipeline.models.load import WEIGHTS, build
+from pipeline.models.load import WEIGHTS, build, read_checkpoint
 from pipeline.models.resnest import ResNeSt
 from pipeline.prune import take_shapes
 from pipeline.recipe import Recipe
@@ -95,11 +93,14 @@ def table_of_run(run: Finished, rounds: int) -> list[Row]:
     recipe, side = run.recipe, run.recipe.model.input_size
     small = _branched(recipe, len(run.classes))
     last = "prune" if recipe.sparsify is None else "sparsify"
-    take_shapes(small, load_file(run.stage(last, WEIGHTS)))
+    weights = run.stage(last, WEIGHTS)
+    with reading(weights):
+        take_shapes(small, read_checkpoint(weights))
     rows = _rows(_branched(recipe, len(run.classes)), small, side)
     if recipe.target.precision == "float" or run.format.cannot_time() is not None:
         return rows
-    return _with_times(rows, _times(run, small, rounds))
+    with reading(run.file):
+        return _with_times(rows, _times(run, small, rounds))
 
 
 def _branched(recipe: Recipe, classes: int) -> ResNeSt:

@@ -14,7 +14,10 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.plain_files import json_of, refuse_link, refuse_to_write
+
 _POLL_SECONDS = 0.2
+_LARGEST_PID = 2**31
 _CLOCK_SECONDS = 5.0
 """Start times of one process, read at different times, differ by less where the clock is set."""
 
@@ -92,20 +95,26 @@ def held(lock: Path, wait: Callable[[Owner], None]) -> Iterator[None]:
 def owner_of(lock: Path) -> Owner | None:
     """Who a lock says it belongs to; None where there is none that can be read."""
     try:
-        return Owner(**json.loads(lock.read_text(encoding="utf-8")))
+        owner = Owner(**json_of(lock))
     except (OSError, ValueError, TypeError):
         return None
+    texts = isinstance(owner.host, str) and isinstance(owner.space, str)
+    numbers = type(owner.pid) is int and isinstance(owner.started, int | float)
+    return owner if texts and numbers and 0 < owner.pid < _LARGEST_PID else None
 
 
 def _try_to_take(lock: Path, mine: Owner) -> Owner | None:
     """Take a lock, or return the living owner who has it."""
+    refuse_link(lock.parent)
     lock.parent.mkdir(parents=True, exist_ok=True)
     with _alone(lock.parent):
         owner = owner_of(lock)
         if owner is not None and not is_dead(owner):
             return owner
         scratch = lock.with_name(f".{lock.name}.{mine.pid}")
-        scratch.write_text(json.dumps(asdict(mine)), encoding="utf-8")
+        scratch.unlink(missing_ok=True)
+        with scratch.open("x", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(mine)))
         scratch.replace(lock)
     return None
 
@@ -116,7 +125,9 @@ def _alone(directory: Path) -> Iterator[None]:
 
     The kernel lets go of this one when its process ends, in whatever way.
     """
-    number = os.open(directory / ".mutex", os.O_RDWR | os.O_CREAT, 0o644)
+    mutex = directory / ".mutex"
+    refuse_to_write(mutex)
+    number = os.open(mutex, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         fcntl.flock(number, fcntl.LOCK_EX)
         yield

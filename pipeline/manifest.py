@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pipeline.plain_files import content_of, open_file
+
 MANIFEST = "SHA256SUMS"
 """Name of the list, in the form that `sha256sum --check` reads."""
 
 _BLOCK = 2**20
+_MOST_BYTES = 64 * 2**20
+"""Of a manifest."""
 
 
 def seal(directory: Path) -> None:
@@ -37,7 +41,7 @@ def damage(directory: Path, *, more_allowed: bool = False) -> str | None:
         PermissionError: a file may not be read.
     """
     try:
-        text = (directory / MANIFEST).read_text(encoding="utf-8")
+        text = content_of(directory / MANIFEST, _MOST_BYTES).decode("utf-8")
         lines = text.removesuffix("\n").split("\n") if text else []
         expected = dict(map(_entry, lines))
     except FileNotFoundError:
@@ -64,7 +68,7 @@ def damage(directory: Path, *, more_allowed: bool = False) -> str | None:
 def hash_of(file: Path) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
-    with file.open("rb") as content:
+    with open_file(file) as content:
         while block := content.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()

@@ -16,6 +16,7 @@ from rich.console import Console
 from pipeline.allocator import keep_freed_memory
 from pipeline.children import at_once
 from pipeline.errors import listed
+from pipeline.manifest import hash_of
 from pipeline.provenance import TOOLS, host_info
 from pipeline.recipe import Recipe
 from pipeline.stages.context import Context, Inputs
@@ -198,7 +199,7 @@ def _checkpoint_hash(recipe: Recipe) -> str | None:
     if recipe.model.checkpoint is None:
         return None
     try:
-        return hashlib.sha256(Path(recipe.model.checkpoint).read_bytes()).hexdigest()
+        return hash_of(Path(recipe.model.checkpoint))
     except OSError:
         return "unreadable"  # the train stage says so, with its cause
 

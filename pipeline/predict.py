@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data import mean_and_std, normalize
-from pipeline.finished import Finished, float_network
+from pipeline.finished import Finished, float_network, reading
 from pipeline.images import decode
 from pipeline.measure import run_images
 
@@ -61,11 +61,24 @@ def predict(
         logits = {FLOAT: model(normalized)}
     for run in runs:
         fed = pixels.float() if run.recipe.target.takes_pixels else normalized
-        runnable = run.format.open_file(run.file, run.recipe.threads)
-        logits[run.recipe.name] = run_images(runnable, fed)
+        with reading(run.file):
+            runnable = run.format.open_file(run.file, run.recipe.threads)
+            logits[run.recipe.name] = _fitting(run_images(runnable, fed), logits[FLOAT])
     scores = {name: found.softmax(1) for name, found in logits.items()}
     names = [name for name, _ in images]
     return [_prediction(name, i, scores, first.classes, top) for i, name in enumerate(names)]
+
+
+def _fitting(found: Tensor, expected: Tensor) -> Tensor:
+    """Logits, as many as the float network gives.
+
+    Raises:
+        ValueError: they are more or fewer, or no numbers.
+    """
+    if found.shape != expected.shape or not found.isfinite().all():
+        shape, wanted = list(found.shape), list(expected.shape)
+        raise ValueError(f"it gives logits {shape}, not all of them finite or not {wanted}")
+    return found
 
 
 def _prediction(

@@ -22,15 +22,16 @@ from pipeline.explain import Explained, explain
 from pipeline.finished import COMBINED, STAGES_FILE
 from pipeline.locks import held
 from pipeline.passes import Run, Stage, code_hash, passes, run_stages, run_together
+from pipeline.plain_files import refuse_link, remove
 from pipeline.recipe import Recipe, resolved_yaml
 from pipeline.records import Report
 from pipeline.report.assemble import assemble
 from pipeline.report.write import combine, write_report
 from pipeline.stages import files, timing, training
 from pipeline.stages.context import Context
-from pipeline.store import LOCKS, MAKING, RUN, Result, Store, publish
+from pipeline.store import IMAGES, LOCKS, MAKING, RUN, Result, Store, publish, refuse_links
 
-STORE, IMAGES = ".store", "images"
+STORE = ".store"
 
 CORE = (
     *("data.py", "image_cache.py", "image_files.py", "images.py"),
@@ -223,6 +224,7 @@ def _reports(
             console.print(f"no combined report: {error}", highlight=False)
             return reports
         directory = out / COMBINED
+        refuse_link(directory)
         directory.mkdir(parents=True, exist_ok=True)
         write_report(whole, directory)
         reports.append((whole, directory))
@@ -246,6 +248,7 @@ def _prepared(
     recipes: Sequence[Recipe], store: Path, console: Console, allow_mismatch: bool
 ) -> list[Run]:
     """A run of every recipe, with its data."""
+    refuse_links(store)
     datasets: dict[tuple[str, int], Dataset] = {}
     children = Children()
     runs = []
@@ -340,7 +343,7 @@ def _published(
 ) -> Path:
     final = out / recipe.name
     scratch = out / f"{MAKING}-{recipe.name}"
-    shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
+    remove(scratch)  # of a process that was killed
     scratch.mkdir(parents=True)
     file = results["export"].directory / str(results["export"].facts["file"])
     if file.is_dir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,11 @@ class Saves:
         """The newest state that is whole; damaged ones are removed. None where there is none."""
         for directory in reversed(self._kept()):
             if damage(directory) is None:
-                state: State = torch.load(directory / _FILE, weights_only=True)
-                self._step = int(directory.name)
-                return state
+                # Whole, and yet none of ours: sealed by somebody else. No code in it runs.
+                with suppress(Exception):
+                    state: State = torch.load(directory / _FILE, weights_only=True)
+                    self._step = int(directory.name)
+                    return state
             shutil.rmtree(directory, ignore_errors=True)
         return None
 

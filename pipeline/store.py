@@ -26,10 +26,11 @@ from pipeline import disk
 from pipeline.errors import InputError
 from pipeline.locks import held
 from pipeline.manifest import damage, flush, seal
+from pipeline.plain_files import json_of, refuse_link, remove
 
 _KEY_LENGTH = 20
 _RECORD = "stage.json"
-LOCKS, PARTIAL = ".locks", ".partial"
+LOCKS, PARTIAL, IMAGES = ".locks", ".partial", "images"
 RUN = "run"
 """What the names of the locks begin with that a run holds from its first stage to its last."""
 MAKING, OLD = ".making", ".old"
@@ -111,11 +112,11 @@ class Store:
             if (found := self._read(stage, key)) is not None:
                 return found
             for left in self.directory.glob(f"{MAKING}-{name}-*"):
-                shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
+                remove(left)  # of a process that was killed
             scratch = Path(tempfile.mkdtemp(prefix=f"{MAKING}-{name}-", dir=self.directory))
             try:
                 started = time.perf_counter()
-                partial = self.directory / PARTIAL / name
+                partial = _without_links(self.directory / PARTIAL / name)
                 facts = make(Place(result=scratch, partial=partial))
                 seconds = time.perf_counter() - started
                 record = {"facts": facts, "seconds": seconds, "ingredients": ingredients}
@@ -147,7 +148,7 @@ class Store:
         found = {}
         for directory in self.directory.glob(f"{stage}-*"):
             try:
-                record = json.loads((directory / _RECORD).read_text(encoding="utf-8"))
+                record = json_of(directory / _RECORD)
                 found[directory.name.removeprefix(f"{stage}-")] = dict(record["ingredients"])
             except (OSError, ValueError, KeyError, TypeError):
                 continue
@@ -162,7 +163,7 @@ class Store:
         fault = None if name in self.known else damage(directory)
         if fault is None:
             try:
-                record = json.loads((directory / _RECORD).read_text(encoding="utf-8"))
+                record = json_of(directory / _RECORD)
                 facts, seconds = dict(record["facts"]), float(record["seconds"])
             except PermissionError:
                 raise
@@ -187,10 +188,27 @@ def publish(scratch: Path, final: Path) -> None:
     """
     seal(scratch)
     old: Path | None = None
-    if final.exists():
+    if os.path.lexists(final):
         old = final.with_name(f"{OLD}-{final.name}-{os.getpid()}")
         final.rename(old)
     scratch.rename(final)
     flush(final.parent)
     if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
+
+
+def refuse_links(directory: Path) -> None:
+    """Refuse a store, or one of the folders that all stages share, that lies somewhere else.
+
+    Raises:
+        InputError: one is a link.
+    """
+    for folder in (directory, directory / LOCKS, directory / PARTIAL, directory / IMAGES):
+        refuse_link(folder)
+
+
+def _without_links(partial: Path) -> Path:
+    """A directory of unfinished work; one that leads elsewhere is begun anew."""
+    if partial.is_symlink() or any(path.is_symlink() for path in partial.rglob("*")):
+        remove(partial)
+    return partial

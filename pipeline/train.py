@@ -210,7 +210,13 @@ def fit(
     )
     progress = _Progress()
     if saves is not None and (state := saves.latest()) is not None:
-        _go_on_from(state, training, progress)
+        try:
+            _go_on_from(state, training, progress)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{saves.directory}: holds no state of this training "
+                f"({' '.join(str(error).split())[:200]}); remove it and run the same command again"
+            ) from error
     with deferred() as asked:
         for _ in range(len(progress.curve), config.epochs):
             _epoch(training, progress, asked)
@@ -248,7 +254,14 @@ def _go_on_from(state: State, training: _Training, progress: _Progress) -> None:
         torch.cuda.set_rng_state_all(state["random_gpu"])
     training.hooks.set_state(state["hooks"])
     for name, value in state["progress"].items():
+        if type(value) is not type(getattr(progress, name)):
+            raise TypeError(f"{name} is a {type(value).__name__}")
         setattr(progress, name, value)
+    steps, images = training.steps_per_epoch, len(training.dataset.train)
+    if not 0 <= progress.step - len(progress.curve) * steps <= steps:
+        raise ValueError(f"step {progress.step} after {len(progress.curve)} epochs")
+    if not progress.order.sort().values.equal(torch.arange(images)):
+        raise ValueError(f"no order of {images} images")
 
 
 def _epoch(training: _Training, progress: _Progress, asked: Callable[[], int | None]) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,8 @@ from pipeline.errors import InputError
 from pipeline.finished import STAGES_FILE, open_runs
 from pipeline.locks import is_dead, owner_of
 from pipeline.manifest import damage
-from pipeline.store import LOCKS, MAKING, OLD, PARTIAL, RUN
-
-_IMAGES = "images"
+from pipeline.plain_files import json_of, remove
+from pipeline.store import IMAGES, LOCKS, MAKING, OLD, PARTIAL, RUN, refuse_links
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +46,7 @@ def verify(directory: Path) -> tuple[list[Path], list[str]]:
     for run in open_runs(directory, checked=False):
         places[run.directory] = True
         for stage in run.stages().values():
-            places.setdefault(stage.resolve(), False)
+            places.setdefault(real(stage), False)
     faults = []
     for place, more_allowed in places.items():
         if (fault := damage(place, more_allowed=more_allowed)) is not None:
@@ -67,7 +65,8 @@ def removable(out: Path, store: Path) -> list[Removable]:
     """
     if not store.is_dir():
         raise InputError(f"{store}: not a folder of runs; give the folder that `run --out` named")
-    used = {place.resolve() for place in _used(out)}
+    refuse_links(store)
+    used = set(_used(out))
     locks = {lock: _is_held(lock) for lock in sorted((store / LOCKS).glob("*.json"))}
     busy = {lock.stem for lock, is_held in locks.items() if is_held}
     running = any(name.startswith(f"{RUN}-") for name in busy)
@@ -77,12 +76,12 @@ def removable(out: Path, store: Path) -> list[Removable]:
         if not is_held
     ]
     for path in sorted(store.iterdir()):
-        if path.name in {LOCKS, PARTIAL, _IMAGES}:
+        if path.name in {LOCKS, PARTIAL, IMAGES}:
             continue
         if path.name.startswith("."):
             if path.is_dir() and not any(name in path.name for name in busy):
                 found.append(_removable(path, "left over or set aside"))
-        elif path.resolve() not in used and not running:  # of any result that is there already
+        elif real(path) not in used and not running:  # of any result that is there already
             found.append(_removable(path, "no run was made from it"))
     for path in sorted((store / PARTIAL).glob("*")):
         if path.name not in busy:
@@ -93,20 +92,17 @@ def removable(out: Path, store: Path) -> list[Removable]:
     return found
 
 
-def remove(found: list[Removable]) -> None:
+def remove_all(found: list[Removable]) -> None:
     """Remove what `removable` found."""
     for one in found:
-        if one.path.is_dir() and not one.path.is_symlink():
-            shutil.rmtree(one.path, ignore_errors=True)
-        else:
-            one.path.unlink(missing_ok=True)
+        remove(one.path)
 
 
 def _used(out: Path) -> Iterator[Path]:
     for file in out.glob(f"*/{STAGES_FILE}"):
         try:
-            places = json.loads(file.read_text(encoding="utf-8"))
-            yield from (file.parent / str(place) for place in places.values())
+            places = json_of(file)
+            yield from (real(file.parent / str(place)) for place in places.values())
         except (OSError, ValueError, AttributeError) as error:
             raise InputError(
                 f"{file}: cannot be read ({error}), so that it is not known which results its run "
@@ -123,3 +119,8 @@ def _removable(path: Path, why: str) -> Removable:
     files = [path] if path.is_symlink() or not path.is_dir() else path.rglob("*")
     size = sum(file.lstat().st_size for file in files if file.is_symlink() or not file.is_dir())
     return Removable(path=path, size_bytes=size, why=why)
+
+
+def real(path: Path) -> Path:
+    """Where a path leads; unlike `resolve`, also where links go round in a circle."""
+    return Path(os.path.realpath(path))

@@ -38,6 +38,12 @@ def test_what_else_a_disk_refuses(number: int, tmp_path: Path) -> None:
     assert refusal(error) == refusal(wrapped(error)) == f"results/x: {os.strerror(number)}"
 
 
+def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
+    error = os_error(errno.ELOOP, "artifacts/x")
+    assert refusal(error) == f"artifacts/x: {os.strerror(errno.ELOOP)}"
+    assert refusal(wrapped(error)) is None, "whoever caught it has more to say"
+
+
 def test_other_errors_are_none_of_the_disks(tmp_path: Path) -> None:
     for error in (ValueError("no"), os_error(errno.ENOENT), wrapped(KeyError("x"))):
         assert not is_full(error, tmp_path)

@@ -85,6 +85,19 @@ def test_build_refuses_groups_that_do_not_divide() -> None:
         build(config, 3)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"layers": (1000, 1000, 1000, 1000)}, r"model\.layers: .* 4000 blocks; at most 500"),
+        ({"base_width": 1024, "width_multiplier": 2.0}, r"model: \d+ M parameters .* most 500 M"),
+    ],
+)
+def test_build_refuses_what_no_machine_holds(overrides: dict[str, Any], said: str) -> None:
+    config = ModelConfig(name="resnest50", **overrides)
+    with pytest.raises(InputError, match=said):
+        build(config, 3)
+
+
 # reading
 
 

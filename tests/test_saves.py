@@ -99,7 +99,7 @@ def test_a_stopped_training_ends_as_one_that_was_not(case: Case, tmp_path: Path)
         assert found_curve == curve
 
 
-@settings(max_examples=8)
+@settings(max_examples=8, deadline=None)
 @given(stops=st.lists(st.integers(1, STEPS), max_size=4), every=st.integers(1, 4))
 def test_a_training_can_be_stopped_again_and_again(
     tmp_path_factory: pytest.TempPathFactory, stops: list[int], every: int

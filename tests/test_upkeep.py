@@ -17,7 +17,7 @@ from pipeline.finished import STAGES_FILE
 from pipeline.locks import held
 from pipeline.manifest import MANIFEST, seal
 from pipeline.recipe import load_recipes, resolved_yaml
-from pipeline.upkeep import removable, remove, verify
+from pipeline.upkeep import removable, remove_all, verify
 from tests.cli import DEVICE_RECIPES
 
 
@@ -91,7 +91,7 @@ def test_what_no_run_needs_goes(out: Path) -> None:
     assert {one.size_bytes for one in found if one.path.name in leftovers - {".making-run"}} == {
         1000
     }
-    remove(found)
+    remove_all(found)
     assert names(out) == set()
     assert verify(out / "run")[1] == []
     assert (out / ".store" / "images" / "kept").is_dir()
@@ -130,7 +130,7 @@ def test_locks_of_ended_processes_go(out: Path) -> None:
         pass
     lock.write_text(json.dumps(owner | {"pid": ended.pid}))
     assert "fold-9.json" in names(out)
-    remove(removable(out, out / ".store"))
+    remove_all(removable(out, out / ".store"))
     assert not lock.exists()
 
 
@@ -147,7 +147,7 @@ def test_a_link_is_removed_and_not_what_it_leads_to(out: Path, tmp_path_factory)
     (outside / "precious").write_text("x")
     os.symlink(outside, out / ".store" / "fold-link")
     (out / ".store" / "fold-file").write_text("a file where a folder belongs")
-    remove(removable(out, out / ".store"))
+    remove_all(removable(out, out / ".store"))
     assert not os.path.lexists(out / ".store" / "fold-link")
     assert not (out / ".store" / "fold-file").exists()
     assert (outside / "precious").read_text() == "x"

@@ -14,9 +14,10 @@ from torch import Tensor
 from pipeline import measure
 from pipeline.data import Dataset, pixel_values
 from pipeline.errors import InputError
-from pipeline.finished import Finished
+from pipeline.finished import MOST_BYTES, Finished, reading
 from pipeline.models.resnest import ResNeSt
 from pipeline.peers.make import Peer
+from pipeline.plain_files import content_of
 from pipeline.records import Accuracy, Report
 
 EAGER = "torch eager"
@@ -154,8 +155,10 @@ def opener(format_name: str, file: Path, image: Tensor) -> Callable[[int], Run]:
     """Gives one run of a file on `image` (1, 3, side, side) on so many threads."""
 
     def opened(threads: int) -> Run:
-        runnable = import_module(f"pipeline.formats.{format_name}").open_file(file, threads)
-        runnable.set_input(image.numpy())
+        with reading(file):
+            runnable = import_module(f"pipeline.formats.{format_name}").open_file(file, threads)
+            runnable.set_input(image.numpy())
+            runnable.invoke()
         run: Run = runnable.invoke
         return run
 
@@ -170,7 +173,7 @@ def report_of(run: Finished) -> Report:
     """
     path = run.directory / "report.json"
     try:
-        return Report.model_validate_json(path.read_text(encoding="utf-8"))
+        return Report.model_validate_json(content_of(path, MOST_BYTES))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a report of this version; run the recipe again") from error
 

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates (MACs) of a network, counted by running it once."""
+"""Parameters and multiply-accumulates (MACs) of a network, counted along one image's shapes."""
 
 from __future__ import annotations
 
@@ -71,8 +71,9 @@ def _weights_per_output(layer: nn.Module) -> int:
 def count(model: nn.Module, input_size: int) -> Counts:
     """Count what `model` holds and does for one image of `input_size` x `input_size` pixels.
 
-    Runs it on zeros (1, 3, input_size, input_size) in eval mode, on the device where it is.
-    Training modes, batch-norm statistics and the random state stay as they are.
+    Runs it on an image (1, 3, input_size, input_size) in eval mode, without values: nothing is
+    computed but shapes, which takes no time and no memory however large the network is. Training
+    modes, batch-norm statistics and the random state stay as they are.
 
         >>> count(nn.Conv2d(3, 8, 3, padding=1, bias=False), 10).macs  # 8*10*10 outputs, 27 each
         21600
@@ -106,10 +107,13 @@ def count(model: nn.Module, input_size: int) -> Counts:
         if isinstance(module, _COUNTED)
     ]
     parameters = list(model.parameters())
-    image = torch.zeros(1, 3, input_size, input_size)
+    dtype = parameters[0].dtype if parameters else None
+    image = torch.zeros(1, 3, input_size, input_size, dtype=dtype, device="meta")
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    shapes = {name: tensor.to("meta") for name, tensor in tensors.items()}
     try:
         with torch.no_grad():
-            model.eval()(image.to(parameters[0]) if parameters else image)
+            torch.func.functional_call(model.eval(), shapes, image)
     finally:
         for handle in hooks:
             handle.remove()

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from safetensors.torch import load_file
 from torch import Tensor, fx
 
 from pipeline import qat
@@ -16,8 +15,9 @@ from pipeline.children import Children
 from pipeline.console import Advance
 from pipeline.data import Dataset, batches, pixel_values
 from pipeline.deploy import DeployNet, Normalization, deploy_form
+from pipeline.finished import reading
 from pipeline.models.branches import branch_form
-from pipeline.models.load import WEIGHTS, build, load_checkpoint
+from pipeline.models.load import WEIGHTS, build, load_checkpoint, read_checkpoint
 from pipeline.models.resnest import ResNeSt
 from pipeline.prune import take_shapes
 from pipeline.recipe import Recipe
@@ -77,7 +77,9 @@ def small_model(context: Context, inputs: Inputs) -> ResNeSt:
     """The network in branch form as pruning and sparsifying left it."""
     model = branched_model(context)
     last = "prune" if context.recipe.sparsify is None else "sparsify"
-    take_shapes(model, load_file(inputs[last] / WEIGHTS))
+    weights = inputs[last] / WEIGHTS
+    with reading(weights):
+        take_shapes(model, read_checkpoint(weights))
     return model
 
 

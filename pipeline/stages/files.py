@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline import layers, measure, parity, program, qat
 from pipeline.data import Dataset
 from pipeline.errors import MismatchError
 from pipeline.fake_quantize import only_round
+from pipeline.finished import reading
 from pipeline.fold import float_program, float_twin, quantized_program
 from pipeline.formats.export import SUFFIXES, export
 from pipeline.formats.facts import scales_exact
-from pipeline.models.load import WEIGHTS
+from pipeline.models.load import WEIGHTS, read_checkpoint
 from pipeline.records import Parity
 from pipeline.stages.context import (
     LOGITS,
@@ -60,7 +60,8 @@ def fold(context: Context, inputs: Inputs, out: Path) -> Facts:
         folded = float_program(trained, example)
     else:
         trained = quantized_graph(context, small)
-        qat.load_state(trained, load_file(inputs["qat"] / WEIGHTS))
+        with reading(inputs["qat"] / WEIGHTS):
+            qat.load_state(trained, read_checkpoint(inputs["qat"] / WEIGHTS))
         qat.set_training(trained, False)
         only_round(trained)
         expected = _calibration_logits(trained, dataset)
@@ -122,7 +123,8 @@ def verify(context: Context, inputs: Inputs, out: Path) -> Facts:
         runnable = form.open_file(file, recipe.threads)
         logits = measure.logits_of(runnable, dataset, lambda done: advance(done, ""))
     torch.save(logits, out / LOGITS)
-    expected = torch.load(inputs["fold"] / LOGITS, weights_only=True)
+    with reading(inputs["fold"] / LOGITS):
+        expected = torch.load(inputs["fold"] / LOGITS, weights_only=True)
     compared = parity.compare_logits(logits, expected, _step(folded))
     trace = partial(form.trace, file)
     traced = (
@@ -174,7 +176,8 @@ def _format(context: Context) -> Any:
 def judge(context: Context, inputs: Inputs, out: Path) -> Facts:
     """Accuracy, size and latency of the exported file."""
     file = _file(context, inputs)
-    logits = torch.load(inputs["verify"] / LOGITS, weights_only=True)
+    with reading(inputs["verify"] / LOGITS):
+        logits = torch.load(inputs["verify"] / LOGITS, weights_only=True)
     accuracy = measure.accuracies(logits, context.dataset)
     why_not = _format(context).cannot_time()
     return {

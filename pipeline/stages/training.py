@@ -10,16 +10,16 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, fx, nn
 
 from pipeline import latency, measure, qat
 from pipeline.data import batches
 from pipeline.distill import distillation
+from pipeline.finished import reading
 from pipeline.health import refuse_dead
 from pipeline.models.branches import branch_form
 from pipeline.models.count import count
-from pipeline.models.load import WEIGHTS, build, load_checkpoint, save_checkpoint
+from pipeline.models.load import WEIGHTS, build, load_checkpoint, read_checkpoint, save_checkpoint
 from pipeline.models.resnest import ResNeSt
 from pipeline.prune import plan_of, prune_to, take_shapes
 from pipeline.pruning.widths import choose
@@ -228,7 +228,8 @@ def sparsify(context: Context, inputs: Inputs, out: Path) -> Facts:
     config = context.recipe.sparsify
     assert config is not None
     model = branched_model(context)
-    take_shapes(model, load_file(inputs["prune"] / WEIGHTS))
+    with reading(inputs["prune"] / WEIGHTS):
+        take_shapes(model, read_checkpoint(inputs["prune"] / WEIGHTS))
     steps = batches_per_epoch(len(context.dataset.train), config.train.batch_size)
     sparsifier = Sparsifier(model, config, steps * config.train.epochs)
     with _taught(context, inputs, model, config.distill) as adjust_loss:

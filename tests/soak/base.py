@@ -1,0 +1,84 @@
+"""What the fuzzed files are made from: one finished run of a tiny network, in all formats."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+from tests.cli import DEVICE_RECIPES, ROOT, command, environment
+
+TINY = {
+    "model": "{name: resnest14, width_multiplier: 0.125, layers: [1, 1, 1, 1], stem_width: 16}",
+    "train": "{epochs: 1, batch_size: 128, warmup_epochs: 0}",
+    "data": "{test_images: 16, calibration_images: 16}",
+    "prune": "null",
+    "qat": "{train: {epochs: 1, batch_size: 128}}",
+    "measure": "{rounds: 1, warmup: 0}",
+    "budgets": "null",
+}
+FORMATS = ("onnx", "tflite", "coreml")
+_STOP = """
+import os, signal, sys
+from pipeline import __main__, train
+refuse = train._refuse_nan
+def stop(loss, step, config):
+    refuse(loss, step, config)
+    if step == 5:
+        os.kill(os.getpid(), signal.SIGTERM)
+train._refuse_nan = stop
+sys.exit(__main__.main(sys.argv[1:]))
+"""
+"""A run that is ended during its training, and keeps the state it goes on from."""
+
+
+def recipe(folder: Path, form: str) -> Path:
+    """The recipe of a format, as `make` wrote it."""
+    return folder / f"{form}.yaml"
+
+
+def run_of(out: Path, form: str) -> Path:
+    """The folder of a format's run."""
+    return out / form
+
+
+def make(folder: Path) -> None:
+    """Make `folder/out`, a finished run of three formats, and `folder/stopped`, a stopped one.
+
+    Does nothing where they are there, made by this very code.
+    """
+    mark = folder / "made-by"
+    if mark.is_file() and mark.read_text() == _code():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for form in FORMATS:
+        lines = [f"extends: {DEVICE_RECIPES[form]}", *(f"{k}: {v}" for k, v in TINY.items())]
+        recipe(folder, form).write_text("\n".join(lines) + "\n")
+    recipes = [recipe(folder, form) for form in FORMATS]
+    _run(command("run", *recipes, "--out", folder / "out"), (0, 3))
+    (folder / "out" / "run.log").unlink()
+    stopped = [sys.executable, "-c", _STOP, "run", str(recipes[0]), "--out"]
+    _run([*stopped, str(folder / "stopped")], (143,))
+    mark.write_text(_code())
+
+
+def _run(arguments: list[str], codes: tuple[int, ...]) -> None:
+    done = subprocess.run(
+        arguments, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=900
+    )
+    if done.returncode not in codes:
+        raise RuntimeError(f"exit {done.returncode}: {arguments}\n{done.stdout}{done.stderr}")
+
+
+@cache
+def _code() -> str:
+    """Hash of all that decides what is made."""
+    files = [*sorted((ROOT / "pipeline").rglob("*.py")), Path(__file__)]
+    files += sorted((ROOT / "recipes").rglob("*.yaml"))
+    content = b"\0".join(file.read_bytes() for file in files)
+    return hashlib.sha256(os.fsencode(ROOT) + content).hexdigest()
