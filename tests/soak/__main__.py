@@ -22,9 +22,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.soak import faults
-from tests.soak.attempts import adopt_orphans, import_everything
+from tests.soak import faults, fuzz_files, fuzz_recipes
+from tests.soak.attempts import adopt_orphans
 from tests.soak.campaign import KINDS, Disturbed, Undisturbed, campaign, elapsed, undisturbed
+from tests.soak.sandbox import warm
 
 _KILLS = ("killed at a moment", "killed at a file operation")
 _SIGNALS = ("SIGTERM", "SIGINT", "SIGINT twice")
@@ -153,6 +154,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--faults", type=int, default=100)
     parser.add_argument("--signals", type=int, default=30)
+    parser.add_argument("--recipes", type=int, default=20_000)
+    parser.add_argument("--files", type=int, default=5_000)
     parser.add_argument("--formats", nargs="+", choices=list(_FORMATS), default=list(_FORMATS))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
@@ -162,16 +165,32 @@ def main(argv: list[str] | None = None) -> int:
     arguments.work.mkdir(parents=True, exist_ok=True)
     if not faults.is_preloaded():
         faults.preload(arguments.work)
-    began = time.monotonic()
-    import_everything()
-    adopt_orphans()
-    count = wanted(arguments.kills, arguments.faults, arguments.signals)
-    formats = tuple(arguments.formats)
-    done = disturb(count, formats, arguments.seed, arguments.workers, arguments.work)
     console = Console(width=120, highlight=False)
+    ended = [_faults(arguments, console)] if _asked(arguments).total() else []
+    for name, module in (("recipes", fuzz_recipes), ("files", fuzz_files)):
+        if count := getattr(arguments, name):
+            began = time.monotonic()
+            workers, seed = arguments.workers, arguments.seed
+            found = module.run(count, seed, workers, arguments.work / name)
+            console.print(f"{count} {name}\n{found.text()}\nseed {seed}, {elapsed(began)}")
+            ended.append(not found.faults)
+    return int(not all(ended))
+
+
+def _asked(arguments: argparse.Namespace) -> Counter[str]:
+    return wanted(arguments.kills, arguments.faults, arguments.signals)
+
+
+def _faults(arguments: argparse.Namespace, console: Console) -> bool:
+    """Have every fault strike, show what came of it; True where nothing was wrong."""
+    began = time.monotonic()
+    warm()
+    adopt_orphans()
+    count, formats = _asked(arguments), tuple(arguments.formats)
+    done = disturb(count, formats, arguments.seed, arguments.workers, arguments.work)
     console.print(table(done))
     console.print(f"seed {arguments.seed}, {elapsed(began)}")
-    return int(any(one.problems for one in done))
+    return not any(one.problems for one in done)
 
 
 if __name__ == "__main__":

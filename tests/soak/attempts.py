@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.soak.faults import Plan
+from tests.soak.sandbox import command_line
 
 _SUBREAPER = 36
 """`PR_SET_CHILD_SUBREAPER` of prctl(2): children of a killed child become ours."""
@@ -43,16 +45,6 @@ class Attempt:
     reaction: float | None
     stdout: str
     stderr: str
-
-
-def import_everything() -> None:
-    """Import what a run imports, before processes are forked."""
-
-    import pipeline.commands
-    import pipeline.formats.coreml
-    import pipeline.formats.onnx
-    import pipeline.formats.tflite
-    import pipeline.run  # noqa: F401
 
 
 def adopt_orphans() -> None:
@@ -145,14 +137,8 @@ def _be_the_command(arguments: Sequence[str], folder: Path, plan: Plan) -> None:
         random.seed()  # a process of its own has random numbers of its own
         np.random.seed()
         plan.follow()
-        from pipeline.__main__ import main
-
-        status = main(arguments)
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else 1
+        status = command_line(arguments)
     except BaseException:
-        import traceback
-
         traceback.print_exc()
     finally:
         sys.stdout.flush()
