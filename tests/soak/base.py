@@ -16,6 +16,7 @@ TINY = {
     "model": "{name: resnest14, width_multiplier: 0.125, layers: [1, 1, 1, 1], stem_width: 16}",
     "train": "{epochs: 1, batch_size: 128, warmup_epochs: 0}",
     "data": "{test_images: 16, calibration_images: 16}",
+    "threads": "1",  # two that wait for each other take minutes on a busy machine
     "prune": "null",
     "qat": "{train: {epochs: 1, batch_size: 128}}",
     "measure": "{rounds: 1, warmup: 0}",
