@@ -33,6 +33,7 @@ KINDS = {
     "run file": Kind(make=runs.run_file, share=6, quick=False),
     "report": Kind(make=runs.report, share=6, quick=False),
     "program": Kind(make=runs.program, share=5, quick=False),
+    "bars": Kind(make=runs.bars, share=2, quick=False),
     "float weights": Kind(make=runs.float_weights, share=3, quick=False),
     "run place": Kind(make=runs.odd_place, share=6, quick=False),
     "image": Kind(make=pictures.predicted, share=10, quick=False),

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.manifest import MANIFEST, seal
+from tests.cli import ROOT
 from tests.soak import base
 from tests.soak.checkpoints import _Hostile, packed
 from tests.soak.mutate import damaged, damaged_json, hostile_value, replace_by_oddity, rubbish
@@ -142,6 +143,19 @@ def report(rng: random.Random, place: Place) -> Case:
     if rng.random() < 0.2:
         return Case(argv=["verify", str(file.parent)], names=("combined",))
     return command(rng, place, file.parent, ["combined", place.out.name])
+
+
+def bars(rng: random.Random, place: Place) -> Case:
+    """The bars of a benchmark."""
+    run = base.run_of(copied(place), "onnx")
+    file = place.given / "bars.yml"
+    file.write_bytes((ROOT / "recipes" / "bench" / "bars.yml").read_bytes())
+    if rng.random() < 0.2:
+        replace_by_oddity(file, place.canary, rng)
+    else:
+        _changed(file, rng)
+    argv = ["bench", str(run), "--rounds", "1", "--bars", str(file)]
+    return Case(argv=argv, names=(file.name,))
 
 
 def program(rng: random.Random, place: Place) -> Case:

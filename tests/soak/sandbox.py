@@ -15,6 +15,7 @@ import resource
 import select
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -82,8 +83,7 @@ class Place:
 
     def state(self, left_out: Sequence[Path] = ()) -> dict[str, tuple[int, ...]]:
         """What would show a change outside of `out` and `tmp`, by path."""
-        found = {}
-        out = tuple(map(str, left_out))
+        found, out = {}, tuple(map(str, left_out))
         for folder in (self.given, self.canary):
             for at, folders, files in os.walk(folder):
                 for name in (*folders, *files, "."):
@@ -253,7 +253,7 @@ def _in_child(
         )
         os.chdir(place.given)
         os.environ.update({"TMPDIR": str(place.tmp), "NO_COLOR": "1", "COLUMNS": "200"})
-        _forget_tmpdir()
+        tempfile.tempdir = None  # it is looked up anew
         watch([place.out, place.tmp, *case.allowed], watched)
         code = program(case.argv)
     except BaseException:
@@ -262,12 +262,6 @@ def _in_child(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def _forget_tmpdir() -> None:
-    import tempfile
-
-    tempfile.tempdir = None
 
 
 def _wait(
