@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.manifest import MANIFEST, seal
 from tests.cli import ROOT
-from tests.soak import base
+from tests.soak import base, models
 from tests.soak.checkpoints import _Hostile, packed
 from tests.soak.mutate import damaged, damaged_json, hostile_value, replace_by_oddity, rubbish
 from tests.soak.sandbox import Case, Place
@@ -59,9 +59,18 @@ def _model_file(run: Path, form: str, rng: random.Random) -> Path:
     return rng.choice(sorted(path for path in model.rglob("*") if path.is_file()))
 
 
+_MEANINGS = {
+    ".tflite": models.changed_tflite,
+    ".onnx": models.changed_onnx,
+    ".mlmodel": models.changed_mlmodel,
+}
+
+
 def _changed(file: Path, rng: random.Random) -> None:
     content = file.read_bytes()
-    if rng.random() < 0.05:
+    if file.suffix in _MEANINGS and rng.random() < 0.6:
+        file.write_bytes(_MEANINGS[file.suffix](content, rng))
+    elif rng.random() < 0.05:
         file.write_bytes(rubbish(rng))
     elif file.suffix == ".json":
         file.write_bytes(damaged_json(content, rng))
