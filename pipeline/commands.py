@@ -16,7 +16,7 @@ from rich.table import Table
 
 from pipeline.console import third_party_output_to, tracked
 from pipeline.errors import printable
-from pipeline.plain_files import content_of, refuse_to_write
+from pipeline.plain_files import content_of, refuse_link, refuse_to_write
 from pipeline.recipe import load_recipes
 from pipeline.records import Report, TargetResult
 
@@ -115,6 +115,7 @@ def bench(arguments: argparse.Namespace) -> bool:
     first: Path = arguments.run_dirs[0]
     out: Path = arguments.out or (first if len(arguments.run_dirs) == 1 else first.parent)
     out.mkdir(parents=True, exist_ok=True)
+    refuse_link(out / "peers")
     with third_party_output_to(out / LOG) as console:
         from pipeline.bench.bars import load_bars
         from pipeline.bench.benchmark import benchmark, write_json

@@ -142,10 +142,8 @@ def open_runs(directory: Path, *, checked: bool = True) -> list[Finished]:
             "problems); run the recipes again"
         ) from None
     names = [target.name for target in report.targets]
-    if not names:
-        raise InputError(f"{directory / 'report.json'}: names no run; run the recipes again")
     for name in names:
-        if Path(name).name != name or name in ("", ".."):
+        if Path(name).name != name or name == "..":
             raise InputError(
                 f"{directory / 'report.json'}: names a run {name!r}, which is not the name of a "
                 "folder beside it; run the recipes again"

@@ -99,6 +99,8 @@ def test_a_bar_is_met_or_says_why_not(bar: Bar, why: str | None) -> None:
         ("- {fast: [a], slow: [b], at_leats: 2}", "at_leats"),
         ("fast: a", "the file"),
         ("- [", "give a YAML list"),
+        ("[" * 5000, "give a YAML list"),
+        ("- 2026-13-45", "give a YAML list"),
     ],
 )
 def test_bars_that_mean_nothing_are_refused(text: str, message: str, tmp_path: Path) -> None:

@@ -169,3 +169,11 @@ def test_this_machine() -> None:
     found = free_bytes()
     assert found is not None
     assert 0 < found < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def test_a_child_that_watches_its_parent_ends_as_any_other() -> None:
+    code = (
+        "import sys, time; from pipeline.children import end_with_parent; "
+        "end_with_parent(); time.sleep(0.2); sys.stdin = None"
+    )
+    assert Children().run(python(code), os.environ | {"PYTHONPATH": str(ROOT)}) == 0

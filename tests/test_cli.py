@@ -220,3 +220,20 @@ def test_bad_arguments_of_the_commands_on_runs(
 ) -> None:
     assert_refused(pocketnest(*arguments, cwd=tmp_path), expected)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_cannot_move_the_cursor_of_the_terminal(tmp_path: Path) -> None:
+    name = "\x1b[31mred\udcff"
+    done = pocketnest("check", os.fsencode(name).decode("utf-8", "surrogateescape"), cwd=tmp_path)
+    assert_refused(done, r"error: \x1b[31mred\udcff:1: no such file")
+
+
+def test_a_file_that_is_in_the_way_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: object) -> int:
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), "artifacts/run.log")
+
+    monkeypatch.setitem(__main__._COMMANDS, "check", fail)
+    assert __main__.main(["check", str(ONNX)]) == 2
+    assert capsys.readouterr().err == "error: artifacts/run.log: Is a directory\n"

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import pickle
 import shutil
 import urllib.error
@@ -402,6 +403,26 @@ def test_damaged_files_decode_or_are_named(
     except InputError as error:
         problem = str(error)
     assert problem is None or str(file) in problem
+
+
+@pytest.mark.parametrize(
+    "content", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\nshowpage\n", b"GIF89a"]
+)
+def test_only_the_named_formats_are_decoded(content: bytes, tmp_path: Path) -> None:
+    # Pillow hands PostScript to a program that runs it.
+    with pytest.raises(InputError, match=r"a\.png: not an image"):
+        decode(content, tmp_path / "a.png", SIZE)
+
+
+def test_a_pipe_among_the_images_is_named_and_not_waited_for(
+    folders: ImageFolderData, tmp_path: Path
+) -> None:
+    os.mkfifo(Path(folders.train) / "ant" / "x.png")
+    with (Path(folders.train) / "bee" / "y.png").open("wb") as file:
+        file.truncate(2**40)
+    problem = complaint(folders)
+    assert "ant/x.png: is not a file" in problem
+    assert "bee/y.png: is larger than 256 MiB" in problem
 
 
 # Normalisation and augmentation

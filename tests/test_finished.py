@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.finished import STAGES_FILE, open_run, open_runs
+from pipeline.finished import STAGES_FILE, open_run, open_runs, reading
 from pipeline.image_files import image_files
 from pipeline.manifest import MANIFEST, seal
 from pipeline.recipe import load_recipes, resolved_yaml
@@ -132,3 +133,49 @@ def test_images_of_a_path(tmp_path: Path) -> None:
         image_files(tmp_path / "d.png")
     with pytest.raises(InputError, match="no such file or directory"):
         image_files(tmp_path / "e.png")
+
+
+@pytest.mark.parametrize("name", ["..", "."])
+def test_a_report_cannot_lead_above_its_runs(out: Path, name: str) -> None:
+    path = out / "combined" / "report.json"
+    tree = json.loads(path.read_text())
+    tree["targets"][0]["name"] = name
+    path.write_text(json.dumps(tree))
+    with pytest.raises(InputError, match=r"which is not the name of a folder beside it"):
+        open_runs(out / "combined")
+
+
+def test_a_report_of_nothing_and_one_that_is_no_text_are_refused(out: Path) -> None:
+    path = out / "combined" / "report.json"
+    tree = json.loads(path.read_text())
+    for content in (json.dumps(tree | {"targets": []}).encode(), b"\xff", b"[" * 100_000):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"report\.json: not a report of this version"):
+            open_runs(out / "combined")
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"train": "\\u0000"}', "3", '{"train": 3}'])
+def test_stages_that_are_nowhere(out: Path, content: str) -> None:
+    run = open_run(out / NAMES["onnx"], None)
+    (run.directory / STAGES_FILE).write_text(content)
+    with pytest.raises(InputError, match=r"run the recipe again"):
+        run.stage("train", "weights.safetensors")
+
+
+def test_a_pipe_is_no_file_of_a_run(out: Path) -> None:
+    directory = out / NAMES["onnx"]
+    (directory / "labels.txt").unlink()
+    os.mkfifo(directory / "labels.txt")
+    with pytest.raises(InputError, match=r"labels\.txt is not what was written"):
+        open_runs(directory)
+
+
+def test_what_a_library_says_becomes_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with (
+        pytest.raises(InputError, match=r"^a/model\.onnx: cannot be used, .* \(KeyError: 'x y'\)"),
+        reading(Path("a/model.onnx")),
+    ):
+        raise KeyError("x y")
+    assert "Traceback" in capfd.readouterr().err, "for the log"
+    with pytest.raises(InputError, match=r"^as it was$"), reading(Path("a")):
+        raise InputError("as it was")

@@ -12,6 +12,9 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import pytest
+
+from pipeline.errors import InputError
 from pipeline.locks import Owner, held, is_dead, owner_of, this_process
 from tests.cli import ROOT
 
@@ -141,3 +144,28 @@ def test_many_processes_never_hold_it_together(tmp_path: Path) -> None:
     others = [python(COUNT, lock, count) for _ in range(4)]
     assert [other.wait(timeout=60) for other in others] == [0] * 4
     assert count.read_text() == "80"
+
+
+def test_a_lock_that_cannot_be_read_belongs_to_nobody(tmp_path: Path) -> None:
+    lock = tmp_path / "a.json"
+    whole = asdict(this_process())
+    odd = [whole | {"pid": "3"}, whole | {"pid": 2**70}, whole | {"pid": -1}, whole | {"host": 3}]
+    odd += [whole | {"space": None}, whole | {"started": "x"}, whole | {"more": 1}, [], 3]
+    for content in [*map(json.dumps, odd), "[" * 100_000, "\0"]:
+        lock.write_text(content)
+        assert owner_of(lock) is None
+        with held(lock, lambda owner: None):
+            assert owner_of(lock) == this_process()
+
+
+def test_a_lock_is_not_taken_through_a_link(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "locks").symlink_to(outside)
+    with pytest.raises(InputError, match="is a link"), held(tmp_path / "locks" / "a", print):
+        pass
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / ".mutex").symlink_to(outside / "made")
+    with pytest.raises(InputError, match="is a link"), held(tmp_path / "own" / "a", print):
+        pass
+    assert list(outside.iterdir()) == []

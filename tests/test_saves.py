@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pipeline import qat
+from pipeline.errors import InputError
 from pipeline.interruption import Interrupted, cleanly_interruptible
-from pipeline.manifest import MANIFEST
+from pipeline.manifest import MANIFEST, seal
 from pipeline.models.branches import branch_form
 from pipeline.recipe import AugmentConfig, Milestones, SparsifyConfig, TrainConfig
 from pipeline.saves import Saves
@@ -180,3 +181,43 @@ def test_saving_takes_a_small_share_of_the_time(
     assert not saves.due(2)
     now[0] += 2.0
     assert saves.due(2)
+
+
+def test_a_state_with_code_in_it_is_dropped_and_never_runs(tmp_path: Path) -> None:
+    class Hostile:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    directory = tmp_path / "saves"
+    trained(plain, Saves(directory=directory, steps=1), stop_after=3)
+    newest = max(directory.iterdir())
+    torch.save({"model": Hostile()}, newest / "state.pt")
+    seal(newest)
+    whole, curve = trained(plain, None)
+    found, found_curve = trained(plain, Saves(directory=directory, steps=1))
+    assert same_state(found, whole)
+    assert found_curve == curve
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("progress", "step", 10**12),
+        ("progress", "step", "2"),
+        ("progress", "order", torch.zeros(16, dtype=torch.int64)),
+        ("model", "fc.bias", torch.zeros(3)),
+        ("optimizer", "param_groups", []),
+    ],
+)
+def test_a_state_of_another_training_is_refused(
+    tmp_path: Path, part: str, name: str, value: Any
+) -> None:
+    trained(plain, Saves(directory=tmp_path, steps=1), stop_after=3)
+    newest = max(tmp_path.iterdir())
+    state = torch.load(newest / "state.pt", weights_only=True)
+    state[part][name] = value
+    torch.save(state, newest / "state.pt")
+    seal(newest)
+    with pytest.raises(InputError, match=r"holds no state of this training .* remove it"):
+        trained(plain, Saves(directory=tmp_path, steps=1))

@@ -15,8 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from pipeline.manifest import damage
-from pipeline.store import LOCKS, PARTIAL, Facts, Place, Result, Store, key_of
+from pipeline.manifest import damage, seal
+from pipeline.store import (
+    IMAGES,
+    LOCKS,
+    PARTIAL,
+    Facts,
+    Place,
+    Result,
+    Store,
+    key_of,
+    refuse_links,
+)
 
 PLAIN = st.recursive(
     st.none()
@@ -182,3 +192,39 @@ def test_a_full_disk_is_the_users_to_mend(store: Store) -> None:
 
     with pytest.raises(InputError, match="disk space"):
         hello(store, full)
+
+
+def test_links_lead_nothing_out_of_a_store(store: Store, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    store.directory.joinpath(PARTIAL).mkdir()
+    name = f"train-{key_of({'a': 1})}"
+    (store.directory / name).symlink_to(tmp_path / "nowhere")
+    (store.directory / PARTIAL / name).symlink_to(outside)
+
+    def save(place: Place) -> Facts:
+        place.partial.mkdir(parents=True)
+        (place.partial / "state").touch()
+        return {}
+
+    hello(store, save)
+    assert not (store.directory / name).is_symlink()
+    assert list(outside.iterdir()) == []
+
+
+@pytest.mark.parametrize("shared", [LOCKS, PARTIAL, IMAGES])
+def test_shared_folders_of_a_store_are_no_links(tmp_path: Path, shared: str) -> None:
+    refuse_links(tmp_path)
+    (tmp_path / shared).symlink_to(tmp_path)
+    with pytest.raises(InputError, match=f"{shared}: is a link"):
+        refuse_links(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "{}", "\xff"])
+def test_a_record_that_is_none_is_set_aside(store: Store, told: list[str], content: str) -> None:
+    first = hello(store)
+    (first.directory / "stage.json").write_text(content, encoding="latin1")
+    seal(first.directory)
+    assert not hello(again(store)).reused
+    assert "stage.json cannot be read" in told[-1]
+    assert again(store).ingredients("train")

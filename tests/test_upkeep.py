@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pipeline.finished import STAGES_FILE
 from pipeline.locks import held
 from pipeline.manifest import MANIFEST, seal
 from pipeline.recipe import load_recipes, resolved_yaml
+from pipeline.store import PARTIAL
 from pipeline.upkeep import removable, remove_all, verify
 from tests.cli import DEVICE_RECIPES
 
@@ -142,12 +142,32 @@ def test_what_is_needed_must_be_known(out: Path) -> None:
         removable(out / "run", out / "run" / ".store")
 
 
-def test_a_link_is_removed_and_not_what_it_leads_to(out: Path, tmp_path_factory) -> None:  # type: ignore[no-untyped-def]
+def test_links_are_removed_and_not_what_they_lead_to(
+    out: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     outside = tmp_path_factory.mktemp("outside")
     (outside / "precious").write_text("x")
-    os.symlink(outside, out / ".store" / "fold-link")
-    (out / ".store" / "fold-file").write_text("a file where a folder belongs")
-    remove_all(removable(out, out / ".store"))
-    assert not os.path.lexists(out / ".store" / "fold-link")
-    assert not (out / ".store" / "fold-file").exists()
+    store = out / ".store"
+    for name in ("fold-link", ".making-link"):
+        (store / name).symlink_to(outside)
+    (store / "fold-file").write_text("a file where a folder belongs")
+    remove_all(removable(out, store))
+    assert not any((store / name).is_symlink() for name in ("fold-link", ".making-link"))
+    assert not (store / "fold-file").exists()
+    (store / PARTIAL).symlink_to(outside)
+    with pytest.raises(InputError, match=r"\.partial: is a link"):
+        removable(out, store)
     assert (outside / "precious").read_text() == "x"
+
+
+def test_links_in_a_circle_are_no_results(out: Path) -> None:
+    (out / ".store" / "fold-loop").symlink_to("fold-loop")
+    (out / "run" / STAGES_FILE).write_text(json.dumps({"fold": "../.store/fold-loop"}))
+    assert "fold-loop" not in names(out)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "3", '{"train": "\\u0000"}'])
+def test_a_run_that_does_not_say_what_it_needs_keeps_everything(out: Path, content: str) -> None:
+    (out / "run" / STAGES_FILE).write_text(content)
+    with pytest.raises(InputError, match=r"stages\.json: cannot be read"):
+        removable(out, out / ".store")

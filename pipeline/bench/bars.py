@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from pipeline.bench.ratios import Ratio, ratio_of
 from pipeline.errors import InputError
+from pipeline.plain_files import content_of
 from pipeline.records import Accuracy, Latency
 
+_MOST_BYTES = 2**20
 _Name = Annotated[str, Field(min_length=1)]
 _Above0 = Annotated[float, Field(gt=0)]
 
@@ -88,16 +90,17 @@ def load_bars(path: Path) -> tuple[Bar, ...]:
         InputError: the file cannot be read or holds something else; names the place.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(content_of(path, _MOST_BYTES).decode("utf-8"))
         return TypeAdapter(tuple[Bar, ...]).validate_python(content)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())}; give a YAML list") from error
     except ValidationError as error:
         problems = [
             f"{path}: {'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}"
             for e in error.errors()
         ]
         raise InputError("\n".join(problems)) from error
+    # Beside its own errors PyYAML lets through those of dates and numbers that are none.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: {' '.join(str(error).split())}; give a YAML list") from error
 
 
 def judge(bars: Sequence[Bar], measured: Measured) -> list[Outcome]:

@@ -26,7 +26,7 @@ from pipeline.bench.peer_files import peer_files
 from pipeline.bench.ratios import Ratio, ratio_of
 from pipeline.console import Advance
 from pipeline.data import load_dataset
-from pipeline.finished import Finished, float_network
+from pipeline.finished import Finished, float_network, reading
 from pipeline.provenance import code_info, host_info, tool_versions
 from pipeline.records import Latency
 from pipeline.roofline import FORMATS, Roofline, roofline
@@ -149,11 +149,12 @@ def _time(contestants: Sequence[Contestant], threads: int, rounds: int, tracked:
 
 def _rooflines(runs: Sequence[Finished], latencies: Mapping[str, Latency]) -> dict[str, Roofline]:
     targets = {run.recipe.name: (run, run.recipe.target) for run in runs}
-    return {
-        name: roofline(run.file, target.format, target.precision, threads=1)
-        for name, (run, target) in targets.items()
-        if name in latencies and target.precision == "int8" and target.format in FORMATS
-    }
+    found = {}
+    for name, (run, target) in targets.items():
+        if name in latencies and target.precision == "int8" and target.format in FORMATS:
+            with reading(run.file):
+                found[name] = roofline(run.file, target.format, target.precision, threads=1)
+    return found
 
 
 def as_json(found: Benchmark) -> dict[str, Any]:

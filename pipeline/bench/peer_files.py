@@ -19,6 +19,7 @@ from pipeline.models.load import WEIGHTS
 from pipeline.models.resnest import ResNeSt
 from pipeline.peers.make import Peer, make
 from pipeline.peers.plans import PLANS
+from pipeline.plain_files import json_of
 from pipeline.provenance import tool_versions
 
 KEPT = "peers.json"
@@ -73,7 +74,7 @@ def peer_files(
 def _kept(folder: Path, wanted: dict[str, object]) -> list[Peer] | None:
     """The peers that are there, if they are those that are wanted."""
     try:
-        content = json.loads((folder / KEPT).read_text(encoding="utf-8"))
+        content = json_of(folder / KEPT)
         if content["made_of"] != wanted:
             return None
         names = [record["path"] for record in content["peers"]]

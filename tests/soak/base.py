@@ -16,11 +16,13 @@ TINY = {
     "model": "{name: resnest14, width_multiplier: 0.125, layers: [1, 1, 1, 1], stem_width: 16}",
     "train": "{epochs: 1, batch_size: 128, warmup_epochs: 0}",
     "data": "{test_images: 16, calibration_images: 16}",
+    "threads": "1",  # two that wait for each other take minutes on a busy machine
     "prune": "null",
     "qat": "{train: {epochs: 1, batch_size: 128}}",
     "measure": "{rounds: 1, warmup: 0}",
     "budgets": "null",
 }
+WEIGHTS = "weights.safetensors"
 FORMATS = ("onnx", "tflite", "coreml")
 _STOP = """
 import os, signal, sys
@@ -46,13 +48,14 @@ def run_of(out: Path, form: str) -> Path:
     return out / form
 
 
-def make(folder: Path) -> None:
-    """Make `folder/out`, a finished run of three formats, and `folder/stopped`, a stopped one.
+def make(folder: Path, *, quick: bool = False) -> None:
+    """Make what is not there, or was made by other code.
 
-    Does nothing where they are there, made by this very code.
+    `folder/out` is a finished run of three formats, which the quick share goes without;
+    `folder/stopped` one that was stopped during its training; beside them lie weights.
     """
     mark = folder / "made-by"
-    if mark.is_file() and mark.read_text() == _code():
+    if mark.is_file() and mark.read_text() == f"{_code()} {quick}":
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -60,11 +63,21 @@ def make(folder: Path) -> None:
         lines = [f"extends: {DEVICE_RECIPES[form]}", *(f"{k}: {v}" for k, v in TINY.items())]
         recipe(folder, form).write_text("\n".join(lines) + "\n")
     recipes = [recipe(folder, form) for form in FORMATS]
-    _run(command("run", *recipes, "--out", folder / "out"), (0, 3))
-    (folder / "out" / "run.log").unlink()
+    if not quick:
+        _run(command("run", *recipes, "--out", folder / "out"), (0, 3))
+        (folder / "out" / "run.log").unlink()
     stopped = [sys.executable, "-c", _STOP, "run", str(recipes[0]), "--out"]
     _run([*stopped, str(folder / "stopped")], (143,))
-    mark.write_text(_code())
+    _save_weights(recipes[0], folder / WEIGHTS)
+    mark.write_text(f"{_code()} {quick}")
+
+
+def _save_weights(recipe_file: Path, path: Path) -> None:
+    from pipeline.models.load import build, save_checkpoint
+    from pipeline.recipe import load_recipes
+
+    (loaded,) = load_recipes([recipe_file])
+    save_checkpoint(build(loaded.model, 10), path)
 
 
 def _run(arguments: list[str], codes: tuple[int, ...]) -> None:

@@ -31,9 +31,8 @@ LAST = "train"
 
 
 def weights(place: Place) -> dict[str, Tensor]:
-    """The float network of the finished run."""
-    (file,) = (place.base / "out" / ".store").glob("train-*/weights.safetensors")
-    return load_file(file)
+    """Those of a network of the recipe's shape."""
+    return load_file(place.base / base.WEIGHTS)
 
 
 def command(place: Place, path: Path, *, must_refuse: bool = False) -> Case:
@@ -183,7 +182,7 @@ class _Hostile:
             (exec, (f"open({self.canary!r}, 'w')",)),
             (open, (self.canary, "w")),
             (torch.load, (self.canary,)),
-            (getattr, (os, "mkdir")),
+            (getattr, ("", "upper")),
         )
         return ways[self.way]
 

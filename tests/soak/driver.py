@@ -12,7 +12,7 @@ import multiprocessing
 import random
 import shutil
 import sys
-import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,10 +36,12 @@ class Kind:
     Attributes:
         make: draws a case.
         share: how often, against the other kinds.
+        quick: whether it needs no finished run, and so is part of the quick share.
     """
 
     make: Make
     share: int = 1
+    quick: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,39 +81,63 @@ class Found:
         return "\n".join([*rows, *self.faults])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """Which cases to run.
+
+    Attributes:
+        module: of the fuzzer: its `KINDS` are drawn from, `prepare` makes what all cases share,
+            and `warm` imports what their commands need.
+        count: of cases.
+        seed: they differ from those of any other seed.
+        only: the kind of all cases; None draws it.
+        quick: only kinds that need no finished run.
+    """
+
+    module: str
+    count: int
+    seed: int
+    only: str | None = None
+    quick: bool = False
+
+    def numbers(self) -> range:
+        """Of the cases; each decides all of its case."""
+        return range(self.seed * _STRIDE, self.seed * _STRIDE + self.count)
+
+    def kinds(self) -> dict[str, Kind]:
+        """Those that are drawn from, by name."""
+        kinds: dict[str, Kind] = import_module(self.module).KINDS
+        return {name: kind for name, kind in kinds.items() if kind.quick or not self.quick}
+
+
 def draw(kinds: Mapping[str, Kind], number: int) -> str:
     """The kind of a case."""
     shares = [kind.share for kind in kinds.values()]
     return random.Random(f"kind {number}").choices(list(kinds), shares)[0]
 
 
-def play(kinds: Mapping[str, Kind], kind: str, number: int, root: Path) -> tuple[Case, Outcome]:
+def play(share: Share, kind: str, number: int, root: Path) -> tuple[Case, Outcome]:
     """Make and run one case in the folder `root`, which is removed before."""
     shutil.rmtree(root, ignore_errors=True)
-    place = Place(root)
+    place, kinds = Place(root, share.quick), share.kinds()
     place.make()
     case = kinds[kind].make(random.Random(f"{kind} {number}"), place)
     return case, sandbox.run(case, place)
 
 
-def run(
-    module: str, count: int, seed: int, workers: int, work: Path, only: str | None = None
-) -> Found:
+def run(share: Share, workers: int, work: Path) -> Found:
     """Run the cases of a share that have not been run, and count all of them.
 
     Args:
-        module: of the fuzzer; its `KINDS` are drawn from, and `prepare` makes what they share.
-        count: of all cases.
-        seed: of the share.
+        share: the cases.
         workers: processes at the same time.
         work: folder of the cases and their outcomes; kept.
-        only: the kind of all cases; None draws it.
     """
     work.mkdir(parents=True, exist_ok=True)
-    import_module(module).prepare(work)
+    import_module(share.module).prepare(work, share.quick)
     context = multiprocessing.get_context("spawn")
     together = [
-        context.Process(target=_work, args=(module, count, seed, (part, workers), work, only))
+        context.Process(target=_work, args=(share, (part, workers), work))
         for part in range(workers)
     ]
     for process in together:
@@ -119,39 +145,41 @@ def run(
     for process in together:
         process.join()
     if failed := [process.exitcode for process in together if process.exitcode]:
-        raise RuntimeError(f"{len(failed)} workers of {module} ended with {failed}; see above")
-    return counted(module, work, seed, count)
+        raise RuntimeError(f"{len(failed)} workers of {share.module} ended with {failed}")
+    return counted(share, work)
 
 
-def _work(
-    module: str, count: int, seed: int, part: tuple[int, int], work: Path, only: str | None
-) -> None:
-    fuzzer = import_module(module)
+def _work(share: Share, part: tuple[int, int], work: Path) -> None:
     mine, workers = part
-    root = work / f"case-{seed}-{mine}"
+    root = work / f"case-{share.seed}-{mine}"
     done = {line["number"] for line in _lines(work)}
-    left = [n for n in range(seed * _STRIDE, seed * _STRIDE + count) if n % workers == mine]
-    left = [number for number in left if number not in done]
+    left = [n for n in share.numbers() if n % workers == mine and n not in done]
     if not left:
         return
-    sandbox.warm()
-    with (work / f"progress-{seed}-{mine}.jsonl").open("a", encoding="utf-8") as progress:
+    import_module(share.module).warm(share.quick)
+    with (work / f"progress-{share.seed}-{mine}.jsonl").open("a", encoding="utf-8") as progress:
         for number in left:
-            kind = only or draw(fuzzer.KINDS, number)
-            case, outcome = play(fuzzer.KINDS, kind, number, root)
-            line = {
-                "number": number,
-                "kind": kind,
-                "outcome": outcome.kind,
-                "code": outcome.code,
-                "seconds": round(outcome.seconds, 3),
-                "peak_bytes": outcome.peak_bytes,
-                "command": list(case.argv),
-                "detail": outcome.detail[-1500:],
-            }
+            kind = share.only or draw(share.kinds(), number)
+            line = {"number": number, "kind": kind, **_played(share, kind, number, root)}
             progress.write(json.dumps(line) + "\n")
             progress.flush()
     shutil.rmtree(root, ignore_errors=True)
+
+
+def _played(share: Share, kind: str, number: int, root: Path) -> dict[str, object]:
+    try:
+        case, outcome = play(share, kind, number, root)
+    except Exception:  # a fault of the fuzzer, which is counted and ends nothing
+        detail = traceback.format_exc()
+        return {"outcome": "not made", "seconds": 0.0, "peak_bytes": 0, "detail": detail}
+    return {
+        "outcome": outcome.kind,
+        "code": outcome.code,
+        "seconds": round(outcome.seconds, 3),
+        "peak_bytes": outcome.peak_bytes,
+        "command": list(case.argv),
+        "detail": outcome.detail[-4000:],
+    }
 
 
 def _lines(work: Path) -> list[dict[str, object]]:
@@ -165,16 +193,14 @@ def _lines(work: Path) -> list[dict[str, object]]:
     return found
 
 
-def counted(module: str, work: Path, seed: int, count: int) -> Found:
+def counted(share: Share, work: Path) -> Found:
     """Count the outcomes of a share that are there so far."""
-    lines = [
-        line
-        for line in _lines(work)
-        if seed * _STRIDE <= int(str(line["number"])) < seed * _STRIDE + count
-    ]
+    numbers = share.numbers()
+    lines = [line for line in _lines(work) if line["number"] in numbers]
+    again = f"python -m {share.module} --work {work}{' --quick' * share.quick} --replay"
     faults = [
-        f"{line['outcome']}: python -m {module} --replay {line['kind']} {line['number']}"
-        f"  ({str(line['detail']).strip().splitlines()[-1:]})"
+        f"{line['outcome']}: {again} '{line['kind']}' {line['number']}"
+        f"  ({(str(line['detail']).strip().splitlines() or [''])[-1][:200]})"
         for line in lines
         if line["outcome"] not in sandbox.GOOD
     ]
@@ -187,36 +213,32 @@ def counted(module: str, work: Path, seed: int, count: int) -> Found:
     )
 
 
-def command_line(module: str, kinds: Mapping[str, Kind], argv: Sequence[str] | None = None) -> int:
+def command_line(module: str, argv: Sequence[str] | None = None) -> int:
     """Run a share, or one case again; 1 where there is a fault."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("artifacts/soak") / module.split(".")[-1])
-    parser.add_argument("--only", choices=list(kinds), metavar="KIND")
+    parser.add_argument("--quick", action="store_true", help="kinds that need no finished run")
+    parser.add_argument("--only", metavar="KIND")
     parser.add_argument("--replay", nargs=2, metavar=("KIND", "NUMBER"))
-    arguments = parser.parse_args(argv)
-    if arguments.replay is None:
-        found = run(
-            module,
-            arguments.count,
-            arguments.seed,
-            arguments.workers,
-            arguments.work.absolute(),
-            arguments.only,
-        )
+    given = parser.parse_args(argv)
+    work: Path = given.work.absolute()
+    share = Share(
+        module=module, count=given.count, seed=given.seed, only=given.only, quick=given.quick
+    )
+    if given.replay is None:
+        found = run(share, given.workers, work)
         print(found.text())
         return 1 if found.faults else 0
-    work: Path = arguments.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
-    import_module(module).prepare(work)
-    sandbox.warm()
-    kind, number = arguments.replay
-    began = time.monotonic()
-    case, outcome = play(kinds, kind, int(number), work / "replay")
-    print(f"{work / 'replay'}: pocketnest {' '.join(map(repr, case.argv))}")
+    import_module(module).prepare(work, share.quick)
+    import_module(module).warm(share.quick)
+    kind, number = given.replay
+    case, outcome = play(share, kind, int(number), work / "replay")
+    print(f"in {work / 'replay'}: pocketnest {' '.join(map(repr, case.argv))}")
     print(outcome.text)
-    print(f"exit {outcome.code}: {outcome.kind}, {time.monotonic() - began:.2f} s")
+    print(f"exit {outcome.code}: {outcome.kind}, {outcome.seconds:.2f} s")
     print(f"{outcome.peak_bytes / 2**20:.0f} MiB\n{outcome.detail}", file=sys.stderr)
     return 0 if outcome.good else 1

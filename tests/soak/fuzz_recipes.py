@@ -16,12 +16,13 @@ from typing import Any
 import yaml
 
 from tests.cli import ROOT
-from tests.soak import driver
-from tests.soak.driver import Kind
+from tests.soak import driver, sandbox
+from tests.soak.driver import Found, Kind, Share
 from tests.soak.mutate import TEXTS, damaged, hostile_value
 from tests.soak.sandbox import Case, Place
 
 _MODULE = "tests.soak.fuzz_recipes"
+_WORK = Path("artifacts/soak/fuzz_recipes")
 _FILE = "fuzzed.yaml"
 _WORDS = (
     *(".nan", ".inf", "-.inf", "1e400", "0x" + "f" * 50, "9" * 120, "0o17", "1_000", "1:30"),
@@ -76,7 +77,7 @@ def check(rng: random.Random, place: Place, content: bytes, *more: str) -> Case:
 
 def _command(rng: random.Random, place: Place, path: str, *more: str) -> Case:
     names = (os.path.basename(path) or path, "--set", *_KEYS)
-    chance = rng.random()
+    chance = rng.random() + place.quick
     if chance < 0.03:
         return Case(argv=["inspect", path, *more], names=names)
     if chance < 0.08:
@@ -311,19 +312,31 @@ KINDS = {
     "extends": Kind(make=_extends, share=8),
     "names": Kind(make=_names, share=5),
     "set": Kind(make=_set, share=8),
-    "networks": Kind(make=_networks, share=1),
+    "networks": Kind(make=_networks, share=1, quick=False),
 }
 
 
-def prepare(work: Path) -> None:
+def prepare(work: Path, quick: bool) -> None:
     """Nothing is shared between these cases."""
 
 
-def run(count: int, seed: int, workers: int = 2, work: Path | None = None) -> driver.Found:
+def warm(quick: bool) -> None:
+    """Import what the commands need; `check` needs no torch."""
+    if quick:
+        import pipeline.commands  # noqa: F401
+
+        whole(), shipped()
+    else:
+        sandbox.warm()
+
+
+def run(
+    count: int, seed: int, workers: int = 2, work: Path = _WORK, *, quick: bool = False
+) -> Found:
     """Fuzz `count` recipes; `work` keeps the outcomes, so that a second call goes on."""
-    folder = work or Path("artifacts/soak/fuzz_recipes")
-    return driver.run(_MODULE, count, seed, workers, folder.absolute())
+    share = Share(module=_MODULE, count=count, seed=seed, quick=quick)
+    return driver.run(share, workers, work.absolute())
 
 
 if __name__ == "__main__":
-    sys.exit(driver.command_line(_MODULE, KINDS))
+    sys.exit(driver.command_line(_MODULE))

@@ -29,7 +29,13 @@ def picture(rng: random.Random) -> tuple[str, bytes]:
         more = {"exif": b"Exif\0\0" + rng.randbytes(30)} if rng.random() < 0.2 else {}
         try:
             image.save(content, form, **more)
-        except (OSError, ValueError, KeyError, struct.error):  # not every mode in every format
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            SyntaxError,
+            struct.error,
+        ):  # not every mode in every format
             continue
         return _FORMS[form], content.getvalue()
 

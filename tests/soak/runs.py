@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.manifest import MANIFEST, seal
-from tests.soak import base
+from tests.cli import ROOT
+from tests.soak import base, models
 from tests.soak.checkpoints import _Hostile, packed
 from tests.soak.mutate import damaged, damaged_json, hostile_value, replace_by_oddity, rubbish
 from tests.soak.sandbox import Case, Place
@@ -58,9 +59,18 @@ def _model_file(run: Path, form: str, rng: random.Random) -> Path:
     return rng.choice(sorted(path for path in model.rglob("*") if path.is_file()))
 
 
+_MEANINGS = {
+    ".tflite": models.changed_tflite,
+    ".onnx": models.changed_onnx,
+    ".mlmodel": models.changed_mlmodel,
+}
+
+
 def _changed(file: Path, rng: random.Random) -> None:
     content = file.read_bytes()
-    if rng.random() < 0.05:
+    if file.suffix in _MEANINGS and rng.random() < 0.6:
+        file.write_bytes(_MEANINGS[file.suffix](content, rng))
+    elif rng.random() < 0.05:
         file.write_bytes(rubbish(rng))
     elif file.suffix == ".json":
         file.write_bytes(damaged_json(content, rng))
@@ -144,6 +154,19 @@ def report(rng: random.Random, place: Place) -> Case:
     return command(rng, place, file.parent, ["combined", place.out.name])
 
 
+def bars(rng: random.Random, place: Place) -> Case:
+    """The bars of a benchmark."""
+    run = base.run_of(copied(place), "onnx")
+    file = place.given / "bars.yml"
+    file.write_bytes((ROOT / "recipes" / "bench" / "bars.yml").read_bytes())
+    if rng.random() < 0.2:
+        replace_by_oddity(file, place.canary, rng)
+    else:
+        _changed(file, rng)
+    argv = ["bench", str(run), "--rounds", "1", "--bars", str(file)]
+    return Case(argv=argv, names=(file.name,))
+
+
 def program(rng: random.Random, place: Place) -> Case:
     """The quantized program and the float one, in the store: zip archives of tensors and JSON."""
     out = copied(place)
@@ -160,7 +183,9 @@ def program(rng: random.Random, place: Place) -> Case:
     argv = ["debug", str(run), "--images", "2"]
     if rng.random() < 0.2:
         argv = ["inspect", str(run), "--rounds", "1"]
-    return Case(argv=argv, names=names, must_refuse=evil and file.name == "program.pt2")
+    # Not every run is timed layer by layer, which is what `inspect` reads the program for.
+    must = evil and file.name == "program.pt2" and argv[0] == "debug"
+    return Case(argv=argv, names=names, must_refuse=must)
 
 
 def _damaged_program(file: Path, rng: random.Random) -> bytes:

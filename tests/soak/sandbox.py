@@ -7,6 +7,7 @@ run other programs but this Python, nor unpickle anything; it has a time limit a
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import re
@@ -14,12 +15,14 @@ import resource
 import select
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.errors import printable
 from tests.soak.watch import watch
 
 SECONDS = 60.0
@@ -40,9 +43,11 @@ class Place:
 
     Attributes:
         root: of all of them.
+        quick: whether commands that take seconds are to be left out.
     """
 
     root: Path
+    quick: bool = False
 
     @property
     def out(self) -> Path:
@@ -78,8 +83,7 @@ class Place:
 
     def state(self, left_out: Sequence[Path] = ()) -> dict[str, tuple[int, ...]]:
         """What would show a change outside of `out` and `tmp`, by path."""
-        found = {}
-        out = tuple(map(str, left_out))
+        found, out = {}, tuple(map(str, left_out))
         for folder in (self.given, self.canary):
             for at, folders, files in os.walk(folder):
                 for name in (*folders, *files, "."):
@@ -100,14 +104,12 @@ class Case:
         argv: its arguments.
         names: what a refusal must name, one of them.
         must_refuse: whether success would be a fault.
-        environment: more variables of the environment.
         allowed: more folders that may be written to, because the arguments name them.
     """
 
     argv: Sequence[str]
     names: Sequence[str]
     must_refuse: bool = False
-    environment: dict[str, str] = field(default_factory=dict)
     allowed: tuple[Path, ...] = ()
 
 
@@ -145,11 +147,7 @@ def warm() -> None:
     import coremltools.libmilstoragepython
     import coremltools.proto.MIL_pb2  # noqa: F401
     import onnxruntime  # noqa: F401
-    import PIL.Image
-    import sklearn.datasets  # noqa: F401
-    import torch
 
-    import pipeline.commands
     import pipeline.debug
     import pipeline.formats.coreml
     import pipeline.formats.onnx
@@ -157,6 +155,16 @@ def warm() -> None:
     import pipeline.layer_table
     import pipeline.predict
     import pipeline.upkeep  # noqa: F401
+
+    warm_run()
+
+
+def warm_run() -> None:
+    """Import what `run` needs for its first stages."""
+    import PIL.Image
+    import sklearn.datasets  # noqa: F401
+    import torch
+
     from pipeline import run
     from pipeline.passes import code_hash
 
@@ -233,6 +241,7 @@ def _in_child(
     code = 99
     try:
         os.setsid()
+        faulthandler.disable()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -244,8 +253,7 @@ def _in_child(
         )
         os.chdir(place.given)
         os.environ.update({"TMPDIR": str(place.tmp), "NO_COLOR": "1", "COLUMNS": "200"})
-        os.environ.update(case.environment)
-        _forget_tmpdir()
+        tempfile.tempdir = None  # it is looked up anew
         watch([place.out, place.tmp, *case.allowed], watched)
         code = program(case.argv)
     except BaseException:
@@ -254,12 +262,6 @@ def _in_child(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def _forget_tmpdir() -> None:
-    import tempfile
-
-    tempfile.tempdir = None
 
 
 def _wait(
@@ -335,7 +337,7 @@ def _message_fault(case: Case, text: str) -> str | None:
     message = text[start.start() :]
     if not all(line.isprintable() for line in message.removesuffix("\n").split("\n")):
         return "control characters"
-    if not any(name in message for name in case.names):
+    if not any(printable(name) in message for name in case.names):
         return f"names none of {', '.join(case.names)}"
     return None
 
