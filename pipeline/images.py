@@ -39,7 +39,7 @@ _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _LARGE_PIXELS = 25_000_000
 _ONE_AT_A_TIME = Lock()
 _WORKERS = min(8, os.cpu_count() or 1)
-_RESIZE_CHUNK = 1024
+_RESIZE_CHUNK = 256
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,9 +94,11 @@ class Images:
         """The same images with the resize done once, where the result fits in memory."""
         if not isinstance(self.source, Tensor) or not fits_in_memory(len(self), self.size):
             return self
-        # In chunks: the resize holds intermediate copies of what it is given.
-        parts = torch.split(torch.arange(len(self)), _RESIZE_CHUNK)
-        return replace(self, source=torch.cat([self.pixels(part) for part in parts]), rows=None)
+        # In chunks, each put where it belongs: the resize holds copies of what it is given.
+        whole = torch.empty((len(self), 3, self.size, self.size), dtype=torch.uint8)
+        for part in torch.split(torch.arange(len(self)), _RESIZE_CHUNK):
+            whole[part] = self.pixels(part)
+        return replace(self, source=whole, rows=None)
 
 
 def fits_in_memory(count: int, size: int) -> bool:

@@ -125,19 +125,22 @@ def play(share: Share, kind: str, number: int, root: Path) -> tuple[Case, Outcom
     return case, sandbox.run(case, place)
 
 
-def run(share: Share, workers: int, work: Path) -> Found:
+def run(share: Share, workers: int, work: Path, scratch: Path | None = None) -> Found:
     """Run the cases of a share that have not been run, and count all of them.
 
     Args:
         share: the cases.
         workers: processes at the same time.
-        work: folder of the cases and their outcomes; kept.
+        work: folder of the outcomes; kept.
+        scratch: folder of the cases, best one in memory; None takes `work`.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    import_module(share.module).prepare(work, share.quick)
+    scratch = scratch or work
+    for folder in (work, scratch):
+        folder.mkdir(parents=True, exist_ok=True)
+    import_module(share.module).prepare(scratch, share.quick)
     context = multiprocessing.get_context("spawn")
     together = [
-        context.Process(target=_work, args=(share, (part, workers), work))
+        context.Process(target=_work, args=(share, (part, workers), work, scratch))
         for part in range(workers)
     ]
     for process in together:
@@ -149,9 +152,9 @@ def run(share: Share, workers: int, work: Path) -> Found:
     return counted(share, work)
 
 
-def _work(share: Share, part: tuple[int, int], work: Path) -> None:
+def _work(share: Share, part: tuple[int, int], work: Path, scratch: Path) -> None:
     mine, workers = part
-    root = work / f"case-{share.seed}-{mine}"
+    root = scratch / f"case-{share.seed}-{mine}"
     done = {line["number"] for line in _lines(work)}
     left = [n for n in share.numbers() if n % workers == mine and n not in done]
     if not left:
@@ -220,24 +223,26 @@ def command_line(module: str, argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("artifacts/soak") / module.split(".")[-1])
+    parser.add_argument("--scratch", type=Path, help="folder of the cases; --work if left out")
     parser.add_argument("--quick", action="store_true", help="kinds that need no finished run")
     parser.add_argument("--only", metavar="KIND")
     parser.add_argument("--replay", nargs=2, metavar=("KIND", "NUMBER"))
     given = parser.parse_args(argv)
     work: Path = given.work.absolute()
+    scratch: Path = (given.scratch or work).absolute()
     share = Share(
         module=module, count=given.count, seed=given.seed, only=given.only, quick=given.quick
     )
     if given.replay is None:
-        found = run(share, given.workers, work)
+        found = run(share, given.workers, work, scratch)
         print(found.text())
         return 1 if found.faults else 0
-    work.mkdir(parents=True, exist_ok=True)
-    import_module(module).prepare(work, share.quick)
+    scratch.mkdir(parents=True, exist_ok=True)
+    import_module(module).prepare(scratch, share.quick)
     import_module(module).warm(share.quick)
     kind, number = given.replay
-    case, outcome = play(share, kind, int(number), work / "replay")
-    print(f"in {work / 'replay'}: pocketnest {' '.join(map(repr, case.argv))}")
+    case, outcome = play(share, kind, int(number), scratch / "replay")
+    print(f"in {scratch / 'replay'}: pocketnest {' '.join(map(repr, case.argv))}")
     print(outcome.text)
     print(f"exit {outcome.code}: {outcome.kind}, {outcome.seconds:.2f} s")
     print(f"{outcome.peak_bytes / 2**20:.0f} MiB\n{outcome.detail}", file=sys.stderr)
