@@ -268,13 +268,15 @@ def _wait(
     pid: int, printed: Path, seconds: float, memory_bytes: int
 ) -> tuple[str, int, resource.struct_rusage]:
     """Wait for a child; end it at its limits. Returns why it was ended, and how it ended."""
-    ended, began = "", time.monotonic()
+    ended, passed, last = "", 0.0, time.monotonic()
     waiting = os.pidfd_open(pid)
     try:
         poll = select.poll()
         poll.register(waiting, select.POLLIN)
         while not poll.poll(_POLL_SECONDS * 1000):
-            passed = time.monotonic() - began
+            # While this process is stopped, so is the child: such a pause is no hang.
+            now = time.monotonic()
+            passed, last = passed + min(now - last, 1.0), now
             if _resident_bytes(pid) > memory_bytes:
                 ended = "memory"
             elif passed > seconds:
