@@ -102,6 +102,7 @@ def test_one_that_is_ended_leaves_the_others_of_the_program_alone(tmp_path: Path
 
 def test_an_interrupted_wait_ends_the_child(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     thread = when(written(mark), lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         Children().run(python(SLEEP, mark), os.environ)

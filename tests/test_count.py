@@ -122,7 +122,7 @@ def test_the_network_is_left_as_it_was() -> None:
 
 def test_the_network_is_left_as_it_was_after_an_error() -> None:
     model = nn.Sequential(nn.Conv2d(4, 4, 1)).train()
-    with pytest.raises(RuntimeError, match="channel"):
+    with pytest.raises(RuntimeError, match="Invalid channel dimensions"):
         count(model, 8)
     assert model.training
     assert not model[0]._forward_hooks

@@ -285,6 +285,8 @@ def test_only_core_ml_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_child_process_does_as_told(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[dict[str, bool]] = []
     monkeypatch.setattr("pipeline.program.load", lambda path: None)
+    # This process is no child: where its input is closed, it would end.
+    monkeypatch.setattr("pipeline.children.end_with_parent", lambda: None)
     monkeypatch.setattr(coreml, "write", lambda program, path, **given: written.append(given))
     monkeypatch.setattr(sys, "argv", ["export", "program.pt2", "coreml", "model", *flags])
     runpy.run_module("pipeline.formats.export", run_name="__main__")
