@@ -11,12 +11,15 @@ import json
 import os
 import shutil
 import stat
+import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.errors import InputError
 
 _MOST_JSON = 64 * 2**20
+_DEEPEST = 5_000
+"""Calls in one another, those of Python included, while JSON is read."""
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -52,10 +55,16 @@ def json_of(path: Path) -> Any:
         OSError: it cannot be read.
         ValueError: it is no JSON.
     """
+    text = content_of(path, _MOST_JSON).decode("utf-8")
+    limit = sys.getrecursionlimit()
+    # Libraries raise it so far that Python's reader would overflow the stack before.
+    sys.setrecursionlimit(min(limit, _DEEPEST))
     try:
-        return json.loads(content_of(path, _MOST_JSON).decode("utf-8"))
+        return json.loads(text)
     except RecursionError as error:
         raise ValueError("is nested too deeply") from error
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def refuse_to_write(path: Path) -> None:

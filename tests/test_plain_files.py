@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import InputError
 from pipeline.plain_files import content_of, json_of, refuse_link, refuse_to_write, remove
+from tests.cli import environment
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:
@@ -75,3 +78,19 @@ def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
         remove(path)
         assert not os.path.lexists(path)
     assert (kept / "file").exists()
+
+
+def test_deep_json_is_refused_where_a_library_lets_python_go_deeper(tmp_path: Path) -> None:
+    """In a process of its own: it crashed otherwise."""
+    deep = tmp_path / "deep.json"
+    deep.write_bytes(b"[" * 1_000_000)
+    told = (
+        "import sys; from pathlib import Path; from pipeline.plain_files import json_of\n"
+        "sys.setrecursionlimit(10**6)\n"
+        "try:\n    json_of(Path(sys.argv[1]))\n"
+        "except ValueError as error:\n    print(error, sys.getrecursionlimit())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", told, deep], env=environment(), capture_output=True, text=True
+    )
+    assert done.stdout == "is nested too deeply 1000000\n", done.stderr
