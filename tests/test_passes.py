@@ -256,6 +256,7 @@ def test_a_gate_is_asked(tmp_path: Path) -> None:
 def test_an_interrupted_run_ends_its_children_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     limit(monkeypatch, 2)
     runs, store = three_runs(), tmp_path / "store"
     marks = [tmp_path / name_of(run.context) for run in runs]
