@@ -244,3 +244,14 @@ def replace_by_oddity(path: Path, canary: Path, rng: random.Random) -> str:
     elif what == "file":
         path.write_bytes(rubbish(rng))
     return what
+
+
+def spoil(file: Path, rng: random.Random, *, wholly: float) -> None:
+    """Write a file that is there anew: rubbish, with the probability `wholly`, or damaged."""
+    content = file.read_bytes()
+    if rng.random() < wholly:
+        file.write_bytes(rubbish(rng))
+    elif file.suffix == ".json":
+        file.write_bytes(damaged_json(content, rng))
+    else:
+        file.write_bytes(damaged(content, rng))

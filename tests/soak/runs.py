@@ -16,7 +16,13 @@ from pipeline.manifest import MANIFEST, seal
 from tests.cli import ROOT
 from tests.soak import base, models
 from tests.soak.checkpoints import _Hostile, packed
-from tests.soak.mutate import damaged, damaged_json, hostile_value, replace_by_oddity, rubbish
+from tests.soak.mutate import (
+    damaged,
+    damaged_json,
+    hostile_value,
+    replace_by_oddity,
+    spoil,
+)
 from tests.soak.sandbox import Case, Place
 
 _MODELS = {"onnx": "model.onnx", "tflite": "model.tflite", "coreml": "model.mlpackage"}
@@ -67,15 +73,10 @@ _MEANINGS = {
 
 
 def _changed(file: Path, rng: random.Random) -> None:
-    content = file.read_bytes()
     if file.suffix in _MEANINGS and rng.random() < 0.6:
-        file.write_bytes(_MEANINGS[file.suffix](content, rng))
-    elif rng.random() < 0.05:
-        file.write_bytes(rubbish(rng))
-    elif file.suffix == ".json":
-        file.write_bytes(damaged_json(content, rng))
+        file.write_bytes(_MEANINGS[file.suffix](file.read_bytes(), rng))
     else:
-        file.write_bytes(damaged(content, rng))
+        spoil(file, rng, wholly=0.05)
 
 
 def model(form: str, *, sealed: bool) -> Callable[[random.Random, Place], Case]:

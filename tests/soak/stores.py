@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.manifest import MANIFEST, seal
 from tests.soak import base, runs
 from tests.soak.checkpoints import _Hostile, packed
-from tests.soak.mutate import changed_tree, damaged, damaged_json, replace_by_oddity, rubbish
+from tests.soak.mutate import changed_tree, damaged, replace_by_oddity, rubbish, spoil
 from tests.soak.sandbox import Case, Place
 
 
@@ -29,13 +29,7 @@ def _command(rng: random.Random, place: Place, until: str = "prune") -> Case:
 
 
 def _change(file: Path, rng: random.Random) -> None:
-    content = file.read_bytes()
-    if rng.random() < 0.1:
-        file.write_bytes(rubbish(rng))
-    elif file.suffix == ".json":
-        file.write_bytes(damaged_json(content, rng))
-    else:
-        file.write_bytes(damaged(content, rng))
+    spoil(file, rng, wholly=0.1)
 
 
 def result(rng: random.Random, place: Place) -> Case:
