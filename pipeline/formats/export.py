@@ -117,7 +117,8 @@ if __name__ == "__main__":
     try:
         _WRITERS[name](Path(source), Path(destination), **dict.fromkeys(flags, True))
     except Exception as error:
-        if refusal(error) is None and not is_full(error, Path(destination).parent):
+        missing = isinstance(error, FileNotFoundError)  # no fault of the disk's
+        if missing or (refusal(error) is None and not is_full(error, Path(destination).parent)):
             raise
         traceback.print_exc()
         sys.exit(_DISK_REFUSED)

@@ -1,9 +1,8 @@
 """How many bytes a file of given widths holds, before it is written.
 
-A file holds every weight, a few numbers for every channel, and a description of every layer. The
-figures for int8 were read off files of ResNeSt-50 (docs/measurements.md); those for float are the
-widths of its numbers, with a layer's description assumed. The file that a run writes is measured
-as it is.
+A file holds every weight, a few numbers for every channel, and a description of every layer. What
+a description takes was read off files of ten networks, from 7 to 50 layers deep
+(docs/measurements.md). The file that a run writes is measured as it is.
 """
 
 from __future__ import annotations
@@ -21,22 +20,24 @@ from pipeline.pruning.groups import Group
 
 @dataclass(frozen=True, kw_only=True)
 class Bytes:
-    """Bytes for one weight, one output channel and one layer."""
+    """Bytes for one weight, one output channel, one of a pool's convolution, and one layer."""
 
     weight: int
     channel: int
+    pool_channel: int
     layer: int
 
 
 BYTES = {
-    # A channel: scale, bias and the bias's scale; ONNX has a zero point too. Core ML keeps scale
-    # and bias in float16, and describes every operation at length.
-    ("tflite", "int8"): Bytes(weight=1, channel=12, layer=624),
-    ("onnx", "int8"): Bytes(weight=1, channel=13, layer=958),
-    ("coreml", "int8"): Bytes(weight=1, channel=5, layer=3214),
-    ("tflite", "float"): Bytes(weight=4, channel=4, layer=600),
-    ("onnx", "float"): Bytes(weight=4, channel=4, layer=400),
-    ("coreml", "float"): Bytes(weight=2, channel=2, layer=1500),
+    # A channel: scale, bias and the bias's scale; ONNX has a zero point too, and no bias where a
+    # convolution stands for a pool. Core ML keeps scale and bias in float16, and describes every
+    # operation at length.
+    ("tflite", "int8"): Bytes(weight=1, channel=12, pool_channel=12, layer=590),
+    ("onnx", "int8"): Bytes(weight=1, channel=13, pool_channel=5, layer=1100),
+    ("coreml", "int8"): Bytes(weight=1, channel=5, pool_channel=5, layer=3426),
+    ("tflite", "float"): Bytes(weight=4, channel=4, pool_channel=4, layer=527),
+    ("onnx", "float"): Bytes(weight=4, channel=4, pool_channel=0, layer=477),
+    ("coreml", "float"): Bytes(weight=2, channel=2, pool_channel=0, layer=1709),
 }
 """By format and precision."""
 
@@ -58,15 +59,18 @@ def size_mb(
     terms = [Term(layer=s.name, groups=s.tied_to, value=partial(_layer_mb, s, each)) for s in kept]
     of_layer = {maker: group.name for group in groups for maker in group.makers}
     of_reader = {reader: group.name for group in groups for reader in group.readers}
-    pools = []
+    depthwise = []
     for name, block in _blocks(model):
-        pools += [(of_layer[layer], area) for layer, area in _depthwise(name, block)]
+        pools = [(of_layer[layer], area) for layer, area in _pools(name, block)]
         if isinstance(block.downsample, nn.Sequential):
-            area = _area(block.downsample[0])
-            pools += [(of_reader[f"{name}.downsample.1"], area)] if area else []
+            pools.append((of_reader[f"{name}.downsample.1"], _area(block.downsample[0])))
+        depthwise += [(g, area * each.weight + each.pool_channel) for g, area in pools if area]
+        if len(block.branches) == 2:
+            # The second split's attention is what the first's leaves of 1, by a convolution.
+            depthwise.append((of_layer[f"{name}.branches.0.4"], each.weight + each.channel))
     terms += [
-        Term(layer=group, groups=(group,), value=partial(_pool_mb, group, area, each))
-        for group, area in pools
+        Term(layer=group, groups=(group,), value=partial(_depthwise_mb, group, of_channel))
+        for group, of_channel in depthwise
     ]
     return Cost(terms=tuple(terms), constant=len(terms) * each.layer / 1e6)
 
@@ -80,18 +84,16 @@ def _area(pool: nn.Module) -> int:
     return int(pool.kernel_size) ** 2 if isinstance(pool, nn.AvgPool2d) else 0  # type: ignore[arg-type]
 
 
-def _depthwise(name: str, block: BranchedBlock) -> list[tuple[str, int]]:
-    """The depthwise convolutions of a block in deploy form: whose channels, and their area."""
+def _pools(name: str, block: BranchedBlock) -> list[tuple[str, int]]:
+    """The pools of a block's branches and after them: whose channels, and their area."""
     splits = range(len(block.branches))
     first = [(f"{name}.branches.{r}.0", _area(block.branches[r][3])) for r in splits]  # type: ignore[index]
-    after = [(f"{name}.branches.0.4", _area(block.avd_last))]
-    complement = [(f"{name}.branches.0.4", 1)] if len(splits) == 2 else []
-    return [found for found in (*first, *after, *complement) if found[1]]
+    return [*first, (f"{name}.branches.0.4", _area(block.avd_last))]
 
 
 def _layer_mb(shape: LayerShape, each: Bytes, widths: Widths) -> float:
     return (shape.weights(widths) * each.weight + shape.channels(widths)[1] * each.channel) / 1e6
 
 
-def _pool_mb(group: str, area: int, each: Bytes, widths: Widths) -> float:
-    return widths[group] * (area * each.weight + each.channel) / 1e6
+def _depthwise_mb(group: str, of_channel: int, widths: Widths) -> float:
+    return widths[group] * of_channel / 1e6
