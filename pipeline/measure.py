@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.data import Dataset, normalize
+from pipeline.evaluation import accuracy, predictions
 from pipeline.records import Accuracy, Latency, latency_of
-from pipeline.train import accuracy, predictions
 
 _COMPARED_MS = 1000.0
 

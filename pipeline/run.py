@@ -34,7 +34,7 @@ from pipeline.store import IMAGES, LOCKS, MAKING, RUN, Result, Store, publish, r
 STORE = ".store"
 
 CORE = (
-    *("data.py", "image_cache.py", "image_files.py", "images.py"),
+    *("data.py", "evaluation.py", "image_cache.py", "image_files.py", "images.py"),
     *("models", "stages/context.py", "train.py"),
 )
 _TRAINING = ("distill.py", "stages/training.py")

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import InputError, listed
+from pipeline.evaluation import evaluate
 from pipeline.health import dead_layers, not_finite, refuse_dead, refuse_not_finite
 from pipeline.models.load import save_checkpoint
 from pipeline.models.resnest import named
@@ -18,7 +19,7 @@ from pipeline.recipe import TrainConfig, load_recipes
 from pipeline.saves import Saves
 from pipeline.stages import training
 from pipeline.stages.context import Context
-from pipeline.train import Hooks, evaluate, fit
+from pipeline.train import Hooks, fit
 from tests.cli import DEVICE_RECIPES
 from tests.networks import CLASSES, ONE_BLOCK, calibrated, dataset, small
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from pipeline import measure
 from pipeline.data import Dataset, load_dataset, normalize
+from pipeline.evaluation import evaluation_batch
 from pipeline.recipe import DigitsData
-from pipeline.train import evaluation_batch
 
 
 @pytest.fixture(scope="module")

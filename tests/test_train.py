@@ -16,26 +16,17 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pipeline import qat, train
+from pipeline import evaluation, qat, train
 from pipeline.data import normalize
 from pipeline.errors import InputError
+from pipeline.evaluation import accuracy, evaluate, evaluation_batch, predictions
 from pipeline.fake_quantize import ActivationFakeQuantize
 from pipeline.models.load import WEIGHTS
 from pipeline.recipe import AugmentConfig, Milestones, TrainConfig, load_recipes
 from pipeline.records import Accuracy
 from pipeline.stages import training
 from pipeline.stages.context import Context
-from pipeline.train import (
-    Hooks,
-    Step,
-    accuracy,
-    device,
-    evaluate,
-    evaluation_batch,
-    fit,
-    learning_rate_factor,
-    predictions,
-)
+from pipeline.train import Hooks, Step, device, fit, learning_rate_factor
 from tests.cli import DEVICE_RECIPES
 from tests.networks import CLASSES, ONE_BLOCK, SIDE, calibrated, dataset, same_state, small
 
@@ -302,7 +293,7 @@ def test_predictions_keep_the_order_whatever_the_batch(monkeypatch: pytest.Monke
     model, images = tiny().eval(), dataset(7)
     whole = predictions(model, images.train, images)
     assert whole.shape == (7, CLASSES)
-    monkeypatch.setattr(train, "evaluation_batch", lambda side: 3)
+    monkeypatch.setattr(evaluation, "evaluation_batch", lambda side: 3)
     torch.testing.assert_close(predictions(model, images.train, images), whole)
 
 

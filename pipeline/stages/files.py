@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pipeline import layers, measure, parity, program, qat
 from pipeline.data import Dataset
 from pipeline.errors import MismatchError
+from pipeline.evaluation import predictions
 from pipeline.fake_quantize import only_round
 from pipeline.finished import reading
 from pipeline.fold import float_program, float_twin, quantized_program
@@ -37,7 +38,6 @@ from pipeline.stages.context import (
 )
 from pipeline.stages.timing import unpruned_file
 from pipeline.store import Facts
-from pipeline.train import predictions
 
 CALIBRATION = "(calibration)"
 """Key of the calibration images beside the test sets; no test set can be named so."""

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from pipeline import latency, measure, qat
 from pipeline.data import batches
 from pipeline.distill import distillation
+from pipeline.evaluation import evaluate
 from pipeline.finished import reading
 from pipeline.health import refuse_dead
 from pipeline.models.branches import branch_form
@@ -42,7 +43,7 @@ from pipeline.stages.context import (
 )
 from pipeline.stages.timing import goal_and_file, refuse_too_slow
 from pipeline.store import Facts
-from pipeline.train import Hooks, Step, batches_per_epoch, device, evaluate, fit
+from pipeline.train import Hooks, Step, batches_per_epoch, device, fit
 
 AdjustLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 _IMPORTANCE_BATCH, _IMPORTANCE_MACS = 8, 1.5e11
