@@ -324,7 +324,7 @@ def verify(directory: Path) -> bool:
 
 def gc(out: Path, *, dry_run: bool) -> None:
     """Remove what no run of a folder needs, and say what it was."""
-    from pipeline.run import STORE
+    from pipeline.store import STORE
     from pipeline.upkeep import removable, remove_all
 
     found = removable(out, out / STORE)

@@ -235,7 +235,11 @@ def _array_dataset(
     name: str, classes: Sequence[str], sets: Mapping[str, Images], mean: Triple, std: Triple
 ) -> Dataset:
     """A dataset of images in memory; `sets` holds train, calibration and test, unresized."""
-    digests = {}
+    digests, size = {}, sets["train"].size
+    if fits_in_memory(sum(len(images) for images in sets.values()), size):
+        delivered = {key: images.resized() for key, images in sets.items()}
+    else:
+        delivered = dict(sets)
     for key, images in sets.items():
         assert isinstance(images.source, Tensor)
         stored = images.source.numpy()
@@ -244,9 +248,9 @@ def _array_dataset(
     return Dataset(
         name=name,
         classes=tuple(classes),
-        train=sets["train"].resized(),
-        calibration=sets["calibration"].resized(),
-        tests={"test": sets["test"].resized()},
+        train=delivered["train"],
+        calibration=delivered["calibration"],
+        tests={"test": delivered["test"]},
         mean=mean,
         std=std,
         sha256=_fingerprint(classes, sets, digests),

@@ -148,6 +148,11 @@ def open_runs(directory: Path, *, checked: bool = True) -> list[Finished]:
                 f"{directory / 'report.json'}: names a run {name!r}, which is not the name of a "
                 "folder beside it; run the recipes again"
             )
+        if not (recipe_file := directory.parent / name / "recipe.yaml").is_file():
+            raise InputError(
+                f"{recipe_file}: missing, but {directory / 'report.json'} names this run; "
+                "run the recipes again"
+            )
     return [_open(directory.parent / name, checked=checked) for name in names]
 
 

@@ -39,7 +39,7 @@ _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _LARGE_PIXELS = 25_000_000
 _ONE_AT_A_TIME = Lock()
 _WORKERS = min(8, os.cpu_count() or 1)
-_RESIZE_CHUNK = 256
+_RESIZE_CHUNK_BYTES = 2**25
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,12 +91,11 @@ class Images:
         return replace(self, labels=self.labels[indices], rows=rows)
 
     def resized(self) -> Images:
-        """The same images with the resize done once, where the result fits in memory."""
-        if not isinstance(self.source, Tensor) or not fits_in_memory(len(self), self.size):
-            return self
+        """The same images in memory, with the resize done once."""
         # In chunks, each put where it belongs: the resize holds copies of what it is given.
         whole = torch.empty((len(self), 3, self.size, self.size), dtype=torch.uint8)
-        for part in torch.split(torch.arange(len(self)), _RESIZE_CHUNK):
+        chunk = max(1, _RESIZE_CHUNK_BYTES // (3 * self.size**2))
+        for part in torch.split(torch.arange(len(self)), chunk):
             whole[part] = self.pixels(part)
         return replace(self, source=whole, rows=None)
 

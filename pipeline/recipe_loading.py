@@ -83,7 +83,7 @@ def read_tree(path: Path, problems: list[str]) -> Value | None:
     """
     layers: list[Value] = []
     seen: dict[str, str] = {}
-    asked_by = ""
+    asker = asked_by = ""
     while True:
         try:
             text = _read(path, asked_by)
@@ -99,10 +99,13 @@ def read_tree(path: Path, problems: list[str]) -> Value | None:
             layers.append(root)
             if base is None:
                 break
-            asked_by = f"{base.place.text}: extends: "
+            asker = base.place.text
+            asked_by = f"{asker}: extends: "
             path = _base_path(base, asked_by)
         except _Problem as problem:
-            problems.append(str(problem))
+            # What is wrong in a base is of use only to one who knows which recipe asked for it.
+            known = not asked_by or str(problem).startswith(asked_by)
+            problems.append(str(problem) if known else f"{problem} ({asker} extends it)")
             return None
     tree = layers.pop()
     while layers:

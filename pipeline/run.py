@@ -29,9 +29,7 @@ from pipeline.report.assemble import assemble
 from pipeline.report.write import combine, write_report
 from pipeline.stages import files, timing, training
 from pipeline.stages.context import Context
-from pipeline.store import IMAGES, LOCKS, MAKING, RUN, Result, Store, publish, refuse_links
-
-STORE = ".store"
+from pipeline.store import IMAGES, LOCKS, MAKING, RUN, STORE, Result, Store, publish, refuse_links
 
 CORE = (
     *("data.py", "evaluation.py", "image_cache.py", "image_files.py", "images.py"),

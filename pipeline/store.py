@@ -30,6 +30,8 @@ from pipeline.plain_files import json_of, refuse_link, remove
 
 _KEY_LENGTH = 20
 _RECORD = "stage.json"
+STORE = ".store"
+"""Name of the store, beside the directories of the runs."""
 LOCKS, PARTIAL, IMAGES = ".locks", ".partial", "images"
 RUN = "run"
 """What the names of the locks begin with that a run holds from its first stage to its last."""

@@ -12,7 +12,7 @@ from pipeline.finished import STAGES_FILE, open_runs
 from pipeline.locks import is_dead, owner_of
 from pipeline.manifest import damage
 from pipeline.plain_files import json_of, remove
-from pipeline.store import IMAGES, LOCKS, MAKING, OLD, PARTIAL, RUN, refuse_links
+from pipeline.store import IMAGES, LOCKS, MAKING, OLD, PARTIAL, RUN, STORE, refuse_links
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +42,23 @@ def verify(directory: Path) -> tuple[list[Path], list[str]]:
     Raises:
         InputError: it is not the directory of a finished run.
     """
-    places: dict[Path, bool] = {}
+    places: dict[Path, tuple[Path, bool]] = {}
+    faults: dict[Path, str] = {}
     for run in open_runs(directory, checked=False):
-        places[run.directory] = True
-        for stage in run.stages().values():
-            places.setdefault(real(stage), False)
-    faults = []
-    for place, more_allowed in places.items():
-        if (fault := damage(place, more_allowed=more_allowed)) is not None:
-            faults.append(f"{place}: {fault}")
-    return list(places), faults
+        places[real(run.directory)] = (run.directory, True)
+        store = Path(os.path.normpath(run.directory.parent / STORE))
+        for stage, place in run.stages().items():
+            named = Path(os.path.normpath(place))
+            places.setdefault(real(named), (named, False))
+            if named.parent != store:
+                faults[real(named)] = (
+                    f"{run.directory / STAGES_FILE}: says that stage {stage} is in {named}, which "
+                    f"is not in {store}; run the recipe again"
+                )
+    for key, (place, more_allowed) in places.items():
+        if key not in faults and (fault := damage(place, more_allowed=more_allowed)) is not None:
+            faults[key] = f"{place}: {fault}"
+    return [place for place, _ in places.values()], list(faults.values())
 
 
 def removable(out: Path, store: Path) -> list[Removable]:

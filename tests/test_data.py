@@ -313,6 +313,20 @@ def test_arrays_that_do_not_fit_in_memory_are_resized_on_demand(
     assert torch.equal(one, every_pixel(digits.train)[7:8])
 
 
+def test_what_fits_in_memory_is_judged_of_all_sets_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = DigitsData(kind="digits")
+    whole = load_dataset(config, SIZE)
+    images = sum(map(len, (whole.train, whole.calibration, *whole.tests.values())))
+    for spare, side in ((0, SIZE), (-1, 8)):
+        monkeypatch.setattr(images_module, "MEMORY_LIMIT_BYTES", images * 3 * SIZE**2 + spare)
+        found = load_dataset(config, SIZE)
+        for images_of in (found.train, found.calibration, *found.tests.values()):
+            assert isinstance(images_of.source, torch.Tensor)
+            assert images_of.source.shape[-1] == side
+
+
 # Decoding
 
 

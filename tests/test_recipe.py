@@ -296,6 +296,17 @@ def test_extends_merges_deeply_along_a_chain(folder: Path) -> None:
     assert load(text).data.kind == "digits"
 
 
+def test_a_fault_in_a_base_names_who_extends_it(folder: Path) -> None:
+    Path("y.yaml").write_bytes(b"extends: z.yaml\n")
+    Path("z.yaml").write_bytes(b"a\0b")
+    (problem,) = problems("\nextends: y.yaml\n")
+    assert problem.startswith("z.yaml:1: holds the control character")
+    assert problem.endswith(" (y.yaml:1 extends it)")
+    Path("y.yaml").write_bytes(b"[")
+    (problem,) = problems("\nextends: y.yaml\n")
+    assert problem.endswith(" (x.yaml:2 extends it)")
+
+
 @pytest.mark.parametrize(
     ("value", "line"),
     [

@@ -70,6 +70,25 @@ def test_lost_results_are_named(out: Path) -> None:
     assert fault == f"{out / '.store' / 'train-1'}: {MANIFEST} is missing"
 
 
+def test_a_stage_outside_the_store_is_refused(out: Path) -> None:
+    (out / "run" / STAGES_FILE).write_text(json.dumps({"train": "../.store/train-1", "fold": "/"}))
+    seal(out / "run")
+    places, (fault,) = verify(out / "run")
+    assert len(places) == 3
+    where = out / "run" / STAGES_FILE
+    assert fault.startswith(f"{where}: says that stage fold is in /, which is not in {out}/.store")
+
+
+def test_a_store_that_is_elsewhere_is_named_as_the_run_names_it(out: Path) -> None:
+    (out / ".store").rename(out / "away")
+    (out / ".store").symlink_to("nowhere")
+    _, faults = verify(out / "run")
+    assert {fault.split(": ")[0] for fault in faults} == {
+        str(out / ".store" / "train-1"),
+        str(out / ".store" / "fold-2"),
+    }
+
+
 def names(out: Path) -> set[str]:
     return {one.path.name for one in removable(out, out / ".store")}
 
