@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -148,7 +149,8 @@ def open_runs(directory: Path, *, checked: bool = True) -> list[Finished]:
                 f"{directory / 'report.json'}: names a run {name!r}, which is not the name of a "
                 "folder beside it; run the recipes again"
             )
-        if not (recipe_file := directory.parent / name / "recipe.yaml").is_file():
+        recipe_file = directory.parent / name / "recipe.yaml"
+        if not os.path.isfile(recipe_file):  # unlike Path's, also of a name that is too long
             raise InputError(
                 f"{recipe_file}: missing, but {directory / 'report.json'} names this run; "
                 "run the recipes again"

@@ -55,7 +55,15 @@ def json_of(path: Path) -> Any:
         OSError: it cannot be read.
         ValueError: it is no JSON.
     """
-    text = content_of(path, _MOST_JSON).decode("utf-8")
+    return parsed(content_of(path, _MOST_JSON).decode("utf-8"))
+
+
+def parsed(text: str) -> Any:
+    """What a JSON text of another's making holds.
+
+    Raises:
+        ValueError: it is no JSON, or is nested too deeply.
+    """
     limit = sys.getrecursionlimit()
     # Libraries raise it so far that Python's reader would overflow the stack before.
     sys.setrecursionlimit(min(limit, _DEEPEST))

@@ -103,6 +103,16 @@ def test_an_older_report_is_refused(out: Path) -> None:
         open_runs(out / "combined")
 
 
+def test_a_run_that_a_report_names_is_missed(out: Path) -> None:
+    path = out / "combined" / "report.json"
+    for name in ("gone", "a" * 300):
+        tree = json.loads(path.read_text())
+        tree["targets"][0]["name"] = name
+        path.write_text(json.dumps(tree))
+        with pytest.raises(InputError, match=rf"{name}/recipe\.yaml: missing, but \S*report\.json"):
+            open_runs(out / "combined")
+
+
 def test_a_report_cannot_lead_elsewhere(out: Path) -> None:
     path = out / "combined" / "report.json"
     tree = json.loads(path.read_text())

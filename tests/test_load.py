@@ -319,6 +319,15 @@ def test_own_weights_load(model: ResNeSt, tmp_path: Path) -> None:
     assert same(model.state_dict(), other().state_dict())
 
 
+@pytest.mark.parametrize("classes", ["[" * 100_000, "{}", "not JSON", "3"])
+def test_another_programs_classes_are_no_classes(
+    model: ResNeSt, tmp_path: Path, classes: str
+) -> None:
+    save_checkpoint(other(), tmp_path / "a.safetensors", {"classes": classes})
+    load_checkpoint(model, tmp_path / "a.safetensors", CLASSES)
+    assert same(model.state_dict(), other().state_dict())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_weights_of_other_precision_load(
     model: ResNeSt, tmp_path: Path, dtype: torch.dtype

@@ -6,7 +6,6 @@ memory.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.plain_files import json_of
 
 MANIFEST = "Manifest.json"
 """Names the parts of a package."""
@@ -113,7 +114,7 @@ def specification(path: Path) -> Any:
     from google.protobuf.message import DecodeError
 
     try:
-        listed = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        listed = json_of(path / MANIFEST)
         part = listed["itemInfoEntries"][listed["rootModelIdentifier"]]["path"]
         file = (path / "Data" / part).resolve(strict=True)
         if not file.is_relative_to(path.resolve()):

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from pipeline.errors import InputError, listed
 from pipeline.health import not_finite
 from pipeline.models.resnest import NAMED, ResNeSt, ResNeStConfig
+from pipeline.plain_files import parsed
 from pipeline.recipe import ModelConfig
 
 WEIGHTS = "weights.safetensors"
@@ -178,7 +179,7 @@ def _saved_classes(path: Path) -> list[str] | None:
     with safe_open(path, "pt") as file:
         text = (file.metadata() or {}).get("classes", "null")
     try:
-        saved = json.loads(text)
+        saved = parsed(text)
     except ValueError:
         return None  # another program's key of the same name
     return [str(name) for name in saved] if isinstance(saved, list) else None

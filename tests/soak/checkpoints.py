@@ -159,7 +159,7 @@ def _other(rng: random.Random, tensor: Tensor, form: str) -> Any:
     if form != "safetensors":
         kinds += [
             lambda: torch.zeros(1).expand(2**40),
-            lambda: torch.zeros(1, dtype=tensor.dtype).expand(tensor.shape),
+            lambda: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape),
             lambda: torch.zeros(2**30, dtype=torch.int8, device="meta"),
             lambda: torch.eye(3).to_sparse(),
             lambda: hostile_value(rng),

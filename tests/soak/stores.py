@@ -62,7 +62,9 @@ def partial(rng: random.Random, place: Place) -> Case:
         replace_by_oddity(path, place.canary, rng)
     else:
         _change(rng.choice((file, file, file.with_name(MANIFEST))), rng)
-    if file.is_file() and not file.parent.is_symlink() and rng.random() < 0.6:
+    whole = file.is_file() and not file.parent.is_symlink()
+    # Nothing can be written where the manifest has become a link that leads nowhere.
+    if whole and not file.with_name(MANIFEST).is_symlink() and rng.random() < 0.6:
         seal(file.parent)
     recipe = str(base.recipe(place.base, "onnx"))
     argv = ["run", recipe, "--out", str(place.out), "--until", "train"]
