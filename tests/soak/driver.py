@@ -162,6 +162,8 @@ def _work(share: Share, part: tuple[int, int], work: Path, scratch: Path) -> Non
     import_module(share.module).warm(share.quick)
     with (work / f"progress-{share.seed}-{mine}.jsonl").open("a", encoding="utf-8") as progress:
         for number in left:
+            if (parent := multiprocessing.parent_process()) and not parent.is_alive():
+                return  # killed; playing on, this would be in the way of the run that goes on
             kind = share.only or draw(share.kinds(), number)
             line = {"number": number, "kind": kind, **_played(share, kind, number, root)}
             progress.write(json.dumps(line) + "\n")
