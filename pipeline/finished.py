@@ -204,6 +204,10 @@ def _open(directory: Path, *, checked: bool) -> Finished:
     file = directory / f"model{SUFFIXES[recipe.target.format]}"
     if not file.exists():
         raise InputError(f"{file}: missing; run the recipe again")
+    for part in (file, *file.rglob("*")):
+        # A library would read a link to a device for ever.
+        if not part.is_file() and not part.is_dir():
+            raise InputError(f"{part}: is neither file nor folder; run the recipe again")
     try:
         labels = content_of(directory / "labels.txt", MOST_BYTES).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -103,6 +103,29 @@ def test_an_older_report_is_refused(out: Path) -> None:
         open_runs(out / "combined")
 
 
+@pytest.mark.parametrize("leads_to", ["/dev/zero", "/dev/null", "../pipe"])
+def test_a_model_that_is_no_file_is_refused(out: Path, leads_to: str) -> None:
+    directory = out / NAMES["tflite"]
+    os.mkfifo(out / "pipe")
+    (directory / "model.tflite").unlink()
+    (directory / MANIFEST).unlink()
+    seal(directory)
+    (directory / "model.tflite").symlink_to(leads_to)
+    with pytest.raises(InputError, match=r"model\.tflite: is neither file nor folder"):
+        open_run(directory, None)
+
+
+def test_a_package_with_a_device_is_refused(out: Path) -> None:
+    directory = out / NAMES["tflite"]
+    (recipe,) = load_recipes([DEVICE_RECIPES["coreml"]])
+    (directory / "recipe.yaml").write_text(resolved_yaml(recipe))
+    (directory / "model.mlpackage" / "Data").mkdir(parents=True)
+    seal(directory)
+    (directory / "model.mlpackage" / "Data" / "weight.bin").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=r"weight\.bin: is neither file nor folder"):
+        open_run(directory, None)
+
+
 def test_a_run_that_a_report_names_is_missed(out: Path) -> None:
     path = out / "combined" / "report.json"
     for name in ("gone", "a" * 300):

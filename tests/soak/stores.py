@@ -63,8 +63,10 @@ def partial(rng: random.Random, place: Place) -> Case:
     else:
         _change(rng.choice((file, file, file.with_name(MANIFEST))), rng)
     whole = file.is_file() and not file.parent.is_symlink()
-    # Nothing can be written where the manifest has become a link that leads nowhere.
-    if whole and not file.with_name(MANIFEST).is_symlink() and rng.random() < 0.6:
+    # Nothing can be written where the manifest has become a pipe or a link that leads nowhere.
+    manifest = file.with_name(MANIFEST)
+    writable = manifest.is_file() or not os.path.lexists(manifest)
+    if whole and writable and not manifest.is_symlink() and rng.random() < 0.6:
         seal(file.parent)
     recipe = str(base.recipe(place.base, "onnx"))
     argv = ["run", recipe, "--out", str(place.out), "--until", "train"]
