@@ -29,6 +29,7 @@ from pipeline import disk, images
 from pipeline.errors import InputError
 from pipeline.locks import held
 from pipeline.manifest import damage
+from pipeline.plain_files import remove
 from pipeline.store import key_of, publish
 
 _PIXELS, _DIGESTS = "pixels.npy", "digests.npy"
@@ -141,8 +142,8 @@ def _make(place: Path, root: Path, files: Sequence[Path], size: int) -> None:
         "them again until there is"
     )
     for left in place.parent.glob(f".making-{place.name}-*"):
-        shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
-    shutil.rmtree(place, ignore_errors=True)  # damaged, where it is there at all
+        remove(left)  # of a process that was killed
+    remove(place)  # damaged, where it is there at all
     if shutil.disk_usage(place.parent).free < needed + _RESERVE_BYTES:
         raise _NoRoomError(full)
     scratch = Path(tempfile.mkdtemp(prefix=f".making-{place.name}-", dir=place.parent))
@@ -155,7 +156,7 @@ def _make(place: Path, root: Path, files: Sequence[Path], size: int) -> None:
             raise _NoRoomError(full) from error
         raise
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove(scratch)
 
 
 def _write_pixels(path: Path, files: Sequence[Path], size: int) -> list[bytes]:

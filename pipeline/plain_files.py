@@ -12,6 +12,7 @@ import os
 import shutil
 import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -100,8 +101,12 @@ def refuse_link(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a folder with all that is in it, or a link, not what it leads to."""
+    """Remove a file, a folder with all that is in it, or a link, not what it leads to.
+
+    Unlike `shutil.rmtree`, which opens what it is given, a pipe is removed and not waited for.
+    """
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from pipeline.manifest import damage, seal
+from pipeline.plain_files import remove
 
 State = dict[str, Any]
 """Tensors, numbers and texts, and lists and dictionaries of them."""
@@ -54,15 +54,15 @@ class Saves:
         """
         began = time.monotonic()
         scratch = self.directory / ".new"
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove(scratch)
         scratch.mkdir(parents=True)
         torch.save(state, scratch / _FILE)
         seal(scratch)
         final = self.directory / f"{step:09}"
-        shutil.rmtree(final, ignore_errors=True)
+        remove(final)
         scratch.rename(final)
         for old in self._kept()[:-_KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
+            remove(old)
         self._step, self._time = step, time.monotonic()
         self._took = self._time - began
 
@@ -75,7 +75,7 @@ class Saves:
                     state: State = torch.load(directory / _FILE, weights_only=True)
                     self._step = int(directory.name)
                     return state
-            shutil.rmtree(directory, ignore_errors=True)
+            remove(directory)
         return None
 
     def _kept(self) -> list[Path]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -125,7 +124,7 @@ class Store:
                 text = json.dumps(record, indent=1, sort_keys=True)
                 (scratch / _RECORD).write_text(text, encoding="utf-8")
                 publish(scratch, self.directory / name)
-                shutil.rmtree(partial, ignore_errors=True)
+                remove(partial)
             except Exception as error:
                 if disk.is_full(error, self.directory):
                     raise InputError(
@@ -134,7 +133,7 @@ class Store:
                     ) from error
                 raise
             finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+                remove(scratch)
         self.known.add(name)
         return Result(
             stage=stage,

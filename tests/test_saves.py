@@ -135,6 +135,24 @@ def test_damaged_states_are_not_gone_on_from(tmp_path: Path, file: str, all_of_t
     assert same_state(found, whole)
 
 
+@pytest.mark.parametrize("odd", ["pipe", "file", "link"])
+def test_what_is_no_state_is_removed_and_not_waited_for(tmp_path: Path, odd: str) -> None:
+    whole, _ = trained(plain, None)
+    saves = tmp_path / "saves"
+    saves.mkdir()
+    (tmp_path / "kept").mkdir()
+    make = {
+        "pipe": os.mkfifo,
+        "file": lambda path: path.write_bytes(b"x"),
+        "link": lambda path: path.symlink_to(tmp_path / "kept"),
+    }[odd]
+    for name in ("000000002", "000000003", ".new"):
+        make(saves / name)
+    found, _ = trained(plain, Saves(directory=saves, steps=1))
+    assert same_state(found, whole)
+    assert (tmp_path / "kept").is_dir()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_stops(tmp_path: Path, number: signal.Signals) -> None:
     whole, _ = trained(plain, None)
