@@ -84,8 +84,8 @@ class Finished:
             ) from error
         if not path.exists():
             raise InputError(
-                f"{path}: missing; it is needed for this, and the run's directory names it; "
-                "run the recipe again"
+                f"{path}: missing; it is needed for this, and {self.directory / STAGES_FILE} "
+                "names it; run the recipe again"
             )
         return path
 

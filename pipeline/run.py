@@ -185,6 +185,7 @@ def run_recipes(
         MismatchError: a result is not what went into it.
     """
     at_work = out / STORE / LOCKS / f"{RUN}-{socket.gethostname()}-{os.getpid()}.json"
+    refuse_links(out / STORE)  # before the first lock is written there
     with held(at_work, lambda owner: None):
         return _reports(recipes, out, console, fresh, allow_mismatch, until)
 

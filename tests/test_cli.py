@@ -237,3 +237,17 @@ def test_a_file_that_is_in_the_way_is_named(
     monkeypatch.setitem(__main__._COMMANDS, "check", fail)
     assert __main__.main(["check", str(ONNX)]) == 2
     assert capsys.readouterr().err == "error: artifacts/run.log: Is a directory\n"
+
+
+@pytest.mark.parametrize("leads_to", ["nowhere", "elsewhere"])
+def test_a_store_that_is_a_link_is_refused_before_anything_is_written(
+    leads_to: str, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".store").symlink_to(tmp_path / leads_to)
+    done = pocketnest("run", DEVICE_RECIPES["onnx"], "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert ".store: is a link" in done.stderr
+    assert not (tmp_path / "nowhere").exists()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
