@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from collections.abc import Iterator
@@ -23,8 +24,16 @@ _ONLY_TENSORS = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 def save(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Write `program` to `path` (.pt2)."""
-    torch.export.save(program, path)
+    """Write `program` to `path` (.pt2).
+
+    By way of memory: where the disk refuses a part, torch's writer of archives ends the process.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    written = io.BytesIO()
+    torch.export.save(program, written)
+    path.write_bytes(written.getbuffer())
 
 
 def load(path: Path) -> torch.export.ExportedProgram:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,10 +19,11 @@ from torch import nn
 
 from pipeline import program
 from pipeline.errors import InputError
+from tests.cli import environment
 
 Members = dict[str, bytes]
-_SAMPLES = "program/data/sample_inputs/model.pt"
-_WEIGHTS = "program/data/weights/model_weights_config.json"
+_SAMPLES = "archive/data/sample_inputs/model.pt"
+_WEIGHTS = "archive/data/weights/model_weights_config.json"
 
 
 @pytest.fixture
@@ -60,14 +63,14 @@ def as_samples(members: Members, pickled: bytes) -> None:
 
 
 def as_old_weights(members: Members, pickled: bytes) -> None:
-    members["program/data/weights/model.pt"] = pickled
+    members["archive/data/weights/model.pt"] = pickled
 
 
 def as_a_weight(members: Members, pickled: bytes) -> None:
     tree = json.loads(members[_WEIGHTS])
     entry = next(iter(tree["config"].values()))
     entry["use_pickle"] = True
-    members[f"program/data/weights/{entry['path_name']}"] = pickled
+    members[f"archive/data/weights/{entry['path_name']}"] = pickled
     members[_WEIGHTS] = json.dumps(tree).encode()
 
 
@@ -89,8 +92,8 @@ def test_a_hostile_pickle_never_runs(
 @pytest.mark.parametrize(
     "name",
     [
-        "program/data/aotinductor/model/x.so",
-        "program/data/constants/custom_obj_0",
+        "archive/data/aotinductor/model/x.so",
+        "archive/data/constants/custom_obj_0",
         "program/extra/x",
         "serialized_example_inputs.pt",
     ],
@@ -99,3 +102,24 @@ def test_what_is_no_part_of_a_program_is_refused(saved: Path, name: str) -> None
     rewrite(saved, lambda members: members.update({name: b"x"}))
     with pytest.raises(InputError, match=r"program\.pt2: holds .* no part of a program"):
         program.load(saved)
+
+
+def test_a_disk_that_refuses_ends_nothing_but_the_saving(tmp_path: Path) -> None:
+    """In a process of its own: torch's writer would end it when it is collected."""
+    code = (
+        "import resource, sys, torch\n"
+        "from pathlib import Path\n"
+        "from pipeline import program\n"
+        "linear = torch.export.export(torch.nn.Linear(300, 300), (torch.ones(1, 300),))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try:\n    program.save(linear, Path(sys.argv[1]))\n"
+        "except OSError as error:\n    print(error.strerror)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "program.pt2")],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (0, "File too large\n"), done.stderr
