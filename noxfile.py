@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ ENVIRONMENT = ROOT / ".nox" / "pocketnest"
 BIN = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin")
 MARKER = ENVIRONMENT / "installed-for"
 RECIPES = ROOT / "recipes" / "resnest50"
+AXE = "4.14.1"
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["tests", "lint", "types"]
@@ -35,10 +37,16 @@ def prepare(session: nox.Session) -> None:
     MARKER.write_text(wanted)
 
 
-def run(session: nox.Session, program: str, *arguments: str, **options: object) -> None:
+def run(
+    session: nox.Session,
+    program: str,
+    *arguments: str,
+    variables: dict[str, str] | None = None,
+    **options: object,
+) -> None:
     """Run a program of the shared environment."""
     path = os.pathsep.join([str(BIN), os.environ.get("PATH", "")])
-    environment = {"PATH": path, "VIRTUAL_ENV": str(ENVIRONMENT)}
+    environment = {"PATH": path, "VIRTUAL_ENV": str(ENVIRONMENT), **(variables or {})}
     session.run(str(BIN / program), *arguments, external=True, env=environment, **options)
 
 
@@ -62,6 +70,37 @@ def tests(session: nox.Session) -> None:
     """Run the tests; arguments after -- go to pytest."""
     prepare(session)
     run(session, "python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Open the report's page in Chromium: layout, accessibility, no request that leaves."""
+    prepare(session)
+    chromium = installed(session, "chromium", "chromium", "chromium-browser", "google-chrome")
+    environment = {"POCKETNEST_CHROMIUM": chromium, "POCKETNEST_AXE": axe(session)}
+    run(session, "python", "-m", "pytest", "tests/browser", *session.posargs, variables=environment)
+
+
+def installed(session: nox.Session, package: str, *names: str) -> str:
+    """Path of a program; Debian's package of it is installed where there is none and we may."""
+    for attempt in range(2):
+        for name in names:
+            if (found := shutil.which(name)) is not None:
+                return found
+        if attempt == 0 and shutil.which("apt-get") is not None and os.geteuid() == 0:
+            session.run("apt-get", "update", "--quiet", external=True)
+            session.run("apt-get", "install", "--yes", "--quiet", package, external=True)
+    session.error(f"no {names[0]} found; install it, such as with `apt-get install {package}`")
+
+
+def axe(session: nox.Session) -> str:
+    """Path of axe-core, which tells what of a page not everybody can use."""
+    folder = ROOT / ".nox" / "browser"
+    file = folder / "node_modules" / "axe-core" / "axe.min.js"
+    if not file.is_file():
+        npm = installed(session, "npm", "npm")
+        session.run(npm, "install", "--prefix", str(folder), f"axe-core@{AXE}", external=True)
+    return str(file)
 
 
 @nox.session

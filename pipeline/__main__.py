@@ -6,10 +6,13 @@ torch and tensorflow load only in the commands that need them: `--help` and `che
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+
+import shtab
 
 from pipeline.disk import refusal
 from pipeline.errors import InputError, MismatchError, printable
@@ -18,15 +21,18 @@ from pipeline.interruption import Interrupted, cleanly_interruptible
 OK, INTERNAL_ERROR, BAD_INPUT, BUDGET_MISSED = 0, 1, 2, 3
 
 EPILOG = """\
-exit codes: 0 all budgets met, 1 internal error, 2 bad input, 3 a budget is missed
+exit codes: 0 all budgets met, 1 internal error, 2 bad input, 3 a budget is missed or, of
+compare, a regression
 
 examples:
+  pocketnest init my-phone.yaml --device android --train photos/train --test photos/test
   pocketnest check recipes/resnest50/android-litert-int8.yaml
   pocketnest run recipes/resnest50/android-litert-int8.yaml --set budgets.size_mb=14
   pocketnest predict artifacts/combined photo.jpg
   pocketnest debug artifacts/android-litert-int8
   pocketnest bench artifacts/android-litert-int8
   pocketnest inspect artifacts/android-litert-int8
+  pocketnest compare artifacts-main/combined artifacts/combined > comment.md
 """
 
 
@@ -37,9 +43,25 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    shtab.add_argument_to(
+        parser,
+        "--print-completion",
+        help="print a completion script for this shell; see the README",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    init = commands.add_parser(
+        "init", help="write a commented recipe for a device; asks for what is not given"
+    )
+    _file(init.add_argument("file", type=Path, metavar="FILE", help="such as my-phone.yaml"))
+    init.add_argument("--device", choices=("android", "iphone", "linux-arm"))
+    _folder(init.add_argument("--train", type=Path, metavar="DIR", help="one folder per class"))
+    _folder(init.add_argument("--test", type=Path, metavar="DIR", help="of other images"))
+    _file(init.add_argument("--checkpoint", type=Path, metavar="FILE"))
+    init.add_argument("--input-size", type=_positive, metavar="PIXELS", help="default 224")
+    init.add_argument("--size-mb", type=_number, metavar="MB", help="most that the file may hold")
+    init.add_argument("--pixels", action="store_true", help="the file takes 8-bit RGB pixels")
     run = commands.add_parser("run", help="run recipes; finished stages are reused")
-    run.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE")
+    _file(run.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE"))
     run.add_argument("--out", type=Path, default=Path("artifacts"), metavar="DIR")
     run.add_argument("--fresh", action="store_true", help="compute every stage again")
     run.add_argument(
@@ -53,12 +75,17 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="run nothing: say which stages would be reused, and what changed for the others",
     )
+    output = run.add_mutually_exclusive_group()
+    output.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    output.add_argument(
+        "--json", action="store_true", help="print a summary of the files as JSON, nothing else"
+    )
     check = commands.add_parser("check", help="validate recipes; prints every problem at once")
-    check.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE")
+    _file(check.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE"))
     inspect = commands.add_parser(
         "inspect", help="list the layers of a recipe's network, or of a run before and after"
     )
-    inspect.add_argument("target", type=Path, metavar="RECIPE|RUN_DIR")
+    _file(inspect.add_argument("target", type=Path, metavar="RECIPE|RUN_DIR"))
     inspect.add_argument(
         "name", nargs="?", metavar="TARGET", help="name of a recipe, where RUN_DIR has several"
     )
@@ -76,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser(
         "bench", help="time the files of runs again, in turn with the float model"
     )
-    bench.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
+    _folder(bench.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR"))
     bench.add_argument("--rounds", type=_positive, default=50, metavar="N")
     bench.add_argument(
         "--peers",
@@ -95,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     predict = commands.add_parser(
         "predict", help="classify images with the float model and every exported file"
     )
-    predict.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    _folder(predict.add_argument("run_dir", type=Path, metavar="RUN_DIR"))
     predict.add_argument(
         "image", type=Path, metavar="IMAGE", help="an image file, a directory of them, or - (stdin)"
     )
@@ -103,23 +130,59 @@ def _parser() -> argparse.ArgumentParser:
     debug = commands.add_parser(
         "debug", help="compare a file with its program and the float model, layer by layer"
     )
-    debug.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    _folder(debug.add_argument("run_dir", type=Path, metavar="RUN_DIR"))
     debug.add_argument(
         "target", nargs="?", metavar="TARGET", help="name of a recipe, where RUN_DIR has several"
     )
     debug.add_argument("--images", type=_positive, default=32, metavar="N", help="images to run")
     debug.add_argument("--rows", type=_positive, default=20, metavar="N", help="layers to show")
     debug.add_argument("--csv", type=Path, metavar="FILE", help="default: debug.csv in the run")
+    compare = commands.add_parser(
+        "compare", help="what changed between two runs, worst first; exit code 3 on a regression"
+    )
+    for name, says in (
+        ("old", "directory of a run, or combined"),
+        ("new", "of a later run of the same recipes"),
+    ):
+        _folder(compare.add_argument(name, type=Path, metavar=name.upper(), help=says))
+    compare.add_argument(
+        "--accuracy-drop",
+        type=_number,
+        default=0.5,
+        metavar="POINTS",
+        help="of top-1 that may be lost; a loss that chance explains is none (default 0.5)",
+    )
+    compare.add_argument(
+        "--size-growth", type=_number, default=2.0, metavar="PERCENT", help="default 2"
+    )
+    compare.add_argument(
+        "--latency-growth",
+        type=_number,
+        default=10.0,
+        metavar="PERCENT",
+        help="of the median, where the runs' intervals do not overlap (default 10)",
+    )
+    compare.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     verify = commands.add_parser(
         "verify", help="hash every file of a run and of its stages again: is it as it was written?"
     )
-    verify.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    _folder(verify.add_argument("run_dir", type=Path, metavar="RUN_DIR"))
     gc = commands.add_parser(
         "gc", help="remove stage results that no run needs, left-overs and damaged results"
     )
     gc.add_argument("out", type=Path, nargs="?", default=Path("artifacts"), metavar="DIR")
     gc.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     return parser
+
+
+def _file(argument: argparse.Action) -> None:
+    """Have shells complete names of files."""
+    argument.complete = shtab.FILE  # type: ignore[attr-defined]
+
+
+def _folder(argument: argparse.Action) -> None:
+    """Have shells complete names of folders."""
+    argument.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
 
 
 def _positive(text: str) -> int:
@@ -133,10 +196,32 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _number(text: str) -> float:
+    """A finite number of at least 0.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text!r}; must be a number of at least 0")
+    return number
+
+
 def _run(arguments: argparse.Namespace) -> int:
     from pipeline.commands import run
 
     return OK if run(arguments.recipes, arguments) else BUDGET_MISSED
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from pipeline.commands import init
+
+    init(arguments)
+    return OK
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -174,6 +259,12 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _compare(arguments: argparse.Namespace) -> int:
+    from pipeline.commands import compare
+
+    return OK if compare(arguments) else BUDGET_MISSED
+
+
 def _verify(arguments: argparse.Namespace) -> int:
     from pipeline.commands import verify
 
@@ -188,12 +279,14 @@ def _gc(arguments: argparse.Namespace) -> int:
 
 
 _COMMANDS = {
+    "init": _init,
     "run": _run,
     "check": _check,
     "bench": _bench,
     "predict": _predict,
     "debug": _debug,
     "inspect": _inspect,
+    "compare": _compare,
     "verify": _verify,
     "gc": _gc,
 }

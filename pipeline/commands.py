@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from pipeline.console import third_party_output_to, tracked
-from pipeline.errors import printable
+from pipeline.errors import InputError, printable
 from pipeline.plain_files import content_of, refuse_link, refuse_to_write
 from pipeline.recipe import load_recipes
 from pipeline.records import Report, TargetResult
@@ -30,11 +31,51 @@ if TYPE_CHECKING:  # torch loads only in the commands that need it
 LOG = "run.log"
 
 
+def init(arguments: argparse.Namespace) -> None:
+    """Write a commented recipe; what the arguments leave open is asked for at a terminal.
+
+    Raises:
+        InputError: the file is there already, or nobody can be asked.
+    """
+    from rich.prompt import Prompt
+
+    from pipeline.first_recipe import DEVICES, Answers, recipe_text
+
+    file: Path = arguments.file
+    if os.path.lexists(file):
+        raise InputError(f"{file}: is there already; give another name")
+    device, train, test = arguments.device, arguments.train, arguments.test
+    asks = sys.stdin.isatty() and sys.stdout.isatty()
+    if device is None:
+        if not asks:
+            raise InputError(f"--device: not given; must be one of {', '.join(DEVICES)}")
+        device = Prompt.ask("For which device?", choices=list(DEVICES), default="android")
+        if train is None and test is None:
+            said = Prompt.ask("Folder of training images (empty: embedded digits)", default="")
+            train = Path(said) if said else None
+            test = Path(Prompt.ask("Folder of test images")) if said else None
+    if (train is None) is not (test is None):
+        raise InputError("--train and --test: give both, or neither for the embedded digits")
+    answers = Answers(
+        device=device,
+        train=train,
+        test=test,
+        checkpoint=arguments.checkpoint,
+        input_size=arguments.input_size or (32 if train is None else 224),
+        size_mb=arguments.size_mb,
+        pixels=arguments.pixels,
+    )
+    refuse_to_write(file)
+    file.write_text(recipe_text(answers, file.parent), encoding="utf-8")
+    print(f"wrote {file}; next: pocketnest check {file}")
+
+
 def run(recipes: Sequence[Path], arguments: argparse.Namespace) -> bool:
     """Run recipes and show the result; True where every budget is met."""
     loaded = load_recipes(recipes, arguments.overrides)
     out: Path = arguments.out
-    with third_party_output_to(out / LOG) as console:
+    quiet = arguments.quiet or arguments.json
+    with third_party_output_to(out / LOG, quiet=quiet and not arguments.explain) as console:
         # Imported here: torch and what it loads print while they load.
         from pipeline.run import explain_recipes, run_recipes
 
@@ -56,8 +97,11 @@ def run(recipes: Sequence[Path], arguments: argparse.Namespace) -> bool:
             until=arguments.until,
         )
         combined = len(reports) > len(loaded)
-        for report, directory in reports[-1:] if combined else reports:
+        shown = reports[-1:] if combined else reports
+        for report, directory in shown:
             show(report, directory, console)
+    if arguments.json:
+        print(json.dumps([_summary(report, directory) for report, directory in shown], indent=2))
     return all(report.passed for report, _ in reports)
 
 
@@ -70,12 +114,35 @@ def show(report: Report, directory: Path, console: Console) -> None:
     size = f"{report.baseline.size_bytes / 1e6:.1f}"
     table.add_row("float", f"({report.baseline.device_kind})", size, f"{base.top1:.2%}")
     for target in report.targets:
-        table.add_row(*_row(target))
+        table.add_row(*_row(target, directory))
     console.print(table)
-    console.print(f"report: {directory / 'report.md'}", highlight=False)
+    console.print(f"report: {directory / 'report.html'}", highlight=False)
 
 
-def _row(target: TargetResult) -> list[str]:
+def _summary(report: Report, directory: Path) -> dict[str, Any]:
+    """What a program wants to know of a run that has ended; the report has the rest."""
+    figures = ("device", "format", "size_bytes", "accuracy_drop_pt", "speedup", "passed")
+    return {
+        "passed": report.passed,
+        "report": str(directory / "report.json"),
+        "targets": [
+            {
+                "name": target.name,
+                "file": str(_file(target, directory)),
+                **{name: getattr(target, name) for name in figures},
+                "parity": target.parity.passed,
+            }
+            for target in report.targets
+        ],
+    }
+
+
+def _file(target: TargetResult, directory: Path) -> Path:
+    """Where a target's file lies, given the directory of its report or of a combined one."""
+    return directory.parent / target.name / target.path
+
+
+def _row(target: TargetResult, directory: Path) -> list[str]:
     def shown(value: float | None, form: str) -> str:
         return "not measured" if value is None else format(value, form)
 
@@ -84,7 +151,7 @@ def _row(target: TargetResult) -> list[str]:
     exact = target.scales_exact
     return [
         target.name,
-        target.path,
+        str(_file(target, directory)),
         f"{target.size_mb:.1f}",
         shown(top1, ".2%") + reference,
         shown(target.accuracy_drop_pt, ".2f"),
@@ -309,6 +376,26 @@ def _total_cells(rows: Sequence[LayerRow], pruned: bool, timed: bool) -> list[st
     if timed:
         cells += [f"{sum(row.milliseconds or 0.0 for row in rows):.3f}", "100.0%"]
     return cells
+
+
+def compare(arguments: argparse.Namespace) -> bool:
+    """Print what changed between two runs; True where nothing is a regression.
+
+    Raises:
+        InputError: a run cannot be read, or no target is in both.
+    """
+    from pipeline.compare import Limits, as_json, markdown
+    from pipeline.compare import compare as changes_of
+    from pipeline.finished import open_runs
+
+    limits = Limits(
+        accuracy_drop_pt=arguments.accuracy_drop,
+        size_growth=arguments.size_growth / 100,
+        latency_growth=arguments.latency_growth / 100,
+    )
+    found = changes_of(open_runs(arguments.old), open_runs(arguments.new), limits)
+    print(as_json(found) if arguments.json else markdown(found), end="")
+    return all(one.verdict != "regression" for one in found)
 
 
 def verify(directory: Path) -> bool:

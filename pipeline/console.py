@@ -32,10 +32,14 @@ _WIDTH_ELSEWHERE = 160
 
 
 @contextmanager
-def third_party_output_to(log: Path) -> Iterator[Console]:
+def third_party_output_to(log: Path, *, quiet: bool = False) -> Iterator[Console]:
     """Send everything that prints to this process's outputs into `log`, and yield the terminal.
 
     Works on file descriptors, so native libraries and child processes are covered.
+
+    Args:
+        log: gets the output; made where it is not there.
+        quiet: the terminal shows nothing.
     """
     if log != Path(os.devnull):
         refuse_to_write(log)
@@ -52,7 +56,7 @@ def third_party_output_to(log: Path) -> Iterator[Console]:
     try:
         # In a file or a pipe nothing has to fit a screen.
         width = None if terminal.isatty() else _WIDTH_ELSEWHERE
-        yield Console(file=terminal, soft_wrap=True, width=width)
+        yield Console(file=terminal, soft_wrap=True, width=width, quiet=quiet)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from pipeline.data import Dataset, Images, batches
 from pipeline.health import refuse_bad_logits
 from pipeline.records import Accuracy
+
+NAMED = "named.safetensors"
+"""Name of the file in which a stage keeps the class that was named for every test image."""
+PREDICTIONS = "predictions.safetensors"
+"""Name of the file in a run's directory that says what its file answered to every test image."""
 
 _EVALUATION_BATCH, _EVALUATION_PIXELS = 64, 2**19
 
@@ -28,10 +36,19 @@ def predictions(predict: Callable[[Tensor], Tensor], images: Images, dataset: Da
     return torch.cat(parts)
 
 
+def named(logits: Tensor) -> Tensor:
+    """The class that is named first for every image: int64 [N] of logits [N, classes]."""
+    return _ranked(logits)[:, 0]
+
+
+def _ranked(logits: Tensor) -> Tensor:
+    """The first five classes; of equal logits, which an int8 file has many, any may come first."""
+    return logits.topk(min(5, logits.shape[1]), dim=1).indices
+
+
 def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
     """Share of images whose label is the first, or among the first five, of `logits`."""
-    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
-    hits = ranked == labels[:, None]
+    hits = _ranked(logits) == labels[:, None]
     return Accuracy(
         top1=float(hits[:, 0].double().mean()),
         top5=float(hits.any(1).double().mean()),
@@ -39,8 +56,18 @@ def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
     )
 
 
+def accuracies(logits: Mapping[str, Tensor], dataset: Dataset) -> dict[str, Accuracy]:
+    """Accuracy by test set of `dataset`; `logits` may hold those of further images."""
+    return {name: accuracy(logits[name], test.labels) for name, test in dataset.tests.items()}
+
+
 def evaluate(model: nn.Module, dataset: Dataset, stage: str = "evaluation") -> dict[str, Accuracy]:
-    """Accuracy of a network on every test set; the network must be in evaluation mode.
+    """Accuracy of a network on every test set; as `network_logits`."""
+    return accuracies(network_logits(model, dataset, stage), dataset)
+
+
+def network_logits(model: nn.Module, dataset: Dataset, stage: str) -> dict[str, Tensor]:
+    """Logits [images, classes] of a network by test set; it must be in evaluation mode.
 
     Raises:
         InputError: logits are not finite; names `stage`, the test set and the first layer.
@@ -56,7 +83,64 @@ def evaluate(model: nn.Module, dataset: Dataset, stage: str = "evaluation") -> d
 
     found = {}
     for name, images in dataset.tests.items():
-        logits = predictions(predict, images, dataset)
-        refuse_bad_logits(f"{stage}: test set {name}", logits, model, partial(image_at, images))
-        found[name] = accuracy(logits, images.labels)
+        found[name] = predictions(predict, images, dataset)
+        where = f"{stage}: test set {name}"
+        refuse_bad_logits(where, found[name], model, partial(image_at, images))
     return found
+
+
+def write_named(logits: Mapping[str, Tensor], dataset: Dataset, path: Path) -> None:
+    """Keep which class was named for every test image: int32 [N] by test set, as safetensors."""
+    kept = {name: named(logits[name]).to(torch.int32) for name in dataset.tests}
+    safetensors.torch.save_file(kept, path)
+
+
+def read_named(path: Path) -> dict[str, list[int]]:
+    """What `write_named` kept."""
+    return {name: kept.tolist() for name, kept in safetensors.torch.load_file(path).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """The classes of the images of one test set.
+
+    Attributes:
+        labels: their own.
+        float_model: named by the float model.
+        file: named by the exported file.
+    """
+
+    labels: list[int]
+    float_model: list[int]
+    file: list[int]
+
+
+def write_predictions(
+    labels: Mapping[str, Sequence[int]],
+    float_model: Mapping[str, Sequence[int]],
+    file: Mapping[str, Sequence[int]],
+    path: Path,
+) -> None:
+    """Keep the classes of every test image, as int32 tensors TEST_SET/labels, /float and /file."""
+    every = {"labels": labels, "float": float_model, "file": file}
+    safetensors.torch.save_file(
+        {
+            f"{name}/{whose}": torch.tensor(found[name], dtype=torch.int32)
+            for name in labels
+            for whose, found in every.items()
+        },
+        path,
+    )
+
+
+def read_predictions(path: Path) -> dict[str, Predictions]:
+    """What `write_predictions` kept, by test set."""
+    kept = {name: found.tolist() for name, found in safetensors.torch.load_file(path).items()}
+    return {
+        name: Predictions(
+            labels=kept[f"{name}/labels"],
+            float_model=kept[f"{name}/float"],
+            file=kept[f"{name}/file"],
+        )
+        for name in dict.fromkeys(key.rpartition("/")[0] for key in kept)
+    }

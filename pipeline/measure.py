@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.data import Dataset, normalize
-from pipeline.evaluation import accuracy, predictions
-from pipeline.records import Accuracy, Latency, latency_of
+from pipeline.evaluation import predictions
+from pipeline.records import Latency, latency_of
 
 _COMPARED_MS = 1000.0
 
@@ -68,11 +68,6 @@ def program_logits(program: torch.export.ExportedProgram, dataset: Dataset) -> d
     """Logits of the quantized program, run by torch, by test set."""
     module = program.module(check_guards=False)
     return {name: predictions(module, images, dataset) for name, images in dataset.tests.items()}
-
-
-def accuracies(logits: dict[str, Tensor], dataset: Dataset) -> dict[str, Accuracy]:
-    """Accuracy by test set of `dataset`; `logits` may hold those of further images."""
-    return {name: accuracy(logits[name], test.labels) for name, test in dataset.tests.items()}
 
 
 def interleaved(

@@ -13,14 +13,22 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from pipeline.details import (
+    Changes,
+    Confusion,
+    Count,
+    Epoch,
+    LayerWidth,
+    Positive,
+    Record,
+    Share,
+    Text,
+)
 
 Metric = Literal["accuracy_drop_pt", "size_mb", "speedup", "latency_ms", "latency_share"]
-Text = Annotated[str, Field(pattern=r"\S")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
 Above0 = Annotated[float, Field(gt=0)]
 
 _DECILES = {"p10": 1, "median": 5, "p90": 9}
@@ -33,14 +41,17 @@ _REASONS = {
     "partitions": "partitions_missing",
     "latency_ms": "latency_missing",
     "speedup": "speedup_missing",
+    "confusion": "confusion_missing",
+    "changes": "confusion_missing",
     "value": "missing",
     "reached": "reached_missing",
 }
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+_OLDER = "the report is of a PocketNest that did not record it"
 
+
+class _Record(Record):
     @model_validator(mode="after")
     def _figure_or_reason(self) -> Self:
         fields = dict(self)
@@ -145,18 +156,32 @@ class ModelInfo(_Record):
 
 
 class DataInfo(_Record):
-    """The images; `test_sets` holds the number of images of each."""
+    """The images; `test_sets` holds the number of images of each, `classes` names, in order."""
 
     name: Text
     sha256: Sha256
     train_images: Count
     test_sets: Annotated[dict[Text, Positive], Field(min_length=1)]
+    classes: tuple[str, ...] = ()
+
+
+def _refuse_other_counts(
+    name: str, accuracy: Mapping[str, Accuracy] | None, confusion: Mapping[str, Confusion] | None
+) -> None:
+    """Refuse classes that were counted on other images than the accuracy."""
+    if confusion is None:
+        return
+    counted = {key: (found.images, found.right / found.images) for key, found in confusion.items()}
+    measured = {key: (found.images, found.top1) for key, found in (accuracy or {}).items()}
+    if counted != measured:
+        raise ValueError(f"{name}: confusion gives {counted}, but accuracy {measured}")
 
 
 class Baseline(_Record):
     """The float model on one device; `measured_here` is False for figures of another machine.
 
-    `latency_by_threads` holds further timings, by number of CPU threads.
+    `latency_by_threads` holds further timings, by number of CPU threads; `confusion` which classes
+    were named, by test set.
     """
 
     device: Text
@@ -165,12 +190,22 @@ class Baseline(_Record):
     accuracy: Annotated[dict[Text, Accuracy], Field(min_length=1)]
     latency_ms: Latency | None
     latency_missing: Text | None = None
-    latency_by_threads: dict[Text, Latency] = {}
+    latency_by_threads: dict[Text, Latency] = Field(default_factory=dict)
     size_bytes: Positive
+    confusion: dict[Text, Confusion] | None = None
+    confusion_missing: Text | None = _OLDER
+
+    @model_validator(mode="after")
+    def _same_images(self) -> Self:
+        _refuse_other_counts("baseline", self.accuracy, self.confusion)
+        return self
 
 
 class StageRecord(_Record):
-    """One stage of the run; a figure the stage does not measure is None."""
+    """One stage of the run; a figure the stage does not measure is None.
+
+    `curve` is that of a stage that trains.
+    """
 
     name: Text
     status: Literal["done", "reused"]
@@ -178,6 +213,7 @@ class StageRecord(_Record):
     params: Count | None = None
     macs: Count | None = None
     top1: Share | None = None
+    curve: tuple[Epoch, ...] = ()
 
 
 class ScalesExact(_Record):
@@ -358,6 +394,10 @@ class TargetResult(_Record):
         speedup: median latency of the float model, timed in turn with this file, over this one's.
         pruning: None where no channels were pruned.
         sparsity: share of the weights that were set to zero; None where none were.
+        confusion: which classes the file named, by test set.
+        changes: what became of the images from the float model to the file, by test set.
+        layers: widths before and after pruning.
+        stages: that this file came of, in order.
     """
 
     name: Text
@@ -385,11 +425,16 @@ class TargetResult(_Record):
     partitions_missing: Text | None = None
     latency_ms: Latency | None
     latency_missing: Text | None = None
-    latency_by_threads: dict[Text, Latency] = {}
+    latency_by_threads: dict[Text, Latency] = Field(default_factory=dict)
     speedup: Above0 | None
     speedup_missing: Text | None = None
     pruning: Pruning | None = None
     sparsity: Share | None = None
+    confusion: dict[Text, Confusion] | None = None
+    confusion_missing: Text | None = _OLDER
+    changes: dict[Text, Changes] | None = None
+    layers: tuple[LayerWidth, ...] = ()
+    stages: tuple[StageRecord, ...] = ()
     budgets: tuple[Budget, ...]
     passed: bool
 
@@ -418,6 +463,12 @@ class TargetResult(_Record):
                 raise ValueError(f"budgets: {item.metric} judges {item.value}, not {figure}")
         if self.passed is not all_met(self.budgets):
             raise ValueError(f"passed: got {self.passed}, against the budgets")
+        _refuse_other_counts(self.name, self.accuracy, self.confusion)
+        for name, found in (self.changes or {}).items():
+            after = found.kept + found.gained
+            counted = None if self.confusion is None else self.confusion.get(name)
+            if counted is None or (found.images, after) != (counted.images, counted.right):
+                raise ValueError(f"{self.name}: changes of {name!r} do not fit its confusion")
         return self
 
 
@@ -456,6 +507,10 @@ class Report(_Record):
             drop = accuracy_drop_pt(self.baseline.accuracy, target.accuracy)
             if target.accuracy_drop_pt != drop:
                 raise ValueError(f"{target.name}: accuracy_drop_pt must be {drop}, by accuracy")
+            for name, found in (target.changes or {}).items():
+                before = (self.baseline.confusion or {}).get(name)
+                if before is None or found.kept + found.lost != before.right:
+                    raise ValueError(f"{target.name}: changes of {name!r} do not fit the baseline")
         if self.passed is not all(target.passed for target in self.targets):
             raise ValueError(f"passed: got {self.passed}, against the targets")
         return self

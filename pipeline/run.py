@@ -18,6 +18,7 @@ from pipeline.collapse import refuse_collapse
 from pipeline.console import tracked
 from pipeline.data import Dataset, load_dataset
 from pipeline.errors import InputError, MismatchError
+from pipeline.evaluation import NAMED, PREDICTIONS, read_named, write_predictions
 from pipeline.explain import Explained, explain
 from pipeline.finished import COMBINED, STAGES_FILE
 from pipeline.locks import held
@@ -353,6 +354,9 @@ def _published(
     (scratch / "labels.txt").write_text(
         "".join(f"{' '.join(name.split())}\n" for name in dataset.classes), encoding="utf-8"
     )
+    labels = {name: images.labels.tolist() for name, images in dataset.tests.items()}
+    before, after = (read_named(results[n].directory / NAMED) for n in ("baseline", "measure"))
+    write_predictions(labels, before, after, scratch / PREDICTIONS)
     places = {name: os.path.relpath(r.directory, final) for name, r in results.items()}
     (scratch / STAGES_FILE).write_text(json.dumps(places, indent=1), encoding="utf-8")
     write_report(report, scratch)

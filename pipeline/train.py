@@ -22,6 +22,9 @@ from pipeline.provenance import cpu_flags
 from pipeline.recipe import TrainConfig
 from pipeline.saves import Saves, State
 
+CURVE = "curve.json"
+"""Name of the file in which a stage keeps its learning curve."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:

@@ -239,6 +239,14 @@ def test_a_file_that_is_in_the_way_is_named(
     assert capsys.readouterr().err == "error: artifacts/run.log: Is a directory\n"
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_shells_can_complete(shell: str) -> None:
+    done = pocketnest("--print-completion", shell)
+    assert (done.returncode, done.stderr) == (0, "")
+    for expected in ("compare", "--allow-mismatch", "--dry-run"):
+        assert expected in done.stdout
+
+
 @pytest.mark.parametrize("leads_to", ["nowhere", "elsewhere"])
 def test_a_store_that_is_a_link_is_refused_before_anything_is_written(
     leads_to: str, tmp_path: Path

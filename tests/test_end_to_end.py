@@ -44,7 +44,16 @@ MODEL_FILES = {
         "model.mlpackage/Data/com.apple.CoreML/weights/weight.bin",
     },
 }
-BESIDE = {"report.json", "report.md", "recipe.yaml", "labels.txt", "stages.json", "SHA256SUMS"}
+BESIDE = {
+    "predictions.safetensors",
+    "report.json",
+    "report.md",
+    "report.html",
+    "recipe.yaml",
+    "labels.txt",
+    "stages.json",
+    "SHA256SUMS",
+}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +84,7 @@ def test_the_exact_set_of_files(out: Path) -> None:
     assert {p.name for p in out.iterdir()} == {*MODEL_FILES, "combined", "run.log", ".store"}
     for name, model in MODEL_FILES.items():
         assert files_below(out / name) == model | BESIDE
-    assert files_below(out / "combined") == {"report.json", "report.md"}
+    assert files_below(out / "combined") == {"report.json", "report.md", "report.html"}
 
 
 def test_recipes_share_the_trained_stages(out: Path) -> None:
@@ -332,6 +341,19 @@ def test_the_terminal_shows_progress_and_no_noise(out: Path) -> None:
         assert noise not in shown
     assert (out.parent / "stderr.txt").read_text() == ""
     assert (out / "run.log").stat().st_size > 0
+
+
+def test_a_run_can_be_read_by_a_program(out: Path) -> None:
+    arguments = ["run", DEVICE_RECIPES["onnx"], "--out", out, *settings(*NARROW)]
+    done = pocketnest(*arguments, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    (found,) = json.loads(done.stdout)
+    (target,) = found["targets"]
+    assert Path(target["file"]).stat().st_size == target["size_bytes"]
+    assert json.loads(Path(found["report"]).read_text())["passed"] is found["passed"] is True
+    done = pocketnest(*arguments, "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert pocketnest(*arguments, "--quiet", "--json").returncode == 2
 
 
 def test_a_second_run_reuses_everything(out: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline import measure
 from pipeline.data import Dataset, load_dataset, normalize
-from pipeline.evaluation import evaluation_batch
+from pipeline.evaluation import accuracies, evaluation_batch
 from pipeline.recipe import DigitsData
 
 
@@ -63,10 +63,10 @@ def test_logits_of_every_image_in_order(batch: int | None, digits: Dataset) -> N
 def test_accuracies_of_each_test_set(digits: Dataset) -> None:
     (name,) = digits.tests
     labels = digits.tests[name].labels
-    found = measure.accuracies({name: torch.nn.functional.one_hot(labels, 10).float()}, digits)
+    found = accuracies({name: torch.nn.functional.one_hot(labels, 10).float()}, digits)
     assert (found[name].top1, found[name].top5, found[name].images) == (1.0, 1.0, len(labels))
     rank = torch.arange(10.0).expand(len(labels), 10)  # 9 first, 5 fifth
-    found = measure.accuracies({name: rank}, digits)
+    found = accuracies({name: rank}, digits)
     assert found[name].top1 == pytest.approx((labels == 9).double().mean().item())
     assert found[name].top5 == pytest.approx((labels >= 5).double().mean().item())
 

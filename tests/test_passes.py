@@ -43,10 +43,18 @@ while not all(other.exists() for other in others):
 
 NO_RESULT_DEPENDS_ON_THEM = {
     # The command line and the loop over the stages
-    *("__init__.py", "__main__.py", "commands.py", "console.py", "explain.py", "passes.py"),
+    *(
+        "first_recipe.py",
+        "__init__.py",
+        "__main__.py",
+        "commands.py",
+        "console.py",
+        "explain.py",
+        "passes.py",
+    ),
     *("predict.py", "run.py", "stages/__init__.py", "upkeep.py", "finished.py"),
     # What is done with results
-    *("debug.py", "layer_table.py", "roofline.py"),
+    *("compare.py", "debug.py", "details.py", "layer_table.py", "roofline.py"),
     # Recipes: what they say is in the keys
     *("recipe.py", "recipe_loading.py", "recipe_problems.py", "recipe_tree.py"),
     # Facts of the machine: those that count are in the keys

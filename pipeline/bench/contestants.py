@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline import measure
 from pipeline.data import Dataset, pixel_values
 from pipeline.errors import InputError
+from pipeline.evaluation import accuracies
 from pipeline.finished import MOST_BYTES, Finished, reading
 from pipeline.models.resnest import ResNeSt
 from pipeline.peers.make import Peer
@@ -136,7 +137,7 @@ def of_peer(peer: Peer, dataset: Dataset) -> Contestant:
     if peer.path is not None and missing is None:
         runnable = module.open_file(peer.path, torch.get_num_threads())
         logits = measure.logits_of(runnable, dataset, lambda done: None)
-        accuracy = first(measure.accuracies(logits, dataset))
+        accuracy = first(accuracies(logits, dataset))
     image = measure.first_image(dataset)
     return Contestant(
         name=peer.name,

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
 from pipeline.data import Dataset
+from pipeline.details import Confusion, Epoch, LayerWidth, changes_of, confusion_of
+from pipeline.evaluation import NAMED, read_named
 from pipeline.provenance import code_info, host_info, tool_versions
 from pipeline.recipe import Recipe, resolved_yaml
 from pipeline.records import (
@@ -31,15 +35,30 @@ from pipeline.records import (
     speedup,
 )
 from pipeline.store import Result
+from pipeline.train import CURVE
 
+Named = Mapping[str, Sequence[int]]
+"""The class that was named for every image, by test set."""
+
+_OF_THE_BASELINE = "it answers as the baseline does, whose classes are given"
 _NO_PARTITIONS = "this format's runtime does not split the graph between delegates on a CPU"
 
 
 def assemble(recipe: Recipe, dataset: Dataset, results: dict[str, Result]) -> Report:
     """The report of one recipe, from the facts of its stages."""
     facts = {name: result.facts for name, result in results.items()}
-    baseline = _baseline(facts["baseline"])
-    target = _target(recipe, facts, baseline)
+    labels = {name: images.labels.tolist() for name, images in dataset.tests.items()}
+    before, after = (read_named(results[n].directory / NAMED) for n in ("baseline", "measure"))
+    stages = tuple(_stage(result) for result in results.values())
+    baseline = _baseline(facts["baseline"], _confusions(labels, before))
+    behind = {
+        "confusion": _confusions(labels, after),
+        "confusion_missing": None,
+        "changes": {name: changes_of(labels[name], before[name], after[name]) for name in labels},
+        "layers": tuple(LayerWidth(**layer) for layer in facts["prune"]["layers"]),
+        "stages": stages,
+    }
+    target = _target(recipe, facts, baseline, behind)
     text = resolved_yaml(recipe).encode()
     return Report(
         recipe=RecipeInfo(name=recipe.name, sha256=hashlib.sha256(text).hexdigest()),
@@ -52,10 +71,11 @@ def assemble(recipe: Recipe, dataset: Dataset, results: dict[str, Result]) -> Re
             sha256=dataset.sha256,
             train_images=len(dataset.train),
             test_sets={name: len(images) for name, images in dataset.tests.items()},
+            classes=dataset.classes,
         ),
         baseline=baseline,
         float_cpu=_float_cpu(recipe, facts, baseline),
-        stages=tuple(_stage(result) for result in results.values()),
+        stages=stages,
         targets=(target,),
         passed=target.passed,
     )
@@ -69,7 +89,11 @@ def _accuracy(facts: dict[str, Any]) -> dict[str, Accuracy]:
     return {name: Accuracy(**figures) for name, figures in facts.items()}
 
 
-def _baseline(facts: dict[str, Any]) -> Baseline:
+def _confusions(labels: Named, named: Named) -> dict[str, Confusion]:
+    return {name: confusion_of(labels[name], named[name]) for name in labels}
+
+
+def _baseline(facts: dict[str, Any], confusion: dict[str, Confusion]) -> Baseline:
     host = host_info()
     gpu = facts["device_kind"] == "gpu"
     return Baseline(
@@ -79,6 +103,8 @@ def _baseline(facts: dict[str, Any]) -> Baseline:
         accuracy=_accuracy(facts["accuracy"]),
         latency_ms=_latency(facts["latency_ms"]),
         size_bytes=facts["size_bytes"],
+        confusion=confusion,
+        confusion_missing=None,
     )
 
 
@@ -99,6 +125,7 @@ def _float_cpu(recipe: Recipe, facts: dict[str, Any], baseline: Baseline) -> Bas
         latency_missing=reason,
         latency_by_threads=by_threads,
         size_bytes=baseline.size_bytes,
+        confusion_missing=_OF_THE_BASELINE,
     )
 
 
@@ -118,6 +145,8 @@ def _model(recipe: Recipe, dataset: Dataset, facts: dict[str, Any]) -> ModelInfo
 
 
 def _stage(result: Result) -> StageRecord:
+    curve = result.directory / CURVE
+    epochs = json.loads(curve.read_text(encoding="utf-8")) if curve.exists() else []
     return StageRecord(
         name=result.stage,
         status="reused" if result.reused else "done",
@@ -125,11 +154,14 @@ def _stage(result: Result) -> StageRecord:
         params=result.facts.get("params"),
         macs=result.facts.get("macs"),
         top1=result.facts.get("top1"),
+        curve=tuple(Epoch(**epoch) for epoch in epochs),
     )
 
 
-def _target(recipe: Recipe, facts: dict[str, Any], baseline: Baseline) -> TargetResult:
-    """The file of one recipe, from the facts of export, verify and measure."""
+def _target(
+    recipe: Recipe, facts: dict[str, Any], baseline: Baseline, behind: dict[str, Any]
+) -> TargetResult:
+    """The file of one recipe, from the facts of export, verify and measure, and what is behind."""
     verified, measured = facts["verify"], facts["measure"]
     why_not, timed = measured["cannot_time"], measured["latency"]
     threads = str(recipe.target.threads)
@@ -179,6 +211,7 @@ def _target(recipe: Recipe, facts: dict[str, Any], baseline: Baseline) -> Target
         sparsity=facts["sparsify"]["sparsity"] if "sparsify" in facts else None,
         budgets=budgets,
         passed=all_met(budgets),
+        **behind,
     )
 
 

@@ -1,4 +1,4 @@
-"""The report's files: report.json for programs, report.md for people, and the schema of the first.
+"""The report's files: report.json for programs, report.md and report.html for people, the schema.
 
 paths = write_report(combine(reports), Path("artifacts"))
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.records import RecipeInfo, Report, StageRecord
+from pipeline.report import html
 from pipeline.report.markdown import render
 
 
@@ -91,15 +92,16 @@ def _merged(reports: Sequence[Report]) -> tuple[StageRecord, ...]:
 
 
 def write_report(report: Report, directory: Path) -> list[Path]:
-    """Write report.json and report.md into `directory`, which is made if it is not there.
+    """Write report.json, report.md and report.html into `directory`, made if it is not there.
 
     A reader sees each file whole, the old one or the new one, even if the machine stops.
 
     Returns:
-        The two paths.
+        The paths, in that order.
     """
     content = json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False)
     files = {"report.json": f"{content}\n", "report.md": render(report)}
+    files["report.html"] = html.render(report)
     directory.mkdir(parents=True, exist_ok=True)
     return [_publish(directory / name, text) for name, text in files.items()]
 

@@ -23,7 +23,6 @@ from pipeline.prune import take_shapes
 from pipeline.recipe import Recipe
 from pipeline.records import Accuracy
 
-CURVE = "curve.json"
 PROGRAM, TWIN, LOGITS = "program.pt2", "float.pt2", "logits.pt"
 CALIBRATION_BATCH = 32
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pipeline import layers, measure, parity, program, qat
 from pipeline.data import Dataset
 from pipeline.errors import MismatchError
-from pipeline.evaluation import predictions
+from pipeline.evaluation import NAMED, accuracies, predictions, write_named
 from pipeline.fake_quantize import only_round
 from pipeline.finished import reading
 from pipeline.fold import float_program, float_twin, quantized_program
@@ -77,7 +77,7 @@ def fold(context: Context, inputs: Inputs, out: Path) -> Facts:
             f"{context.recipe.name}: the folded program does not answer as the trained network "
             f"does: {'; '.join(misses)}; this is a fault of PocketNest, please report it"
         )
-    return {"top1": first_top1(measure.accuracies(logits, context.dataset))}
+    return {"top1": first_top1(accuracies(logits, context.dataset))}
 
 
 def _with_calibration(dataset: Dataset) -> Dataset:
@@ -156,7 +156,7 @@ def verify(context: Context, inputs: Inputs, out: Path) -> Facts:
         "scales_exact": exact.model_dump() if exact else None,
         "parity": record.model_dump(),
         "agreement": parity.agreement(logits, _only(expected, context.dataset)),
-        "top1": first_top1(measure.accuracies(logits, context.dataset)),
+        "top1": first_top1(accuracies(logits, context.dataset)),
     }
 
 
@@ -178,7 +178,8 @@ def judge(context: Context, inputs: Inputs, out: Path) -> Facts:
     file = _file(context, inputs)
     with reading(inputs["verify"] / LOGITS):
         logits = torch.load(inputs["verify"] / LOGITS, weights_only=True)
-    accuracy = measure.accuracies(logits, context.dataset)
+    accuracy = accuracies(logits, context.dataset)
+    write_named(logits, context.dataset, out / NAMED)
     why_not = _format(context).cannot_time()
     return {
         "sha256": measure.sha256_of(file),

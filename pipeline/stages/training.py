@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from pipeline import latency, measure, qat
 from pipeline.data import batches
 from pipeline.distill import distillation
-from pipeline.evaluation import evaluate
+from pipeline.evaluation import NAMED, accuracies, evaluate, network_logits, write_named
 from pipeline.finished import reading
 from pipeline.health import refuse_dead
 from pipeline.models.branches import branch_form
@@ -28,7 +28,6 @@ from pipeline.recipe import DistillConfig, PruneConfig, TrainConfig
 from pipeline.saves import Saves
 from pipeline.sparsify import Sparsifier, keep_zeros, sparsity, zero_masks
 from pipeline.stages.context import (
-    CURVE,
     Context,
     Inputs,
     branched_model,
@@ -43,7 +42,7 @@ from pipeline.stages.context import (
 )
 from pipeline.stages.timing import goal_and_file, refuse_too_slow
 from pipeline.store import Facts
-from pipeline.train import Hooks, Step, batches_per_epoch, device, fit
+from pipeline.train import CURVE, Hooks, Step, batches_per_epoch, device, fit
 
 AdjustLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 _IMPORTANCE_BATCH, _IMPORTANCE_MACS = 8, 1.5e11
@@ -113,7 +112,9 @@ def baseline(context: Context, inputs: Inputs, out: Path) -> Facts:
     """Accuracy, size and latency of the float network on this machine's best device."""
     recipe, place = context.recipe, device()
     model = float_model(context, inputs).to(place)
-    accuracy = evaluate(model, context.dataset, "baseline")
+    logits = network_logits(model, context.dataset, "baseline")
+    write_named(logits, context.dataset, out / NAMED)
+    accuracy = accuracies(logits, context.dataset)
     counts = count(model, recipe.model.input_size)
     image = measure.first_image(context.dataset).to(place)
     timed = measure.interleaved(
@@ -137,12 +138,23 @@ def prune(context: Context, inputs: Inputs, out: Path) -> Facts:
     """Remove channels and fine-tune; without a pruning target, only take branch form."""
     recipe, side = context.recipe, context.recipe.model.input_size
     model = branch_form(float_model(context, inputs))
+    before = count(model, side).layers
     facts: Facts = {}
     if recipe.prune is not None:
         model, facts = _prune(context, inputs, model, recipe.prune, out)
     save_checkpoint(model.cpu().eval(), out / WEIGHTS, None)
     counts = count(model, side)
+    after = {layer.name: layer.outputs for layer in counts.layers}
     return facts | {
+        "layers": [
+            {
+                "name": layer.name,
+                "kernel": "x".join(map(str, layer.kernel)),
+                "before": layer.outputs,
+                "after": after.get(layer.name, 0),
+            }
+            for layer in before
+        ],
         "params": counts.params,
         "macs": counts.macs,
         "top1": first_top1(evaluate(model, context.dataset, "prune")),

@@ -48,7 +48,15 @@ FORMATS = {
     "coreml": ["coreml"],
     "all": ["tflite", "onnx", "coreml"],
 }
-_NEVER_ALIKE = {"stage.json", "report.json", "report.md", "program.pt2", "float.pt2", MANIFEST}
+_NEVER_ALIKE = {
+    "stage.json",
+    "report.json",
+    "report.md",
+    "report.html",
+    "program.pt2",
+    "float.pt2",
+    MANIFEST,
+}
 _NEVER_ALIKE |= {"run.log"}
 """What holds times, dates or random names, and the hashes of those."""
 

@@ -1,0 +1,274 @@
+"""The report as one page for people who never open Python; it needs no network and no other file.
+
+All it says comes from the report; pipeline.report.charts draws, the template words and orders.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.details import Confusion, Epoch
+from pipeline.records import Report, StageRecord, TargetResult
+from pipeline.report import charts, words
+
+MOST_IN_A_MATRIX = 20
+"""Classes up to which a confusion matrix is shown whole; else its largest cells are listed."""
+_LISTED = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A chart with what it shows in words, for whoever cannot see it."""
+
+    svg: Markup
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Images of class `true` that were named `said`, and how strong the cell is drawn, 0 to 1."""
+
+    true: int
+    said: int
+    number: int
+    strength: float
+
+
+def render(report: Report) -> str:
+    """Return `report` as one HTML page."""
+    environment = Environment(
+        loader=PackageLoader("pipeline.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    reasons = [*words.reasons(report), report.baseline.confusion_missing]
+    reasons += [target.confusion_missing for target in report.targets]
+    notes = tuple(dict.fromkeys(reason for reason in reasons if reason is not None))
+    page = environment.get_template("report.html.j2").render(
+        report=report,
+        words=words,
+        notes=notes,
+        missing=partial(_missing, notes),
+        percent=words.percent,
+        figure=words.figure,
+        first=next(iter(report.baseline.accuracy)),
+        pictures=_pictures(report),
+        classes=_classes(report),
+        by_class=by_class(report),
+        whole_matrix=report.model.num_classes <= MOST_IN_A_MATRIX,
+        matrix=matrix,
+        largest=largest,
+        changed=changed,
+        drawn=partial(_drawn, Counter()),
+        verdict=words.budget_verdict,
+    )
+    return f"{page.strip()}\n"
+
+
+def _drawn(shown: Counter[Markup], svg: Markup) -> Markup:
+    """A picture whose ids are its own, were it shown before on this page."""
+    shown[svg] += 1
+    return svg if shown[svg] == 1 else Markup(charts.renumbered(svg, shown[svg]))
+
+
+def _missing(notes: Sequence[str], reason: str | None) -> Markup:
+    """What stands where a figure was not measured: that, and a way to the reason."""
+    assert reason is not None  # the records refuse a missing figure without one
+    number = notes.index(reason) + 1
+    text = '<span class="missing">not measured <a href="#reason-{0}">(reason {0})</a></span>'
+    return Markup(text).format(number)
+
+
+def _classes(report: Report) -> list[str]:
+    """Names of the classes; of a report that does not give them, their numbers."""
+    return list(report.data.classes) or [str(n) for n in range(report.model.num_classes)]
+
+
+def by_class(report: Report) -> dict[str, list[tuple[str, list[tuple[int, int] | None]]]]:
+    """For every test set and class, (right, images) of the float model and of every target."""
+    found = {}
+    classes = _classes(report)
+    every = [report.baseline.confusion, *(target.confusion for target in report.targets)]
+    for name in report.data.test_sets:
+        columns: list[list[tuple[int, int]] | None] = [
+            None if one is None or name not in one else one[name].by_class(len(classes))
+            for one in every
+        ]
+        if any(column is not None for column in columns):
+            found[name] = [
+                (label, [None if column is None else column[row] for column in columns])
+                for row, label in enumerate(classes)
+            ]
+    return found
+
+
+def matrix(confusion: Confusion, classes: int) -> list[list[Cell]]:
+    """Every cell of a confusion matrix, row by row; drawn as strong as its share of the row."""
+    counts = {(true, said): number for true, said, number in confusion.cells}
+    images = [total for _, total in confusion.by_class(classes)]
+    return [
+        [_cell(true, said, counts.get((true, said), 0), images[true]) for said in range(classes)]
+        for true in range(classes)
+    ]
+
+
+def _cell(true: int, said: int, number: int, images: int) -> Cell:
+    strength = number / images if images else 0.0
+    return Cell(true=true, said=said, number=number, strength=strength)
+
+
+def largest(confusion: Confusion) -> list[Cell]:
+    """The classes that are most often taken for another, most images first."""
+    wrong = [cell for cell in confusion.cells if cell[0] != cell[1]]
+    ordered = sorted(wrong, key=lambda cell: (-cell[2], cell[0], cell[1]))[:_LISTED]
+    return [_cell(true, said, number, 0) for true, said, number in ordered]
+
+
+def changed(before: Confusion, after: Confusion) -> list[Cell]:
+    """Where two confusions differ most: images more, or fewer below 0, largest first."""
+    counts = {(true, said): -number for true, said, number in before.cells}
+    for true, said, number in after.cells:
+        counts[true, said] = counts.get((true, said), 0) + number
+    differing = [(pair, number) for pair, number in counts.items() if number]
+    ordered = sorted(differing, key=lambda one: (-abs(one[1]), one[0]))[:_LISTED]
+    return [_cell(true, said, number, 0) for (true, said), number in ordered]
+
+
+def _pictures(report: Report) -> dict[str, Any]:
+    timed = [(n, t) for n, t in enumerate(report.targets) if t.latency_ms is not None]
+    made: dict[str, Any] = {
+        "trade_off": _trade_off(report),
+        "sizes": _sizes(report),
+        "latency": _spread(timed) if timed else None,
+        "stages": [(title, _timeline(title, stages)) for title, stages in _timelines(report)],
+        "curves": _curves(report),
+    }
+    return made
+
+
+def _trade_off(report: Report) -> Picture | None:
+    points = []
+    first = next(iter(report.baseline.accuracy))
+    base = report.float_cpu if report.float_cpu.latency_ms else report.baseline
+    if base.latency_ms is not None:
+        points.append(
+            charts.Point(
+                name=f"float ({base.device_kind.upper()})",
+                milliseconds=base.latency_ms.median,
+                top1=report.baseline.accuracy[first].top1,
+                megabytes=base.size_bytes / 1e6,
+                colour=None,
+            )
+        )
+    for number, target in enumerate(report.targets):
+        if target.latency_ms is not None and target.accuracy is not None:
+            points.append(
+                charts.Point(
+                    name=target.name,
+                    milliseconds=target.latency_ms.median,
+                    top1=target.accuracy[first].top1,
+                    megabytes=target.size_mb,
+                    colour=number,
+                )
+            )
+    if not points:
+        return None
+    front = ", ".join(p.name for p in charts.pareto(points))
+    said = "; ".join(
+        f"{p.name}: {words.percent(p.top1)} in {words.figure(p.milliseconds)} ms, "
+        f"{words.figure(p.megabytes)} MB"
+        for p in points
+    )
+    label = f"Top-1 against time for one image. {said}. Not beaten by any other: {front}."
+    return Picture(svg=Markup(charts.trade_off(tuple(points))), label=label)
+
+
+def _sizes(report: Report) -> Picture:
+    groups: list[tuple[str, tuple[tuple[str, float], ...], int | None]] = [
+        ("float weights", (("", report.baseline.size_bytes / 1e6),), None)
+    ]
+    for number, target in enumerate(report.targets):
+        values = (("file", target.size_mb), ("download", target.download_bytes / 1e6))
+        groups.append((target.name, values, number))
+    said = "; ".join(
+        f"{name} {label}: {words.figure(value)} MB".replace(" :", ":")
+        for name, values, _ in groups
+        for label, value in values
+    )
+    return Picture(svg=Markup(charts.bars(tuple(groups), "MB")), label=f"Sizes. {said}.")
+
+
+def _spread(timed: Iterable[tuple[int, TargetResult]]) -> Picture:
+    rows, said = [], []
+    for number, target in timed:
+        assert target.latency_ms is not None
+        rows.append((target.name, target.latency_ms.samples_ms, number))
+        said.append(f"{target.name}: {words.milliseconds(target.latency_ms)}")
+    label = f"Every timed run; the box spans p10 to p90. {'; '.join(said)}."
+    return Picture(svg=Markup(charts.spread(tuple(rows))), label=label)
+
+
+def _timelines(report: Report) -> list[tuple[str, Sequence[StageRecord]]]:
+    """The stages of every target; of an older report, those of the report."""
+    found: list[tuple[str, Sequence[StageRecord]]]
+    found = [(target.name, target.stages) for target in report.targets if target.stages]
+    if not found and report.stages:
+        found = [(report.recipe.name, report.stages)]
+    return found
+
+
+def _timeline(title: str, stages: Sequence[StageRecord]) -> Picture:
+    rows = [
+        (f"{s.name}{' (reused)' if s.status == 'reused' else ''}", s.seconds, s.top1)
+        for s in stages
+    ]
+    said = "; ".join(
+        f"{name}: {words.figure(seconds)} s"
+        + ("" if top1 is None else f", top-1 {words.percent(top1)} after it")
+        for name, seconds, top1 in rows
+    )
+    return Picture(svg=Markup(charts.timeline(tuple(rows))), label=f"Stages of {title}. {said}.")
+
+
+def _curves(report: Report) -> list[tuple[str, Picture]]:
+    """For every stage that trains, the curves that differ between the targets."""
+    stages: dict[str, dict[tuple[Epoch, ...], tuple[str, int]]] = {}
+    for number, target in enumerate(report.targets):
+        for stage in target.stages:
+            if stage.curve:
+                stages.setdefault(stage.name, {}).setdefault(stage.curve, (target.name, number))
+    return [(stage, _curve(stage, found)) for stage, found in stages.items()]
+
+
+def _curve(stage: str, found: dict[tuple[Epoch, ...], tuple[str, int]]) -> Picture:
+    def lines(value: Callable[[Epoch], float]) -> tuple[charts.Line, ...]:
+        return tuple(
+            charts.Line(
+                name=name if len(found) > 1 else "",
+                values=tuple(value(epoch) for epoch in curve),
+                colour=number if len(found) > 1 else 0,
+            )
+            for curve, (name, number) in found.items()
+        )
+
+    panels = [
+        ("loss", "loss", lines(lambda e: e.loss)),
+        ("accuracy on training images", "%", lines(lambda e: 100 * e.accuracy)),
+    ]
+    said = "; ".join(
+        f"{name}: {words.plural(len(curve), 'epoch')}, loss {curve[0].loss:.3g} to "
+        f"{curve[-1].loss:.3g}, accuracy {words.percent(curve[-1].accuracy)} at the end"
+        for curve, (name, _) in found.items()
+    )
+    return Picture(
+        svg=Markup(charts.curves(tuple(panels))), label=f"Training in stage {stage}. {said}."
+    )

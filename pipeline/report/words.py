@@ -1,0 +1,145 @@
+"""Words and figures that every form of the report shares."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from pipeline.records import Baseline, Budget, Latency, Report, TargetResult
+
+NOT_APPLICABLE = "n/a"
+NO_FIGURE_OF_STAGE = "This stage does not measure this figure."
+UNITS: dict[str, tuple[str, str]] = {
+    "accuracy_drop_pt": ("top-1 drop", " pt"),
+    "size_mb": ("size", " MB"),
+    "speedup": ("speedup", "x"),
+    "latency_ms": ("latency", " ms"),
+    "latency_share": ("latency against the unpruned file", " of its time"),
+}
+GOALS = {
+    "macs": "MACs, share of the float network's",
+    "params": "parameters, share of the float network's",
+    "size_mb": "size of the file",
+    "latency": "time of the file",
+}
+
+
+def figure(value: float) -> str:
+    """Write three significant digits, and never fewer than the whole number has."""
+    if value == 0:
+        return "0"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+
+
+def percent(share: float) -> str:
+    """Write a share in percent; only exactly 0 and 1 read as 0 and 100."""
+    for decimals in range(2, 15):
+        text = f"{100 * share:.{decimals}f}"
+        if share in (0, 1) or float(text) not in (0, 100):
+            break
+    return f"{text} %"
+
+
+def count(number: int) -> str:
+    """Write a large number with its unit: k, M or G."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{figure(number / size)} {unit}"
+    return str(number)
+
+
+def plural(number: int, thing: str) -> str:
+    """Write how many of something there are."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def smaller(target: TargetResult, baseline: Baseline) -> str:
+    """Write how many times smaller a file is than the float weights."""
+    ratio = baseline.size_bytes / target.size_bytes
+    return f"{figure(ratio)}x smaller" if ratio >= 1 else f"{figure(1 / ratio)}x larger"
+
+
+def milliseconds(latency: Latency, device_kind: str = "cpu") -> str:
+    """Write a latency with its spread, and what it was taken with."""
+    text = f"{figure(latency.median)} ms ({figure(latency.p10)} to {figure(latency.p90)})"
+    if device_kind == "cpu":
+        text += f", {plural(latency.threads, 'thread')}"
+    return text if latency.batch == 1 else f"{text}, batch {latency.batch}"
+
+
+def float_time(target: TargetResult) -> str:
+    """Write the very time of the float model that a speedup is against.
+
+    A combined report has one float model that was timed several times.
+    """
+    assert target.speedup is not None
+    assert target.latency_ms is not None
+    return f"{figure(target.speedup * target.latency_ms.median)} ms"
+
+
+def reasons(report: Report) -> tuple[str, ...]:
+    """Return why figures are missing, each reason once; its place is its number."""
+    found = [report.baseline.latency_missing, report.float_cpu.latency_missing]
+    for target in report.targets:
+        found += [
+            target.accuracy_missing,
+            target.speedup_missing,
+            target.latency_missing,
+            target.coverage_missing,
+            target.scales_missing,
+            target.partitions_missing,
+            target.pruning.reached_missing if target.pruning else None,
+            *(item.missing for item in target.budgets),
+        ]
+    for stage in report.stages:
+        if None in (stage.params, stage.macs, stage.top1):
+            found.append(NO_FIGURE_OF_STAGE)
+    return tuple(dict.fromkeys(reason for reason in found if reason is not None))
+
+
+def budget_verdict(targets: Sequence[TargetResult]) -> tuple[str, str]:
+    """Passed or Failed, and why, over all budgets of some targets."""
+    budgets = [item for target in targets for item in target.budgets]
+    missed = sum(item.passed is False for item in budgets)
+    unmeasured = sum(item.passed is None for item in budgets)
+    if not budgets:
+        return "Passed", "the recipe sets no budgets"
+    if missed:
+        verdict, why = "Failed", f"{missed} of {plural(len(budgets), 'budget')} missed"
+    else:
+        met = len(budgets) - unmeasured
+        verdict, why = "Passed", f"{met} of {plural(len(budgets), 'budget')} met"
+    return verdict, f"{why}, {unmeasured} not measured" if unmeasured else why
+
+
+def limit(item: Budget, digits: int = 6) -> str:
+    """Write what a budget allows."""
+    bound = "at least" if item.metric == "speedup" else "at most"
+    return f"allowed {bound} {item.limit:.{digits}g}{UNITS[item.metric][1]}"
+
+
+def missed(item: Budget) -> str:
+    """Write the value of a budget that was not kept, and what was allowed."""
+    return f"{UNITS[item.metric][0]} {missed_value(item)}, {limit(item, _digits(item))}"
+
+
+def missed_value(item: Budget) -> str:
+    """Write the value of a budget that was not kept."""
+    return f"{item.value:.{_digits(item)}g}{UNITS[item.metric][1]}"
+
+
+def _digits(item: Budget) -> int:
+    """Enough that a value just past its limit does not read as equal to it."""
+    assert item.value is not None
+    return next(n for n in range(6, 18) if f"{item.value:.{n}g}" != f"{item.limit:.{n}g}")
+
+
+def markdown_text(value: str) -> str:
+    """Write text that is not ours so that it shows as it is, on one line, anywhere in Markdown."""
+    line = " ".join(value.split())
+    line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
+    line = re.sub(r"[\\`*_\[\]|~$#]", r"\\\g<0>", line)
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # At the start of a list item these would begin a list, a heading or a rule.
+    return re.sub(r"^(?=[-+=])|^(\d+)(?=[.)](?: |$))", r"\1\\", line)
