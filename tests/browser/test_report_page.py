@@ -158,8 +158,9 @@ def test_the_checks_can_fail(shown: Shown) -> None:
         """() => {
           const image = document.createElement('img');
           image.src = 'https://example.invalid/x.png';
-          image.width = 3000;
-          document.querySelector('main').append(image);
+          const wide = document.createElement('div');
+          wide.style.width = '3000px';
+          document.querySelector('main').append(image, wide);
         }"""
     )
     page.wait_for_timeout(200)
