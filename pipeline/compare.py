@@ -14,13 +14,10 @@ from dataclasses import asdict, dataclass
 from math import comb
 from typing import Literal
 
-from pydantic import ValidationError
-
 from pipeline.details import Changes, changes_of
 from pipeline.errors import InputError
 from pipeline.evaluation import PREDICTIONS, Predictions, read_predictions
-from pipeline.finished import MOST_BYTES, Finished, reading
-from pipeline.plain_files import content_of
+from pipeline.finished import Finished, reading
 from pipeline.records import Latency, Report, TargetResult
 from pipeline.report import words
 
@@ -82,7 +79,7 @@ def compare(old: Sequence[Finished], new: Sequence[Finished], limits: Limits) ->
             "compare runs of the same recipes"
         )
     found = [one for name in shared for one in _of_target(before[name], after[name], limits)]
-    for name in before.keys() ^ after.keys():
+    for name in sorted(before.keys() ^ after.keys()):
         gone = name in before
         found.append(
             Change(
@@ -111,7 +108,7 @@ def mcnemar(changes: Changes) -> float:
 
 
 def _of_target(old: Finished, new: Finished, limits: Limits) -> Iterator[Change]:
-    before, after = _report(old), _report(new)
+    before, after = old.report(), new.report()
     (one,), (two,) = before.targets, after.targets
     name = two.name
     if one.sha256 == two.sha256:
@@ -124,15 +121,6 @@ def _of_target(old: Finished, new: Finished, limits: Limits) -> Iterator[Change]
     yield _latency(before, after, limits)
     yield from _inside(one, two)
     yield from _budgets(one, two)
-
-
-def _report(run: Finished) -> Report:
-    file = run.directory / "report.json"
-    try:
-        return Report.model_validate_json(content_of(file, MOST_BYTES))
-    except (OSError, ValidationError) as error:
-        first = " ".join(str(error).split())[:200]
-        raise InputError(f"{file}: cannot be read ({first}); run the recipe again") from error
 
 
 def _predictions(run: Finished) -> dict[str, Predictions] | None:

@@ -89,6 +89,20 @@ class Finished:
             )
         return path
 
+    def report(self) -> Report:
+        """What the run found out.
+
+        Raises:
+            InputError: it is missing or of another version.
+        """
+        path = self.directory / "report.json"
+        try:
+            return Report.model_validate_json(content_of(path, MOST_BYTES))
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{path}: not a report of this version; run the recipe again"
+            ) from error
+
     def _places(self) -> dict[str, Path]:
         places = json_of(self.directory / STAGES_FILE)
         if any("\0" in str(place) for place in places.values()):

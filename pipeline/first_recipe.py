@@ -6,6 +6,7 @@ recipe_text(Answers(device="android", train=Path("photos/train"), test=Path("pho
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,8 +117,7 @@ def recipe_text(answers: Answers, folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _data(answers: Answers, place: object) -> list[str]:
-    assert callable(place)
+def _data(answers: Answers, place: Callable[[Path], str]) -> list[str]:
     if answers.train is None or answers.test is None:
         return ["data:", "  kind: digits  # embedded; photos: kind: image_folder, train, test"]
     return [

@@ -35,6 +35,13 @@ def test_every_device_has_a_recipe(device: str, pixels: bool, tmp_path: Path) ->
     assert recipe.prune.macs == 0.5
 
 
+def test_the_command_line_knows_every_device(tmp_path: Path) -> None:
+    done = pocketnest("init", tmp_path / "x.yaml", "--device", "toaster")
+    assert done.returncode == 2
+    assert all(repr(name) in done.stderr for name in DEVICES)
+    assert done.stderr.count("'") == 2 * len(DEVICES) + 2, "and no other"
+
+
 def test_paths_lead_there_from_where_the_recipe_lies(tmp_path: Path) -> None:
     photos = tmp_path / AWKWARD
     answers = Answers(

@@ -20,7 +20,6 @@ from pipeline.bench.contestants import (
     of_run,
     of_torch,
     refuse_same_names,
-    report_of,
 )
 from pipeline.bench.peer_files import peer_files
 from pipeline.bench.ratios import Ratio, ratio_of
@@ -98,7 +97,7 @@ def benchmark(
     """
     model, recipe = float_network(runs), runs[0].recipe
     dataset = load_dataset(recipe.data, recipe.model.input_size)
-    accuracy = first(report_of(runs[0]).baseline.accuracy)
+    accuracy = first(runs[0].report().baseline.accuracy)
     image = measure.first_image(dataset)
     contestants = of_torch(model, image, accuracy, variants=peers is not None)
     if peers is not None:

@@ -15,11 +15,10 @@ from pipeline import measure
 from pipeline.data import Dataset, pixel_values
 from pipeline.errors import InputError
 from pipeline.evaluation import accuracies
-from pipeline.finished import MOST_BYTES, Finished, reading
+from pipeline.finished import Finished, reading
 from pipeline.models.resnest import ResNeSt
 from pipeline.peers.make import Peer
-from pipeline.plain_files import content_of
-from pipeline.records import Accuracy, Report
+from pipeline.records import Accuracy
 
 EAGER = "torch eager"
 
@@ -107,7 +106,7 @@ def of_run(run: Finished, dataset: Dataset) -> Contestant:
         run: its directory holds the file and its report.
         dataset: of the recipe.
     """
-    target = report_of(run).targets[0]
+    target = run.report().targets[0]
     why_not: str | None = run.format.cannot_time()
     fed = pixel_values(dataset) if run.recipe.target.takes_pixels else dataset
     image = measure.first_image(fed)
@@ -164,19 +163,6 @@ def opener(format_name: str, file: Path, image: Tensor) -> Callable[[int], Run]:
         return run
 
     return opened
-
-
-def report_of(run: Finished) -> Report:
-    """The report of a run.
-
-    Raises:
-        InputError: it is missing or of another version.
-    """
-    path = run.directory / "report.json"
-    try:
-        return Report.model_validate_json(content_of(path, MOST_BYTES))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a report of this version; run the recipe again") from error
 
 
 def first(accuracies: dict[str, Accuracy] | None) -> Accuracy | None:
