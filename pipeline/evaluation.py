@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -115,22 +115,25 @@ class Predictions:
     file: list[int]
 
 
-def write_predictions(
-    labels: Mapping[str, Sequence[int]],
-    float_model: Mapping[str, Sequence[int]],
-    file: Mapping[str, Sequence[int]],
-    path: Path,
-) -> None:
+def gathered(dataset: Dataset, baseline: Path, file: Path) -> dict[str, Predictions]:
+    """What two stages kept with `write_named` in their directories, by test set of `dataset`."""
+    float_model, exported = read_named(baseline / NAMED), read_named(file / NAMED)
+    return {
+        name: Predictions(
+            labels=images.labels.tolist(), float_model=float_model[name], file=exported[name]
+        )
+        for name, images in dataset.tests.items()
+    }
+
+
+def write_predictions(predictions: Mapping[str, Predictions], path: Path) -> None:
     """Keep the classes of every test image, as int32 tensors TEST_SET/labels, /float and /file."""
-    every = {"labels": labels, "float": float_model, "file": file}
-    safetensors.torch.save_file(
-        {
-            f"{name}/{whose}": torch.tensor(found[name], dtype=torch.int32)
-            for name in labels
-            for whose, found in every.items()
-        },
-        path,
-    )
+    kept = {}
+    for name, found in predictions.items():
+        every = {"labels": found.labels, "float": found.float_model, "file": found.file}
+        for whose, classes in every.items():
+            kept[f"{name}/{whose}"] = torch.tensor(classes, dtype=torch.int32)
+    safetensors.torch.save_file(kept, path)
 
 
 def read_predictions(path: Path) -> dict[str, Predictions]:

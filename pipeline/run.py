@@ -18,7 +18,7 @@ from pipeline.collapse import refuse_collapse
 from pipeline.console import tracked
 from pipeline.data import Dataset, load_dataset
 from pipeline.errors import InputError, MismatchError
-from pipeline.evaluation import NAMED, PREDICTIONS, read_named, write_predictions
+from pipeline.evaluation import PREDICTIONS, gathered, write_predictions
 from pipeline.explain import Explained, explain
 from pipeline.finished import COMBINED, STAGES_FILE
 from pipeline.locks import held
@@ -354,9 +354,8 @@ def _published(
     (scratch / "labels.txt").write_text(
         "".join(f"{' '.join(name.split())}\n" for name in dataset.classes), encoding="utf-8"
     )
-    labels = {name: images.labels.tolist() for name, images in dataset.tests.items()}
-    before, after = (read_named(results[n].directory / NAMED) for n in ("baseline", "measure"))
-    write_predictions(labels, before, after, scratch / PREDICTIONS)
+    answers = gathered(dataset, results["baseline"].directory, results["measure"].directory)
+    write_predictions(answers, scratch / PREDICTIONS)
     places = {name: os.path.relpath(r.directory, final) for name, r in results.items()}
     (scratch / STAGES_FILE).write_text(json.dumps(places, indent=1), encoding="utf-8")
     write_report(report, scratch)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.compare import Change, Limits, compare, markdown, mcnemar
 from pipeline.details import Changes
 from pipeline.errors import InputError
-from pipeline.evaluation import PREDICTIONS, write_predictions
+from pipeline.evaluation import PREDICTIONS, Predictions, write_predictions
 from pipeline.finished import STAGES_FILE, open_runs
 from pipeline.manifest import seal
 from pipeline.recipe import load_recipes, resolved_yaml
@@ -69,7 +69,8 @@ def run(
     (folder / "labels.txt").write_text("".join(f"{n}\n" for n in range(10)))
     (folder / STAGES_FILE).write_text("{}")
     if kept:
-        write_predictions({"test": labels}, {"test": labels}, {"test": named}, folder / PREDICTIONS)
+        found = Predictions(labels=labels, float_model=labels, file=named)
+        write_predictions({"test": found}, folder / PREDICTIONS)
     seal(folder)
     return folder
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
 from pipeline.data import Dataset
 from pipeline.details import Confusion, Epoch, LayerWidth, changes_of, confusion_of
-from pipeline.evaluation import NAMED, read_named
+from pipeline.evaluation import gathered
 from pipeline.provenance import code_info, host_info, tool_versions
 from pipeline.recipe import Recipe, resolved_yaml
 from pipeline.records import (
@@ -37,9 +36,6 @@ from pipeline.records import (
 from pipeline.store import Result
 from pipeline.train import CURVE
 
-Named = Mapping[str, Sequence[int]]
-"""The class that was named for every image, by test set."""
-
 _OF_THE_BASELINE = "it answers as the baseline does, whose classes are given"
 _NO_PARTITIONS = "this format's runtime does not split the graph between delegates on a CPU"
 
@@ -47,14 +43,15 @@ _NO_PARTITIONS = "this format's runtime does not split the graph between delegat
 def assemble(recipe: Recipe, dataset: Dataset, results: dict[str, Result]) -> Report:
     """The report of one recipe, from the facts of its stages."""
     facts = {name: result.facts for name, result in results.items()}
-    labels = {name: images.labels.tolist() for name, images in dataset.tests.items()}
-    before, after = (read_named(results[n].directory / NAMED) for n in ("baseline", "measure"))
+    answers = gathered(dataset, results["baseline"].directory, results["measure"].directory)
     stages = tuple(_stage(result) for result in results.values())
-    baseline = _baseline(facts["baseline"], _confusions(labels, before))
+    baseline = _baseline(
+        facts["baseline"], {n: confusion_of(a.labels, a.float_model) for n, a in answers.items()}
+    )
     behind = {
-        "confusion": _confusions(labels, after),
+        "confusion": {n: confusion_of(a.labels, a.file) for n, a in answers.items()},
         "confusion_missing": None,
-        "changes": {name: changes_of(labels[name], before[name], after[name]) for name in labels},
+        "changes": {n: changes_of(a.labels, a.float_model, a.file) for n, a in answers.items()},
         "layers": tuple(LayerWidth(**layer) for layer in facts["prune"]["layers"]),
         "stages": stages,
     }
@@ -87,10 +84,6 @@ def _latency(facts: dict[str, Any]) -> Latency:
 
 def _accuracy(facts: dict[str, Any]) -> dict[str, Accuracy]:
     return {name: Accuracy(**figures) for name, figures in facts.items()}
-
-
-def _confusions(labels: Named, named: Named) -> dict[str, Confusion]:
-    return {name: confusion_of(labels[name], named[name]) for name in labels}
 
 
 def _baseline(facts: dict[str, Any], confusion: dict[str, Confusion]) -> Baseline:
