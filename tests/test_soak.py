@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 def test_faults_change_nothing(tmp_path: Path) -> None:
     counts = ["--kills", "4", "--faults", "5", "--signals", "1", "--recipes", "0", "--files", "0"]
-    narrow = ["--formats", "onnx", "--workers", "1", "--work", tmp_path]
+    narrow = ["--formats", "onnx", "--workers", "2", "--work", tmp_path]
     done = subprocess.run(
         [sys.executable, "-m", "tests.soak", *counts, *narrow],
         cwd=ROOT,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import sys
@@ -58,24 +59,30 @@ def wanted(kills: int, others: int, signals: int) -> Counter[str]:
 def disturb(
     count: Counter[str], formats: tuple[str, ...], seed: int, workers: int, work: Path
 ) -> list[Disturbed]:
-    """Run campaigns until every kind of fault has struck as often as it is to."""
+    """Run campaigns until every kind of fault has struck as often as it is to.
+
+    Those that run at the same time share what is missing, so that a few faults end sooner, too.
+    """
     known = {name: _known(name, work) for name in formats}
     log = work / f"disturbed-{seed}.jsonl"
     done = [Disturbed(**json.loads(line)) for line in _lines(log)]
     begun = max((one.seed for one in done), default=seed * 10_000)
-    running: dict[int, int] = {}
+    running: dict[int, tuple[int, Counter[str]]] = {}
     while True:
-        missing = count - Counter(one.kind for one in done)
+        under_way = sum((kinds for _, kinds in running.values()), Counter[str]())
+        missing = count - Counter(one.kind for one in done) - under_way
         if missing and len(running) < workers:
             begun += 1
-            running[_started(begun, missing, known, work)] = begun
+            share = math.ceil(missing.total() / (workers - len(running)))
+            number, kinds = _started(begun, missing, share, known, work)
+            running[number] = begun, Counter(kinds)
             continue
         if not running:
             return done
         number, status = os.wait()
         if number not in running:
             continue
-        struck = _struck(running.pop(number), status, work)
+        struck = _struck(running.pop(number)[0], status, work)
         with log.open("a") as file:
             file.writelines(json.dumps(asdict(one)) + "\n" for one in struck)
         done += struck
@@ -94,11 +101,12 @@ def _known(formats: str, work: Path) -> Undisturbed:
     return Undisturbed(**json.loads(file.read_text()))
 
 
-def _started(seed: int, missing: Counter[str], known: Mapping[str, Undisturbed], work: Path) -> int:
-    """Start a campaign in a process of its own."""
+def _started(
+    seed: int, missing: Counter[str], share: int, known: Mapping[str, Undisturbed], work: Path
+) -> tuple[int, list[str]]:
+    """Start a campaign of at most `share` faults; its process and the kinds of its faults."""
     dice = random.Random(seed)
-    left = sorted(missing.elements())
-    kinds = dice.sample(left, min(len(left), _FAULTS_PER_CAMPAIGN))
+    kinds = dice.sample(sorted(missing.elements()), min(share, _FAULTS_PER_CAMPAIGN))
     formats = dice.choices(list(known), [_FORMATS[name] for name in known])[0]
     number = os.fork()
     if number == 0:
@@ -111,7 +119,7 @@ def _started(seed: int, missing: Counter[str], known: Mapping[str, Undisturbed],
             status = 0
         finally:
             os._exit(status)
-    return number
+    return number, kinds
 
 
 def _struck(seed: int, status: int, work: Path) -> list[Disturbed]:
