@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -43,17 +43,10 @@ class Cell:
 
 def render(report: Report) -> str:
     """Return `report` as one HTML page."""
-    environment = Environment(
-        loader=PackageLoader("pipeline.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     reasons = [*words.reasons(report), report.baseline.confusion_missing]
     reasons += [target.confusion_missing for target in report.targets]
     notes = tuple(dict.fromkeys(reason for reason in reasons if reason is not None))
-    page = environment.get_template("report.html.j2").render(
+    page = _environment().get_template("report.html.j2").render(
         report=report,
         words=words,
         notes=notes,
@@ -72,6 +65,18 @@ def render(report: Report) -> str:
         verdict=words.budget_verdict,
     )
     return f"{page.strip()}\n"
+
+
+@cache
+def _environment() -> Environment:
+    """Of the templates; kept, since a run of several recipes renders a page for each."""
+    return Environment(
+        loader=PackageLoader("pipeline.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def _drawn(shown: Counter[Markup], svg: Markup) -> Markup:
