@@ -186,6 +186,10 @@ def stage_ingredients(stage: Stage, context: Context, keys: Mapping[str, str]) -
         "checkpoint": _checkpoint_hash(context.recipe) if stage.name == "train" else None,
         "inputs": {name: keys[name] for name in stage.after if name in keys},
         "data": context.dataset.sha256,
+        "normalization": {
+            "mean": list(context.dataset.mean),
+            "std": list(context.dataset.std),
+        },
         "side": context.recipe.model.input_size,
         "code": {name: code_hash(name) for name in stage.code},
         "tools": {name: version(name) for name in TOOLS},

@@ -106,3 +106,14 @@ def test_code_and_data_are_said_to_have_changed(
     other = replace(about, dataset=replace(about.dataset, sha256="1" * 64))
     monkeypatch.setattr(passes, "code_hash", lambda name: "another")
     assert told(store, other)[0] == ("train", False, "code.train.py: changed; data: changed")
+
+
+def test_what_images_are_normalised_by_counts(store: Store) -> None:
+    """Neither the hash of the images nor the part of the recipe that training reads has it."""
+    run(store, context())
+    about = context()
+    other = replace(about, dataset=replace(about.dataset, std=(0.5, 0.5, 0.5)))
+    (_, reused, why), *_ = told(store, other)
+    assert not reused
+    assert why.startswith("normalization.std: [")
+    assert why.endswith("[0.5, 0.5, 0.5] now")
