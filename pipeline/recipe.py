@@ -94,6 +94,7 @@ WeightsFile = Annotated[
 Width = Annotated[int, Field(ge=1, le=1024)]
 Side = Annotated[int, Field(ge=32, le=1024, multiple_of=32)]
 Deviation = Annotated[float, Field(gt=0)]
+Words = Annotated[str, Field(min_length=1, max_length=4000)]
 FileName = Annotated[
     str,
     # A run writes into a folder of this name: no separators, no "..", no case to confuse.
@@ -457,6 +458,22 @@ class GuardConfig(_Part):
     accuracy_drop_pt: Annotated[float, Field(gt=0, le=100)] | None = 30.0
 
 
+class CardConfig(_Part):
+    """What only people know of a model: its file and the bundle's model card say it.
+
+    Attributes:
+        intended_use: what the model is for.
+        limits: what it is not for, and what it is known to get wrong.
+        licence: of the model, such as Apache-2.0.
+        author: who answers for it.
+    """
+
+    intended_use: Words | None = None
+    limits: Words | None = None
+    licence: Words | None = None
+    author: Words | None = None
+
+
 class Recipe(_Part):
     """One run for one target device.
 
@@ -482,6 +499,7 @@ class Recipe(_Part):
     measure: MeasureConfig = MeasureConfig()
     save: SaveConfig = SaveConfig()
     guard: GuardConfig = GuardConfig()
+    card: CardConfig = CardConfig()
 
     @field_validator("train", "prune", "sparsify")
     @classmethod

@@ -21,6 +21,7 @@ from pipeline.errors import InputError, MismatchError
 from pipeline.evaluation import PREDICTIONS, gathered, write_predictions
 from pipeline.explain import Explained, explain
 from pipeline.finished import COMBINED, STAGES_FILE
+from pipeline.formats.description import labels_text
 from pipeline.locks import held
 from pipeline.passes import Run, Stage, code_hash, passes, run_stages, run_together
 from pipeline.plain_files import refuse_link, remove
@@ -128,7 +129,10 @@ STAGES = (
         name="export",
         make=files.write,
         after=("fold",),
-        reads=("target.format", "target.input", "target.cpu"),
+        reads=(
+            *("target.format", "target.input", "target.cpu", "target.precision"),
+            *("model.name", "card.intended_use", "card.author", "card.licence"),
+        ),
         code=("formats", "grid.py", "program.py", "stages/files.py"),
         in_child=True,
     ),
@@ -351,9 +355,7 @@ def _published(
     else:
         shutil.copy2(file, scratch / file.name)
     (scratch / "recipe.yaml").write_text(resolved_yaml(recipe), encoding="utf-8")
-    (scratch / "labels.txt").write_text(
-        "".join(f"{' '.join(name.split())}\n" for name in dataset.classes), encoding="utf-8"
-    )
+    (scratch / "labels.txt").write_text(labels_text(dataset.classes), encoding="utf-8")
     answers = gathered(dataset, results["baseline"].directory, results["measure"].directory)
     write_predictions(answers, scratch / PREDICTIONS)
     places = {name: os.path.relpath(r.directory, final) for name, r in results.items()}

@@ -65,7 +65,7 @@ NO_RESULT_DEPENDS_ON_THEM = {
     # What only refuses
     *("calibration.py", "collapse.py", "health.py"),
 }
-FOLDERS_APART = {"bench", "peers", "report"}
+FOLDERS_APART = {"bench", "bundle", "peers", "report"}
 
 
 def test_every_module_is_in_the_keys_or_decides_no_result() -> None:

@@ -138,8 +138,7 @@ def _stamp_names(path: Path, names: dict[str, str]) -> None:
         raise RuntimeError(f"{path}: two tensors are named '{made.most_common(1)[0][0]}'")
     for key in [key for key in spec.description.metadata.userDefined if key.endswith("date")]:
         del spec.description.metadata.userDefined[key]
-    (file,) = path.rglob("*.mlmodel")
-    file.write_bytes(spec.SerializeToString(deterministic=True))
+    mil.write_specification(spec, path)
 
 
 def _number_the_parts(path: Path) -> None:

@@ -3,11 +3,13 @@
 TensorFlow and coremltools take gigabytes and seconds to load and print a lot; a child process
 gives the memory back and keeps the noise in the log.
 
-    python -m pipeline.formats.export program.pt2 tflite model.tflite [pixels] [sparse] [amx]
+    python -m pipeline.formats.export program.pt2 tflite model.tflite [pixels] [sparse] [amx] \
+        [--description description.json]
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
@@ -18,6 +20,8 @@ from pathlib import Path
 from pipeline.children import Children, end_with_parent
 from pipeline.disk import is_full, refusal
 from pipeline.errors import InputError
+from pipeline.formats import describe
+from pipeline.formats.description import read_description
 
 _PACKAGE_PARENT = Path(__file__).parents[2]
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"}
@@ -70,6 +74,7 @@ def export(
     pixels: bool = False,
     sparse: bool = False,
     amx: bool = False,
+    description: Path | None = None,
     children: Children | None = None,
 ) -> None:
     """Write the program saved at `program` to `path` in a child process.
@@ -82,6 +87,7 @@ def export(
         amx: store weights so that ONNX Runtime multiplies them with AMX. For ONNX files alone.
         sparse: store int8 weights with many zeros sparsely. Only Core ML can; the other formats
             write every weight.
+        description: what the file is to say of itself, as `Description.write` keeps it.
         children: those that the child is to be ended with.
 
     Raises:
@@ -94,6 +100,7 @@ def export(
     flags = {"pixels": pixels, "sparse": sparse and format_name == "coreml"}
     flags["amx"] = amx and format_name == "onnx"
     command += [flag for flag, given in flags.items() if given]
+    command += [] if description is None else ["--description", str(description)]
     status = (children or Children()).run(command, child_environment())
     if status == -signal.SIGKILL:
         raise InputError(
@@ -111,14 +118,32 @@ def export(
         )
 
 
+def _write(arguments: argparse.Namespace) -> None:
+    flags = dict.fromkeys(arguments.flags, True)
+    _WRITERS[arguments.format](arguments.program, arguments.path, **flags)
+    if arguments.description is not None:
+        about = read_description(arguments.description)
+        describe.WRITERS[arguments.format](arguments.path, about)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program", type=Path)
+    parser.add_argument("format", choices=list(_WRITERS))
+    parser.add_argument("path", type=Path)
+    parser.add_argument("flags", nargs="*")
+    parser.add_argument("--description", type=Path)
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
     end_with_parent()
-    source, name, destination, *flags = sys.argv[1:]
+    given = _arguments()
     try:
-        _WRITERS[name](Path(source), Path(destination), **dict.fromkeys(flags, True))
+        _write(given)
     except Exception as error:
         missing = isinstance(error, FileNotFoundError)  # no fault of the disk's
-        if missing or (refusal(error) is None and not is_full(error, Path(destination).parent)):
+        if missing or (refusal(error) is None and not is_full(error, given.path.parent)):
             raise
         traceback.print_exc()
         sys.exit(_DISK_REFUSED)

@@ -7,9 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.formats.qdq import INPUT, OUTPUT
+
 
 def name_layers(content: bytes, layers: dict[str, str]) -> bytes:
-    """Give every quantized tensor of a TFLite file the name of the program's layer."""
+    """Give every quantized tensor of a TFLite file the name of the program's layer.
+
+    What goes in and comes out is called as in the other formats.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(content, 0)
@@ -28,6 +33,8 @@ def name_layers(content: bytes, layers: dict[str, str]) -> bytes:
                 continue  # the same values in another layout
             named.add(found[0])
             tensor.name = found[0]
+    graph.tensors[graph.inputs[0]].name = INPUT
+    graph.tensors[graph.outputs[0]].name = OUTPUT
     return pack(model)
 
 

@@ -13,6 +13,8 @@ from onnx import numpy_helper
 
 OPSET = 21
 INPUT, OUTPUT = "image", "logits"
+BATCH = "batch"
+"""Name of the one dimension that is free in ONNX files."""
 
 Array = NDArray[Any]
 
@@ -36,6 +38,7 @@ def to_onnx(program: torch.export.ExportedProgram) -> onnx.ModelProto:
     assert exported is not None
     model = exported.model_proto
     _strip_traces(model)
+    _name_batch(model)
     _pool_means(model)
     return model
 
@@ -46,6 +49,16 @@ def _strip_traces(model: onnx.ModelProto) -> None:
         del holder.metadata_props[:]
     for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
         del value.metadata_props[:]
+
+
+def _name_batch(model: onnx.ModelProto) -> None:
+    """Call the free dimension `batch`; the exporter makes up a name such as s77."""
+    graph = model.graph
+    made_up = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dimension in value.type.tensor_type.shape.dim:
+            if made_up and dimension.dim_param == made_up:
+                dimension.dim_param = BATCH
 
 
 def _pool_means(model: onnx.ModelProto) -> None:

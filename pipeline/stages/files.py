@@ -19,6 +19,7 @@ from pipeline.evaluation import NAMED, accuracies, predictions, write_named
 from pipeline.fake_quantize import only_round
 from pipeline.finished import reading
 from pipeline.fold import float_program, float_twin, quantized_program
+from pipeline.formats.description import Description
 from pipeline.formats.export import SUFFIXES, export
 from pipeline.formats.facts import scales_exact
 from pipeline.models.load import WEIGHTS, read_checkpoint
@@ -39,6 +40,7 @@ from pipeline.stages.context import (
 from pipeline.stages.timing import unpruned_file
 from pipeline.store import Facts
 
+DESCRIPTION = "description.json"
 CALIBRATION = "(calibration)"
 """Key of the calibration images beside the test sets; no test set can be named so."""
 
@@ -99,6 +101,7 @@ def write(context: Context, inputs: Inputs, out: Path) -> Facts:
     """Write the target's file from the program."""
     name = context.recipe.target.format
     file = f"model{SUFFIXES[name]}"
+    description(context).write(out / DESCRIPTION)
     export(
         inputs["fold"] / PROGRAM,
         name,
@@ -106,9 +109,28 @@ def write(context: Context, inputs: Inputs, out: Path) -> Facts:
         pixels=context.recipe.target.takes_pixels,
         sparse=context.recipe.sparsify is not None,
         amx=context.recipe.target.cpu == "x86_amx",
+        description=out / DESCRIPTION,
         children=context.children,
     )
     return {"file": file}
+
+
+def description(context: Context) -> Description:
+    """What the target's file is to say of itself."""
+    recipe, dataset = context.recipe, context.dataset
+    side = recipe.model.input_size
+    classes = f"{len(dataset.classes)} classes of {dataset.name}"
+    return Description(
+        name=recipe.model.name,
+        text=recipe.card.intended_use
+        or f"{recipe.model.name}, {recipe.target.precision}: {side} x {side} images, {classes}",
+        classes=dataset.classes,
+        pixels=recipe.target.takes_pixels,
+        mean=dataset.mean,
+        std=dataset.std,
+        author=recipe.card.author,
+        licence=recipe.card.licence,
+    )
 
 
 def verify(context: Context, inputs: Inputs, out: Path) -> Facts:
