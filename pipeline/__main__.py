@@ -32,6 +32,7 @@ examples:
   pocketnest debug artifacts/android-litert-int8
   pocketnest bench artifacts/android-litert-int8
   pocketnest inspect artifacts/android-litert-int8
+  pocketnest bundle artifacts/combined
   pocketnest compare artifacts-main/combined artifacts/combined > comment.md
 """
 
@@ -163,6 +164,15 @@ def _parser() -> argparse.ArgumentParser:
         help="of the median, where the runs' intervals do not overlap (default 10)",
     )
     compare.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
+    bundle = commands.add_parser(
+        "bundle", help="pack what app teams need: model, contract, golden vectors, code; as a zip"
+    )
+    _folder(bundle.add_argument("run_dir", type=Path, metavar="RUN_DIR"))
+    _folder(
+        bundle.add_argument(
+            "--out", type=Path, metavar="DIR", help="for the archives; default: each run's folder"
+        )
+    )
     verify = commands.add_parser(
         "verify", help="hash every file of a run and of its stages again: is it as it was written?"
     )
@@ -265,6 +275,12 @@ def _compare(arguments: argparse.Namespace) -> int:
     return OK if compare(arguments) else BUDGET_MISSED
 
 
+def _bundle(arguments: argparse.Namespace) -> int:
+    from pipeline.commands import bundle
+
+    return OK if bundle(arguments.run_dir, arguments.out) else BUDGET_MISSED
+
+
 def _verify(arguments: argparse.Namespace) -> int:
     from pipeline.commands import verify
 
@@ -287,6 +303,7 @@ _COMMANDS = {
     "debug": _debug,
     "inspect": _inspect,
     "compare": _compare,
+    "bundle": _bundle,
     "verify": _verify,
     "gc": _gc,
 }

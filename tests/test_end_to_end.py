@@ -22,8 +22,10 @@ from coremltools.models.utils import load_spec
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from pipeline.manifest import seal
+from pipeline.bundle.write import contract_in
+from pipeline.manifest import damage, seal
 from pipeline.run import STAGES
+from tests.bundles import code_of, golden, reference, unpacked
 from tests.cli import (
     DEVICE_RECIPES,
     NARROW,
@@ -270,6 +272,87 @@ def spoil_a_layer(model: onnx.ModelProto) -> None:
     stored.CopyFrom(onnx.numpy_helper.from_array(weights[::-1].copy(), name))
 
 
+@pytest.fixture(scope="module")
+def bundles(out: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the unpacked bundles of all three targets."""
+    folder = tmp_path_factory.mktemp("bundles")
+    done = pocketnest("bundle", out / "combined", "--out", folder / "zip")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in MODEL_FILES:
+        assert f"{folder / 'zip' / name}.zip" in done.stdout
+        unpacked(folder / "zip" / f"{name}.zip", folder)
+    return folder
+
+
+CODE = {
+    "android-litert-int8": {"kotlin/Classifier.kt", "kotlin/GoldenTest.kt"},
+    "linux-arm-onnxruntime-int8": {
+        *("kotlin/Classifier.kt", "kotlin/GoldenTest.kt", "cpp/classifier.hpp", "cpp/golden.cpp"),
+    },
+    "iphone-coreml-w8a8": {"swift/Classifier.swift", "swift/GoldenTests.swift"},
+}
+
+
+@pytest.mark.parametrize("name", MODEL_FILES)
+def test_a_bundle_holds_what_an_app_team_needs(name: str, bundles: Path, out: Path) -> None:
+    bundle = bundles / name
+    assert damage(bundle) is None
+    images = {f"golden/{n:02d}.{kind}" for n in range(10) for kind in ("png", "rgb")}
+    assert files_below(bundle) == (
+        MODEL_FILES[name]
+        | images
+        | CODE[name]
+        | {"README.md", "model_card.md", "contract.json", "labels.txt", "SHA256SUMS"}
+        | {"golden/expected.csv", "python/classify.py"}
+    )
+    for file in MODEL_FILES[name]:
+        assert (bundle / file).read_bytes() == (out / name / file).read_bytes()
+    contract = contract_in(bundle)
+    target = report_of(out, name)["targets"][0]
+    assert contract.sha256 == target["sha256"]
+    assert contract.output.classes == 10
+    assert contract.golden.tolerance > 0
+    assert "Passed: " in (bundle / "model_card.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["android-litert-int8", "linux-arm-onnxruntime-int8"])
+def test_code_of_a_bundle_gives_the_golden_answers(name: str, bundles: Path) -> None:
+    bundle = bundles / name
+    done = golden(bundle)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "10 of 10 as expected" in done.stdout
+    table = bundle / "golden" / "expected.csv"
+    kept = table.read_text()
+    first, second, *rest = kept.splitlines()
+    *cells, last = second.split(",")
+    off = 1.01 * contract_in(bundle).golden.tolerance
+    table.write_text("\n".join([first, ",".join([*cells, str(float(last) + off)]), *rest]))
+    done = golden(bundle)
+    table.write_text(kept)
+    assert done.returncode == 1
+    assert "9 of 10 as expected" in done.stdout
+
+
+def test_code_for_core_ml_gives_the_golden_answers(
+    bundles: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = bundles / "iphone-coreml-w8a8"
+    code = code_of(bundle)
+    assert code.check(reference(bundle))
+    assert "10 of 10 as expected" in capsys.readouterr().out
+    run = reference(bundle)
+    assert not code.check(lambda given: run(given) + 1.01 * code.TOLERANCE)
+
+
+def test_the_same_run_gives_the_same_bundle(bundles: Path, out: Path, tmp_path: Path) -> None:
+    name = "linux-arm-onnxruntime-int8"
+    done = pocketnest("bundle", out / name, "--out", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    again = (tmp_path / f"{name}.zip").read_bytes()
+    assert again == (bundles / "zip" / f"{name}.zip").read_bytes()
+    assert {p.name for p in tmp_path.iterdir()} == {f"{name}.zip"}
+
+
 def test_debug_names_the_layer_that_is_wrong(out: Path) -> None:
     spoiled = out / "spoiled"
     shutil.copytree(out / "linux-arm-onnxruntime-int8", spoiled)
@@ -331,6 +414,10 @@ def test_a_wrong_writer_stops_the_run_unless_that_is_allowed(out: Path, tmp_path
     assert target["parity"]["passed"] is False
     assert target["parity"]["first_difference"].startswith("stem.0.0 conv2d")
     assert "**Do not ship wrong**" in (out / "wrong" / "report.md").read_text()
+    refused = pocketnest("bundle", out / "wrong")
+    assert refused.returncode == 2
+    assert "does not answer as its program" in refused.stderr
+    assert not (out / "wrong" / "wrong.zip").exists()
 
 
 def test_the_terminal_shows_progress_and_no_noise(out: Path) -> None:
@@ -427,7 +514,7 @@ def test_a_float_target(out: Path, form: str) -> None:
     assert target["agreement"] == 1.0
 
 
-def test_a_target_that_takes_camera_pixels(out: Path) -> None:
+def test_a_target_that_takes_camera_pixels(out: Path, tmp_path: Path) -> None:
     done = narrow_run([DEVICE_RECIPES["onnx"]], out, "target.input=uint8_rgb", "name=camera-pixels")
     assert done.returncode == 0, done.stdout + done.stderr
     report = report_of(out, "camera-pixels")
@@ -445,6 +532,10 @@ def test_a_target_that_takes_camera_pixels(out: Path) -> None:
     assert (image.type, image.shape[1:]) == ("tensor(uint8)", [32, 32, 3])
     (logits,) = session.run(None, {image.name: np.zeros((1, 32, 32, 3), np.uint8)})
     assert logits.shape == (1, 10)
+    assert pocketnest("bundle", out / "camera-pixels").returncode == 0
+    bundle = unpacked(out / "camera-pixels" / "camera-pixels.zip", tmp_path)
+    assert contract_in(bundle).input.mean is None
+    assert "10 of 10 as expected" in golden(bundle).stdout
 
 
 def test_a_benchmark_beside_other_tools(out: Path, tmp_path: Path) -> None:
