@@ -16,6 +16,8 @@ BIN = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin")
 MARKER = ENVIRONMENT / "installed-for"
 RECIPES = ROOT / "recipes" / "resnest50"
 AXE = "4.14.1"
+ONNXRUNTIME = "0.4.9"
+"""Of the npm package com.github.asus4.onnxruntime: library, headers and Android's classes."""
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["tests", "lint", "types"]
@@ -95,12 +97,33 @@ def installed(session: nox.Session, package: str, *names: str) -> str:
 
 def axe(session: nox.Session) -> str:
     """Path of axe-core, which tells what of a page not everybody can use."""
-    folder = ROOT / ".nox" / "browser"
-    file = folder / "node_modules" / "axe-core" / "axe.min.js"
-    if not file.is_file():
+    return str(npm_package(session, "browser", "axe-core", AXE) / "axe.min.js")
+
+
+def npm_package(session: nox.Session, name: str, package: str, version: str) -> Path:
+    """Folder of an npm package, installed for the session `name` where it is not there."""
+    folder = ROOT / ".nox" / name
+    found = folder / "node_modules" / package
+    if not (found / "package.json").is_file():
         npm = installed(session, "npm", "npm")
-        session.run(npm, "install", "--prefix", str(folder), f"axe-core@{AXE}", external=True)
-    return str(file)
+        wanted = f"{package}@{version}"
+        session.run(npm, "install", "--prefix", str(folder), wanted, external=True)
+    return found
+
+
+@nox.session
+def snippets(session: nox.Session) -> None:
+    """Compile and run the bundle's Kotlin and C++, against ONNX Runtime itself (150 MB)."""
+    prepare(session)
+    for package, name in (("g++", "c++"), ("default-jdk-headless", "javac"), ("kotlin", "kotlinc")):
+        installed(session, package, name)
+    folder = npm_package(session, "snippets", "com.github.asus4.onnxruntime", ONNXRUNTIME)
+    library = folder / "Plugins" / "Linux" / "x64" / "libonnxruntime.so"
+    # The name that programs linked with it ask for.
+    (library.with_name("libonnxruntime.so.1")).unlink(missing_ok=True)
+    library.with_name("libonnxruntime.so.1").symlink_to(library.name)
+    variables = {"POCKETNEST_ONNXRUNTIME": str(folder)}
+    run(session, "python", "-m", "pytest", "tests/snippets", *session.posargs, variables=variables)
 
 
 @nox.session

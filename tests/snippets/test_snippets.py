@@ -1,0 +1,132 @@
+"""The bundle's code in compilers: `nox -s snippets` brings them, and ONNX Runtime for C++.
+
+Kotlin is compiled against the API of ONNX Runtime for Android and stubs of Android and LiteRT,
+and run with stubs that keep what the runtime is given. Swift is parsed in tests/test_bundle.py.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.bundle.golden import Vectors, write
+from pipeline.bundle.snippets import snippets
+from pipeline.formats import onnx
+from tests import programs
+from tests.bundles import code_of
+from tests.test_bundle import contract
+
+if (FOLDER := os.environ.get("POCKETNEST_ONNXRUNTIME")) is None:
+    pytest.skip("run by `nox -s snippets`, which brings compilers", allow_module_level=True)
+
+PLUGINS = Path(FOLDER) / "Plugins"
+LIBRARY = PLUGINS / "Linux" / "x64" / "libonnxruntime.so"
+ANDROID = PLUGINS / "Android" / "onnxruntime.aar"
+(HEADERS,) = PLUGINS.glob("iOS~/*/ios-arm64_x86_64-simulator/onnxruntime.framework/Headers")
+STUBS = Path(__file__).parent / "stubs"
+PIXELS = pytest.mark.parametrize("pixels", [False, True], ids=["normalized", "pixels"])
+
+
+def run(*command: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    arguments = [str(part) for part in command]
+    return subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def well(*command: str | Path) -> str:
+    """What a command prints that must end well."""
+    done = run(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def bundle(form: str, folder: Path, *, pixels: bool) -> Path:
+    """A bundle's code, its labels and three images, which answer 0 as far as this knows."""
+    (folder / "labels.txt").write_text("".join(f"class {n}\n" for n in range(programs.CLASSES)))
+    for path, text in snippets(contract(form, pixels=pixels), "1.23.0").items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_text(text)
+    images = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), np.uint8)
+    keep(folder, images, np.zeros((3, programs.CLASSES), np.float32))
+    return folder
+
+
+def keep(folder: Path, images: np.ndarray, logits: np.ndarray) -> None:
+    found = Vectors(pixels=images, labels=(0, 1, 2), logits=logits, tolerance=1.0, why="so")
+    write(found, folder / "golden")
+
+
+def rgb_of(folder: Path, row: int) -> np.ndarray:
+    return np.fromfile(folder / "golden" / f"{row:02d}.rgb", np.uint8).reshape(32, 32, 3)
+
+
+@PIXELS
+def test_cpp_gives_the_golden_answers(pixels: bool, tmp_path: Path) -> None:
+    """With the very runtime: answers of Python's ONNX Runtime, within 2e-5."""
+    folder = bundle("onnx", tmp_path, pixels=pixels)
+    onnx.write(
+        programs.quantized("radix2", pixels=pixels).program, folder / "model.onnx", pixels=pixels
+    )
+    program = folder / "golden-check"
+    strict = ("-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Werror")
+    linked = (LIBRARY, f"-Wl,-rpath,{LIBRARY.parent}")
+    well("c++", *strict, "-isystem", HEADERS, folder / "cpp" / "golden.cpp", *linked, "-o", program)
+    refused = run(program, folder)
+    assert refused.returncode == 1, "the answers are not 0"
+    assert "0 of 3 as expected" in refused.stdout
+    code = code_of(folder)
+    answer = code.open_model()
+    images = [rgb_of(folder, row) for row in range(3)]
+    expected = np.stack([answer(code.tensor_of(image)) for image in images])
+    (folder / "golden").rename(folder / "other")
+    keep(folder, np.stack(images).transpose(0, 3, 1, 2), expected)
+    assert "3 of 3 as expected" in well(program, folder)
+
+
+@pytest.fixture(scope="module")
+def stubs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The classes of what runs on phones only."""
+    folder = tmp_path_factory.mktemp("stubs")
+    well("javac", "-d", folder, *STUBS.rglob("*.java"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def android(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ONNX Runtime's classes for Android, as they are shipped."""
+    with zipfile.ZipFile(ANDROID) as archive:
+        return Path(archive.extract("classes.jar", tmp_path_factory.mktemp("android")))
+
+
+def library() -> Path:
+    """What Kotlin's own library has had in it since 1.8, and Debian's Kotlin has beside it."""
+    program = shutil.which("kotlinc")
+    assert program is not None
+    return Path(program).resolve().parent.parent / "lib" / "kotlin-stdlib-jdk7.jar"
+
+
+@PIXELS
+@pytest.mark.parametrize("form", ["tflite", "onnx"])
+def test_kotlin_prepares_images_as_python_does(
+    form: str, pixels: bool, stubs: Path, android: Path, tmp_path: Path
+) -> None:
+    folder = bundle(form, tmp_path, pixels=pixels)
+    sources = [*(folder / "kotlin").glob("*.kt"), STUBS / "Main.kt"]
+    compiled = folder / "compiled.jar"
+    # The shipped classes come first: the code must fit them, not our idea of them.
+    path = f"{android}:{stubs}:{library()}"
+    said = well("kotlinc", *sources, "-cp", path, "-include-runtime", "-d", compiled)
+    assert "error:" not in said
+    captured = folder / "captured"
+    row = folder / "golden" / "01.rgb"
+    well(
+        *("java", f"-Dcaptured={captured}", "-cp", f"{stubs}:{compiled}:{library()}"),
+        *("com.example.classifier.MainKt", folder / "labels.txt", row),
+    )
+    tensor = code_of(folder).tensor_of(rgb_of(folder, 1))
+    assert captured.read_bytes() == tensor.tobytes()
