@@ -245,6 +245,24 @@ def test_an_older_report_is_shown_and_fits_the_schema() -> None:
         assert target.name in found.text
 
 
+def test_what_pruning_left_is_shown_beside_the_file() -> None:
+    report = reports.full(1)
+    (target,) = report.targets
+    whole = report.model.model_copy(update={"params": 25_000_000})
+    for left, shown in ((5_000_000, True), (25_000_000, False)):
+        stages = tuple(
+            stage.model_copy(update={"params": left}) if stage.name == "prune" else stage
+            for stage in target.stages
+        )
+        page = html.render(
+            report.model_copy(
+                update={"model": whole, "targets": (target.model_copy(update={"stages": stages}),)}
+            )
+        )
+        assert ("pruned, float: 20.0 MB" in page) is shown
+        assert ("for every parameter that pruning left" in page) is shown
+
+
 def test_the_pareto_front() -> None:
     def point(name: str, ms: float, top1: float) -> Point:
         return Point(name=name, milliseconds=ms, top1=top1, megabytes=1.0, colour=0)

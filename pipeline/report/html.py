@@ -21,6 +21,7 @@ from pipeline.report import charts, words
 MOST_IN_A_MATRIX = 20
 """Classes up to which a confusion matrix is shown whole; else its largest cells are listed."""
 _LISTED = 20
+_FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,14 +207,22 @@ def _sizes(report: Report) -> Picture:
         ("float weights", (("", report.baseline.size_bytes / 1e6),), None)
     ]
     for number, target in enumerate(report.targets):
-        values = (("file", target.size_mb), ("download", target.download_bytes / 1e6))
-        groups.append((target.name, values, number))
+        values = [("file", target.size_mb), ("download", target.download_bytes / 1e6)]
+        if (left := _left(target, report)) is not None:
+            values.insert(0, ("pruned, float", _FLOAT_BYTES * left / 1e6))
+        groups.append((target.name, tuple(values), number))
     said = "; ".join(
         f"{name} {label}: {words.figure(value)} MB".replace(" :", ":")
         for name, values, _ in groups
         for label, value in values
     )
     return Picture(svg=Markup(charts.bars(tuple(groups), "MB")), label=f"Sizes. {said}.")
+
+
+def _left(target: TargetResult, report: Report) -> int | None:
+    """Parameters that pruning left; None where it took none."""
+    counts = [stage.params for stage in target.stages if stage.name == "prune" and stage.params]
+    return counts[0] if counts and counts[0] < report.model.params else None
 
 
 def _spread(timed: Iterable[tuple[int, TargetResult]]) -> Picture:
