@@ -9,7 +9,7 @@ import argparse
 import math
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import shtab
@@ -20,28 +20,54 @@ from pipeline.interruption import Interrupted, cleanly_interruptible
 
 OK, INTERNAL_ERROR, BAD_INPUT, BUDGET_MISSED = 0, 1, 2, 3
 
-EPILOG = """\
+EXIT_CODES = """\
 exit codes: 0 all budgets met, 1 internal error, 2 bad input, 3 a budget is missed or, of
-compare, a regression
+compare, a regression"""
 
-examples:
-  pocketnest init my-phone.yaml --device android --train photos/train --test photos/test
-  pocketnest check recipes/resnest50/android-litert-int8.yaml
-  pocketnest run recipes/resnest50/android-litert-int8.yaml --set budgets.size_mb=14
-  pocketnest predict artifacts/combined photo.jpg
-  pocketnest debug artifacts/android-litert-int8
-  pocketnest bench artifacts/android-litert-int8
-  pocketnest inspect artifacts/android-litert-int8
-  pocketnest bundle artifacts/combined
-  pocketnest compare artifacts-main/combined artifacts/combined > comment.md
-"""
+EXAMPLES = {
+    "init": (
+        "pocketnest init my-phone.yaml",
+        "pocketnest init my-phone.yaml --device android --train photos/train --test photos/test",
+    ),
+    "run": (
+        "pocketnest run recipes/resnest50/android-litert-int8.yaml --set budgets.size_mb=14",
+        "pocketnest run my-phone.yaml my-tablet.yaml --out artifacts",
+        "pocketnest run my-phone.yaml --explain",
+    ),
+    "check": ("pocketnest check recipes/resnest50/android-litert-int8.yaml",),
+    "inspect": (
+        "pocketnest inspect my-phone.yaml",
+        "pocketnest inspect artifacts/android-litert-int8 --csv layers.csv",
+    ),
+    "bench": (
+        "pocketnest bench artifacts/android-litert-int8",
+        "pocketnest bench artifacts/android-litert-int8 --peers --rounds 100",
+    ),
+    "predict": (
+        "pocketnest predict artifacts/combined photo.jpg",
+        "pocketnest predict artifacts/android-litert-int8 - < photo.jpg",
+    ),
+    "debug": ("pocketnest debug artifacts/android-litert-int8",),
+    "compare": (
+        "pocketnest compare artifacts-main/combined artifacts/combined > comment.md",
+        "pocketnest compare old new --accuracy-drop 0.3 --json",
+    ),
+    "bundle": ("pocketnest bundle artifacts/combined --out hand-over",),
+    "verify": ("pocketnest verify artifacts/combined",),
+    "gc": ("pocketnest gc artifacts --dry-run",),
+}
+"""Of every command; the first stands in the help of all."""
+
+
+def _examples(lines: Iterable[str]) -> str:
+    return "\n".join(["examples:", *(f"  {line}" for line in lines)])
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pocketnest",
         description="Compress a trained ResNeSt for phones: ONNX, TFLite and Core ML.",
-        epilog=EPILOG,
+        epilog=f"{EXIT_CODES}\n\n{_examples(lines[0] for lines in EXAMPLES.values())}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     shtab.add_argument_to(
@@ -182,6 +208,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     gc.add_argument("out", type=Path, nargs="?", default=Path("artifacts"), metavar="DIR")
     gc.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    for name, command in commands.choices.items():
+        command.epilog = _examples(EXAMPLES[name])
+        command.formatter_class = argparse.RawDescriptionHelpFormatter
     return parser
 
 

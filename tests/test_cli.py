@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,18 @@ def test_they_answer_within_a_second(arguments: list[str]) -> None:
     assert pocketnest(*arguments).returncode == 0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+
+
+@pytest.mark.parametrize(
+    ("command", "example"),
+    [(name, line) for name, lines in __main__.EXAMPLES.items() for line in lines],
+)
+def test_every_example_of_the_help_is_a_command(command: str, example: str) -> None:
+    program, *arguments = shlex.split(example)
+    stops = [arguments.index(sign) for sign in ("<", ">") if sign in arguments]
+    parsed = __main__._parser().parse_args(arguments[: min(stops, default=None)])
+    assert (program, parsed.command) == ("pocketnest", command)
+    assert set(__main__.EXAMPLES) == set(__main__._COMMANDS)
 
 
 def test_help_names_the_exit_codes() -> None:
