@@ -46,23 +46,27 @@ def render(report: Report) -> str:
     reasons = [*words.reasons(report), report.baseline.confusion_missing]
     reasons += [target.confusion_missing for target in report.targets]
     notes = tuple(dict.fromkeys(reason for reason in reasons if reason is not None))
-    page = _environment().get_template("report.html.j2").render(
-        report=report,
-        words=words,
-        notes=notes,
-        missing=partial(_missing, notes),
-        percent=words.percent,
-        figure=words.figure,
-        first=next(iter(report.baseline.accuracy)),
-        pictures=_pictures(report),
-        classes=_classes(report),
-        by_class=by_class(report),
-        whole_matrix=report.model.num_classes <= MOST_IN_A_MATRIX,
-        matrix=matrix,
-        largest=largest,
-        changed=changed,
-        drawn=partial(_drawn, Counter()),
-        verdict=words.budget_verdict,
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            words=words,
+            notes=notes,
+            missing=partial(_missing, notes),
+            percent=words.percent,
+            figure=words.figure,
+            first=next(iter(report.baseline.accuracy)),
+            pictures=_pictures(report),
+            classes=_classes(report),
+            by_class=by_class(report),
+            whole_matrix=report.model.num_classes <= MOST_IN_A_MATRIX,
+            matrix=matrix,
+            largest=largest,
+            changed=changed,
+            drawn=partial(_drawn, Counter()),
+            verdict=words.budget_verdict,
+        )
     )
     return f"{page.strip()}\n"
 
