@@ -120,6 +120,14 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into .nox/site; a link that leads nowhere fails it."""
+    prepare(session)
+    run(session, "mkdocs", "build", "--strict", "--quiet", *session.posargs)
+    session.log(f"open {ROOT / '.nox' / 'site' / 'index.html'}")
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
     """Faults by the hundred and rubbish by the thousand; arguments after -- go to tests.soak."""
     prepare(session)
