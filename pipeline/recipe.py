@@ -429,7 +429,8 @@ class TargetConfig(_Part):
         device: in words, for people.
         format: of the file.
         precision: int8 weights and activations, or float (in Core ML files float16).
-        input: what an app feeds the file. normalized: float32 images, normalised as in training.
+        input: what an app feeds the file. normalized: float32 images (Core ML: float16),
+            normalised as in training.
             uint8_rgb: 8-bit RGB pixels of the camera, at the model's input size; the file
             normalises them itself.
         cpu: what the file's numbers are stored for. any: all CPUs. x86_amx: ONNX Runtime on x86
