@@ -125,7 +125,8 @@ def docs(session: nox.Session) -> None:
     prepare(session)
     quiet = {"NO_MKDOCS_2_WARNING": "1"}  # a word on the next version of mkdocs
     run(session, "mkdocs", "build", "--strict", "--quiet", *session.posargs, variables=quiet)
-    session.log(f"open {ROOT / '.nox' / 'site' / 'index.html'}")
+    session.log("open .nox/site/index.html; its search needs a server, such as")
+    session.log("python3 -m http.server --directory .nox/site")
 
 
 @nox.session
