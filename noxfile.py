@@ -143,6 +143,16 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into .nox/site; a link that leads nowhere fails it."""
+    prepare(session)
+    quiet = {"NO_MKDOCS_2_WARNING": "1"}  # a word on the next version of mkdocs
+    run(session, "mkdocs", "build", "--strict", "--quiet", *session.posargs, variables=quiet)
+    session.log("open .nox/site/index.html; its search needs a server, such as")
+    session.log("python3 -m http.server --directory .nox/site")
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
     """Faults by the hundred and rubbish by the thousand; arguments after -- go to tests.soak."""
     prepare(session)

@@ -111,7 +111,24 @@ class _Part(BaseModel):
 class ModelConfig(_Part):
     """The network, for square inputs of `input_size` pixels a side.
 
-    Without `checkpoint` its weights start random. The fields from `block` on override `name`.
+    The fields from `block` on change what `name` gives.
+
+    Attributes:
+        name: of the network.
+        input_size: side of the images in pixels.
+        checkpoint: weights to start from, with the names of the official ResNeSt, of timm or of
+            PocketNest; without one the weights start random and are trained. It must have been
+            trained on the classes of `data`.
+        block: kind of the blocks.
+        layers: blocks of each of the four stages.
+        radix: splits of every block, between which its attention chooses.
+        cardinality: groups of channels of every block.
+        base_width: channels of one group where a stage has 64 planes.
+        stem_width: channels of the first two convolutions; the third has twice as many.
+        avd: pools in every block that halves the resolution (average downsampling), in place of
+            a convolution that skips pixels.
+        avd_first: whether that pool stands before the block's 3 x 3 convolution.
+        width_multiplier: of the channels of every stage; they stay multiples of 8.
     """
 
     name: Literal[
@@ -143,9 +160,12 @@ class ModelConfig(_Part):
 class DigitsData(_Part):
     """scikit-learn's 8 x 8 handwritten digits, 1,797 images, inside the package: works offline.
 
-    `test_images` below 450 tests on the first of them only, where accuracy is not the question.
-    `tile` draws a digit that many pixels wide, and again beside and below itself until the image
-    is full; without it one digit fills the image.
+    Attributes:
+        kind: of the data.
+        tile: draws a digit that many pixels wide, and again beside and below itself until the
+            image is full; without it one digit fills the image.
+        test_images: below 450, the first of them only, where accuracy is not the question.
+        calibration_images: images taken out of the training images to calibrate on.
     """
 
     kind: Literal["digits"] = "digits"
@@ -158,6 +178,7 @@ class ImageFolderData(_Part):
     """Folders with one subfolder of images per class.
 
     Attributes:
+        kind: of the data.
         train: folder of the training images.
         test: folder of every test set, by the name the report uses.
         calibration_images: images taken out of `train` to calibrate on.
@@ -174,7 +195,14 @@ class ImageFolderData(_Part):
 
 
 class CifarData(_Part):
-    """CIFAR-10 or CIFAR-100 in the folder `path`; fetched only where `download` is true."""
+    """CIFAR-10 or CIFAR-100.
+
+    Attributes:
+        kind: of the data.
+        path: folder that holds the unpacked files.
+        download: fetch them where they are not there.
+        calibration_images: images taken out of the training images to calibrate on.
+    """
 
     kind: Literal["cifar10", "cifar100"]
     path: PathOnDisk
@@ -205,15 +233,23 @@ class TrainConfig(_Part):
     """One training by SGD with momentum.
 
     Attributes:
-        clip_norm: the largest norm of the gradient.
+        epochs: passes over the training images.
+        batch_size: images of one step.
+        learning_rate: the highest; after the warm-up it falls to zero by half a cosine.
+        momentum: of SGD, Nesterov's; 0 leaves it out.
+        weight_decay: of weights; biases and batch normalisations have none.
+        warmup_epochs: epochs in which the learning rate rises to that.
+        label_smoothing: share of the target that is spread over all classes.
+        clip_norm: the largest norm of the gradient; null does not limit it.
         precision: of the convolutions' arithmetic. auto: bfloat16 on GPUs and on CPUs that
             multiply it in hardware (AMX), else float32; quantization-aware training, whose
             numbers are to be those of the int8 grid, keeps to float32 unless bfloat16 is asked
             for. Weights, batch statistics and every accuracy are float32 always.
         sizes: sides of the training images in pixels, one after the other, each for an equal
-            share of the steps. Small images first cost a fraction. None: the model's input size
+            share of the steps. Small images first cost a fraction. Empty: the model's input size
             throughout.
         shrink: how images come to these sides: resize the whole, or crop a random part.
+        augment: random changes of the images.
     """
 
     epochs: Annotated[int, Field(ge=0, le=100_000)]
@@ -306,7 +342,7 @@ class SparsifyConfig(_Part):
         start: share of the steps after which the first weights go.
         end: share of the steps after which no more go.
         train: the training.
-        distill: None learns from the labels alone.
+        distill: null learns from the labels alone.
     """
 
     sparsity: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -341,7 +377,14 @@ class SparsifyConfig(_Part):
 
 
 class Milestones(_Part):
-    """When each phase of quantization-aware training begins, as shares of its steps."""
+    """When each phase of quantization-aware training begins, as shares of its steps.
+
+    Attributes:
+        observe: ranges are learned, nothing is rounded.
+        fake_quantize: values are rounded to the grids.
+        freeze_observers: grids stay as they are.
+        freeze_bn: batch normalisations use their running statistics, as they will when folded.
+    """
 
     observe: Share = 0.0
     fake_quantize: Share = 0.1
@@ -358,7 +401,13 @@ class Milestones(_Part):
 
 
 class QatConfig(_Part):
-    """Quantization-aware training; left out where the target's precision is float."""
+    """Quantization-aware training; left out where the target's precision is float.
+
+    Attributes:
+        train: the training; with 0 epochs the ranges are those of the calibration images.
+        milestones: its phases.
+        distill: null learns from the labels alone.
+    """
 
     train: TrainConfig
     milestones: Milestones = Milestones()
@@ -379,7 +428,10 @@ class TargetConfig(_Part):
 
     Attributes:
         device: in words, for people.
-        input: what an app feeds the file. normalized: float32 images, normalised as in training.
+        format: of the file.
+        precision: int8 weights and activations, or float (in Core ML files float16).
+        input: what an app feeds the file. normalized: float32 images (Core ML: float16),
+            normalised as in training.
             uint8_rgb: 8-bit RGB pixels of the camera, at the model's input size; the file
             normalises them itself.
         cpu: what the file's numbers are stored for. any: all CPUs. x86_amx: ONNX Runtime on x86
@@ -409,7 +461,7 @@ class TargetConfig(_Part):
 
 
 class BudgetsConfig(_Part):
-    """Limits a target must keep; None is no limit.
+    """Limits a target must keep; null is no limit.
 
     Attributes:
         accuracy_drop_pt: most percentage points of top-1 lost against the float baseline.
@@ -427,7 +479,12 @@ class BudgetsConfig(_Part):
 
 
 class MeasureConfig(_Part):
-    """How latency is timed: `warmup` runs that do not count, then `rounds` that do."""
+    """How latency is timed.
+
+    Attributes:
+        warmup: runs that do not count.
+        rounds: runs that do; the files and the float model take turns.
+    """
 
     warmup: Annotated[int, Field(ge=0, le=100_000)] = 5
     rounds: Annotated[int, Field(ge=1, le=100_000)] = 30
@@ -479,9 +536,21 @@ class Recipe(_Part):
 
     Attributes:
         name: names the folder of the run; without it, the file's name.
+        description: in words, for people.
+        seed: of all random numbers.
         threads: CPU threads of training and calibration; part of bit-for-bit repeatability.
-        prune: None does not prune.
-        sparsify: None leaves every weight.
+        model: the network.
+        data: its images.
+        train: training of the float network; skipped where `model.checkpoint` is given.
+        prune: removal of channels; null does not prune.
+        sparsify: zeroing of single weights; null leaves every weight.
+        qat: quantization-aware training.
+        target: the device and its file.
+        budgets: limits that the file must keep, else the exit code is 3.
+        measure: timing.
+        save: states of a training, to go on from.
+        guard: where a run stops because a stage went wrong.
+        card: what the file and the bundle's model card say beside what was measured.
     """
 
     name: FileName

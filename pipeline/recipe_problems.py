@@ -39,7 +39,7 @@ def explain(error: ValidationError, tree: Value, schema: Schema) -> Iterator[str
         got = plain(value) if found else detail["input"]
         if kind == "missing":
             why = "removed by null, but needed" if found and value.removed else "missing"
-            words = f"{why}; add it: {_allowed(node, schema)}"
+            words = f"{why}; add it: {allowed(node, schema)}"
         elif kind == "extra_forbidden":
             names = list(parent["properties"])
             near = _near(str(keys[-1]), names)
@@ -47,9 +47,9 @@ def explain(error: ValidationError, tree: Value, schema: Schema) -> Iterator[str
         elif kind == "value_error":
             words = f"got {show_plain(got)}; {detail['ctx']['error']}"
         elif loc[-1] == "[key]":
-            words = f"the key {keys[-1]!r} must be {_allowed(node, schema)}"
+            words = f"the key {keys[-1]!r} must be {allowed(node, schema)}"
         else:
-            words = f"got {show_plain(got)}; must be {_allowed(node, schema)}"
+            words = f"got {show_plain(got)}; must be {allowed(node, schema)}"
             words += _hint(got, node)
         default = "" if found or kind in ("missing", "extra_forbidden") else " (here the default)"
         yield f"{value.place.text}: {'.'.join(map(show_key, keys))}: {words}{default}"
@@ -99,8 +99,13 @@ def _concrete(node: Schema, schema: Schema) -> Schema:
             return node
 
 
-def _allowed(node: Schema, schema: Schema) -> str:
-    """Say in words what a schema allows: `a whole number >= 0`."""
+def allowed(node: Schema, schema: Schema) -> str:
+    """Say in words what a schema allows: `a whole number >= 0`.
+
+    Args:
+        node: a part of it.
+        schema: the whole, for its references.
+    """
     node = _concrete(node, schema)
     null = " or null" if node.get("nullable") else ""
     if "enum" in node or "const" in node:
@@ -118,7 +123,7 @@ def _allowed(node: Schema, schema: Schema) -> str:
             items: list[Schema] = node.get("prefixItems", [])
             each = items[0] if items else node["items"]
             length = f" of {len(items)}" if items else ""
-            return f"a list{length}, each {_allowed(each, schema)}{null}"
+            return f"a list{length}, each {allowed(each, schema)}{null}"
         case "boolean":
             return f"true or false{null}"
         case "integer" | "number":
@@ -127,7 +132,12 @@ def _allowed(node: Schema, schema: Schema) -> str:
             return "a path"
         case _:
             about = node.get("description") if "pattern" in node else None
-            return (about or "text, not empty") + null
+            return (about or _text(node)) + null
+
+
+def _text(node: Schema) -> str:
+    text = "text, not empty" if node.get("minLength") else "text"
+    return text + (f", at most {node['maxLength']} characters" if "maxLength" in node else "")
 
 
 def _number(node: Schema) -> str:

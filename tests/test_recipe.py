@@ -133,7 +133,11 @@ def test_every_problem_of_every_file_comes_at_once(folder: Path) -> None:
         (FOLDERS.replace("{real: b}", "{}"), "data.test: got {}; must be a mapping of names with"),
         (FOLDERS.replace("real", "a/b"), "data.test.'a/b': the key 'a/b' must be up to 100 of"),
         (FOLDERS.replace("b}}", "b}, std: [1, 1, 0]}"), "data.std.2: got 0; must be a number > 0"),
-        ("target: {device: 5}", "target.device: got 5; must be text, not empty; put it in quotes"),
+        (
+            "target: {device: 5}",
+            "target.device: got 5; must be text, not empty, at most 200 characters; put it in "
+            "quotes",
+        ),
         ("name: ../up", "name: got '../up'; must be up to 100 of a-z, 0-9,"),
         ("name: a..b", "name: got 'a..b'; must be up to 100 of a-z, 0-9,"),
         ("prune: {macs: 0}", "prune.macs: got 0; must be a number > 0 and <= 1"),
@@ -385,7 +389,9 @@ def test_what_an_override_lacks_is_missing_in_the_file(folder: Path) -> None:
         "clip_norm, precision, sizes, shrink, augment"
     ]
     (line,) = problems(WHOLE.replace("  device: test\n", ""), "target.format=tflite")
-    assert line == "x.yaml:11: target.device: missing; add it: text, not empty"
+    assert (
+        line == "x.yaml:11: target.device: missing; add it: text, not empty, at most 200 characters"
+    )
 
 
 @pytest.mark.parametrize("part", ["train", "prune.finetune"])
