@@ -7,6 +7,7 @@ are wrong, and what to change.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -75,19 +76,21 @@ def dead_layers(model: nn.Module) -> list[str]:
     ]
 
 
-def refuse_dead(part: str, model: nn.Module) -> None:
+def refuse_dead(part: str, model: nn.Module, file: Path | None = None) -> None:
     """Stop where a layer has no weight but zero: nothing of its input passes.
 
     Args:
         part: of the recipe that made the network what it is: `model.checkpoint` or a training.
         model: a module or an exported graph.
+        file: that it was read from.
 
     Raises:
         InputError: names the layers.
     """
     if dead := dead_layers(model):
+        read = "" if file is None else f"{file}: "
         raise InputError(
-            f"{part}: all weights of {listed(dead)} are zero, so that nothing passes there; "
+            f"{part}: {read}all weights of {listed(dead)} are zero, so that nothing passes there; "
             f"{_REVIVING[part]}"
         )
 

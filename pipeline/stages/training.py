@@ -99,8 +99,9 @@ def train(context: Context, inputs: Inputs, out: Path) -> Facts:
     torch.manual_seed(recipe.seed)
     model = build(recipe.model, len(context.dataset.classes))
     if recipe.model.checkpoint is not None:
-        load_checkpoint(model, Path(recipe.model.checkpoint), context.dataset.classes)
-        refuse_dead("model.checkpoint", model)
+        given = Path(recipe.model.checkpoint)
+        load_checkpoint(model, given, context.dataset.classes)
+        refuse_dead("model.checkpoint", model, given)
     else:
         model.start_as_identity()
         write_json(out / CURVE, _fit(context, model, "train", recipe.train, Hooks()))
