@@ -22,9 +22,6 @@ from pipeline.plain_files import content_of, json_of
 from pipeline.recipe import Recipe, load_recipes
 from pipeline.records import Report
 
-COMBINED = "combined"
-"""Name of the directory that holds the report of several recipes."""
-
 STAGES_FILE = "stages.json"
 """In a run's directory: where the store keeps the result of every stage."""
 

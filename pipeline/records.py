@@ -48,6 +48,9 @@ _REASONS = {
 }
 
 
+COMBINED = "combined"
+"""Name of the report of several recipes, and of the directory that holds it."""
+
 _OLDER = "the report is of a PocketNest that did not record it"
 
 

@@ -20,13 +20,13 @@ from pipeline.data import Dataset, load_dataset
 from pipeline.errors import InputError, MismatchError
 from pipeline.evaluation import PREDICTIONS, gathered, write_predictions
 from pipeline.explain import Explained, explain
-from pipeline.finished import COMBINED, STAGES_FILE
+from pipeline.finished import STAGES_FILE
 from pipeline.formats.description import labels_text
 from pipeline.locks import held
 from pipeline.passes import Run, Stage, code_hash, passes, run_stages, run_together
 from pipeline.plain_files import refuse_link, remove
 from pipeline.recipe import Recipe, resolved_yaml
-from pipeline.records import Report
+from pipeline.records import COMBINED, Report
 from pipeline.report.assemble import assemble
 from pipeline.report.write import combine, write_report
 from pipeline.stages import files, timing, training

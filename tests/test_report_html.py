@@ -263,6 +263,12 @@ def test_what_pruning_left_is_shown_beside_the_file() -> None:
         assert ("for every parameter that pruning left" in page) is shown
 
 
+def test_a_page_of_several_recipes_says_what_they_are_of() -> None:
+    assert "<h1>resnest50 for 6 targets</h1>" in html.render(reports.full(6))
+    single = test_report.report(test_report.target("my-phone"), name="my-phone")
+    assert "<h1>my-phone</h1>" in html.render(single)
+
+
 def test_the_pareto_front() -> None:
     def point(name: str, ms: float, top1: float) -> Point:
         return Point(name=name, milliseconds=ms, top1=top1, megabytes=1.0, colour=0)

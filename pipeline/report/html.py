@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.details import Confusion, Epoch
-from pipeline.records import Report, StageRecord, TargetResult
+from pipeline.records import COMBINED, Report, StageRecord, TargetResult
 from pipeline.report import charts, words
 
 MOST_IN_A_MATRIX = 20
@@ -52,6 +52,7 @@ def render(report: Report) -> str:
         .get_template("report.html.j2")
         .render(
             report=report,
+            title=_title(report),
             words=words,
             notes=notes,
             missing=partial(_missing, notes),
@@ -70,6 +71,13 @@ def render(report: Report) -> str:
         )
     )
     return f"{page.strip()}\n"
+
+
+def _title(report: Report) -> str:
+    """The recipe's name; of several recipes, what they are all of."""
+    if report.recipe.name != COMBINED or len(report.targets) == 1:
+        return report.recipe.name
+    return f"{report.model.name} for {len(report.targets)} targets"
 
 
 @cache

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.records import RecipeInfo, Report, StageRecord
+from pipeline.records import COMBINED, RecipeInfo, Report, StageRecord
 from pipeline.report import html
 from pipeline.report.markdown import render
 
@@ -48,7 +48,7 @@ def combine(reports: Sequence[Report]) -> Report:
     hashes = "\n".join(report.recipe.sha256 for report in reports)
     sha256 = hashlib.sha256(hashes.encode()).hexdigest()
     return Report(
-        recipe=RecipeInfo(name="combined", sha256=sha256),
+        recipe=RecipeInfo(name=COMBINED, sha256=sha256),
         code=first.code,
         host=first.host,
         tools=tools,
