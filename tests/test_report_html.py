@@ -269,6 +269,19 @@ def test_a_page_of_several_recipes_says_what_they_are_of() -> None:
     assert "<h1>my-phone</h1>" in html.render(single)
 
 
+def test_no_share_past_100_stands_at_an_axis() -> None:
+    def point(name: str, top1: float) -> Point:
+        return Point(name=name, milliseconds=2.0, top1=top1, megabytes=13.0, colour=None)
+
+    alike = [point("a", 0.9978), point("b", 0.9978)]
+    for points in (alike, [*alike, point("float", 1.0)]):
+        drawn = re.findall(r">(\d+(?:\.\d+)?)<", charts.trade_off(tuple(points)))
+        shares = [float(text) for text in drawn if float(text) > 50]
+        assert shares
+        assert max(shares) <= 100
+        assert min(shares) >= 98
+
+
 def test_the_pareto_front() -> None:
     def point(name: str, ms: float, top1: float) -> Point:
         return Point(name=name, milliseconds=ms, top1=top1, megabytes=1.0, colour=0)

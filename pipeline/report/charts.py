@@ -98,13 +98,23 @@ def trade_off(points: tuple[Point, ...]) -> str:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("milliseconds for one image (fewer is better)")
         axes.set_ylabel("top-1, % (more is better)")
-        axes.margins(x=0.2, y=0.25)
+        axes.margins(x=0.2)
+        _shares(axes, [100 * point.top1 for point in points])
         _plain(axes)
         # Names beside the points would cover each other where files are alike.
         figure.legend(loc="lower left", ncols=2, frameon=False, fontsize=9, labelcolor=_TEXT)
 
     key = 0.19 * -(-len(points) // 2)
     return _drawn(draw, 3.1 + key, bottom=0.6 + key)
+
+
+def _shares(axes: Axes, percent: Sequence[float]) -> None:
+    """Show shares over a point at least, with room for their circles and no number past 100."""
+    low, high = min(percent), max(percent)
+    room = 0.35 * max(high - low, 1.0)
+    axes.set_ylim(low - room, high + room)
+    axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= 100])
+    axes.set_ylim(low - room, high + room)
 
 
 @lru_cache(maxsize=_KEPT)
