@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.recipe_loading import write_yaml
+from pipeline.recipe_tree import HUB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,10 @@ def recipe_text(answers: Answers, folder: Path) -> str:
         f"  input_size: {answers.input_size}  # side of the images in pixels",
     ]
     if answers.checkpoint is not None:
-        lines.append(f"  checkpoint: {place(answers.checkpoint)}  # official, timm or our own")
+        named = str(answers.checkpoint).startswith(HUB)
+        where = text(str(answers.checkpoint)) if named else place(answers.checkpoint)
+        lines.append(f"  checkpoint: {where}  # official, timm or our own")
+        lines.append("  head: keep  # replace: a new classifier for these classes, and training")
     else:
         lines.append("  # checkpoint: resnest50.pth  # without one, a network is trained")
     lines += ["", *_data(answers, place), "", *_training(answers), ""]

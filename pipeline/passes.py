@@ -15,8 +15,9 @@ from rich.console import Console
 
 from pipeline.allocator import keep_freed_memory
 from pipeline.children import at_once
-from pipeline.errors import listed
+from pipeline.errors import InputError, listed
 from pipeline.manifest import hash_of
+from pipeline.models.hub import local_file
 from pipeline.provenance import TOOLS, host_info
 from pipeline.recipe import Recipe
 from pipeline.stages.context import Context, Inputs
@@ -203,8 +204,8 @@ def _checkpoint_hash(recipe: Recipe) -> str | None:
     if recipe.model.checkpoint is None:
         return None
     try:
-        return hash_of(Path(recipe.model.checkpoint))
-    except OSError:
+        return hash_of(local_file(recipe.model.checkpoint))
+    except (OSError, InputError):
         return "unreadable"  # the train stage says so, with its cause
 
 

@@ -87,8 +87,11 @@ LatencyTarget = Annotated[
 WeightsFile = Annotated[
     str,
     Field(
-        pattern=r"^[^\x00]+\.(?:safetensors|pt|pth)$",
-        description="a path that ends in .safetensors, .pt or .pth",
+        pattern=r"^(?:timm:[A-Za-z0-9][A-Za-z0-9_.-]*|[^\x00]+\.(?:safetensors|pt|pth))$",
+        description=(
+            "a path that ends in .safetensors, .pt or .pth, or a model of timm's such as "
+            "timm:resnest50d.in1k"
+        ),
     ),
 ]
 Width = Annotated[int, Field(ge=1, le=1024)]
@@ -117,8 +120,11 @@ class ModelConfig(_Part):
         name: of the network.
         input_size: side of the images in pixels.
         checkpoint: weights to start from, with the names of the official ResNeSt, of timm or of
-            PocketNest; without one the weights start random and are trained. It must have been
-            trained on the classes of `data`.
+            PocketNest; a path, or `timm:` and the name of one of timm's models, which is fetched
+            from the Hugging Face Hub once. Without one the weights start random and are trained.
+        head: of the checkpoint. keep: it was trained on the classes of `data`, and is used as it
+            is. replace: its classifier is left out for a new one, and `train` trains the network
+            on the classes of `data` (transfer learning).
         block: kind of the blocks.
         layers: blocks of each of the four stages.
         radix: splits of every block, between which its attention chooses.
@@ -141,11 +147,15 @@ class ModelConfig(_Part):
         "resnest50_fast_1s1x64d",
         "resnest50_fast_2s1x64d",
         "resnest50_fast_4s1x64d",
+        "resnest50_fast_1s2x40d",
         "resnest50_fast_2s2x40d",
+        "resnest50_fast_4s2x40d",
+        "resnest50_fast_1s4x24d",
         "resnest50_basic",
     ]
     input_size: Side = 224
     checkpoint: WeightsFile | None = None
+    head: Literal["keep", "replace"] = "keep"
     block: Literal["bottleneck", "basic"] | None = None
     layers: Annotated[tuple[Depth, Depth, Depth, Depth], Field(strict=False)] | None = None
     radix: Splits | None = None
@@ -155,6 +165,13 @@ class ModelConfig(_Part):
     avd: bool | None = None
     avd_first: bool | None = None
     width_multiplier: Annotated[float, Field(gt=0, le=2)] = 1.0
+
+    @field_validator("head")
+    @classmethod
+    def _of_a_checkpoint(cls, head: str, info: ValidationInfo) -> str:
+        if head == "replace" and info.data.get("checkpoint", "") is None:
+            raise ValueError("replace needs model.checkpoint: without one there is no head")
+        return head
 
 
 class DigitsData(_Part):
@@ -541,7 +558,7 @@ class Recipe(_Part):
         threads: CPU threads of training and calibration; part of bit-for-bit repeatability.
         model: the network.
         data: its images.
-        train: training of the float network; skipped where `model.checkpoint` is given.
+        train: training of the float network; skipped where `model.checkpoint` is used as it is.
         prune: removal of channels; null does not prune.
         sparsify: zeroing of single weights; null leaves every weight.
         qat: quantization-aware training.

@@ -68,6 +68,10 @@ def find(tree: Value, keys: Sequence[str | int]) -> tuple[Value, bool]:
     return tree, True
 
 
+HUB = "timm:"
+"""Begins what is the name of a checkpoint of timm's and no path."""
+
+
 def absolute_paths(tree: Value, patterns: Sequence[str]) -> Value:
     """Make relative paths absolute, each from the folder of the file that names it.
 
@@ -84,6 +88,8 @@ def _absolute(value: Value, keys: Sequence[str]) -> Value:
     if not keys:
         if not isinstance(value.content, str) or not value.content or "\0" in value.content:
             return value  # the types refuse it
+        if value.content.startswith(HUB):
+            return value
         path = value.place.folder / os.path.expanduser(value.content)
         return replace(value, content=os.path.abspath(path))
     if not isinstance(value.content, dict):

@@ -370,6 +370,7 @@ def test_another_number_of_classes(
     assert "trained for 1000 classes, the data has 5" in message
     assert ("(ant, bee, cat, dog, elk)" in message) == (classes is not None)
     assert "use a checkpoint" in message
+    assert "or set model.head: replace" in message
 
 
 @pytest.mark.parametrize("classes", [5, 1000])
@@ -428,8 +429,42 @@ def test_classes_in_another_order(model: ResNeSt, tmp_path: Path) -> None:
     save_checkpoint(other(), path, {"classes": json.dumps(CLASSES[::-1])})
     load_checkpoint(model, path)
     load_checkpoint(model, path, CLASSES[::-1])
-    with pytest.raises(InputError, match="classes elk, dog, cat, bee, ant, the data has ant, bee"):
+    order = "other classes: the same ones in another order, number 1 is elk and ant; use the"
+    with pytest.raises(InputError, match=order):
         load_checkpoint(model, path, CLASSES)
+
+
+def test_other_classes_are_named(model: ResNeSt, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(other(), path, {"classes": json.dumps(["ant", "bee", "cat", "dog", "fox"])})
+    said = "other classes: only the checkpoint has fox; only the data has elk; use the checkpoint"
+    with pytest.raises(InputError, match=said):
+        load_checkpoint(model, path, CLASSES)
+
+
+@pytest.mark.parametrize("classes", [None, 5, 1000])
+def test_a_head_that_is_replaced_may_be_of_any_classes(
+    model: ResNeSt, tmp_path: Path, classes: int | None
+) -> None:
+    source = ResNeSt(replace(SMALL, num_classes=classes or 1)).state_dict()
+    if classes is None:
+        del source["fc.weight"], source["fc.bias"]
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(source, path, {"classes": json.dumps(["something else"])})
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    load_checkpoint(model, path, CLASSES, head=False)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, (before if name.startswith("fc.") else source)[name]), name
+
+
+def test_without_its_head_a_checkpoint_must_fit_all_the_same(
+    model: ResNeSt, tmp_path: Path
+) -> None:
+    state = model.state_dict()
+    del state["conv1.0.weight"]
+    save_checkpoint(state, tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match=r"missing \(1\): conv1\.0\.weight"):
+        load_checkpoint(model, tmp_path / "a.safetensors", head=False)
 
 
 @pytest.mark.parametrize("text", ["", "seven", "7", "null", '{"a": 1}'])

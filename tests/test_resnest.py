@@ -35,7 +35,10 @@ PARAMS = {
     "resnest50_fast_1s1x64d": 26_217_896,
     "resnest50_fast_2s1x64d": 27_483_240,
     "resnest50_fast_4s1x64d": 31_912_712,
+    "resnest50_fast_1s2x40d": 25_946_680,
     "resnest50_fast_2s2x40d": 26_943_792,
+    "resnest50_fast_4s2x40d": 30_417_592,
+    "resnest50_fast_1s4x24d": 25_677_000,
     "resnest50_basic": 33_966_952,
 }
 

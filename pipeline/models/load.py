@@ -33,6 +33,7 @@ WEIGHTS = "weights.safetensors"
 SUFFIXES = (".safetensors", ".pt", ".pth")
 _WRAPPERS = ("state_dict", "model")
 _HEAD = ("fc.weight", "fc.bias")
+_REPLACE = "set model.head: replace, which trains a new classifier"
 _MOST_BLOCKS, _MOST_PARAMS = 500, 500_000_000
 """Five times those of ResNeSt-269. A recipe can ask for a thousand times as many, and building
 them would take all memory before anything could be said."""
@@ -143,7 +144,9 @@ def _tensors(content: object, path: Path) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value.detach() for key, value in content.items()}
 
 
-def load_checkpoint(model: ResNeSt, path: Path, classes: Sequence[str] | None = None) -> None:
+def load_checkpoint(
+    model: ResNeSt, path: Path, classes: Sequence[str] | None = None, *, head: bool = True
+) -> None:
     """Load every weight of `model` from a file; on an error the model is as it was.
 
     Args:
@@ -151,6 +154,8 @@ def load_checkpoint(model: ResNeSt, path: Path, classes: Sequence[str] | None = 
         path: .safetensors, .pt or .pth.
         classes: of the data, in the order of the logits. If the file names its classes
             (metadata `classes`, a JSON list), they must be the same.
+        head: whether the classifier is read, too. Without it that of `model` stays, and the file
+            may be of any classes, or have none.
 
     Raises:
         InputError: if the file cannot be read, does not fit, holds values that are not finite,
@@ -159,18 +164,38 @@ def load_checkpoint(model: ResNeSt, path: Path, classes: Sequence[str] | None = 
     path = Path(path)
     state = read_checkpoint(path)
     wanted = model.state_dict()
+    if not head:
+        kept = {key: wanted[key] for key in _HEAD}
+        state = {**{key: value for key, value in state.items() if key not in _HEAD}, **kept}
     if problem := _mismatch(state, wanted, classes):
         raise InputError(f"{path}: {problem}")
     cast = {key: value.to(wanted[key].dtype) for key, value in state.items()}
     if broken := not_finite(cast):
         raise InputError(f"{path}: {broken}; train again or take an earlier one")
-    saved = _saved_classes(path)
+    saved = _saved_classes(path) if head else None
     if classes is not None and saved is not None and saved != list(classes):
         raise InputError(
-            f"{path}: was trained on the classes {listed(saved)}, the data has "
-            f"{listed(classes)}; order counts; use the checkpoint of this data"
+            f"{path}: was trained on other classes: {_differences(saved, classes)}; use the "
+            f"checkpoint of this data, or {_REPLACE}"
         )
     model.load_state_dict(cast)
+
+
+def _differences(saved: Sequence[str], classes: Sequence[str]) -> str:
+    """Which classes only the checkpoint knows, which only the data has, or where the order is."""
+    groups = {
+        "only the checkpoint has": [name for name in saved if name not in set(classes)],
+        "only the data has": [name for name in classes if name not in set(saved)],
+    }
+    found = [f"{words} {listed(names)}" for words, names in groups.items() if names]
+    if not found:
+        pairs = zip(saved, classes, strict=False)
+        place = next((n for n, (one, two) in enumerate(pairs) if one != two), len(classes))
+        named = " and ".join(
+            listed(names[place : place + 1]) or "none" for names in (saved, classes)
+        )
+        found = [f"the same ones in another order, number {place + 1} is {named}"]
+    return "; ".join(found)
 
 
 def _saved_classes(path: Path) -> list[str] | None:
@@ -211,8 +236,7 @@ def _mismatch(
             names = f" ({listed(classes)})" if classes else ""
             return (
                 f"was trained for {found[0]} classes, the data has {need[0]}{names}; all else "
-                "fits; use a checkpoint trained on this data's classes, or data with the "
-                "checkpoint's"
+                f"fits; use a checkpoint trained on this data's classes, or {_REPLACE}"
             )
     shapes = [f"{key} is {_shape(state[key])} not {_shape(wanted[key])}" for key in wrong]
     groups = {"missing": missing, "unexpected": unexpected, "wrong shape": shapes}

@@ -62,7 +62,10 @@ NAMED: dict[str, ResNeStConfig] = {
     "resnest50_fast_1s1x64d": ResNeStConfig(radix=1, avd_first=True),
     "resnest50_fast_2s1x64d": ResNeStConfig(radix=2, avd_first=True),
     "resnest50_fast_4s1x64d": ResNeStConfig(radix=4, avd_first=True),
+    "resnest50_fast_1s2x40d": ResNeStConfig(radix=1, cardinality=2, base_width=40, avd_first=True),
     "resnest50_fast_2s2x40d": ResNeStConfig(radix=2, cardinality=2, base_width=40, avd_first=True),
+    "resnest50_fast_4s2x40d": ResNeStConfig(radix=4, cardinality=2, base_width=40, avd_first=True),
+    "resnest50_fast_1s4x24d": ResNeStConfig(radix=1, cardinality=4, base_width=24, avd_first=True),
     "resnest50_basic": ResNeStConfig(block="basic", layers=(3, 4, 14, 3)),
 }
 """The networks a recipe can name."""

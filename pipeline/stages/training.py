@@ -20,6 +20,7 @@ from pipeline.finished import reading
 from pipeline.health import refuse_dead
 from pipeline.models.branches import branch_form
 from pipeline.models.count import count
+from pipeline.models.hub import local_file
 from pipeline.models.load import WEIGHTS, build, load_checkpoint, read_checkpoint, save_checkpoint
 from pipeline.models.resnest import ResNeSt
 from pipeline.prune import plan_of, prune_to, take_shapes
@@ -94,16 +95,21 @@ def _taught(
 
 
 def train(context: Context, inputs: Inputs, out: Path) -> Facts:
-    """The float network: read from the recipe's checkpoint, or trained here."""
+    """The float network: read from the recipe's checkpoint, trained here, or both.
+
+    A checkpoint whose classifier is replaced gives the rest, and training goes on from there.
+    """
     recipe = context.recipe
     torch.manual_seed(recipe.seed)
     model = build(recipe.model, len(context.dataset.classes))
-    if recipe.model.checkpoint is not None:
-        given = Path(recipe.model.checkpoint)
-        load_checkpoint(model, given, context.dataset.classes)
-        refuse_dead("model.checkpoint", model, given)
-    else:
+    replaces_head = recipe.model.head == "replace"
+    if recipe.model.checkpoint is None:
         model.start_as_identity()
+    else:
+        given = local_file(recipe.model.checkpoint)
+        load_checkpoint(model, given, context.dataset.classes, head=not replaces_head)
+        refuse_dead("model.checkpoint", model, given)
+    if recipe.model.checkpoint is None or replaces_head:
         write_json(out / CURVE, _fit(context, model, "train", recipe.train, Hooks()))
     save_checkpoint(model.cpu(), out / WEIGHTS, {"classes": json.dumps(context.dataset.classes)})
     return {}
