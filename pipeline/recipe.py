@@ -67,6 +67,7 @@ _NAME = "up to 100 of a-z, 0-9, '.', '_', '-', first a letter or digit, last no 
 PathOnDisk = Annotated[Path, BeforeValidator(_to_path)]
 Splits = Annotated[Literal[1, 2, 4], BeforeValidator(_whole)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
 Depth = Annotated[int, Field(ge=1, le=1000)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Kept = Annotated[float, Field(gt=0, le=1)]
@@ -88,10 +89,7 @@ WeightsFile = Annotated[
     str,
     Field(
         pattern=r"^(?:timm:[A-Za-z0-9][A-Za-z0-9_.-]*|[^\x00]+\.(?:safetensors|pt|pth))$",
-        description=(
-            "a path that ends in .safetensors, .pt or .pth, or a model of timm's such as "
-            "timm:resnest50d.in1k"
-        ),
+        description="a path that ends in .safetensors, .pt or .pth, timm:NAME",
     ),
 ]
 Width = Annotated[int, Field(ge=1, le=1024)]
@@ -252,11 +250,20 @@ class TrainConfig(_Part):
     Attributes:
         epochs: passes over the training images.
         batch_size: images of one step.
-        learning_rate: the highest; after the warm-up it falls to zero by half a cosine.
+        learning_rate: the highest; after the warm-up it falls to zero by half a cosine, or by
+            `milestones`.
         momentum: of SGD, Nesterov's; 0 leaves it out.
         weight_decay: of weights; biases and batch normalisations have none.
         warmup_epochs: epochs in which the learning rate rises to that.
+        milestones: epochs after which the learning rate falls to a tenth. Empty: half a cosine.
         label_smoothing: share of the target that is spread over all classes.
+        mixup: of the Beta distribution that two images are added by; 0 leaves it out.
+        cutmix: of the Beta distribution that gives the part of an image that another one gets; 0
+            leaves it out. With mixup, every batch takes one of the two.
+        dropblock: share of the last two stages' feature maps that is dropped in squares.
+        dropout: share of the features that is dropped before the classifier.
+        ema: what is left of every weight's average after a step; at the end the averages are the
+            weights. 0.999 is usual; null takes the last weights.
         clip_norm: the largest norm of the gradient; null does not limit it.
         precision: of the convolutions' arithmetic. auto: bfloat16 on GPUs and on CPUs that
             multiply it in hardware (AMX), else float32; quantization-aware training, whose
@@ -275,7 +282,13 @@ class TrainConfig(_Part):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     warmup_epochs: Annotated[int, Field(ge=0, le=100_000)] = 0
+    milestones: Annotated[tuple[Epochs, ...], Field(strict=False)] = ()
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    mixup: Annotated[float, Field(ge=0, le=100)] = 0.0
+    cutmix: Annotated[float, Field(ge=0, le=100)] = 0.0
+    dropblock: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     sizes: Annotated[tuple[Side, ...], Field(strict=False)] = ()
@@ -586,6 +599,19 @@ class Recipe(_Part):
     save: SaveConfig = SaveConfig()
     guard: GuardConfig = GuardConfig()
     card: CardConfig = CardConfig()
+
+    @field_validator("prune", "sparsify", "qat")
+    @classmethod
+    def _only_the_float_network(cls, part: _Part | None) -> _Part | None:
+        """Later trainings are of other forms of the network, which drop and average nothing."""
+        train = getattr(part, "finetune", None) or getattr(part, "train", None)
+        for name, off in (("dropblock", 0.0), ("dropout", 0.0), ("ema", None)):
+            if train is not None and getattr(train, name) != off:
+                where = "finetune" if isinstance(part, PruneConfig) else "train"
+                raise ValueError(
+                    f"{where}.{name}: got {getattr(train, name):g}; only `train` can have it"
+                )
+        return part
 
     @field_validator("train", "prune", "sparsify")
     @classmethod

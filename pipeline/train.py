@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 
 from pipeline.allocator import keep_freed_memory
 from pipeline.data import Dataset, batches
@@ -20,6 +21,7 @@ from pipeline.health import calmer, refuse_dead, refuse_not_finite
 from pipeline.interruption import Interrupted, deferred
 from pipeline.provenance import cpu_flags
 from pipeline.recipe import TrainConfig
+from pipeline.regularize import Mix, average_of, mixer
 from pipeline.saves import Saves, State
 
 CURVE = "curve.json"
@@ -90,10 +92,17 @@ def _autocast(model: nn.Module, config: TrainConfig) -> Callable[[], AbstractCon
     return partial(torch.autocast, device().type, torch.bfloat16)
 
 
-def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
-    """Linear warm-up over `warmup` steps, then half a cosine down to zero (paper, section 5.1)."""
+def learning_rate_factor(
+    step: int, steps: int, warmup: int, milestones: Sequence[int] = ()
+) -> float:
+    """Linear warm-up over `warmup` steps, then half a cosine down to zero (paper, section 5.1).
+
+    With `milestones`, a tenth after each of these steps in place of the cosine.
+    """
     if step < warmup:
         return (step + 1) / warmup
+    if milestones:
+        return float(0.1 ** sum(step >= milestone for milestone in milestones))
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
@@ -134,6 +143,8 @@ class _Training:
     generator: torch.Generator
     steps_per_epoch: int
     autocast: Callable[[], AbstractContextManager[None]]
+    mix: Mix | None
+    average: AveragedModel | None
     saves: Saves | None
 
 
@@ -201,6 +212,8 @@ def fit(
         generator=torch.Generator().manual_seed(seed),
         steps_per_epoch=batches_per_epoch(len(dataset.train), config.batch_size),
         autocast=_autocast(model, config),
+        mix=mixer(config, len(dataset.classes)),
+        average=average_of(model, config),
         saves=saves,
     )
     progress = _Progress()
@@ -215,6 +228,8 @@ def fit(
     with deferred() as asked:
         for _ in range(len(progress.curve), config.epochs):
             _epoch(training, progress, asked)
+    if training.average is not None and config.epochs > 0:
+        model.load_state_dict(training.average.module.state_dict())
     _refuse_bad_weights(training)
     refuse_dead(training.hooks.part, model)
     training.hooks.set_training(model, False)
@@ -227,6 +242,7 @@ def _state_of(training: _Training, progress: _Progress) -> State:
     return {
         "model": training.model.state_dict(),
         "optimizer": training.optimizer.state_dict(),
+        "average": {} if training.average is None else training.average.state_dict(),
         "generator": training.generator.get_state(),
         "random": torch.get_rng_state(),
         "random_gpu": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -243,6 +259,8 @@ def _go_on_from(state: State, training: _Training, progress: _Progress) -> None:
         # a 1 x 1 convolution have several spellings, and cutting weights changes one to another.
         parameter.data = state["model"][name].to(parameter.device)
     training.optimizer.load_state_dict(state["optimizer"])
+    if training.average is not None:
+        training.average.load_state_dict(state["average"])
     training.generator.set_state(state["generator"])
     torch.set_rng_state(state["random"])
     if state["random_gpu"]:
@@ -264,6 +282,7 @@ def _epoch(training: _Training, progress: _Progress, asked: Callable[[], int | N
     config, hooks, optimizer = training.config, training.hooks, training.optimizer
     steps = training.steps_per_epoch * config.epochs
     warmup = training.steps_per_epoch * config.warmup_epochs
+    milestones = [training.steps_per_epoch * epoch for epoch in config.milestones]
     epoch = len(progress.curve)
     begun = progress.step - epoch * training.steps_per_epoch
     if begun == 0:
@@ -283,16 +302,21 @@ def _epoch(training: _Training, progress: _Progress, asked: Callable[[], int | N
         step = progress.step
         hooks.before_step(step, steps)
         images = _at_size(images, config, (step, steps), training.generator)
-        progress.rate = config.learning_rate * learning_rate_factor(step, steps, warmup)
+        progress.rate = config.learning_rate * learning_rate_factor(step, steps, warmup, milestones)
         for group in optimizer.param_groups:
             group["lr"] = progress.rate
-        logits, loss = _step(training, images, labels)
+        targets = labels
+        if training.mix is not None:
+            images, targets = training.mix(images, labels)
+        logits, loss = _step(training, images, targets)
         _refuse_nan(loss, step, training)
         if config.clip_norm is not None:
             nn.utils.clip_grad_norm_(training.model.parameters(), config.clip_norm)
         hooks.after_backward()
         optimizer.step()
         hooks.after_step()
+        if training.average is not None:
+            training.average.update_parameters(training.model)
         optimizer.zero_grad(set_to_none=True)
         progress.step += 1
         progress.seen += len(labels)
@@ -344,13 +368,16 @@ def _at_size(
     return images[:, :, top : top + side, left : left + side]
 
 
-def _step(training: _Training, images: Tensor, labels: Tensor) -> tuple[Tensor, float]:
-    """Forward and backward of one batch: its logits and its loss."""
+def _step(training: _Training, images: Tensor, targets: Tensor) -> tuple[Tensor, float]:
+    """Forward and backward of one batch: its logits and its loss.
+
+    `targets` are labels (batch) or, of mixed images, the shares of the classes (batch, classes).
+    """
     place = device()
     images = images.to(place, memory_format=torch.channels_last)
     with training.autocast():
         logits = training.model(images).float()
-        loss = training.criterion(logits, labels.to(place))
+        loss = training.criterion(logits, targets.to(place))
         loss = training.hooks.adjust_loss(images, logits, loss)
     torch.autograd.backward(loss)
     return logits.detach(), float(loss.detach())

@@ -89,8 +89,9 @@ def test_every_problem_of_every_file_comes_at_once(folder: Path) -> None:
         "expected the node content, but found '<stream end>'",
         "c.yaml:5: train.epochs: missing; add it: a whole number >= 0 and <= 100000",
         "c.yaml:6: train.epoch: unknown key 'epoch'; did you mean 'epochs'? allowed: "
-        "epochs, batch_size, learning_rate, momentum, weight_decay, warmup_epochs, "
-        "label_smoothing, clip_norm, precision, sizes, shrink, augment",
+        "epochs, batch_size, learning_rate, momentum, weight_decay, warmup_epochs, milestones, "
+        "label_smoothing, mixup, cutmix, dropblock, dropout, ema, clip_norm, "
+        "precision, sizes, shrink, augment",
     ]
 
 
@@ -120,7 +121,7 @@ def test_every_problem_of_every_file_comes_at_once(folder: Path) -> None:
         ("model: {radix: 3}", "model.radix: got 3; must be one of 1, 2, 4 or null"),
         ("model: {radix: true}", "model.radix: got true; must be one of 1, 2, 4 or null"),
         ("model: {checkpoint: weights.bin}", "model.checkpoint: got 'weights.bin'; must be a path "
-         "that ends in .safetensors, .pt or .pth or null"),
+         "that ends in .safetensors, .pt or .pth, timm:NAME or null"),
         ("model: {name: resnet50}", "model.name: got 'resnet50'; must be one of resnest14,"),
         ("data: {path: x}", "data.path: unknown key 'path'; allowed: kind"),
         ("data: {kind: imagefolder}", "data.kind: got 'imagefolder'; must be one of cifar10, "
@@ -385,8 +386,9 @@ def test_a_bad_override_is_refused(folder: Path, setting: str, line: str) -> Non
 def test_what_an_override_lacks_is_missing_in_the_file(folder: Path) -> None:
     assert problems(WHOLE, "prune.macs=0.5") == [
         "--set prune.macs=0.5: prune.finetune: missing; add it: a mapping with the keys epochs, "
-        "batch_size, learning_rate, momentum, weight_decay, warmup_epochs, label_smoothing, "
-        "clip_norm, precision, sizes, shrink, augment"
+        "batch_size, learning_rate, momentum, weight_decay, warmup_epochs, milestones, "
+        "label_smoothing, mixup, cutmix, dropblock, dropout, ema, clip_norm, "
+        "precision, sizes, shrink, augment"
     ]
     (line,) = problems(WHOLE.replace("  device: test\n", ""), "target.format=tflite")
     assert (

@@ -26,6 +26,7 @@ from pipeline.models.resnest import ResNeSt
 from pipeline.prune import plan_of, prune_to, take_shapes
 from pipeline.pruning.widths import choose
 from pipeline.recipe import DistillConfig, PruneConfig, TrainConfig
+from pipeline.regularize import drop_while_training
 from pipeline.saves import Saves
 from pipeline.sparsify import Sparsifier, keep_zeros, sparsity, zero_masks
 from pipeline.stages.context import (
@@ -110,6 +111,7 @@ def train(context: Context, inputs: Inputs, out: Path) -> Facts:
         load_checkpoint(model, given, context.dataset.classes, head=not replaces_head)
         refuse_dead("model.checkpoint", model, given)
     if recipe.model.checkpoint is None or replaces_head:
+        drop_while_training(model, recipe.train)
         write_json(out / CURVE, _fit(context, model, "train", recipe.train, Hooks()))
     save_checkpoint(model.cpu(), out / WEIGHTS, {"classes": json.dumps(context.dataset.classes)})
     return {}
