@@ -16,6 +16,7 @@ from pipeline.image_cache import kept_or_decoded
 from pipeline.images import (
     Images,
     augment,
+    by_policy,
     class_differences,
     fits_in_memory,
     normalize,
@@ -116,7 +117,8 @@ def batches(
         images: a set of `dataset`.
         batch_size: images per batch; the last batch may be shorter.
         dataset: gives mean and standard deviation.
-        augment_config: applied after normalisation; needs a generator.
+        augment_config: its policy is applied to the pixels, the rest after normalisation; needs
+            a generator.
         generator: source of the order and of the augmentation.
         order: int64 [M], which images come, and in what order; drawn where left out.
 
@@ -146,7 +148,10 @@ def _batches(
         indices = order[start : start + batch_size]
         if shuffled and len(indices) == 1:
             return
-        x = normalize(images.pixels(indices), dataset.mean, dataset.std)
+        pixels = images.pixels(indices)
+        if augment_config is not None and augment_config.policy is not None:
+            pixels = by_policy(pixels, augment_config.policy)
+        x = normalize(pixels, dataset.mean, dataset.std)
         if augment_config is not None and generator is not None:
             x = augment(x, augment_config, generator)
         yield x, images.labels[indices]

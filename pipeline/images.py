@@ -181,6 +181,35 @@ def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return pixels.to(torch.float32).div_(255).sub_(shift).div_(scale)
 
 
+def by_policy(pixels: Tensor, policy: str) -> Tensor:
+    """Every image changed by a policy that was found by search, or is drawn from all changes.
+
+    autoaugment and autoaugment_cifar10: Cubuk et al. 2018, "AutoAugment: Learning Augmentation
+    Policies from Data". randaugment: Cubuk et al. 2019, "RandAugment: Practical automated data
+    augmentation with a reduced search space". trivialaugment: Müller and Hutter 2021,
+    "TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation". They draw from torch's
+    own generator.
+
+    Args:
+        pixels: uint8 [B, 3, S, S].
+        policy: key of AugmentConfig.policy.
+
+    Returns:
+        uint8 [B, 3, S, S].
+    """
+    # torchvision takes seconds to import.
+    from torchvision.transforms import v2  # type: ignore[import-untyped]
+
+    change = {
+        "autoaugment": lambda: v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET),
+        "autoaugment_cifar10": lambda: v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10),
+        "randaugment": v2.RandAugment,
+        "trivialaugment": v2.TrivialAugmentWide,
+    }[policy]()
+    # One by one: a transform draws once for all that it is given.
+    return torch.stack([change(image) for image in pixels])
+
+
 def augment(x: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
     """Random flip, rotation, scale and shift of every image of a batch.
 

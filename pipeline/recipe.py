@@ -236,12 +236,18 @@ class AugmentConfig(_Part):
         rotate_deg: degrees.
         scale: share of the size.
         flip: mirror half of the images left to right.
+        policy: changes of shape and colour before all others. autoaugment: those found for
+            ImageNet; autoaugment_cifar10: for CIFAR-10; randaugment: two drawn from all;
+            trivialaugment: one drawn from all, at any strength.
     """
 
     shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     rotate_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
     scale: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     flip: bool = False
+    policy: (
+        Literal["autoaugment", "autoaugment_cifar10", "randaugment", "trivialaugment"] | None
+    ) = None
 
 
 class TrainConfig(_Part):

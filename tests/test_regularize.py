@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from pipeline.errors import InputError
+from pipeline.images import by_policy
 from pipeline.models.resnest import DropBlock
-from pipeline.recipe import TrainConfig, load_recipes
+from pipeline.recipe import AugmentConfig, TrainConfig, load_recipes
 from pipeline.regularize import drop_while_training, mixer
 from pipeline.saves import Saves
 from pipeline.train import Hooks, Step, fit, learning_rate_factor
@@ -72,6 +73,31 @@ def test_with_both_every_batch_takes_one() -> None:
     assert set(whole) == {True, False}
 
 
+POLICIES = ("autoaugment", "autoaugment_cifar10", "randaugment", "trivialaugment")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_policy_changes_every_image_by_itself(policy: str) -> None:
+    pixels = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8).expand(12, 3, 32, 32)
+    torch.manual_seed(0)
+    found = by_policy(pixels, policy)
+    assert (found.dtype, found.shape) == (torch.uint8, pixels.shape)
+    assert len({image.numpy().tobytes() for image in found}) > 4
+    torch.manual_seed(0)
+    assert torch.equal(by_policy(pixels, policy), found)
+
+
+def test_a_training_with_a_policy_is_repeatable_and_another_one() -> None:
+    def train(policy: str | None) -> nn.Module:
+        model = small(layers=ONE_BLOCK)
+        augment = AugmentConfig(policy=policy, flip=True)  # type: ignore[arg-type]
+        fit(model, dataset(), config(augment=augment), 0)
+        return model.cpu()
+
+    assert same_state(train("randaugment"), train("randaugment"))
+    assert not same_state(train("randaugment"), train(None))
+
+
 def test_squares_are_dropped_in_the_last_two_stages() -> None:
     model = small(layers=(1, 1, 1, 1))
     drop_while_training(model, config(dropblock=0.1, dropout=0.2))
@@ -125,7 +151,15 @@ class Stopped(Exception):
     """In place of a signal that kills."""
 
 
-ALL = config(epochs=3, mixup=0.2, cutmix=1.0, ema=0.9, milestones=(1,), label_smoothing=0.1)
+ALL = config(
+    epochs=3,
+    mixup=0.2,
+    cutmix=1.0,
+    ema=0.9,
+    milestones=(1,),
+    label_smoothing=0.1,
+    augment=AugmentConfig(policy="randaugment", shift=0.1),
+)
 
 
 def trained(saves: Saves | None, stop_after: int | None = None) -> tuple[nn.Module, Any] | None:
