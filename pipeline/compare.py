@@ -153,7 +153,8 @@ def _accuracies(
             note = f"{-drop:+.2f} pt"
             verdict = "same" if drop == 0 else "better" if drop < 0 else "worse"
             if paired and ours is not None and theirs is not None:
-                found = changes_of(ours[name].labels, ours[name].file, theirs[name].file)
+                with reading(new.directory / PREDICTIONS):
+                    found = changes_of(ours[name].labels, ours[name].file, theirs[name].file)
                 chance = mcnemar(found)
                 note += f"; {found.lost} lost, {found.gained} gained, p = {chance:.2g}"
                 past = past and chance < limits.significance

@@ -87,18 +87,24 @@ class Finished:
         return path
 
     def report(self) -> Report:
-        """What the run found out.
+        """What the run found out, about its one target.
 
         Raises:
-            InputError: it is missing or of another version.
+            InputError: it is missing, of another version, or of several targets.
         """
         path = self.directory / "report.json"
         try:
-            return Report.model_validate_json(content_of(path, MOST_BYTES))
+            found = Report.model_validate_json(content_of(path, MOST_BYTES))
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{path}: not a report of this version; run the recipe again"
             ) from error
+        if len(found.targets) != 1:
+            raise InputError(
+                f"{path}: is of {len(found.targets)} targets, and a run has one; run the recipe "
+                "again"
+            )
+        return found
 
     def _places(self) -> dict[str, Path]:
         places = json_of(self.directory / STAGES_FILE)

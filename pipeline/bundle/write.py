@@ -14,7 +14,7 @@ from pipeline.bundle.contract import CONTRACT, Contract, Golden, contract_of
 from pipeline.bundle.snippets import snippets
 from pipeline.data import Dataset, load_dataset
 from pipeline.errors import InputError
-from pipeline.finished import Finished
+from pipeline.finished import Finished, reading
 from pipeline.formats.description import labels_text
 from pipeline.formats.interface import interface
 from pipeline.manifest import flush, seal
@@ -90,13 +90,15 @@ def _fill(
         shutil.copy2(run.file, copy)
     found = golden.vectors(run, dataset, target)
     golden.write(found, root / Golden.model_fields["folder"].default)
-    contract = contract_of(run, report, interface(run.file, target.format), found, dataset)
-    texts = {
-        CONTRACT: f"{contract.model_dump_json(indent=2)}\n",
-        "labels.txt": labels_text(run.classes),
-        "model_card.md": model_card(report, run.recipe.card),
-        **snippets(contract, report.tools["onnxruntime"]),
-    }
+    with reading(run.file):
+        contract = contract_of(run, report, interface(run.file, target.format), found, dataset)
+    with reading(run.directory / "report.json"):
+        texts = {
+            CONTRACT: f"{contract.model_dump_json(indent=2)}\n",
+            "labels.txt": labels_text(run.classes),
+            "model_card.md": model_card(report, run.recipe.card),
+            **snippets(contract, report.tools["onnxruntime"]),
+        }
     for name, text in texts.items():
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")

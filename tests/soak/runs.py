@@ -54,6 +54,8 @@ def command(
         ["debug", str(run), rng.choice(base.FORMATS), "--images", "2"],
         ["inspect", str(run), "--rounds", "1"],
         ["bench", str(run), "--rounds", "1"],
+        *(["bundle", str(run)],) * 3,
+        *(["compare", str(run), str(run)],) * 2,
     )
     return Case(argv=rng.choice(commands), names=names, must_refuse=more.get("must_refuse", False))
 
@@ -91,6 +93,7 @@ def model(form: str, *, sealed: bool) -> Callable[[random.Random, Place], Case]:
         commands = (
             *(["predict", str(run), str(image(place))],) * 2,
             ["debug", str(run), "--images", "2"],
+            ["bundle", str(run)],
         )
         return Case(argv=rng.choice(commands), names=(run.name,))
 
@@ -100,7 +103,9 @@ def model(form: str, *, sealed: bool) -> Callable[[random.Random, Place], Case]:
 def run_file(rng: random.Random, place: Place) -> Case:
     """Labels, recipe, stages and manifest of a run; half of the times sealed again."""
     run = base.run_of(copied(place), rng.choice(base.FORMATS))
-    name = rng.choice(("labels.txt", "recipe.yaml", "stages.json", "stages.json", MANIFEST))
+    listed = ("labels.txt", "recipe.yaml", "stages.json", "stages.json", "report.json")
+    listed += ("predictions.safetensors", MANIFEST)
+    name = rng.choice(listed)
     file = run / name
     if name == "stages.json":
         file.write_bytes(_stages(file, place, rng))

@@ -148,6 +148,8 @@ def warm() -> None:
     import coremltools.proto.MIL_pb2  # noqa: F401
     import onnxruntime  # noqa: F401
 
+    import pipeline.bundle.write
+    import pipeline.compare
     import pipeline.debug
     import pipeline.formats.coreml
     import pipeline.formats.onnx
