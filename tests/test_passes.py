@@ -62,7 +62,7 @@ NO_RESULT_DEPENDS_ON_THEM = {
     "provenance.py",
     # How results are kept, and what goes wrong
     *("allocator.py", "children.py", "disk.py", "errors.py", "interruption.py", "locks.py"),
-    *("manifest.py", "plain_files.py", "saves.py", "store.py"),
+    *("manifest.py", "plain_files.py", "saves.py", "store.py", "templating.py"),
     # What only refuses
     *("calibration.py", "collapse.py", "health.py"),
 }

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.bundle.pages import environment
 from pipeline.recipe import CardConfig
 from pipeline.records import Report, TargetResult
 from pipeline.report import words
+from pipeline.templating import templates
 
 _FORMATS = {"onnx": "ONNX", "tflite": "TFLite", "coreml": "Core ML"}
 _LISTED = 20
@@ -36,7 +36,7 @@ def model_card(report: Report, card: CardConfig) -> str:
     pruning = target.pruning
     unit = f" {pruning.unit}" if pruning and pruning.unit != "share" else ""
     return (
-        environment("pipeline.bundle")
+        templates("pipeline.bundle")
         .get_template("model_card.md.j2")
         .render(
             report=report,

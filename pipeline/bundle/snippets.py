@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from pipeline.bundle.contract import Contract
-from pipeline.bundle.pages import environment
+from pipeline.templating import templates
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/-]+")
 """What may stand in the quotes of any language: names of ours, and nothing that ends a string."""
@@ -120,9 +120,9 @@ def snippets(contract: Contract, onnxruntime: str) -> dict[str, str]:
         "check": _listed([source.path for source in sources if "olden" in source.path]),
         **{form: form == contract.format for form in SOURCES},
     }
-    templates = {"README.md": "README.md.j2", **{s.path: s.template for s in sources}}
-    every = environment("pipeline.bundle")
-    return {path: every.get_template(name).render(values) for path, name in templates.items()}
+    named = {"README.md": "README.md.j2", **{s.path: s.template for s in sources}}
+    every = templates("pipeline.bundle")
+    return {path: every.get_template(name).render(values) for path, name in named.items()}
 
 
 def _listed(paths: list[str]) -> str:

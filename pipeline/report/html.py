@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.details import Confusion, Epoch
 from pipeline.records import COMBINED, Report, StageRecord, TargetResult
 from pipeline.report import charts, words
+from pipeline.templating import templates
 
 MOST_IN_A_MATRIX = 20
 """Classes up to which a confusion matrix is shown whole; else its largest cells are listed."""
@@ -48,7 +48,7 @@ def render(report: Report) -> str:
     reasons += [target.confusion_missing for target in report.targets]
     notes = tuple(dict.fromkeys(reason for reason in reasons if reason is not None))
     page = (
-        _environment()
+        templates("pipeline.report", html=True)
         .get_template("report.html.j2")
         .render(
             report=report,
@@ -78,18 +78,6 @@ def _title(report: Report) -> str:
     if report.recipe.name != COMBINED or len(report.targets) == 1:
         return report.recipe.name
     return f"{report.model.name} for {len(report.targets)} targets"
-
-
-@cache
-def _environment() -> Environment:
-    """Of the templates; kept, since a run of several recipes renders a page for each."""
-    return Environment(
-        loader=PackageLoader("pipeline.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def _drawn(shown: Counter[Markup], svg: Markup) -> Markup:
