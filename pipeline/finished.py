@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from torch import Tensor
 
+from pipeline.data import mean_and_std, normalize
 from pipeline.errors import InputError, MismatchError
 from pipeline.formats.export import SUFFIXES
 from pipeline.manifest import damage
+from pipeline.measure import run_images
 from pipeline.models.load import WEIGHTS, build, load_checkpoint
 from pipeline.models.resnest import ResNeSt
 from pipeline.plain_files import content_of, json_of
@@ -51,6 +54,23 @@ class Finished:
     def format(self) -> Any:
         """The module of the file's format."""
         return import_module(f"pipeline.formats.{self.recipe.target.format}")
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """What the file answers, opened in its runtime.
+
+        Args:
+            pixels: uint8 (images, 3, side, side), which are normalised where the file wants that.
+
+        Returns:
+            float32 (images, classes).
+
+        Raises:
+            InputError: the file cannot be run.
+        """
+        mean, std = mean_and_std(self.recipe.data)
+        fed = pixels.float() if self.recipe.target.takes_pixels else normalize(pixels, mean, std)
+        with reading(self.file):
+            return run_images(self.format.open_file(self.file, self.recipe.threads), fed)
 
     def stages(self) -> dict[str, Path]:
         """Directory of every stage's result in the store.

@@ -12,7 +12,6 @@ from torch import Tensor
 from pipeline.data import mean_and_std, normalize
 from pipeline.finished import Finished, float_network, reading
 from pipeline.images import decode
-from pipeline.measure import run_images
 
 FLOAT = "float"
 
@@ -60,10 +59,8 @@ def predict(
     with torch.inference_mode():
         logits = {FLOAT: model(normalized)}
     for run in runs:
-        fed = pixels.float() if run.recipe.target.takes_pixels else normalized
         with reading(run.file):
-            runnable = run.format.open_file(run.file, run.recipe.threads)
-            logits[run.recipe.name] = _fitting(run_images(runnable, fed), logits[FLOAT])
+            logits[run.recipe.name] = _fitting(run.logits(pixels), logits[FLOAT])
     scores = {name: found.softmax(1) for name, found in logits.items()}
     names = [name for name, _ in images]
     return [_prediction(name, i, scores, first.classes, top) for i, name in enumerate(names)]

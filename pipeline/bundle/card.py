@@ -59,7 +59,7 @@ def class_rows(report: Report, target: TargetResult, test_set: str) -> list[Clas
     """Every class of a test set, or the `_LISTED` worst ones by the file's accuracy."""
     if target.confusion is None or test_set not in target.confusion:
         return []
-    names = report.data.classes or tuple(str(n) for n in range(report.model.num_classes))
+    names = words.class_names(report)
     before = (report.baseline.confusion or {}).get(test_set)
     after = target.confusion[test_set].by_class(len(names))
     floats: list[Any] = before.by_class(len(names)) if before else [None] * len(names)

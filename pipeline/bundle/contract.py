@@ -13,6 +13,8 @@ from pipeline.formats.interface import Interface, Port
 from pipeline.records import Above0, Report, Sha256
 
 CONTRACT = "contract.json"
+PACKAGES = {"onnx": "onnxruntime", "tflite": "ai-edge-litert", "coreml": "coremltools"}
+"""Of Python, with each format's runtime; its version says what a file was checked with."""
 
 _FIT = (
     "turn upright (EXIF), cut the largest square from the middle, resize to the side, bilinear "
@@ -114,7 +116,7 @@ def contract_of(
 ) -> Contract:
     """The contract of a run's file, whose interface is `found`."""
     (target,) = report.targets
-    package = _PACKAGES[target.format]
+    package = PACKAGES[target.format]
     runtime = f"{package} {report.tools.get(package, '(version unknown)')}"
     by = runtime if target.evaluated == "runtime" else "PocketNest's reference evaluator"
     return Contract(
@@ -134,10 +136,6 @@ def contract_of(
             computed_by=by,
         ),
     )
-
-
-_PACKAGES = {"onnx": "onnxruntime", "tflite": "ai-edge-litert", "coreml": "coremltools"}
-"""Whose version says which runtime a file was checked with."""
 
 
 def _input(port: Port, normalized: Dataset | None) -> Input:

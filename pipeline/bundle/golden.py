@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pipeline.data import Dataset, normalize
+from pipeline.data import Dataset
 from pipeline.finished import Finished, reading
 from pipeline.layers import layers_of
-from pipeline.measure import run_images
 from pipeline.parity import FILE
 from pipeline.program import load
 from pipeline.records import TargetResult
@@ -58,7 +57,7 @@ def vectors(run: Finished, dataset: Dataset, target: TargetResult) -> Vectors:
     images = next(iter(dataset.tests.values()))
     rows = spread(images.labels)[:_CANDIDATES]
     pixels, labels = images.pixels(rows), images.labels[rows]
-    logits = _answers(run, dataset, pixels)
+    logits = run.logits(pixels)
     tolerance, why = _tolerance(run, target, logits)
     chosen = clearest(logits, tolerance)[:IMAGES].sort().values
     return Vectors(
@@ -97,13 +96,6 @@ def spread(labels: Tensor) -> Tensor:
     return torch.tensor(
         sorted(range(len(turn)), key=lambda row: (turn[row], int(labels[row]), row))
     )
-
-
-def _answers(run: Finished, dataset: Dataset, pixels: Tensor) -> Tensor:
-    pixels_taken = run.recipe.target.takes_pixels
-    fed = pixels.float() if pixels_taken else normalize(pixels, dataset.mean, dataset.std)
-    with reading(run.file):
-        return run_images(run.format.open_file(run.file, run.recipe.threads), fed)
 
 
 def _tolerance(run: Finished, target: TargetResult, logits: Tensor) -> tuple[float, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pipeline.bundle.contract import Contract
+from pipeline.bundle.contract import PACKAGES, Contract
 from pipeline.templating import templates
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/-]+")
@@ -82,8 +82,6 @@ SOURCES: dict[str, tuple[Source, ...]] = {
 }
 """What a bundle holds, by format."""
 
-_PYTHON_PACKAGES = {"onnx": "onnxruntime", "tflite": "ai-edge-litert", "coreml": "coremltools"}
-
 
 def snippets(contract: Contract, onnxruntime: str) -> dict[str, str]:
     """Every source file of a bundle and its README, by path.
@@ -114,7 +112,7 @@ def snippets(contract: Contract, onnxruntime: str) -> dict[str, str]:
         "dtype": given.dtype,
         "input_name": given.name,
         "output_name": made.name,
-        "python_package": _PYTHON_PACKAGES[contract.format],
+        "python_package": PACKAGES[contract.format],
         "onnxruntime": onnxruntime,
         "sources": [(source.path, source.what) for source in sources],
         "check": _listed([source.path for source in sources if "olden" in source.path]),

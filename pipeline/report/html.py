@@ -60,7 +60,7 @@ def render(report: Report) -> str:
             figure=words.figure,
             first=next(iter(report.baseline.accuracy)),
             pictures=_pictures(report),
-            classes=_classes(report),
+            classes=words.class_names(report),
             by_class=by_class(report),
             whole_matrix=report.model.num_classes <= MOST_IN_A_MATRIX,
             matrix=matrix,
@@ -94,15 +94,10 @@ def _missing(notes: Sequence[str], reason: str | None) -> Markup:
     return Markup(text).format(number)
 
 
-def _classes(report: Report) -> list[str]:
-    """Names of the classes; of a report that does not give them, their numbers."""
-    return list(report.data.classes) or [str(n) for n in range(report.model.num_classes)]
-
-
 def by_class(report: Report) -> dict[str, list[tuple[str, list[tuple[int, int] | None]]]]:
     """For every test set and class, (right, images) of the float model and of every target."""
     found = {}
-    classes = _classes(report)
+    classes = words.class_names(report)
     every = [report.baseline.confusion, *(target.confusion for target in report.targets)]
     for name in report.data.test_sets:
         columns: list[list[tuple[int, int]] | None] = [

@@ -54,6 +54,11 @@ def plural(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
+def class_names(report: Report) -> tuple[str, ...]:
+    """Names of the classes; of a report that does not give them, their numbers."""
+    return report.data.classes or tuple(str(n) for n in range(report.model.num_classes))
+
+
 def smaller(target: TargetResult, baseline: Baseline) -> str:
     """Write how many times smaller a file is than the float weights."""
     ratio = baseline.size_bytes / target.size_bytes
