@@ -22,9 +22,6 @@ from pipeline.plain_files import refuse_to_write
 from pipeline.records import Report, TargetResult
 from pipeline.store import IMAGES, STORE
 
-_EARLIEST = (1980, 1, 1, 0, 0, 0)
-"""Of all files in an archive, so that the same bundle gives the same bytes."""
-
 
 def write_bundle(run: Finished, out: Path | None = None) -> Path:
     """Write the bundle of a run.
@@ -109,7 +106,7 @@ def _pack(root: Path, path: Path) -> None:
     with zipfile.ZipFile(path, "x", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(file for file in root.rglob("*") if file.is_file()):
             name = file.relative_to(root.parent).as_posix()
-            entry = zipfile.ZipInfo(name, _EARLIEST)
+            entry = zipfile.ZipInfo(name)  # of 1980, always: the same content, the same bytes
             entry.external_attr = 0o644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, file.read_bytes())

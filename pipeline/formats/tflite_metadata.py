@@ -25,7 +25,6 @@ _TENSOR_AXIS_LABELS = 2  # AssociatedFileType
 _IMAGE_PROPERTIES = 2  # ContentProperties
 _RGB = 1  # ColorSpaceType
 _NORMALIZATION = 1  # ProcessUnitOptions
-_EARLIEST = (1980, 1, 1, 0, 0, 0)
 
 _Field = Callable[[Any], None]
 """Adds one field to the table that a builder has begun."""
@@ -134,5 +133,6 @@ def with_labels(model: bytes, about: Description) -> bytes:
     whole = io.BytesIO(model)
     # Appending: the archive's own offsets then count from the start of the file.
     with zipfile.ZipFile(whole, "a", zipfile.ZIP_STORED) as archive:
-        archive.writestr(zipfile.ZipInfo(LABELS, _EARLIEST), labels_text(about.classes))
+        # Not by name alone: that would take today's date, and other bytes every time.
+        archive.writestr(zipfile.ZipInfo(LABELS), labels_text(about.classes))
     return whole.getvalue()
