@@ -43,6 +43,7 @@ _CIFAR_MEAN_STD = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
+_LAYOUT = "train/<class>/ and test/<class>/ (or val/<class>/)"
 _CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 Triple = tuple[float, float, float]
@@ -334,9 +335,30 @@ def _load_cifar(config: CifarData, size: int, seed: int) -> Dataset:
     return _array_dataset(config.kind, parts[0].classes, sets, *mean_and_std(config))
 
 
+def _folders(config: ImageFolderData) -> tuple[Path, dict[str, Path]]:
+    """Where the training images are, and every test set."""
+    if config.path is None:
+        assert config.train is not None  # the recipe's types see to it
+        assert config.test is not None
+        return Path(config.train), {name: Path(path) for name, path in config.test.items()}
+    path, train = Path(config.path), Path(config.path) / "train"
+    if not path.is_dir():
+        state = "is not a folder" if path.exists() else "does not exist"
+        raise InputError(f"data.path: {path} {state}; give a folder that holds {_LAYOUT}")
+    inside = sorted(entry for entry in path.iterdir() if entry.is_dir())
+    tests = {entry.name: entry for entry in inside if entry.name.startswith(("test", "val"))}
+    if not train.is_dir() or not tests:
+        folders = ", ".join(entry.name for entry in inside[:10]) or "no folder"
+        raise InputError(
+            f"data.path: {path} holds {folders}; it must hold {_LAYOUT}, or data.train and "
+            "data.test say where they are"
+        )
+    return train, tests
+
+
 def _load_folders(config: ImageFolderData, size: int, seed: int, cache: Path | None) -> Dataset:
-    roots = {"data.train": Path(config.train)}
-    roots |= {f"data.test.{name}": Path(path) for name, path in config.test.items()}
+    train, tests = _folders(config)
+    roots = {"data.train": train} | {f"data.test.{name}": path for name, path in tests.items()}
     found, problems = {}, []
     for key, root in roots.items():
         found[key], complaints = scan_folder(key, root)
@@ -349,7 +371,7 @@ def _load_folders(config: ImageFolderData, size: int, seed: int, cache: Path | N
         raise InputError("\n".join(problems))
 
     sets = {key: _as_images(files, size) for key, files in found.items()}
-    where = f"data.train ({config.train})"
+    where = f"data.train ({train})"
     labels = sets["data.train"].labels
     left, drawn = _split_calibration(labels, config.calibration_images, seed, where)
     sets, digests, notes = _read(roots, sets, size, cache)
@@ -363,7 +385,7 @@ def _load_folders(config: ImageFolderData, size: int, seed: int, cache: Path | N
         classes=tuple(classes),
         train=sets["train"],
         calibration=sets["calibration"],
-        tests={name: sets[f"data.test.{name}"] for name in config.test},
+        tests={name: sets[f"data.test.{name}"] for name in tests},
         mean=mean,
         std=std,
         sha256=_fingerprint(classes, sets, digests),

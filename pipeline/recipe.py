@@ -27,6 +27,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from pipeline.errors import InputError
 from pipeline.recipe_loading import read_overrides, read_tree, write_yaml
@@ -194,6 +195,8 @@ class ImageFolderData(_Part):
 
     Attributes:
         kind: of the data.
+        path: folder that holds all of them, in place of `train` and `test`: the training images in
+            `train`, and a test set in every folder whose name begins with test or val.
         train: folder of the training images.
         test: folder of every test set, by the name the report uses.
         calibration_images: images taken out of `train` to calibrate on.
@@ -202,11 +205,25 @@ class ImageFolderData(_Part):
     """
 
     kind: Literal["image_folder"] = "image_folder"
-    train: PathOnDisk
-    test: Annotated[dict[FileName, PathOnDisk], Field(min_length=1, description=_NAME)]
+    path: PathOnDisk | None = None
+    train: PathOnDisk | None = None
+    test: Annotated[dict[FileName, PathOnDisk], Field(min_length=1, description=_NAME)] | None = (
+        None
+    )
     calibration_images: Annotated[int, Field(ge=1)] = 256
     mean: Annotated[tuple[Share, Share, Share], Field(strict=False)] = IMAGENET_MEAN
     std: Annotated[tuple[Deviation, Deviation, Deviation], Field(strict=False)] = IMAGENET_STD
+
+    @field_validator("train", "test")
+    @classmethod
+    def _once(cls, value: object, info: ValidationInfo) -> object:
+        if "path" not in info.data:
+            return value
+        if value is None and info.data["path"] is None:
+            raise PydanticCustomError("missing", "Field required")
+        if value is not None and info.data["path"] is not None:
+            raise ValueError("data.path says where the images are; remove one of them")
+        return value
 
 
 class CifarData(_Part):

@@ -17,6 +17,8 @@ SCHEMA = RECIPES / "recipe.schema.json"
 FILES = sorted(RECIPES.rglob("*.yaml"))
 BENCHMARKS = [p for p in FILES if p.parent.name == "bench" and p.name != "base.yaml"]
 DEVICES = [p for p in FILES if p.parent.name != "bench" and p.name != "base.yaml"]
+EMBEDDED = [p for p in DEVICES if p.relative_to(RECIPES).parts[0] == "resnest50"]
+CIFAR10 = sorted((RECIPES / "resnest50-cifar10").glob("*.yaml"))
 
 
 def named(path: Path) -> str:
@@ -29,11 +31,28 @@ def test_there_is_a_recipe_for_every_format() -> None:
     assert {recipe.target.format for recipe in recipes} == {"onnx", "tflite", "coreml"}
 
 
-@pytest.mark.parametrize("path", DEVICES, ids=named)
-def test_a_device_recipe_runs_offline_and_has_budgets(path: Path) -> None:
+@pytest.mark.parametrize("path", EMBEDDED, ids=named)
+def test_a_recipe_on_embedded_data_runs_offline(path: Path) -> None:
     (recipe,) = load_recipes([path])
     assert recipe.data.kind == "digits"
     assert recipe.model.checkpoint is None
+
+
+def test_cifar10_has_both_blocks_on_every_device_and_trains_each_block_once() -> None:
+    recipes = load_recipes(CIFAR10, ["data.path=/cifar"])
+    for name in ("resnest50", "resnest50_basic"):
+        (same, *others) = [recipe for recipe in recipes if recipe.model.name == name]
+        targets = [same.target.format, *(other.target.format for other in others)]
+        assert sorted(targets) == ["coreml", "onnx", "tflite"]
+        fields = {"name", "description", "target", "budgets"}
+        assert {other.model_dump_json(exclude=fields) for other in others} == {
+            same.model_dump_json(exclude=fields)
+        }
+
+
+@pytest.mark.parametrize("path", DEVICES, ids=named)
+def test_a_device_recipe_has_budgets(path: Path) -> None:
+    (recipe,) = load_recipes([path])
     assert recipe.budgets.accuracy_drop_pt is not None
     assert recipe.budgets.size_mb is not None
     # Core ML runs on Apple systems only: a limit there could never be judged on Linux.
@@ -63,9 +82,12 @@ def test_the_header_names_schema_and_command(path: Path) -> None:
     relative = first.removeprefix("# yaml-language-server: $schema=")
     assert (path.parent / relative).resolve() == SCHEMA.resolve()
     benchmark = path.parent.name == "bench"
-    network = path.relative_to(RECIPES).parts[0]
+    folder = path.relative_to(RECIPES).parts[0]
+    network, _, data = folder.partition("-")
     command = "#     nox -s bench" if benchmark else f"#     nox -s compress-{network}"
-    if path.name != "base.yaml" and not benchmark:
+    if path.name == "base.yaml" and data:
+        command += f" -- recipes/{folder}/*.yaml"
+    elif path.name != "base.yaml" and not benchmark:
         command += f" -- {path.relative_to(RECIPES.parent).as_posix()}"
     assert command in rest
 
