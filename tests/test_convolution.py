@@ -1,5 +1,6 @@
 """Convolutions as matrix products: the same numbers as oneDNN's, forward and backward."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -53,8 +54,9 @@ def test_training_gives_the_numbers_of_a_plain_convolution(
         torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
 
 
-def test_evaluation_and_export_see_a_plain_convolution() -> None:
-    conv = Convolution(4, 4, 1).eval()
+@pytest.mark.parametrize("training", [True, False])
+def test_an_export_sees_a_plain_convolution(training: bool) -> None:
+    conv = Convolution(4, 4, 1).train(training)
     program = torch.export.export(conv, (torch.zeros(2, 4, 1, 1),))
     called = [node.target for node in program.graph.nodes if node.op == "call_function"]
     assert called == [torch.ops.aten.conv2d.default]

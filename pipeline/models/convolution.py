@@ -22,7 +22,8 @@ class Convolution(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in channels, height, width) to (batch, out channels, height', width')."""
         dense = self.stride == (1, 1) and self.dilation == (1, 1)
-        if not self.training or x.device.type != "cpu" or not dense:
+        traced = torch.compiler.is_compiling()
+        if not self.training or traced or x.device.type != "cpu" or not dense:
             return super().forward(x)
         height, width = x.shape[2:]
         pointwise = self.kernel_size == (1, 1) and self.padding == (0, 0) and self.groups == 1
