@@ -23,6 +23,7 @@ from pipeline.provenance import cpu_flags
 from pipeline.recipe import TrainConfig
 from pipeline.regularize import Mix, average_of, mixer
 from pipeline.saves import Saves, State
+from pipeline.small_maps import ByProducts
 
 CURVE = "curve.json"
 """Name of the file in which a stage keeps its learning curve."""
@@ -375,7 +376,7 @@ def _step(training: _Training, images: Tensor, targets: Tensor) -> tuple[Tensor,
     """
     place = device()
     images = images.to(place, memory_format=torch.channels_last)
-    with training.autocast():
+    with training.autocast(), ByProducts():
         logits = training.model(images).float()
         loss = training.criterion(logits, targets.to(place))
         loss = training.hooks.adjust_loss(images, logits, loss)

@@ -13,14 +13,13 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.convolution import Convolution
 from pipeline.models.resnest import Block, ResNeSt, global_average, split_attention
 
 
 def _conv_slice(conv: nn.Conv2d, rows: Tensor, groups: int) -> nn.Conv2d:
     """A convolution of some output channels of `conv`, its input cut to what they read."""
     weight = conv.weight.detach()[rows]
-    sliced = Convolution(
+    sliced = nn.Conv2d(
         weight.shape[1] * groups,
         len(rows),
         conv.kernel_size,  # type: ignore[arg-type]

@@ -14,8 +14,6 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import drop_block2d  # type: ignore[import-untyped]
 
-from pipeline.models.convolution import Convolution
-
 STRIDE = 32
 """Input pixels per output pixel of the last stage; an input side must be a multiple of it."""
 
@@ -133,13 +131,13 @@ class SplitAttention(nn.Module):
         inner -= inner % cardinality
         wide = channels * radix
         groups = cardinality * radix
-        self.conv = Convolution(channels, wide, 3, stride, 1, groups=groups, bias=False)
+        self.conv = nn.Conv2d(channels, wide, 3, stride, 1, groups=groups, bias=False)
         self.bn0 = nn.BatchNorm2d(wide)
         self.drop = DropBlock(dropblock)
         self.act0 = nn.ReLU() if activation else nn.Identity()
-        self.fc1 = Convolution(channels, inner, 1, groups=cardinality)
+        self.fc1 = nn.Conv2d(channels, inner, 1, groups=cardinality)
         self.bn1 = nn.BatchNorm2d(inner)
-        self.fc2 = Convolution(inner, wide, 1, groups=cardinality)
+        self.fc2 = nn.Conv2d(inner, wide, 1, groups=cardinality)
 
     def logit_channels(self, split: int) -> Tensor:
         """Channels of `fc2` that belong to one split.
@@ -181,7 +179,7 @@ class Block(nn.Module):
         if not bottleneck:
             width = out
         pooled = config.avd and stride > 1
-        self.conv1 = Convolution(
+        self.conv1 = nn.Conv2d(
             in_channels, width, 1 if bottleneck else 3, padding=0 if bottleneck else 1, bias=False
         )
         self.bn1 = nn.BatchNorm2d(width)
@@ -197,7 +195,7 @@ class Block(nn.Module):
             dropblock=dropblock,
         )
         self.avd_last = nn.Identity() if config.avd_first else pool
-        self.conv3 = Convolution(width, out, 1, bias=False) if bottleneck else nn.Identity()
+        self.conv3 = nn.Conv2d(width, out, 1, bias=False) if bottleneck else nn.Identity()
         self.bn3 = nn.BatchNorm2d(out) if bottleneck else nn.Identity()
         self.drop3 = DropBlock(dropblock if bottleneck else 0.0)
         self.downsample: nn.Module = nn.Identity()
@@ -206,7 +204,7 @@ class Block(nn.Module):
                 nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
                 if stride > 1
                 else nn.Identity(),
-                Convolution(in_channels, out, 1, bias=False),
+                nn.Conv2d(in_channels, out, 1, bias=False),
                 nn.BatchNorm2d(out),
             )
 
@@ -226,13 +224,13 @@ class ResNeSt(nn.Module):
         self.config = config
         stem = config.scaled(config.stem_width)
         self.conv1 = nn.Sequential(
-            Convolution(3, stem, 3, 2, 1, bias=False),
+            nn.Conv2d(3, stem, 3, 2, 1, bias=False),
             nn.BatchNorm2d(stem),
             nn.ReLU(),
-            Convolution(stem, stem, 3, 1, 1, bias=False),
+            nn.Conv2d(stem, stem, 3, 1, 1, bias=False),
             nn.BatchNorm2d(stem),
             nn.ReLU(),
-            Convolution(stem, 2 * stem, 3, 1, 1, bias=False),
+            nn.Conv2d(stem, 2 * stem, 3, 1, 1, bias=False),
         )
         self.bn1 = nn.BatchNorm2d(2 * stem)
         self.maxpool = nn.MaxPool2d(3, 2, 1)

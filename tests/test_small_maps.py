@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pipeline.models.convolution import Convolution
+from pipeline.small_maps import ByProducts
 
 
 def answers(conv: nn.Conv2d, x: Tensor) -> list[Tensor]:
@@ -43,20 +43,24 @@ def test_training_gives_the_numbers_of_a_plain_convolution(
     if min(side) + 2 * padding < kernel:
         return
     torch.manual_seed(seed)
-    plain = nn.Conv2d(8, 12, kernel, stride, padding, groups=groups, bias=bias).double()
-    fast = Convolution(8, 12, kernel, stride, padding, groups=groups, bias=bias).double()
-    fast.load_state_dict(plain.state_dict())
+    conv = nn.Conv2d(8, 12, kernel, stride, padding, groups=groups, bias=bias).double()
     x = torch.randn(3, 8, *side).double()
     if channels_last:
         x = x.to(memory_format=torch.channels_last)
-    for got, wanted in zip(answers(fast.train(), x), answers(plain, x), strict=True):
+    plain = answers(conv, x)
+    with ByProducts():
+        fast = answers(conv, x)
+    for got, wanted in zip(fast, plain, strict=True):
         assert got.shape == wanted.shape
         torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_an_export_sees_a_plain_convolution(training: bool) -> None:
-    conv = Convolution(4, 4, 1).train(training)
-    program = torch.export.export(conv, (torch.zeros(2, 4, 1, 1),))
-    called = [node.target for node in program.graph.nodes if node.op == "call_function"]
-    assert called == [torch.ops.aten.conv2d.default]
+@pytest.mark.parametrize("side", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_no_convolution_of_a_small_map_is_left_to_onednn(kernel: int, side: int) -> None:
+    conv = nn.Conv2d(8, 8, kernel, padding=kernel // 2, groups=kernel // 2 + 1, bias=False)
+    program = torch.export.export(conv, (torch.zeros(2, 8, side, side),)).module()
+    for network in (conv, program):
+        with torch.profiler.profile() as seen, ByProducts():
+            network(torch.zeros(2, 8, side, side))
+        assert not [event.key for event in seen.key_averages() if "conv" in event.key]
