@@ -74,7 +74,9 @@ def run(recipes: Sequence[Path], arguments: argparse.Namespace) -> bool:
     """Run recipes and show the result; True where every budget is met."""
     loaded = load_recipes(recipes, arguments.overrides)
     out: Path = arguments.out
-    quiet = arguments.quiet or arguments.json
+    # torchrun started it to help another process, which says what there is to say.
+    helps = "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0"
+    quiet = arguments.quiet or arguments.json or helps
     with third_party_output_to(out / LOG, quiet=quiet and not arguments.explain) as console:
         # Imported here: torch and what it loads print while they load.
         from pipeline.run import explain_recipes, run_recipes
@@ -96,6 +98,8 @@ def run(recipes: Sequence[Path], arguments: argparse.Namespace) -> bool:
             allow_mismatch=arguments.allow_mismatch,
             until=arguments.until,
         )
+        if helps:
+            return True
         combined = len(reports) > len(loaded)
         shown = reports[-1:] if combined else reports
         for report, directory in shown:

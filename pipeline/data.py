@@ -15,9 +15,10 @@ from pipeline.errors import InputError
 from pipeline.image_cache import kept_or_decoded
 from pipeline.images import (
     Images,
-    augment,
+    augment_as,
     by_policy,
     class_differences,
+    draw_changes,
     fits_in_memory,
     normalize,
     scan_folder,
@@ -27,7 +28,6 @@ from pipeline.recipe import AugmentConfig, CifarData, DataConfig, DigitsData, Im
 __all__ = [
     "Dataset",
     "Images",
-    "augment",
     "batches",
     "draw_stratified",
     "load_dataset",
@@ -77,6 +77,28 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """Some of the nearly equal parts of every batch.
+
+    Attributes:
+        parts: of a batch, all together.
+        first: of those that are meant.
+        number: of those that are meant.
+    """
+
+    parts: int = 1
+    first: int = 0
+    number: int = 1
+
+    def of(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """The parts of the rows of a batch."""
+        return rows.tensor_split(self.parts)[self.first : self.first + self.number]
+
+
+WHOLE = Share()
+
+
 def load_dataset(
     config: DataConfig, input_size: int, seed: int = 0, cache: Path | None = None
 ) -> Dataset:
@@ -107,12 +129,13 @@ def batches(
     augment_config: AugmentConfig | None = None,
     generator: torch.Generator | None = None,
     order: Tensor | None = None,
+    share: Share = WHOLE,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of normalised batches: float32 [B, 3, S, S] and int64 [B].
 
     Without a generator the images come in their own order, for evaluation. With one (on the
-    CPU) they are shuffled, for training; a last batch of a single image is then left out,
-    because batch norm needs two.
+    CPU) they are shuffled, for training; a last batch of a single image (of less than two in
+    every part) is then left out, because batch norm needs two.
 
     Args:
         images: a set of `dataset`.
@@ -122,6 +145,8 @@ def batches(
             a generator.
         generator: source of the order and of the augmentation.
         order: int64 [M], which images come, and in what order; drawn where left out.
+        share: the parts of every batch that come, one after the other, in place of all of it.
+            Whoever else takes another share draws the same numbers from an equal generator.
 
     Raises:
         ValueError: `augment_config` without `generator`, or a batch size below 1.
@@ -130,7 +155,7 @@ def batches(
         raise ValueError("augment_config needs a generator; pass both or neither")
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}; must be >= 1")
-    return _batches(images, batch_size, dataset, augment_config, generator, order)
+    return _batches(images, batch_size, dataset, augment_config, generator, order, share)
 
 
 def _batches(
@@ -140,6 +165,7 @@ def _batches(
     augment_config: AugmentConfig | None,
     generator: torch.Generator | None,
     order: Tensor | None,
+    share: Share,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     shuffled = generator is not None
     if order is None:
@@ -147,15 +173,19 @@ def _batches(
         order = torch.randperm(count, generator=generator) if shuffled else torch.arange(count)
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
-        if shuffled and len(indices) == 1:
+        if shuffled and len(indices) < 2 * share.parts:
             return
-        pixels = images.pixels(indices)
-        if augment_config is not None and augment_config.policy is not None:
-            pixels = by_policy(pixels, augment_config.policy)
-        x = normalize(pixels, dataset.mean, dataset.std)
+        changes = None
         if augment_config is not None and generator is not None:
-            x = augment(x, augment_config, generator)
-        yield x, images.labels[indices]
+            changes = draw_changes(len(indices), augment_config, generator)
+        for part in share.of(torch.arange(len(indices))):
+            pixels = images.pixels(indices[part])
+            if augment_config is not None and augment_config.policy is not None:
+                pixels = by_policy(pixels, augment_config.policy)
+            x = normalize(pixels, dataset.mean, dataset.std)
+            if augment_config is not None and changes is not None:
+                x = augment_as(x, augment_config, changes[:, part])
+            yield x, images.labels[indices[part]]
 
 
 def mean_and_std(config: DataConfig) -> tuple[Triple, Triple]:

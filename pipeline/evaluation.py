@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from pipeline import processes
 from pipeline.data import Dataset, Images, batches
 from pipeline.health import refuse_bad_logits
 from pipeline.records import Accuracy
@@ -29,11 +30,17 @@ def evaluation_batch(side: int) -> int:
 
 
 def predictions(predict: Callable[[Tensor], Tensor], images: Images, dataset: Dataset) -> Tensor:
-    """Logits (images, classes) of `predict`, float32 on the CPU, in the order of `images`."""
+    """Logits (images, classes) of `predict`, float32 on the CPU, in the order of `images`.
+
+    The processes of `processes.together` take a part of the images each, and all get all logits.
+    """
     size = evaluation_batch(images.size)
+    own = processes.own_rows(len(images))
     with torch.inference_mode():
-        parts = [predict(x).float().cpu() for x, _ in batches(images, size, dataset)]
-    return torch.cat(parts)
+        given = batches(images, size, dataset, order=own)
+        parts = [predict(x).float().cpu() for x, _ in given]
+    logits = torch.cat(parts) if parts else torch.empty(0, len(dataset.classes))
+    return processes.all_rows(logits, len(images))
 
 
 def named(logits: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchao.quantization.pt2e import FakeQuantizeBase
 
-from pipeline import grid
+from pipeline import grid, processes
 
 
 def _rounded(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
@@ -76,6 +76,7 @@ class ActivationFakeQuantize(FakeQuantizeBase):
             low, high = torch.zeros_like(self.low), x.detach().amax().clamp(min=0.0).float()
         else:
             low, high = (edge.float() for edge in torch.aminmax(x.detach()))
+        low, high = processes.least(low), processes.greatest(high)
         if torch.isinf(self.low):
             self.low.copy_(low)
             self.high.copy_(high)

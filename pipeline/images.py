@@ -224,12 +224,27 @@ def augment(x: Tensor, config: AugmentConfig, generator: torch.Generator) -> Ten
     Returns:
         float [B, 3, S, S].
     """
+    return augment_as(x, config, draw_changes(len(x), config, generator))
+
+
+def draw_changes(count: int, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """What `augment_as` takes for so many images: float [5, count], uniform from 0 to 1."""
+    draws = torch.full((5, count), 0.5)
     if config.flip:
-        flipped = torch.rand(len(x), generator=generator) < 0.5
+        draws[0] = torch.rand(count, generator=generator)
+    if not config.shift == config.rotate_deg == config.scale == 0:
+        draws[1:] = torch.rand((4, count), generator=generator)
+    return draws
+
+
+def augment_as(x: Tensor, config: AugmentConfig, draws: Tensor) -> Tensor:
+    """Every image x (float [B, 3, S, S]) changed as its draws (float [5, B]) say."""
+    if config.flip:
+        flipped = draws[0] < 0.5
         x = torch.where(flipped.to(x.device)[:, None, None, None], x.flip(-1), x)
     if config.shift == config.rotate_deg == config.scale == 0:
         return x
-    draws = torch.rand((4, len(x)), generator=generator) * 2 - 1
+    draws = draws[1:] * 2 - 1
     angle = draws[0] * math.radians(config.rotate_deg)
     # The grid runs from output to input: enlarging by s samples a region 1 / s as wide.
     zoom = 1 / (1 + draws[1] * config.scale)

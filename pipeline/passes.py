@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from pipeline import processes
 from pipeline.allocator import keep_freed_memory
 from pipeline.children import at_once
 from pipeline.errors import InputError, listed
@@ -42,6 +45,8 @@ class Stage:
         on_host: whether the result belongs to the machine that made it.
         in_child: whether a child process does the work, so that those of several recipes can be
             made at the same time. `make` then runs in a thread, and no other stage beside it.
+        shared: whether all processes that torchrun started work on it. What the first one makes
+            is the result.
     """
 
     name: str
@@ -53,6 +58,7 @@ class Stage:
     needed: Callable[[Recipe], bool] = lambda recipe: True
     on_host: bool = False
     in_child: bool = False
+    shared: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +95,16 @@ def passes(stages: Sequence[Stage]) -> list[tuple[Stage, ...]]:
 def run_stages(stages: Sequence[Stage], run: Run, store: Store, console: Console) -> None:
     """Obtain the result of every stage that the recipe needs, in order."""
     keep_freed_memory()
-    torch.set_num_threads(run.context.recipe.threads)
+    torch.set_num_threads(max(1, run.context.recipe.threads // processes.on_this_machine()))
     torch.use_deterministic_algorithms(True, warn_only=True)
     # A debugging aid, and slow.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     for stage in [stage for stage in stages if stage.needed(run.context.recipe)]:
         _announce_wait(console, stage)
-        result = _obtained(stage, run, store)
+        if any(stage.shared for stage in stages):
+            result = _obtained_together(stage, run, store)
+        else:
+            result = _obtained(stage, run, store)
         _announce(console, f"{stage.name:<9}", result)
         run.results[stage.name] = result
         run.gate(result)
@@ -157,13 +166,39 @@ def _equal_runs(stage: Stage, runs: Sequence[Run]) -> list[list[Run]]:
     return list(by_key.values())
 
 
-def _obtained(stage: Stage, run: Run, store: Store) -> Result:
-    inputs = {name: result.directory for name, result in run.results.items()}
+def _obtained(
+    stage: Stage, run: Run, store: Store, begun: Callable[[Place], None] = lambda place: None
+) -> Result:
+    """The result of a stage; `begun` is told where it is made, if it is."""
 
     def make(place: Place) -> Facts:
-        return stage.make(replace(run.context, partial=place.partial), inputs, place.result)
+        begun(place)
+        return _made(stage, run, place)
 
     return store.obtain(stage.name, stage_ingredients(stage, run.context, run.keys), make)
+
+
+def _made(stage: Stage, run: Run, place: Place) -> Facts:
+    inputs = {name: result.directory for name, result in run.results.items()}
+    with processes.together() if stage.shared else nullcontext():
+        return stage.make(replace(run.context, partial=place.partial), inputs, place.result)
+
+
+def _obtained_together(stage: Stage, run: Run, store: Store) -> Result:
+    """The result of a stage that the first process obtains; the others help to make it.
+
+    They see the same files: the store lies on a disk that all machines share.
+    """
+    if processes.is_first():
+        result = _obtained(stage, run, store, processes.tell_others)
+        processes.tell_others(result)
+        return result
+    while not isinstance(word := processes.told(), Result):
+        assert isinstance(word, Place)
+        if stage.shared:
+            with tempfile.TemporaryDirectory() as scratch:
+                _made(stage, run, replace(word, result=Path(scratch)))
+    return word
 
 
 def stage_ingredients(stage: Stage, context: Context, keys: Mapping[str, str]) -> dict[str, object]:

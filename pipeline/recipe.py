@@ -272,9 +272,15 @@ class TrainConfig(_Part):
 
     Attributes:
         epochs: passes over the training images.
-        batch_size: images of one step.
+        batch_size: images of one step, in all processes together.
+        accumulate: parts that a process takes its images of a step in, one after the other, where
+            memory is short. Batch statistics are those of a part.
+        sync_bn: whether batch statistics are those of all processes' images, which gives the
+            same training as in one process; else every process has its own.
         learning_rate: the highest; after the warm-up it falls to zero by half a cosine, or by
             `milestones`.
+        learning_rate_batch: images of the step that `learning_rate` is meant for: it grows and
+            shrinks with `batch_size`. 256 is usual, with 0.1; null takes it as it is.
         momentum: of SGD, Nesterov's; 0 leaves it out.
         weight_decay: of weights; biases and batch normalisations have none.
         warmup_epochs: epochs in which the learning rate rises to that.
@@ -301,7 +307,10 @@ class TrainConfig(_Part):
 
     epochs: Annotated[int, Field(ge=0, le=100_000)]
     batch_size: Annotated[int, Field(ge=2, le=65_536)]  # batch norm cannot train on one image
+    accumulate: Annotated[int, Field(ge=1, le=65_536)] = 1
+    sync_bn: bool = True
     learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate_batch: Annotated[int, Field(ge=1, le=65_536)] | None = None
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     warmup_epochs: Annotated[int, Field(ge=0, le=100_000)] = 0
@@ -317,6 +326,14 @@ class TrainConfig(_Part):
     sizes: Annotated[tuple[Side, ...], Field(strict=False)] = ()
     shrink: Literal["resize", "crop"] = "resize"
     augment: AugmentConfig = AugmentConfig()
+
+    @field_validator("accumulate")
+    @classmethod
+    def _parts_of_two(cls, value: int, info: ValidationInfo) -> int:
+        images = info.data.get("batch_size")
+        if images is not None and 2 * value > images:
+            raise ValueError(f"a part needs two images, and batch_size is {images}")
+        return value
 
 
 class DistillConfig(_Part):

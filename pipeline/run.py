@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pipeline import processes
 from pipeline.calibration import check_calibration
 from pipeline.children import Children
 from pipeline.collapse import refuse_collapse
@@ -35,7 +36,7 @@ from pipeline.store import IMAGES, LOCKS, MAKING, RUN, STORE, Result, Store, pub
 
 CORE = (
     *("data.py", "evaluation.py", "image_cache.py", "image_files.py", "images.py"),
-    *("models", "regularize.py", "small_maps.py", "stages/context.py", "train.py"),
+    *("models", "processes.py", "regularize.py", "small_maps.py", "stages/context.py", "train.py"),
 )
 _TRAINING = ("distill.py", "stages/training.py")
 _PRUNING = ("prune.py", "pruning")
@@ -71,6 +72,7 @@ STAGES = (
         after=(),
         reads=("model", "train", "seed", "threads"),
         code=(*CORE, "stages/training.py"),
+        shared=True,
     ),
     Stage(
         name="baseline",
@@ -79,6 +81,7 @@ STAGES = (
         reads=("measure", "target.threads"),
         code=(*CORE, "measure.py", "records.py", "stages/training.py"),
         on_host=True,
+        shared=True,
     ),
     Stage(
         name="times",
@@ -101,6 +104,7 @@ STAGES = (
         reads=("prune", "seed", "threads"),
         also_reads=_pruning_reads,
         code=(*CORE, *_PRUNING, *_GOALS, *_TRAINING),
+        shared=True,
     ),
     Stage(
         name="sparsify",
@@ -109,6 +113,7 @@ STAGES = (
         reads=("sparsify", "seed", "threads"),
         code=(*CORE, *_TRAINING, "prune.py", "sparsify.py"),
         needed=_sparsifies,
+        shared=True,
     ),
     Stage(
         name="qat",
@@ -117,6 +122,7 @@ STAGES = (
         reads=("qat", "target.input", "seed", "threads"),
         code=(*CORE, *_TRAINING, *_QUANTIZER, "prune.py", "sparsify.py"),
         needed=_quantizes,
+        shared=True,
     ),
     Stage(
         name="fold",
@@ -212,6 +218,8 @@ def _reports(
     runs = _prepared(recipes, out / STORE, console, allow_mismatch)
     reports: list[tuple[Report, Path]] = []
     for stages in passes(wanted):
+        if not processes.is_first() and not any(stage.shared for stage in stages):
+            return []
         if stages[0].in_child:
             run_together(stages[0], runs, store, console)
             continue
@@ -260,7 +268,8 @@ def _prepared(
         side = recipe.model.input_size
         key = (recipe.data.model_dump_json(), side)
         if key not in datasets:
-            datasets[key] = load_dataset(recipe.data, side, cache=store / IMAGES)
+            with processes.first_before_others():  # who find the images decoded
+                datasets[key] = load_dataset(recipe.data, side, cache=store / IMAGES)
             for note in (*datasets[key].notes, *check_calibration(datasets[key])):
                 console.print(note, highlight=False)
         context = Context(

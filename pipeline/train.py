@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
+from pipeline import processes
 from pipeline.allocator import keep_freed_memory
-from pipeline.data import Dataset, batches
+from pipeline.data import Dataset, Share, batches
 from pipeline.errors import InputError
 from pipeline.health import calmer, refuse_dead, refuse_not_finite
 from pipeline.interruption import Interrupted, deferred
@@ -107,6 +109,13 @@ def learning_rate_factor(
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
+def highest_rate(config: TrainConfig) -> float:
+    """The learning rate after the warm-up; in proportion to the batch (paper, section 5.1)."""
+    if config.learning_rate_batch is None:
+        return config.learning_rate
+    return config.learning_rate * config.batch_size / config.learning_rate_batch
+
+
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum; no weight decay on biases and batch normalisation."""
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -118,27 +127,33 @@ def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     ]
     return torch.optim.SGD(
         groups,
-        lr=config.learning_rate,
+        lr=highest_rate(config),
         momentum=config.momentum,
         nesterov=config.momentum > 0,
         foreach=True,
     )
 
 
-def batches_per_epoch(images: int, batch_size: int) -> int:
-    """Steps of one epoch over so many images."""
+def batches_per_epoch(images: int, batch_size: int, parts: int = 1) -> int:
+    """Steps of one epoch over so many images, each of them in so many parts."""
     whole, rest = divmod(images, batch_size)
-    return whole + (rest > 1)  # a batch of one image cannot train batch normalisation
+    return whole + (rest >= 2 * parts)  # one image alone cannot train batch normalisation
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Training:
-    """What stays the same from epoch to epoch."""
+    """What stays the same from epoch to epoch.
+
+    `shared` is the model, its gradients those of all processes; `share`, what this process takes
+    of every batch, a part at a time.
+    """
 
     model: nn.Module
+    shared: nn.Module
     dataset: Dataset
     config: TrainConfig
     hooks: Hooks
+    share: Share
     optimizer: torch.optim.Optimizer
     criterion: nn.Module
     generator: torch.Generator
@@ -184,6 +199,7 @@ def fit(
 
     Args:
         model: (batch, 3, side, side) to logits (batch, classes); left in evaluation mode.
+            The processes of `processes.together` train it on parts of the same batches.
         dataset: what to train on.
         config: schedule and optimizer.
         seed: of the order and the augmentation of the images.
@@ -196,22 +212,25 @@ def fit(
 
     Raises:
         InputError: the loss, weights or statistics are not finite, or all weights of a layer are
-            zero; names the step or the layer.
+            zero; names the step or the layer. Or a batch has too few images to be shared.
         Interrupted: SIGINT or SIGTERM came; the state is saved.
     """
     keep_freed_memory()
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + processes.rank())  # what is dropped differs from process to process
+    share = _share(config, hooks or Hooks())
     # Convolutions run channels-last inside on every device: given so, nothing is reordered.
     model.to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
     training = _Training(
         model=model,
+        shared=model,
         dataset=dataset,
         config=config,
         hooks=hooks or Hooks(),
+        share=share,
         optimizer=_optimizer(model, config),
         criterion=nn.CrossEntropyLoss(label_smoothing=config.label_smoothing),
         generator=torch.Generator().manual_seed(seed),
-        steps_per_epoch=batches_per_epoch(len(dataset.train), config.batch_size),
+        steps_per_epoch=batches_per_epoch(len(dataset.train), config.batch_size, share.parts),
         autocast=_autocast(model, config),
         mix=mixer(config, len(dataset.classes)),
         average=average_of(model, config),
@@ -226,11 +245,13 @@ def fit(
                 f"{saves.directory}: holds no state of this training "
                 f"({' '.join(str(error).split())[:200]}); remove it and run the same command again"
             ) from error
+    training = replace(training, shared=processes.sharing_gradients(model))
     with deferred() as asked:
         for _ in range(len(progress.curve), config.epochs):
             _epoch(training, progress, asked)
     if training.average is not None and config.epochs > 0:
         model.load_state_dict(training.average.module.state_dict())
+    processes.take_buffers_of_first(model)
     _refuse_bad_weights(training)
     refuse_dead(training.hooks.part, model)
     training.hooks.set_training(model, False)
@@ -245,7 +266,7 @@ def _state_of(training: _Training, progress: _Progress) -> State:
         "optimizer": training.optimizer.state_dict(),
         "average": {} if training.average is None else training.average.state_dict(),
         "generator": training.generator.get_state(),
-        "random": torch.get_rng_state(),
+        "random": processes.said_by_all(torch.get_rng_state()),
         "random_gpu": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "hooks": training.hooks.state(),
         "progress": vars(progress),
@@ -263,7 +284,8 @@ def _go_on_from(state: State, training: _Training, progress: _Progress) -> None:
     if training.average is not None:
         training.average.load_state_dict(state["average"])
     training.generator.set_state(state["generator"])
-    torch.set_rng_state(state["random"])
+    if processes.count() == len(state["random"]):
+        torch.set_rng_state(state["random"][processes.rank()])
     if state["random_gpu"]:
         torch.cuda.set_rng_state_all(state["random_gpu"])
     training.hooks.set_state(state["hooks"])
@@ -298,19 +320,16 @@ def _epoch(training: _Training, progress: _Progress, asked: Callable[[], int | N
         augment_config=config.augment,
         generator=training.generator,
         order=progress.order[begun * config.batch_size :],
+        share=training.share,
     )
-    for images, labels in left:
+    while parts := list(islice(left, training.share.number)):
         step = progress.step
         hooks.before_step(step, steps)
-        images = _at_size(images, config, (step, steps), training.generator)
-        progress.rate = config.learning_rate * learning_rate_factor(step, steps, warmup, milestones)
+        progress.rate = highest_rate(config) * learning_rate_factor(step, steps, warmup, milestones)
         for group in optimizer.param_groups:
             group["lr"] = progress.rate
-        targets = labels
-        if training.mix is not None:
-            images, targets = training.mix(images, labels)
-        logits, loss = _step(training, images, targets)
-        _refuse_nan(loss, step, training)
+        done = _step(training, _at_size(parts, config, (step, steps), training.generator))
+        _refuse_nan(done.loss / done.images, step, training)
         if config.clip_norm is not None:
             nn.utils.clip_grad_norm_(training.model.parameters(), config.clip_norm)
         hooks.after_backward()
@@ -320,9 +339,9 @@ def _epoch(training: _Training, progress: _Progress, asked: Callable[[], int | N
             training.average.update_parameters(training.model)
         optimizer.zero_grad(set_to_none=True)
         progress.step += 1
-        progress.seen += len(labels)
-        progress.loss += loss * len(labels)
-        progress.right += int((logits.argmax(1).cpu() == labels).sum())
+        progress.seen += done.images
+        progress.loss += done.loss
+        progress.right += done.right
         hooks.watch(
             Step(
                 step=progress.step,
@@ -347,41 +366,113 @@ def _epoch(training: _Training, progress: _Progress, asked: Callable[[], int | N
 def _save_or_stop(training: _Training, progress: _Progress, asked: int | None) -> None:
     """Save where it is time to, at the end, and where the program was asked to end."""
     saves, last = training.saves, training.steps_per_epoch * training.config.epochs
-    if saves is not None and (asked or progress.step == last or saves.due(progress.step)):
+    due = saves is not None and saves.due(progress.step)
+    asked, due = _agreed(asked, due)
+    if saves is not None and (asked or progress.step == last or due):
         _refuse_bad_weights(training)  # which would be the state to go on from
-        saves.save(progress.step, _state_of(training, progress))
+        state = _state_of(training, progress)
+        if processes.rank() == 0:
+            saves.save(progress.step, state)
     if asked is not None:
         raise Interrupted(asked)
 
 
+def _agreed(asked: int | None, due: bool) -> tuple[int | None, bool]:
+    """What the process that was asked to end, and the one that finds it is time, tell the others.
+
+    A signal reaches the processes one after the other, and their clocks differ.
+    """
+    if processes.count() == 1:
+        return asked, due
+    word = processes.greatest(torch.tensor([asked or 0, due], device=device())).tolist()
+    return word[0] or None, bool(word[1])
+
+
+Part = tuple[Tensor, Tensor]
+"""Images (part, 3, side, side) and their labels (part)."""
+
+
 def _at_size(
-    images: Tensor, config: TrainConfig, place: tuple[int, int], generator: torch.Generator
-) -> Tensor:
+    parts: Sequence[Part], config: TrainConfig, place: tuple[int, int], generator: torch.Generator
+) -> Sequence[Part]:
     """The images at the side that the recipe gives for a step; `place` is (step, steps)."""
     if not config.sizes:
-        return images
+        return parts
     step, steps = place
     side = config.sizes[step * len(config.sizes) // steps]
     if config.shrink == "resize":
-        return functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
-    most = images.shape[-1] - side + 1
-    top, left = torch.randint(most, (2,), generator=generator).tolist()
-    return images[:, :, top : top + side, left : left + side]
+
+        def shrunk(images: Tensor) -> Tensor:
+            return functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
+
+    else:
+        most = parts[0][0].shape[-1] - side + 1
+        top, left = torch.randint(most, (2,), generator=generator).tolist()
+
+        def shrunk(images: Tensor) -> Tensor:
+            return images[:, :, top : top + side, left : left + side]
+
+    return [(shrunk(images), labels) for images, labels in parts]
 
 
-def _step(training: _Training, images: Tensor, targets: Tensor) -> tuple[Tensor, float]:
-    """Forward and backward of one batch: its logits and its loss.
+@dataclass(frozen=True, kw_only=True)
+class _Done:
+    """What came of one batch: sums over its images, in whatever process they were."""
 
-    `targets` are labels (batch) or, of mixed images, the shares of the classes (batch, classes).
-    """
+    loss: float
+    right: int
+    images: int
+
+
+def _step(training: _Training, parts: Sequence[Part]) -> _Done:
+    """Forward and backward of this process's parts of a batch; the gradients are those of all."""
+    own = sum(len(labels) for _, labels in parts)
+    images = int(processes.summed(torch.tensor(own, device=device())))
+    loss, right = 0.0, 0
+    for position, part in enumerate(parts):
+        waits = position + 1 < len(parts)
+        with processes.gradients_later(training.shared) if waits else nullcontext():
+            # Processes share the mean of their gradients, and parts may differ by an image.
+            weight = len(part[1]) * processes.count() / images
+            logits, its_loss = _part(training, part, weight)
+        loss += its_loss * len(part[1])
+        right += int((logits.argmax(1).cpu() == part[1]).sum())
+    found = processes.summed(torch.tensor([loss, right], dtype=torch.float64, device=device()))
+    return _Done(loss=float(found[0]), right=int(found[1]), images=images)
+
+
+def _part(training: _Training, part: Part, weight: float) -> tuple[Tensor, float]:
+    """Forward and backward of a part: its logits and its loss, of which `weight` counts."""
     place = device()
+    images, targets = part
+    if training.mix is not None:
+        # Targets then are the shares of the classes (part, classes).
+        images, targets = training.mix(*part)
     images = images.to(place, memory_format=torch.channels_last)
-    with training.autocast(), ByProducts():
-        logits = training.model(images).float()
+    shared_norms = processes.count() > 1 and training.config.sync_bn
+    with (
+        training.autocast(),
+        ByProducts(),
+        processes.SharedStatistics() if shared_norms else nullcontext(),
+    ):
+        logits = training.shared(images).float()
         loss = training.criterion(logits, targets.to(place))
         loss = training.hooks.adjust_loss(images, logits, loss)
-    torch.autograd.backward(loss)
+    torch.autograd.backward(loss * weight)
     return logits.detach(), float(loss.detach())
+
+
+def _share(config: TrainConfig, hooks: Hooks) -> Share:
+    """What of every batch this process is given: `accumulate` parts, one after the other."""
+    parts = processes.count() * config.accumulate
+    if config.batch_size < 2 * parts:
+        raise InputError(
+            f"{hooks.part}.batch_size: got {config.batch_size}; {processes.count()} processes "
+            f"times accumulate {config.accumulate} need two images each, so at least {2 * parts}; "
+            "raise it"
+        )
+    first = processes.rank() * config.accumulate
+    return Share(parts=parts, first=first, number=config.accumulate)
 
 
 def _refuse_nan(loss: float, step: int, training: _Training) -> None:
@@ -389,7 +480,7 @@ def _refuse_nan(loss: float, step: int, training: _Training) -> None:
         part = training.hooks.part
         raise InputError(
             f"{part}: the loss became {loss} at step {step + 1} with learning_rate "
-            f"{training.config.learning_rate:g}; {calmer(part)}{_kept(training.saves)}"
+            f"{highest_rate(training.config):g}; {calmer(part)}{_kept(training.saves)}"
         )
 
 

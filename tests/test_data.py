@@ -21,14 +21,13 @@ from pipeline import images as images_module
 from pipeline.data import (
     Dataset,
     Images,
-    augment,
     batches,
     draw_stratified,
     load_dataset,
     normalize,
 )
 from pipeline.errors import InputError
-from pipeline.images import decode
+from pipeline.images import augment, decode
 from pipeline.recipe import AugmentConfig, CifarData, DigitsData, ImageFolderData
 
 SIZE = 32

@@ -89,7 +89,8 @@ def test_every_problem_of_every_file_comes_at_once(folder: Path) -> None:
         "expected the node content, but found '<stream end>'",
         "c.yaml:5: train.epochs: missing; add it: a whole number >= 0 and <= 100000",
         "c.yaml:6: train.epoch: unknown key 'epoch'; did you mean 'epochs'? allowed: "
-        "epochs, batch_size, learning_rate, momentum, weight_decay, warmup_epochs, milestones, "
+        "epochs, batch_size, accumulate, sync_bn, learning_rate, learning_rate_batch, "
+        "momentum, weight_decay, warmup_epochs, milestones, "
         "label_smoothing, mixup, cutmix, dropblock, dropout, ema, clip_norm, "
         "precision, sizes, shrink, augment",
     ]
@@ -386,7 +387,8 @@ def test_a_bad_override_is_refused(folder: Path, setting: str, line: str) -> Non
 def test_what_an_override_lacks_is_missing_in_the_file(folder: Path) -> None:
     assert problems(WHOLE, "prune.macs=0.5") == [
         "--set prune.macs=0.5: prune.finetune: missing; add it: a mapping with the keys epochs, "
-        "batch_size, learning_rate, momentum, weight_decay, warmup_epochs, milestones, "
+        "batch_size, accumulate, sync_bn, learning_rate, learning_rate_batch, "
+        "momentum, weight_decay, warmup_epochs, milestones, "
         "label_smoothing, mixup, cutmix, dropblock, dropout, ema, clip_norm, "
         "precision, sizes, shrink, augment"
     ]

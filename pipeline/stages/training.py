@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, fx, nn
 
-from pipeline import latency, measure, qat
+from pipeline import latency, measure, processes, qat
 from pipeline.data import batches
 from pipeline.distill import distillation
 from pipeline.evaluation import NAMED, accuracies, evaluate, network_logits, write_named
@@ -23,7 +23,9 @@ from pipeline.models.count import count
 from pipeline.models.hub import local_file
 from pipeline.models.load import WEIGHTS, build, load_checkpoint, read_checkpoint, save_checkpoint
 from pipeline.models.resnest import ResNeSt
-from pipeline.prune import plan_of, prune_to, take_shapes
+from pipeline.prune import Goal, plan_of, prune_to, take_shapes
+from pipeline.pruning.costs import Widths
+from pipeline.pruning.groups import Removed
 from pipeline.pruning.widths import choose
 from pipeline.recipe import DistillConfig, PruneConfig, TrainConfig
 from pipeline.regularize import drop_while_training
@@ -125,6 +127,8 @@ def baseline(context: Context, inputs: Inputs, out: Path) -> Facts:
     write_named(logits, context.dataset, out / NAMED)
     accuracy = accuracies(logits, context.dataset)
     counts = count(model, recipe.model.input_size)
+    if not processes.is_first():
+        return {}  # nothing else runs beside a stage that times
     image = measure.first_image(context.dataset).to(place)
     timed = measure.interleaved(
         {"float": measure.float_run(model, image)},
@@ -174,37 +178,78 @@ def _prune(
     context: Context, inputs: Inputs, model: ResNeSt, config: PruneConfig, out: Path
 ) -> tuple[ResNeSt, Facts]:
     """Prune in the recipe's steps, with training after each."""
-    side = context.recipe.model.input_size
     goal, file = goal_and_file(context, inputs, model)
-    removed, curve, differences = [], [], []
-    attempts: list[latency.Attempt] = []
+    cuts: list[_Cut] = []
+    curve: Curve = []
     for step in range(1, config.steps + 1):
-        plan = plan_of(model, side, goal, config, partial(_labelled, context, model))
-        limit = goal.after(step, config.steps)
-        if file is None:
-            widths = choose(plan, limit, config.scope)
-        else:
-            timed = partial(latency.measured_share, file)
-            tried = partial(latency.choose_in_time, plan, limit, goal.whole, config.scope, timed)
-            attempts = _remembered(context, f"attempts-{step}.json", tried)
-            widths = latency.nearest(attempts, limit / goal.whole).widths
-            refuse_too_slow(goal, attempts, limit)
-        pruned = prune_to(model, side, plan, widths)
-        removed.append(pruned.removed)
-        differences.append(pruned.difference)
-        curve += _finetune(context, inputs, pruned.model, config, step)
-        model = pruned.model.cpu()
-    write_json(out / "removed.json", removed)
+        # By one process for all: another machine's times, or rounding, would give other widths.
+        cut = processes.told_by_first(partial(_cut, context, model, config, (goal, file), step))
+        model = branched_model(context)
+        take_shapes(model, cut.weights)
+        cuts.append(cut)
+        curve += _finetune(context, inputs, model, config, step)
+        model = model.cpu()
+    write_json(out / "removed.json", [cut.removed for cut in cuts])
     write_json(out / CURVE, curve)
     facts = {
         "goal": goal.key,
         "asked": goal.asked,
         "limit": goal.limit,
         "whole": goal.whole,
-        "predicted": goal.cost.of(widths),
-        "attempts": [asdict(attempt) for attempt in attempts],
+        "predicted": goal.cost.of(cuts[-1].widths),
+        "attempts": [asdict(attempt) for attempt in cuts[-1].attempts],
     }
-    return model, {"masked_difference": max(differences), "pruning": facts}
+    return model, {"masked_difference": max(cut.difference for cut in cuts), "pruning": facts}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cut:
+    """A network after one step of pruning, before it is trained.
+
+    Attributes:
+        weights: its state, which has its shapes.
+        widths: channels that are left, by group.
+        removed: channels that went, by group.
+        difference: to the masked original.
+        attempts: of finding the widths by timing files.
+    """
+
+    weights: dict[str, Tensor]
+    widths: Widths
+    removed: Removed
+    difference: float
+    attempts: list[latency.Attempt]
+
+
+def _cut(
+    context: Context,
+    model: ResNeSt,
+    config: PruneConfig,
+    wanted: tuple[Goal, latency.TimedFile | None],
+    step: int,
+) -> _Cut:
+    """Remove the channels of one step."""
+    side = context.recipe.model.input_size
+    goal, file = wanted
+    plan = plan_of(model, side, goal, config, partial(_labelled, context, model))
+    limit = goal.after(step, config.steps)
+    attempts: list[latency.Attempt] = []
+    if file is None:
+        widths = choose(plan, limit, config.scope)
+    else:
+        timed = partial(latency.measured_share, file)
+        tried = partial(latency.choose_in_time, plan, limit, goal.whole, config.scope, timed)
+        attempts = _remembered(context, f"attempts-{step}.json", tried)
+        widths = latency.nearest(attempts, limit / goal.whole).widths
+        refuse_too_slow(goal, attempts, limit)
+    pruned = prune_to(model, side, plan, widths)
+    return _Cut(
+        weights=pruned.model.state_dict(),
+        widths=widths,
+        removed=pruned.removed,
+        difference=pruned.difference,
+        attempts=attempts,
+    )
 
 
 def _remembered(
@@ -252,7 +297,8 @@ def sparsify(context: Context, inputs: Inputs, out: Path) -> Facts:
     model = branched_model(context)
     with reading(inputs["prune"] / WEIGHTS):
         take_shapes(model, read_checkpoint(inputs["prune"] / WEIGHTS))
-    steps = batches_per_epoch(len(context.dataset.train), config.train.batch_size)
+    parts = processes.count() * config.train.accumulate
+    steps = batches_per_epoch(len(context.dataset.train), config.train.batch_size, parts)
     sparsifier = Sparsifier(model, config, steps * config.train.epochs)
     with _taught(context, inputs, model, config.distill) as adjust_loss:
         hooks = Hooks(
