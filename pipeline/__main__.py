@@ -43,6 +43,10 @@ EXAMPLES = {
         "pocketnest bench artifacts/android-litert-int8",
         "pocketnest bench artifacts/android-litert-int8 --peers --rounds 100",
     ),
+    "baseline": (
+        "pocketnest baseline recipes/resnest50/android-litert-int8.yaml",
+        "pocketnest baseline my-phone.yaml --set measure.rounds=100",
+    ),
     "predict": (
         "pocketnest predict artifacts/combined photo.jpg",
         "pocketnest predict artifacts/android-litert-int8 - < photo.jpg",
@@ -118,7 +122,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect.add_argument("--rounds", type=_positive, default=20, metavar="N", help="timed rounds")
     inspect.add_argument("--csv", type=Path, metavar="FILE", help="write all figures there too")
-    for command in (run, check, inspect):
+    baseline = commands.add_parser(
+        "baseline",
+        help="measure the float model here, on the GPU if there is one, and keep it for reports",
+    )
+    _file(baseline.add_argument("recipe", type=Path, metavar="RECIPE"))
+    _folder(
+        baseline.add_argument(
+            "--out",
+            type=Path,
+            default=Path("artifacts"),
+            metavar="DIR",
+            help="the file lies in DIR/baselines; default artifacts",
+        )
+    )
+    for command in (run, check, inspect, baseline):
         command.add_argument(
             "--set",
             action="append",
@@ -277,6 +295,13 @@ def _bench(arguments: argparse.Namespace) -> int:
     return OK if bench(arguments) else BUDGET_MISSED
 
 
+def _baseline(arguments: argparse.Namespace) -> int:
+    from pipeline.commands import baseline
+
+    baseline(arguments)
+    return OK
+
+
 def _predict(arguments: argparse.Namespace) -> int:
     from pipeline.commands import predict
 
@@ -328,6 +353,7 @@ _COMMANDS = {
     "run": _run,
     "check": _check,
     "bench": _bench,
+    "baseline": _baseline,
     "predict": _predict,
     "debug": _debug,
     "inspect": _inspect,

@@ -19,9 +19,10 @@ from pipeline.console import third_party_output_to, tracked
 from pipeline.errors import InputError, printable
 from pipeline.plain_files import content_of, refuse_link, refuse_to_write
 from pipeline.recipe import load_recipes
-from pipeline.records import Report, TargetResult
+from pipeline.records import BASELINES, Report, TargetResult
 
 if TYPE_CHECKING:  # torch loads only in the commands that need it
+    from pipeline.baselines.record import Clocks, FloatBaseline, Timing
     from pipeline.debug import Row
     from pipeline.finished import Finished
     from pipeline.layer_table import Row as LayerRow
@@ -116,7 +117,8 @@ def show(report: Report, directory: Path, console: Console) -> None:
         table.add_column(heading, justify="left" if heading in {"target", "file"} else "right")
     base = next(iter(report.baseline.accuracy.values()))
     size = f"{report.baseline.size_bytes / 1e6:.1f}"
-    table.add_row("float", f"({report.baseline.device_kind})", size, f"{base.top1:.2%}")
+    where = "" if report.baseline.measured_here else ", elsewhere"
+    table.add_row("float", f"({report.baseline.device_kind}{where})", size, f"{base.top1:.2%}")
     for target in report.targets:
         table.add_row(*_row(target, directory))
     console.print(table)
@@ -208,6 +210,75 @@ def bench(arguments: argparse.Namespace) -> bool:
         show(found, console)
         console.print(f"{out / 'bench.json'}, {out / 'bench.svg'}", highlight=False)
     return found.passed
+
+
+def baseline(arguments: argparse.Namespace) -> None:
+    """Measure a recipe's float network on this machine and save it for later reports.
+
+    Raises:
+        InputError: data, checkpoint or a figure of the recipe that turns out impossible.
+    """
+    (recipe,) = load_recipes([arguments.recipe], arguments.overrides)
+    out: Path = arguments.out
+    with third_party_output_to(out / LOG) as console:
+        from pipeline.baselines.files import save
+        from pipeline.baselines.measuring import measured
+        from pipeline.measure import size_bytes
+        from pipeline.models.load import WEIGHTS
+        from pipeline.run import begun
+        from pipeline.stages.context import float_model
+
+        refuse_link(out / BASELINES)  # before anything is measured
+        with begun(recipe, out, console, until="train") as started:
+            trained = started.results["train"].directory
+            model = float_model(started.context, {"train": trained})
+            weights = trained / WEIGHTS
+            shown = partial(tracked, console)
+            dataset = started.context.dataset
+            found = measured(recipe, model, dataset, size_bytes(weights), shown)
+        path = save(found, out)
+        _show_baseline(found, console)
+        for title, file in (("weights", weights), ("baseline", path)):
+            console.print(f"{title}: {file}", highlight=False, markup=False)
+
+
+def _show_baseline(found: FloatBaseline, console: Console) -> None:
+    console.print(
+        f"{found.device}, clocks before and after: {_clocks(found.clocks.before)}, "
+        f"{_clocks(found.clocks.after)}",
+        highlight=False,
+        markup=False,
+    )
+    table = Table(box=None, pad_edge=False)
+    table.add_column("precision")
+    for heading in ("top-1", "batch", "ms", "p10 to p90", "images/s", "CUDA graph"):
+        table.add_column(heading, justify="right")
+    for timing in found.timings:
+        top1 = next(iter(found.accuracy[timing.precision].values())).top1
+        table.add_row(*_timing_cells(timing, top1))
+    console.print(table)
+    for what, why in found.not_measured.items():
+        console.print(f"not measured: {what}: {why}", highlight=False, markup=False)
+
+
+def _clocks(clocks: Clocks | None) -> str:
+    return "not known" if clocks is None else f"{clocks.core_mhz:.0f} MHz"
+
+
+def _timing_cells(timing: Timing, top1: float) -> list[str]:
+    latency, other = timing.latency_ms, timing.other_ms
+    graph = "yes" if timing.cuda_graph else "no"
+    if other is not None:
+        graph += f" (otherwise {other.median:.3f} ms)"
+    return [
+        timing.precision,
+        f"{top1:.2%}",
+        str(timing.batch),
+        f"{latency.median:.3f}",
+        f"{latency.p10:.3f} to {latency.p90:.3f}",
+        f"{timing.images_per_second:.1f}",
+        graph,
+    ]
 
 
 def predict(run_dir: Path, image: Path, top: int) -> None:

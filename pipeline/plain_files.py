@@ -87,6 +87,26 @@ def refuse_to_write(path: Path) -> None:
         raise InputError(f"{path}: is {kind}, so nothing is written there; remove it")
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees it whole, the old one or the new one.
+
+    That holds even if the machine stops. A link is replaced, not followed. The folder must exist.
+
+    Raises:
+        OSError: it cannot be written; what was there stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def refuse_link(folder: Path) -> None:
     """Refuse to work in a folder that is somewhere else.
 

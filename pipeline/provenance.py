@@ -1,14 +1,16 @@
-"""Where figures come from: code, machine and tools."""
+"""Where figures come from: recipe, network, code, machine and tools."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from pipeline.records import CodeInfo, HostInfo
+from pipeline.recipe import Recipe, resolved_yaml
+from pipeline.records import CodeInfo, HostInfo, ModelInfo, RecipeInfo
 
 TOOLS = (
     "torch",
@@ -60,6 +62,28 @@ def host_info() -> HostInfo:
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return HostInfo(cpu=_cpu_name(), cores=cores or 1, gpu=gpu)
+
+
+def recipe_info(recipe: Recipe) -> RecipeInfo:
+    """Name of a recipe and the hash of what it says in full."""
+    text = resolved_yaml(recipe).encode()
+    return RecipeInfo(name=recipe.name, sha256=hashlib.sha256(text).hexdigest())
+
+
+def model_info(recipe: Recipe, num_classes: int, params: int, macs: int) -> ModelInfo:
+    """A recipe's float network."""
+    side = recipe.model.input_size
+    basic = recipe.model.block == "basic" or (
+        recipe.model.block is None and recipe.model.name.endswith("_basic")
+    )
+    return ModelInfo(
+        name=recipe.model.name,
+        block="basic" if basic else "bottleneck",
+        input_shape=(1, 3, side, side),
+        num_classes=num_classes,
+        params=params,
+        macs=macs,
+    )
 
 
 def cpu_flags() -> frozenset[str] | None:

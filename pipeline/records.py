@@ -30,6 +30,8 @@ from pipeline.details import (
 Metric = Literal["accuracy_drop_pt", "size_mb", "speedup", "latency_ms", "latency_share"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Above0 = Annotated[float, Field(gt=0)]
+UtcTime = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+"""Such as 2026-11-21T14:05:00Z; in the order of the text they are in the order of time."""
 
 _DECILES = {"p10": 1, "median": 5, "p90": 9}
 _REASONS = {
@@ -50,6 +52,8 @@ _REASONS = {
 
 COMBINED = "combined"
 """Name of the report of several recipes, and of the directory that holds it."""
+BASELINES = "baselines"
+"""Name of the folder, beside those of the runs, of float networks measured on some machine."""
 
 _OLDER = "the report is of a PocketNest that did not record it"
 
@@ -180,11 +184,34 @@ def _refuse_other_counts(
         raise ValueError(f"{name}: confusion gives {counted}, but accuracy {measured}")
 
 
+class Origin(_Record):
+    """Where and when figures were measured that were not measured here.
+
+    Attributes:
+        file: that `pocketnest baseline` wrote there.
+        sha256: of its content.
+        measured_at: in UTC.
+        cpu: of the machine, whose GPU is the baseline's device.
+        code: the PocketNest that measured.
+        torch: the version that computed.
+        cuda_graph: whether the latency is of a CUDA graph.
+    """
+
+    file: Text
+    sha256: Sha256
+    measured_at: UtcTime
+    cpu: Text
+    code: CodeInfo
+    torch: Text
+    cuda_graph: bool
+
+
 class Baseline(_Record):
     """The float model on one device; `measured_here` is False for figures of another machine.
 
     `latency_by_threads` holds further timings, by number of CPU threads; `confusion` which classes
-    were named, by test set.
+    were named, by test set; `origin` where figures of another machine are from, None in reports
+    of a PocketNest that did not record it.
     """
 
     device: Text
@@ -197,10 +224,13 @@ class Baseline(_Record):
     size_bytes: Positive
     confusion: dict[Text, Confusion] | None = None
     confusion_missing: Text | None = _OLDER
+    origin: Origin | None = None
 
     @model_validator(mode="after")
-    def _same_images(self) -> Self:
+    def _consistent(self) -> Self:
         _refuse_other_counts("baseline", self.accuracy, self.confusion)
+        if self.measured_here and self.origin is not None:
+            raise ValueError("origin: is of figures of another machine, but measured_here is True")
         return self
 
 

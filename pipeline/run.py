@@ -6,20 +6,23 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from pipeline import processes
+from pipeline.baselines.files import SHIPPED, Kept, any_in, model_sha256, newest_of_gpu
 from pipeline.calibration import check_calibration
 from pipeline.children import Children
 from pipeline.collapse import refuse_collapse
 from pipeline.console import tracked
 from pipeline.data import Dataset, load_dataset
-from pipeline.errors import InputError, MismatchError
-from pipeline.evaluation import PREDICTIONS, gathered, write_predictions
+from pipeline.errors import InputError, MismatchError, printable
+from pipeline.evaluation import PREDICTIONS, Predictions, gathered, write_predictions
 from pipeline.explain import Explained, explain
 from pipeline.finished import STAGES_FILE
 from pipeline.formats.description import labels_text
@@ -27,11 +30,11 @@ from pipeline.locks import held
 from pipeline.passes import Run, Stage, code_hash, passes, run_stages, run_together
 from pipeline.plain_files import refuse_link, remove
 from pipeline.recipe import Recipe, resolved_yaml
-from pipeline.records import COMBINED, Report
+from pipeline.records import BASELINES, COMBINED, Report
 from pipeline.report.assemble import assemble
 from pipeline.report.write import combine, write_report
 from pipeline.stages import files, timing, training
-from pipeline.stages.context import Context
+from pipeline.stages.context import Context, float_model
 from pipeline.store import IMAGES, LOCKS, MAKING, RUN, STORE, Result, Store, publish, refuse_links
 
 CORE = (
@@ -195,10 +198,37 @@ def run_recipes(
         InputError: data, checkpoint or a figure of the recipe that turns out impossible.
         MismatchError: a result is not what went into it.
     """
+    with _at_work(out):
+        return _reports(recipes, out, console, fresh, allow_mismatch, until)
+
+
+@contextmanager
+def _at_work(out: Path) -> Iterator[None]:
+    """Say that this process uses the results of the store, so that none is removed."""
     at_work = out / STORE / LOCKS / f"{RUN}-{socket.gethostname()}-{os.getpid()}.json"
     refuse_links(out / STORE)  # before the first lock is written there
     with held(at_work, lambda owner: None):
-        return _reports(recipes, out, console, fresh, allow_mismatch, until)
+        yield
+
+
+@contextmanager
+def begun(recipe: Recipe, out: Path, console: Console, until: str) -> Iterator[Run]:
+    """The run of one recipe after its first stages, for what is done with them beside a report.
+
+    Args:
+        recipe: from `load_recipes`.
+        out: as of `run_recipes`.
+        console: where progress is shown.
+        until: name of the last stage to run, none of which works in a child process.
+
+    Raises:
+        InputError: data, checkpoint or a figure of the recipe that turns out impossible.
+    """
+    with _at_work(out):
+        store = Store(directory=out / STORE, tell=partial(console.print, highlight=False))
+        (run,) = _prepared([recipe], out / STORE, console, allow_mismatch=False)
+        run_stages(stages_until(until), run, store, console)
+        yield run
 
 
 def _reports(
@@ -228,7 +258,7 @@ def _reports(
                 _announce_recipe(console, run.context.recipe)
             run_stages(stages, run, store, console)
             if until is None and stages[-1] is wanted[-1]:
-                reports.append(_reported(run, out))
+                reports.append(_reported(run, out, tell))
     if len(reports) > 1:
         try:
             whole = combine([report for report, _ in reports])
@@ -265,6 +295,11 @@ def _prepared(
     children = Children()
     runs = []
     for recipe in recipes:
+        if recipe.name == BASELINES:
+            raise InputError(
+                f"name: got {BASELINES!r}, which is the folder of `pocketnest baseline` beside "
+                "those of the runs; give the recipe another name"
+            )
         side = recipe.model.input_size
         key = (recipe.data.model_dump_json(), side)
         if key not in datasets:
@@ -294,10 +329,32 @@ def _judged(
     refuse_collapse(recipe, results, result)
 
 
-def _reported(run: Run, out: Path) -> tuple[Report, Path]:
-    recipe, dataset = run.context.recipe, run.context.dataset
-    report = assemble(recipe, dataset, run.results)
-    return report, publish_run(recipe, report, run.results, dataset, out)
+def _reported(run: Run, out: Path, tell: Callable[[str], None]) -> tuple[Report, Path]:
+    recipe, dataset, results = run.context.recipe, run.context.dataset, run.results
+    answers = gathered(dataset, results["baseline"].directory, results["measure"].directory)
+    kept = _of_a_gpu_elsewhere(run, out, tell)
+    if kept is not None:
+        answers = kept.answering(answers)
+    elsewhere = None if kept is None else kept.baseline(dataset)
+    report = assemble(recipe, dataset, results, answers, elsewhere)
+    return report, publish_run(recipe, report, results, answers, out)
+
+
+def _of_a_gpu_elsewhere(run: Run, out: Path, tell: Callable[[str], None]) -> Kept | None:
+    """What another machine's GPU made of the float network; None where there is a GPU here."""
+    folders = [out / BASELINES, SHIPPED]
+    trained, here = run.results["train"], run.results["baseline"].facts["device_kind"]
+    if here == "gpu" or not any_in(folders):
+        return None
+    model = float_model(run.context, {"train": trained.directory})
+    found = model_sha256(model, run.context.recipe.model.input_size)
+    kept, notes = newest_of_gpu(folders, found, run.context.dataset)
+    for note in notes:
+        tell(f"  {escape(printable(note))}")
+    if kept is not None:
+        said = f"float baseline of {kept.found.device}, measured elsewhere: {kept.path}"
+        tell(f"  {escape(printable(said))}")
+    return kept
 
 
 def stages_until(last: str | None) -> tuple[Stage, ...]:
@@ -341,18 +398,26 @@ def _announce_recipe(console: Console, recipe: Recipe) -> None:
 
 
 def publish_run(
-    recipe: Recipe, report: Report, results: dict[str, Result], dataset: Dataset, out: Path
+    recipe: Recipe,
+    report: Report,
+    results: dict[str, Result],
+    answers: dict[str, Predictions],
+    out: Path,
 ) -> Path:
     """Write the run's directory: model file, resolved recipe, labels, report, stage directories.
 
     The directory appears whole or not at all; the one of an earlier run stays until then.
     """
     with held(out / STORE / LOCKS / f"publish-{recipe.name}.json", lambda owner: None):
-        return _published(recipe, report, results, dataset, out)
+        return _published(recipe, report, results, answers, out)
 
 
 def _published(
-    recipe: Recipe, report: Report, results: dict[str, Result], dataset: Dataset, out: Path
+    recipe: Recipe,
+    report: Report,
+    results: dict[str, Result],
+    answers: dict[str, Predictions],
+    out: Path,
 ) -> Path:
     final = out / recipe.name
     scratch = out / f"{MAKING}-{recipe.name}"
@@ -364,8 +429,7 @@ def _published(
     else:
         shutil.copy2(file, scratch / file.name)
     (scratch / "recipe.yaml").write_text(resolved_yaml(recipe), encoding="utf-8")
-    (scratch / "labels.txt").write_text(labels_text(dataset.classes), encoding="utf-8")
-    answers = gathered(dataset, results["baseline"].directory, results["measure"].directory)
+    (scratch / "labels.txt").write_text(labels_text(report.data.classes), encoding="utf-8")
     write_predictions(answers, scratch / PREDICTIONS)
     places = {name: os.path.relpath(r.directory, final) for name, r in results.items()}
     (scratch / STAGES_FILE).write_text(json.dumps(places, indent=1), encoding="utf-8")

@@ -123,7 +123,7 @@ def real_command(name: str, given: Sequence[str], folder: Path) -> list[str] | N
             arguments = [str(p) for p in recipes if p.stem != "base"] + arguments
         arguments = ["run", *arguments]
     files = [folder / one for one in arguments[1:] if one.endswith(".yaml")]
-    if arguments[:1] in (["run"], ["inspect"]) and files:
+    if arguments[:1] in (["run"], ["inspect"], ["baseline"]) and files:
         # Before what the command itself sets, which so has the last word.
         arguments[1:1] = settings(*settings_for(files))
     return arguments

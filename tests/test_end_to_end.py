@@ -23,6 +23,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from pipeline.bundle.write import contract_in
+from pipeline.evaluation import read_predictions
 from pipeline.manifest import damage, seal
 from pipeline.run import STAGES
 from tests.bundles import code_of, golden, reference, unpacked
@@ -463,6 +464,44 @@ def test_a_budget_does_not_retrain_and_a_missed_one_gives_exit_code_3(out: Path)
     (missed,) = [b for b in report["targets"][0]["budgets"] if b["passed"] is False]
     assert missed["metric"] == "size_mb"
     narrow_run(list(DEVICE_RECIPES.values()), out)  # as the other tests expect it
+
+
+def test_the_baseline_of_a_gpu_elsewhere_is_compared_with(out: Path, tmp_path: Path) -> None:
+    """As if another machine had measured the same weights, and one image answered otherwise."""
+    copy, recipe = tmp_path / "artifacts", DEVICE_RECIPES["onnx"]
+    shutil.copytree(out, copy)
+    done = pocketnest("baseline", recipe, "--out", copy, *settings(*NARROW))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "reused" in done.stdout
+    (file,) = (copy / "baselines").iterdir()
+    found = json.loads(file.read_text())
+    answers, before = read_predictions(copy / recipe.stem / "predictions.safetensors"), "test"
+    labels, named = answers[before].labels, found["named"]["test"]
+    assert named == answers[before].float_model
+    right = next(row for row, label in enumerate(labels) if named[row] == label)
+    named[right] = (labels[right] + 1) % 10
+    hits = sum(one == label for one, label in zip(named, labels, strict=True))
+    found["accuracy"]["fp32"]["test"] |= {"top1": hits / 450, "top5": 1.0}
+    found |= {"device": "Some GPU", "device_kind": "gpu"}
+    found["host"]["gpu"] = "Some GPU"
+    file.write_text(json.dumps(found))
+    done = narrow_run([recipe], copy)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"float baseline of Some GPU, measured elsewhere: {file}" in done.stdout
+    was, report = (report_of(place, recipe.stem) for place in (out, copy))
+    baseline, target = report["baseline"], report["targets"][0]
+    assert (baseline["device"], baseline["measured_here"]) == ("Some GPU", False)
+    assert baseline["origin"]["file"] == file.name
+    assert baseline["accuracy"]["test"]["top1"] == hits / 450
+    assert report["float_cpu"]["accuracy"] == was["baseline"]["accuracy"]
+    assert report["float_cpu"]["measured_here"] is True
+    lost = target["accuracy_drop_pt"] - was["targets"][0]["accuracy_drop_pt"]
+    assert lost == pytest.approx(-100 / 450)
+    assert target["speedup"] == was["targets"][0]["speedup"]
+    after = read_predictions(copy / recipe.stem / "predictions.safetensors")
+    assert after["test"].float_model == named
+    assert "measured elsewhere on " in (copy / recipe.stem / "report.html").read_text()
+    assert pocketnest("verify", copy / recipe.stem).returncode == 0
 
 
 def test_what_would_be_reused_is_explained(out: Path) -> None:

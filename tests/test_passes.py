@@ -55,6 +55,8 @@ NO_RESULT_DEPENDS_ON_THEM = {
     *("predict.py", "run.py", "stages/__init__.py", "upkeep.py", "finished.py"),
     # What is done with results
     *("compare.py", "debug.py", "details.py", "layer_table.py", "roofline.py"),
+    *("baselines/__init__.py", "baselines/clocks.py", "baselines/files.py"),
+    *("baselines/measuring.py", "baselines/record.py", "baselines/speed.py"),
     # Recipes: what they say is in the keys
     *("recipe.py", "recipe_loading.py", "recipe_problems.py", "recipe_tree.py"),
     "recipe_reference.py",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from statistics import median
 from typing import Any
 
 from pipeline.data import Dataset
 from pipeline.details import Confusion, Epoch, LayerWidth, changes_of, confusion_of
-from pipeline.evaluation import gathered
-from pipeline.provenance import code_info, host_info, tool_versions
-from pipeline.recipe import Recipe, resolved_yaml
+from pipeline.evaluation import Predictions
+from pipeline.provenance import code_info, host_info, model_info, recipe_info, tool_versions
+from pipeline.recipe import Recipe
 from pipeline.records import (
     Accuracy,
     Baseline,
@@ -19,11 +18,9 @@ from pipeline.records import (
     DataInfo,
     Latency,
     Metric,
-    ModelInfo,
     OutputSteps,
     Parity,
     Pruning,
-    RecipeInfo,
     Report,
     ScalesExact,
     StageRecord,
@@ -37,15 +34,29 @@ from pipeline.store import Result
 from pipeline.train import CURVE
 
 _OF_THE_BASELINE = "it answers as the baseline does, whose classes are given"
+_ON_ANOTHER_MACHINE = "the classes given are those that the baseline named, on another machine"
 _NO_PARTITIONS = "this format's runtime does not split the graph between delegates on a CPU"
 
 
-def assemble(recipe: Recipe, dataset: Dataset, results: dict[str, Result]) -> Report:
-    """The report of one recipe, from the facts of its stages."""
+def assemble(
+    recipe: Recipe,
+    dataset: Dataset,
+    results: dict[str, Result],
+    answers: dict[str, Predictions],
+    elsewhere: Baseline | None = None,
+) -> Report:
+    """The report of one recipe, from the facts of its stages.
+
+    Args:
+        recipe: of the run.
+        dataset: of the recipe.
+        results: of all stages, by name.
+        answers: of the float model on its baseline's device, and of the file.
+        elsewhere: the baseline, if it was not measured here.
+    """
     facts = {name: result.facts for name, result in results.items()}
-    answers = gathered(dataset, results["baseline"].directory, results["measure"].directory)
     stages = tuple(_stage(result) for result in results.values())
-    baseline = _baseline(
+    baseline = elsewhere or _baseline(
         facts["baseline"], {n: confusion_of(a.labels, a.float_model) for n, a in answers.items()}
     )
     behind = {
@@ -56,13 +67,13 @@ def assemble(recipe: Recipe, dataset: Dataset, results: dict[str, Result]) -> Re
         "stages": stages,
     }
     target = _target(recipe, facts, baseline, behind)
-    text = resolved_yaml(recipe).encode()
+    model = facts["baseline"]
     return Report(
-        recipe=RecipeInfo(name=recipe.name, sha256=hashlib.sha256(text).hexdigest()),
+        recipe=recipe_info(recipe),
         code=code_info(),
         host=host_info(),
         tools=tool_versions(),
-        model=_model(recipe, dataset, facts["baseline"]),
+        model=model_info(recipe, len(dataset.classes), model["params"], model["macs"]),
         data=DataInfo(
             name=dataset.name,
             sha256=dataset.sha256,
@@ -106,34 +117,20 @@ def _float_cpu(recipe: Recipe, facts: dict[str, Any], baseline: Baseline) -> Bas
     timed = facts["measure"]["latency"]
     by_threads = {threads: _latency(both["float"]) for threads, both in timed.items()}
     latency = by_threads.get(str(recipe.target.threads))
-    if latency is None and baseline.device_kind == "cpu":
-        latency = baseline.latency_ms
+    here = facts["baseline"]
+    if latency is None and here["device_kind"] == "cpu":
+        latency = _latency(here["latency_ms"])
     reason = None if latency else "not timed on the CPU: the target does not run on this host"
     return Baseline(
         device=host_info().cpu,
         device_kind="cpu",
         measured_here=True,
-        accuracy=baseline.accuracy,
+        accuracy=_accuracy(here["accuracy"]),
         latency_ms=latency,
         latency_missing=reason,
         latency_by_threads=by_threads,
-        size_bytes=baseline.size_bytes,
-        confusion_missing=_OF_THE_BASELINE,
-    )
-
-
-def _model(recipe: Recipe, dataset: Dataset, facts: dict[str, Any]) -> ModelInfo:
-    side = recipe.model.input_size
-    basic = recipe.model.block == "basic" or (
-        recipe.model.block is None and recipe.model.name.endswith("_basic")
-    )
-    return ModelInfo(
-        name=recipe.model.name,
-        block="basic" if basic else "bottleneck",
-        input_shape=(1, 3, side, side),
-        num_classes=len(dataset.classes),
-        params=facts["params"],
-        macs=facts["macs"],
+        size_bytes=here["size_bytes"],
+        confusion_missing=_OF_THE_BASELINE if baseline.measured_here else _ON_ANOTHER_MACHINE,
     )
 
 

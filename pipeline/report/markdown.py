@@ -93,10 +93,9 @@ def _overview(report: Report, notes: Sequence[str]) -> str:
 def _float_row(label: str, model: Baseline, report: Report, notes: Sequence[str]) -> list[str]:
     first = next(iter(report.baseline.accuracy))
     accuracy = model.accuracy.get(first)
-    where = "here" if model.measured_here else "elsewhere"
     return [
         label,
-        f"{_text(model.device)} ({model.device_kind.upper()}, measured {where})",
+        f"{_text(model.device)} ({model.device_kind.upper()}, {words.measured(model)})",
         "float32 weights",
         words.figure(model.size_bytes / 1e6),
         words.NOT_APPLICABLE,
@@ -329,6 +328,11 @@ def _stages(report: Report, notes: Sequence[str]) -> str:
     return _table(["stage", "status", "seconds", "params", "MACs", "top-1"], rows)
 
 
+def _origin(report: Report) -> list[str]:
+    said = words.origin(report.baseline)
+    return [] if said is None else [f"Float baseline: {_text(said)}"]
+
+
 def _setting(report: Report) -> str:
     model, data, host, code = report.model, report.data, report.host, report.code
     shape = " x ".join(map(str, model.input_shape))
@@ -339,6 +343,7 @@ def _setting(report: Report) -> str:
         f"{model.num_classes}, {words.count(model.params)} params, {words.count(model.macs)} MACs",
         f"Data: {_text(data.name)}, {words.plural(data.train_images, 'training image')}; "
         f"test images: {tests}; sha256 {data.sha256[:12]}",
+        *_origin(report),
         f"Host: {_text(host.cpu)}, {words.plural(host.cores, 'core')}; "
         f"GPU: {_text(host.gpu) if host.gpu else 'none'}",
         f"Recipe: {_text(report.recipe.name)}, sha256 {report.recipe.sha256[:12]}",

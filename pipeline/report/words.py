@@ -73,6 +73,29 @@ def milliseconds(latency: Latency, device_kind: str = "cpu") -> str:
     return text if latency.batch == 1 else f"{text}, batch {latency.batch}"
 
 
+def measured(model: Baseline) -> str:
+    """Write where the float model was measured, and when if that was elsewhere."""
+    if model.measured_here:
+        return "measured here"
+    if model.origin is None:
+        return "measured elsewhere"
+    return f"measured elsewhere on {model.origin.measured_at[:10]}"
+
+
+def origin(model: Baseline) -> str | None:
+    """Write where figures of another machine are from; None where they are from here."""
+    found = model.origin
+    if found is None:
+        return None
+    time = found.measured_at.replace("T", " ").removesuffix("Z")
+    graph = ", replayed as a CUDA graph" if found.cuda_graph else ""
+    return (
+        f"not measured here, but on a machine with {model.device} and {found.cpu}, at {time} UTC, "
+        f"in float32 with torch {found.torch}{graph}, by PocketNest {found.code.version}, commit "
+        f"{found.code.commit or 'unknown'}; its file is {found.file}, sha256 {found.sha256[:12]}"
+    )
+
+
 def float_time(target: TargetResult) -> str:
     """Write the very time of the float model that a speedup is against.
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.plain_files import write_whole
 from pipeline.records import COMBINED, RecipeInfo, Report, StageRecord
 from pipeline.report import html
 from pipeline.report.markdown import render
@@ -103,21 +103,9 @@ def write_report(report: Report, directory: Path) -> list[Path]:
     files = {"report.json": f"{content}\n", "report.md": render(report)}
     files["report.html"] = html.render(report)
     directory.mkdir(parents=True, exist_ok=True)
-    return [_publish(directory / name, text) for name, text in files.items()]
-
-
-def _publish(path: Path, text: str) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.unlink(missing_ok=True)
-        with temporary.open("xb") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    for name, text in files.items():
+        write_whole(directory / name, text)
+    return [directory / name for name in files]
 
 
 def json_schema() -> dict[str, Any]:

@@ -148,6 +148,7 @@ def warm() -> None:
     import coremltools.proto.MIL_pb2  # noqa: F401
     import onnxruntime  # noqa: F401
 
+    import pipeline.baselines.measuring
     import pipeline.bundle.write
     import pipeline.compare
     import pipeline.debug
