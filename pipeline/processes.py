@@ -269,7 +269,7 @@ def _shared_norm(
         running_mean.lerp_(mean, momentum)
         running_var.lerp_(var * number / (number - 1), momentum)
     scale = torch.rsqrt(var + eps) if weight is None else weight * torch.rsqrt(var + eps)
-    y = centred * scale[:, None, None]
+    y: Tensor = centred * scale[:, None, None]
     return (y if bias is None else y + bias[:, None, None]).to(x.dtype)
 
 
