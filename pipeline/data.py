@@ -21,9 +21,17 @@ from pipeline.images import (
     draw_changes,
     fits_in_memory,
     normalize,
+    random_parts,
     scan_folder,
 )
-from pipeline.recipe import AugmentConfig, CifarData, DataConfig, DigitsData, ImageFolderData
+from pipeline.recipe import (
+    AugmentConfig,
+    CifarData,
+    DataConfig,
+    DigitsData,
+    ImageFolderData,
+    name_fault,
+)
 
 __all__ = [
     "Dataset",
@@ -141,8 +149,8 @@ def batches(
         images: a set of `dataset`.
         batch_size: images per batch; the last batch may be shorter.
         dataset: gives mean and standard deviation.
-        augment_config: its policy is applied to the pixels, the rest after normalisation; needs
-            a generator.
+        augment_config: its crop and policy are applied to the pixels, the rest after
+            normalisation; needs a generator.
         generator: source of the order and of the augmentation.
         order: int64 [M], which images come, and in what order; drawn where left out.
         share: the parts of every batch that come, one after the other, in place of all of it.
@@ -180,6 +188,8 @@ def _batches(
             changes = draw_changes(len(indices), augment_config, generator)
         for part in share.of(torch.arange(len(indices))):
             pixels = images.pixels(indices[part])
+            if augment_config is not None and augment_config.crop is not None:
+                pixels = random_parts(pixels, augment_config.crop)
             if augment_config is not None and augment_config.policy is not None:
                 pixels = by_policy(pixels, augment_config.policy)
             x = normalize(pixels, dataset.mean, dataset.std)
@@ -377,6 +387,9 @@ def _folders(config: ImageFolderData) -> tuple[Path, dict[str, Path]]:
         raise InputError(f"data.path: {path} {state}; give a folder that holds {_LAYOUT}")
     inside = sorted(entry for entry in path.iterdir() if entry.is_dir())
     tests = {entry.name: entry for entry in inside if entry.name.startswith(("test", "val"))}
+    for name, folder in tests.items():
+        if (why_not := name_fault(name)) is not None:
+            raise InputError(f"data.path: {folder}: the name of a test set's folder {why_not}")
     if not train.is_dir() or not tests:
         folders = ", ".join(entry.name for entry in inside[:10]) or "no folder"
         raise InputError(

@@ -181,6 +181,29 @@ def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return pixels.to(torch.float32).div_(255).sub_(shift).div_(scale)
 
 
+def random_parts(pixels: Tensor, crop: tuple[float, float]) -> Tensor:
+    """A random part of every image, resized to its size (Szegedy et al. 2014, section 6).
+
+    It draws from torch's own generator.
+
+    Args:
+        pixels: uint8 [B, 3, S, S].
+        crop: least and largest share of the area; sides are up to 4:3 or 3:4.
+
+    Returns:
+        uint8 [B, 3, S, S].
+    """
+    # torchvision takes seconds to import.
+    from torchvision.transforms import v2  # type: ignore[import-untyped]
+
+    return _each(pixels, v2.RandomResizedCrop(pixels.shape[-1], scale=crop, antialias=True))
+
+
+def _each(pixels: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """The images changed one by one: a transform draws once for all that it is given."""
+    return torch.stack([change(image) for image in pixels])
+
+
 def by_policy(pixels: Tensor, policy: str) -> Tensor:
     """Every image changed by a policy that was found by search, or is drawn from all changes.
 
@@ -198,7 +221,7 @@ def by_policy(pixels: Tensor, policy: str) -> Tensor:
         uint8 [B, 3, S, S].
     """
     # torchvision takes seconds to import.
-    from torchvision.transforms import v2  # type: ignore[import-untyped]
+    from torchvision.transforms import v2
 
     change = {
         "autoaugment": lambda: v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET),
@@ -206,8 +229,7 @@ def by_policy(pixels: Tensor, policy: str) -> Tensor:
         "randaugment": v2.RandAugment,
         "trivialaugment": v2.TrivialAugmentWide,
     }[policy]()
-    # One by one: a transform draws once for all that it is given.
-    return torch.stack([change(image) for image in pixels])
+    return _each(pixels, change)
 
 
 def augment(x: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:

@@ -42,6 +42,11 @@ PRUNE_TARGETS = ("macs", "params", "size_mb", "latency")
 _PATHS = ("model.checkpoint", "data.path", "data.train", "data.test.*")
 
 
+def name_fault(name: str) -> str | None:
+    """What a recipe's or a test set's name must be; None where it is that."""
+    return None if re.match(_NAME_FORM, name) and len(name) <= 100 else f"must be {_NAME}"
+
+
 def _to_path(value: object) -> Path:
     if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
         raise ValueError("must be a path")
@@ -65,6 +70,7 @@ def _to_latency(value: object) -> object:
 
 
 _NAME = "up to 100 of a-z, 0-9, '.', '_', '-', first a letter or digit, last no dot, no '..'"
+_NAME_FORM = r"^[a-z0-9](?:\.?[a-z0-9_-])*$"
 PathOnDisk = Annotated[Path, BeforeValidator(_to_path)]
 Splits = Annotated[Literal[1, 2, 4], BeforeValidator(_whole)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
@@ -100,7 +106,7 @@ Words = Annotated[str, Field(min_length=1, max_length=4000)]
 FileName = Annotated[
     str,
     # A run writes into a folder of this name: no separators, no "..", no case to confuse.
-    Field(pattern=r"^[a-z0-9](?:\.?[a-z0-9_-])*$", max_length=100, description=_NAME),
+    Field(pattern=_NAME_FORM, max_length=100, description=_NAME),
 ]
 
 
@@ -249,6 +255,9 @@ class AugmentConfig(_Part):
     """The widest random change of a training image, in either direction.
 
     Attributes:
+        crop: least and largest share of an image's area that is left of it: a random part of it,
+            of sides up to 4:3 or 3:4, is resized to the input size. [0.08, 1] is usual for
+            ImageNet.
         shift: share of the side.
         rotate_deg: degrees.
         scale: share of the size.
@@ -258,6 +267,7 @@ class AugmentConfig(_Part):
             trivialaugment: one drawn from all, at any strength.
     """
 
+    crop: Annotated[tuple[Kept, Kept], Field(strict=False)] | None = None
     shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     rotate_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
     scale: Annotated[float, Field(ge=0, le=0.5)] = 0.0
@@ -265,6 +275,13 @@ class AugmentConfig(_Part):
     policy: (
         Literal["autoaugment", "autoaugment_cifar10", "randaugment", "trivialaugment"] | None
     ) = None
+
+    @field_validator("crop")
+    @classmethod
+    def _least_first(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] > value[1]:
+            raise ValueError(f"the least share comes first: [{value[1]:g}, {value[0]:g}]")
+        return value
 
 
 class TrainConfig(_Part):

@@ -651,6 +651,37 @@ def test_all_missing_paths_are_named_at_once(folders: ImageFolderData, tmp_path:
     assert lines[1].startswith(f"data.test.night: {tmp_path / 'night'} is not a folder")
 
 
+def test_one_path_stands_for_all_folders(folders: ImageFolderData, tmp_path: Path) -> None:
+    (tmp_path / "day").rename(tmp_path / "test-day")
+    (tmp_path / "night").rename(tmp_path / "validation")
+    (tmp_path / "readme.txt").write_text("")
+    (tmp_path / "notes").mkdir()
+    config = ImageFolderData(path=tmp_path, calibration_images=5)
+    dataset = load_dataset(config, SIZE)
+    assert (len(dataset.train), list(dataset.tests)) == (8, ["test-day", "validation"])
+    tests = {"day": str(tmp_path / "test-day"), "night": str(tmp_path / "validation")}
+    apart = load_dataset(folder_config(tmp_path, test=tests), SIZE)
+    assert torch.equal(every_pixel(dataset.train), every_pixel(apart.train))
+
+
+def test_a_path_without_training_or_test_images_says_what_it_holds(
+    folders: ImageFolderData, tmp_path: Path
+) -> None:
+    config = ImageFolderData(path=tmp_path)
+    wanted = f"data.path: {tmp_path} holds day, night, train; it must hold train/<class>/ and test"
+    assert wanted in complaint(config)
+    assert "does not exist" in complaint(ImageFolderData(path=tmp_path / "nowhere"))
+    (tmp_path / "day").rename(tmp_path / "test set")
+    assert f"data.path: {tmp_path / 'test set'}: " in complaint(config)
+
+
+def test_where_images_are_is_said_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.path says where the images are; remove one"):
+        folder_config(tmp_path, path=str(tmp_path))
+    with pytest.raises(ValueError, match="Field required"):
+        ImageFolderData()
+
+
 def test_a_folder_without_classes_is_named(folders: ImageFolderData, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "train")
     (tmp_path / "train" / ".hidden").mkdir(parents=True)

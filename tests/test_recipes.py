@@ -7,10 +7,15 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import torch
 import yaml
 
+from pipeline.data import batches, load_dataset
 from pipeline.errors import InputError
 from pipeline.recipe import json_schema, load_recipes
+from pipeline.regularize import mixer
+from pipeline.train import highest_rate
+from tests.test_data import write_image
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 SCHEMA = RECIPES / "recipe.schema.json"
@@ -48,6 +53,31 @@ def test_cifar10_has_both_blocks_on_every_device_and_trains_each_block_once() ->
         assert {other.model_dump_json(exclude=fields) for other in others} == {
             same.model_dump_json(exclude=fields)
         }
+
+
+def test_imagenet_is_read_from_a_folder_and_trained_as_in_the_paper(tmp_path: Path) -> None:
+    for folder, count in (("train", 6), ("val", 2)):
+        for name in ("n01440764", "n01443537"):
+            (tmp_path / folder / name).mkdir(parents=True)
+            for index in range(count):
+                write_image(tmp_path / folder / name / f"{index}.JPEG", index, 320, 240)
+    recipes = load_recipes(
+        sorted((RECIPES / "resnest50-imagenet").glob("*.yaml")),
+        [f"data.path={tmp_path}", "data.calibration_images=4"],
+    )
+    assert {recipe.target.format for recipe in recipes} == {"onnx", "tflite", "coreml"}
+    train = recipes[0].train
+    assert highest_rate(train) == pytest.approx(3.2)  # 8192 / 256 * 0.1
+    dataset = load_dataset(recipes[0].data, recipes[0].model.input_size)
+    assert (len(dataset.train), len(dataset.tests["val"])) == (8, 4)
+    generator = torch.Generator().manual_seed(0)
+    given = batches(dataset.train, 4, dataset, augment_config=train.augment, generator=generator)
+    mix = mixer(train, 1000)
+    assert mix is not None
+    for images, labels in given:
+        mixed, shares = mix(images, labels)
+        assert (images.shape, mixed.shape) == ((4, 3, 224, 224),) * 2
+        assert shares.sum(1) == pytest.approx(torch.ones(4))
 
 
 @pytest.mark.parametrize("path", DEVICES, ids=named)

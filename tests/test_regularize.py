@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import InputError
-from pipeline.images import by_policy
+from pipeline.images import by_policy, random_parts
 from pipeline.models.resnest import DropBlock
 from pipeline.recipe import AugmentConfig, TrainConfig, load_recipes
 from pipeline.regularize import drop_while_training, mixer
@@ -87,6 +87,27 @@ def test_a_policy_changes_every_image_by_itself(policy: str) -> None:
     assert torch.equal(by_policy(pixels, policy), found)
 
 
+@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+def test_a_random_part_has_its_share_of_the_area(share: float) -> None:
+    ramp = torch.arange(64).mul(4).to(torch.uint8)
+    pixels = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), ramp.expand(64, 64)])
+    torch.manual_seed(0)
+    found = random_parts(pixels.expand(40, 3, 64, 64), (share, share))
+    assert (found.dtype, found.shape) == (torch.uint8, (40, 3, 64, 64))
+    # Of a ramp, what is seen of it is how far it goes.
+    seen = [(int(one[c].max()) - int(one[c].min())) / 252 for one in found for c in (0, 1)]
+    areas = [across * down for across, down in zip(seen[::2], seen[1::2], strict=True)]
+    assert sum(areas) / len(areas) == pytest.approx(share, abs=0.05)
+    assert all(
+        0.6 < across / down < 1.6 for across, down in zip(seen[::2], seen[1::2], strict=True)
+    )
+
+
+def test_the_least_share_comes_first() -> None:
+    with pytest.raises(ValueError, match=r"the least share comes first: \[0.2, 0.5\]"):
+        AugmentConfig(crop=(0.5, 0.2))
+
+
 def test_a_training_with_a_policy_is_repeatable_and_another_one() -> None:
     def train(policy: str | None) -> nn.Module:
         model = small(layers=ONE_BLOCK)
@@ -158,7 +179,7 @@ ALL = config(
     ema=0.9,
     milestones=(1,),
     label_smoothing=0.1,
-    augment=AugmentConfig(policy="randaugment", shift=0.1),
+    augment=AugmentConfig(crop=(0.5, 1.0), policy="randaugment", shift=0.1),
 )
 
 
