@@ -230,14 +230,17 @@ def branch_names(model: ResNeSt) -> dict[str, str]:
     """Names of blocks and layers of a network in branch form, by their names in deploy form.
 
     `blocks.3` is `layer2.0` in a network of three blocks in its first stage, `stem.0.6` is
-    `conv1.6`; what stands inside a block has the same name in both forms.
+    `conv1.6`, or `stem.0` the `conv1` of a small stem; what stands inside a block has the same
+    name in both forms.
     """
     blocks = [
         f"layer{stage}.{position}"
         for stage, blocks in enumerate(model.stages(), start=1)
         for position in range(len(blocks))
     ]
-    stem = {f"stem.0.{index}": f"conv1.{index}" for index in range(len(model.conv1))}
+    stem = {"stem.0": "conv1"}
+    if isinstance(model.conv1, nn.Sequential):
+        stem = {f"stem.0.{index}": f"conv1.{index}" for index in range(len(model.conv1))}
     return stem | {f"blocks.{index}": name for index, name in enumerate(blocks)} | {"fc": "fc"}
 
 

@@ -129,7 +129,10 @@ class ModelConfig(_Part):
         radix: splits of every block, between which its attention chooses.
         cardinality: groups of channels of every block.
         base_width: channels of one group where a stage has 64 planes.
-        stem_width: channels of the first two convolutions; the third has twice as many.
+        stem: before the stages. deep: three convolutions and a pool, to a quarter of the side;
+            small: one convolution at the whole side, for small images.
+        stem_width: channels of a deep stem's first two convolutions; its third, or the one of a
+            small stem, has twice as many.
         avd: pools in every block that halves the resolution (average downsampling), in place of
             a convolution that skips pixels.
         avd_first: whether that pool stands before the block's 3 x 3 convolution.
@@ -160,6 +163,7 @@ class ModelConfig(_Part):
     radix: Splits | None = None
     cardinality: Splits | None = None
     base_width: Width | None = None
+    stem: Literal["deep", "small"] | None = None
     stem_width: Width | None = None
     avd: bool | None = None
     avd_first: bool | None = None

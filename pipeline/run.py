@@ -86,8 +86,8 @@ STAGES = (
         after=(),
         reads=(
             *("model.name", "model.block", "model.layers", "model.radix", "model.cardinality"),
-            *("model.base_width", "model.stem_width", "model.avd", "model.avd_first"),
-            *("model.width_multiplier", "measure", "prune.round_to"),
+            *("model.base_width", "model.stem", "model.stem_width", "model.avd"),
+            *("model.avd_first", "model.width_multiplier", "measure", "prune.round_to"),
             *("target.format", "target.precision", "target.input", "target.threads"),
         ),
         code=(*CORE, *_PRUNING, *_QUANTIZER, *_TIMING),

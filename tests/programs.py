@@ -28,6 +28,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "radix4": {"radix": 4, "cardinality": 2, "avd_first": True, "layers": SHORT},
 }
 """What each network changes of `SMALL`, a bottleneck of radix 2."""
+SMALL_STEM = "small_stem"
+FURTHER: dict[str, dict[str, Any]] = {SMALL_STEM: {"stem": "small", "layers": (0, 1, 0, 0)}}
+"""Likewise, for tests of their own: those that go by `VARIANTS` learn nothing more of it."""
 NORMALIZATION = Normalization(mean=IMAGENET_MEAN, std=IMAGENET_STD)
 """Of the networks that take pixels: no two channels alike."""
 
@@ -63,7 +66,7 @@ def pixel_noise(count: int, seed: int) -> Tensor:
 def network(variant: str) -> ResNeSt:
     """A small network, batch norms as after training: a block's last has two faint channels."""
     torch.manual_seed(0)
-    model = ResNeSt(replace(SMALL, **VARIANTS[variant])).eval()
+    model = ResNeSt(replace(SMALL, **(VARIANTS | FURTHER)[variant])).eval()
     randomise(model)
     for block in (block for stage in model.stages() for block in stage):
         if isinstance(block.bn3, nn.BatchNorm2d):
@@ -73,7 +76,7 @@ def network(variant: str) -> ResNeSt:
 
 @cache
 def quantized(variant: str, *, pixels: bool = False) -> Written:
-    """The int8 program of a network of `VARIANTS`, calibrated on random images. Do not change."""
+    """The int8 program of a network above, calibrated on random images. Do not change."""
     model = network(variant)
     graph = qat.prepare(deploy_form(branch_form(model), NORMALIZATION if pixels else None), SIDE)
     noise = pixel_noise if pixels else coloured_noise
@@ -84,7 +87,7 @@ def quantized(variant: str, *, pixels: bool = False) -> Written:
 
 @cache
 def unquantized(variant: str, *, pixels: bool = False) -> Written:
-    """The float program of a network of `VARIANTS`. Do not change."""
+    """The float program of a network above. Do not change."""
     model = network(variant)
     deploy = deploy_form(branch_form(model), NORMALIZATION if pixels else None)
     program = float_program(deploy, torch.zeros(2, 3, SIDE, SIDE))

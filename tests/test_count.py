@@ -80,6 +80,30 @@ def test_grouped_convolution(
     assert counts.macs == counts.layers[1].macs + side**2 * 3 * channels
 
 
+def test_behind_a_small_stem_every_stage_has_sixteen_times_the_positions() -> None:
+    with torch.device("meta"):
+        deep, small = (
+            {layer.name: layer for layer in count(model, 32).layers}
+            for stem in ("deep", "small")
+            for model in [branch_form(named("resnest14", num_classes=10, stem=stem))]
+        )
+    assert small.pop("conv1") == LayerCount(
+        name="conv1",
+        kernel=(3, 3),
+        groups=1,
+        inputs=3,
+        outputs=64,
+        biased=False,
+        params=64 * 27,
+        macs=32 * 32 * 64 * 27,
+        output_shape=(1, 64, 32, 32),
+    )
+    assert deep.keys() - {"conv1.0", "conv1.3", "conv1.6"} == small.keys()
+    for name, layer in small.items():
+        times = 1 if name == "fc" or ".fc" in name else 16
+        assert layer.positions == times * deep[name].positions, name
+
+
 def test_linear_counts_every_position() -> None:
     counts = count(nn.Linear(8, 5), 8)  # (1, 3, 8, 8): 24 vectors of 8
     assert counts.macs == 24 * 8 * 5

@@ -70,6 +70,7 @@ def test_build_applies_every_override() -> None:
         "radix": 4,
         "cardinality": 2,
         "base_width": 40,
+        "stem": "small",
         "stem_width": 24,
         "avd": False,
         "avd_first": True,
@@ -394,6 +395,57 @@ def test_the_closest_network_is_named(model: ResNeSt, tmp_path: Path) -> None:
     assert "closest is resnest26 (99% of" in mismatch(model, state, tmp_path)
     state = {"features.0.weight": torch.ones(8, 3, 3, 3)}
     assert "is this a ResNeSt?" in mismatch(model, state, tmp_path)
+
+
+@pytest.mark.parametrize(("found", "wanted"), [("small", "deep"), ("deep", "small")])
+def test_another_stem_is_named(tmp_path: Path, found: Any, wanted: Any) -> None:
+    first = {"small": "conv1.weight", "deep": "conv1.0.weight"}
+    state = ResNeSt(replace(SMALL, stem=found)).state_dict()
+    model = ResNeSt(replace(SMALL, stem=wanted))
+    lines = mismatch(model, state, tmp_path).split("\n  ")
+    assert lines[1].startswith(f"missing ({'13' if wanted == 'deep' else '1'}): {first[wanted]}")
+    assert lines[2].startswith(f"unexpected ({'13' if found == 'deep' else '1'}): {first[found]}")
+    assert lines[3:] == [
+        f"its stem is {found}, the recipe's is {wanted}: set model.stem: {found}",
+    ]
+    head = mismatch(model, state, tmp_path, head=False)
+    assert head.split("\n  ") == lines
+    state["bn1.bias"] = torch.ones(3)
+    *_, stem, closest = mismatch(model, state, tmp_path).split("\n  ")
+    assert stem == lines[3]
+    assert closest.startswith("closest is resnest14 (")
+
+
+def test_the_right_network_of_a_small_stem_is_named(model: ResNeSt, tmp_path: Path) -> None:
+    with torch.device("meta"):
+        shapes = named("resnest14", num_classes=5, stem="small").state_dict()
+    state = {k: torch.zeros((), dtype=v.dtype).expand(v.shape) for k, v in shapes.items()}
+    fits = "it fits resnest14: set model.name to that, model.stem: small, nothing else"
+    *_, stem, closest = mismatch(model, state, tmp_path).split("\n  ")
+    assert stem == "its stem is small, the recipe's is deep: set model.stem: small"
+    assert closest == fits
+    narrow = ResNeSt(replace(SMALL, stem="small"))
+    lines = mismatch(narrow, state, tmp_path).split("\n  ")
+    assert lines[-1] == fits
+    assert not any("its stem" in line for line in lines)
+
+
+@pytest.mark.parametrize("shape", [(16, 3, 7, 7), (16, 3), (16, 4, 3, 3)])
+def test_any_other_first_convolution_is_no_stem(
+    model: ResNeSt, tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith("conv1.")}
+    state["conv1.weight"] = torch.ones(shape)
+    message = mismatch(model, state, tmp_path)
+    assert "its stem" not in message
+    assert "closest is resnest14 (" in message
+
+
+def test_own_weights_of_a_small_stem_load(tmp_path: Path) -> None:
+    one, two = (ResNeSt(replace(SMALL, stem="small")) for _ in range(2))
+    save_checkpoint(one, tmp_path / "a.safetensors")
+    load_checkpoint(two, tmp_path / "a.safetensors", CLASSES)
+    assert same(one.state_dict(), two.state_dict())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

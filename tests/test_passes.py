@@ -18,7 +18,7 @@ from pipeline import passes
 from pipeline.children import Children
 from pipeline.errors import InputError
 from pipeline.passes import PACKAGE, Run, Stage, run_together
-from pipeline.recipe import load_recipes
+from pipeline.recipe import ModelConfig, load_recipes
 from pipeline.run import STAGES
 from pipeline.stages.context import Context, Inputs
 from pipeline.store import Facts, Store
@@ -41,6 +41,8 @@ while not all(other.exists() for other in others):
 """Ends well only where all run at the same time."""
 
 
+NO_SHAPE_DEPENDS_ON_THEM = {"checkpoint", "head", "input_size"}
+"""Keys of `model`; the side of the images is in every stage's key."""
 NO_RESULT_DEPENDS_ON_THEM = {
     # The command line and the loop over the stages
     *(
@@ -67,6 +69,12 @@ NO_RESULT_DEPENDS_ON_THEM = {
     *("calibration.py", "collapse.py", "health.py"),
 }
 FOLDERS_APART = {"bench", "bundle", "peers", "report"}
+
+
+def test_times_are_taken_anew_for_a_network_of_another_shape() -> None:
+    (times,) = (stage for stage in STAGES if stage.name == "times")
+    shape = ModelConfig.model_fields.keys() - NO_SHAPE_DEPENDS_ON_THEM
+    assert {f"model.{key}" for key in shape} <= set(times.reads)
 
 
 def test_every_module_is_in_the_keys_or_decides_no_result() -> None:

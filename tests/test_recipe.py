@@ -119,6 +119,9 @@ def test_every_problem_of_every_file_comes_at_once(folder: Path) -> None:
         ("model: {layers: [3, 4, 6, 3, 1]}", "model.layers: got [3, 4, 6, 3, 1]; must be a list"),
         ("model: {layers: [3, 4, 6, x]}", "model.layers.3: got 'x'; must be a whole number >= 1"),
         ("model: {radix: 3}", "model.radix: got 3; must be one of 1, 2, 4 or null"),
+        ("model: {stem: large}", "model.stem: got 'large'; must be one of deep, small or null"),
+        ("model: {stem: smal}", "model.stem: got 'smal'; must be one of deep, small or null; did "
+         "you mean 'small'?"),
         ("model: {radix: true}", "model.radix: got true; must be one of 1, 2, 4 or null"),
         ("model: {checkpoint: weights.bin}", "model.checkpoint: got 'weights.bin'; must be a path "
          "that ends in .safetensors, .pt or .pth, timm:NAME or null"),

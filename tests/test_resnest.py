@@ -136,6 +136,51 @@ def test_shapes(block: Any, side: int) -> None:
     assert logits.shape == (2, 5)
 
 
+@pytest.mark.parametrize("block", ["bottleneck", "basic"])
+@pytest.mark.parametrize("side", [32, 64])
+def test_shapes_behind_a_small_stem(block: Any, side: int) -> None:
+    model = ResNeSt(replace(SMALL, block=block, stem="small")).eval()
+    with torch.no_grad():
+        features = model.features(torch.zeros(2, 3, side, side))
+        logits = model(torch.zeros(2, 3, side, side))
+    channels = 512 if block == "bottleneck" else 128
+    assert features.shape == (2, channels, side // 8, side // 8)
+    assert logits.shape == (2, 5)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    name=st.sampled_from(list(NAMED)),
+    stem_width=st.integers(1, 80),
+    width_multiplier=st.sampled_from([0.1, 0.25, 0.5, 1.0, 2.0]),
+)
+def test_a_small_stem_is_one_convolution_with_the_deep_ones_channels(
+    name: str, **widths: Any
+) -> None:
+    with torch.device("meta"):
+        deep, small = (
+            named(name, num_classes=5, layers=(1, 0, 0, 1), stem=stem, **widths).state_dict()
+            for stem in ("deep", "small")
+        )
+    weight = small.pop("conv1.weight")
+    assert weight.shape == (*deep["conv1.6.weight"].shape[:1], 3, 3, 3)
+    rest = {key: value.shape for key, value in deep.items() if not key.startswith("conv1.")}
+    assert {key: value.shape for key, value in small.items()} == rest
+
+
+def test_the_first_stage_sees_the_whole_side_behind_a_small_stem() -> None:
+    """An image moved by a pixel moves the maps by one: nothing was skipped or pooled."""
+    torch.manual_seed(0)
+    model = ResNeSt(replace(SMALL, stem="small", layers=(0, 0, 0, 0))).eval()
+    randomise(model)
+    x = torch.zeros(1, 3, 32, 32)
+    x[:, :, 8:24, 8:24] = torch.randn(1, 3, 16, 16)
+    with torch.no_grad():
+        maps, moved = model.features(x), model.features(x.roll((1, 1), (2, 3)))
+    assert maps.shape == (1, 16, 32, 32)
+    torch.testing.assert_close(moved[..., 1:, 1:], maps[..., :-1, :-1])
+
+
 @given(multiplier=st.floats(0.01, 2).filter(lambda m: m != 1.0), channels=st.integers(1, 4096))
 def test_scaled_widths_are_multiples_of_8(multiplier: float, channels: int) -> None:
     scaled = replace(SMALL, width_multiplier=multiplier).scaled(channels)

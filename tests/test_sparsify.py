@@ -249,6 +249,17 @@ def test_what_is_left_out(variant: str) -> None:
     assert chosen == layers - set(left_out)
 
 
+def test_a_small_stem_stays_dense() -> None:
+    model = network(ONE_BLOCK, stem="small")
+    left_out = Sparsifier(model, config(criterion="magnitude"), STEPS).left_out
+    assert {name for name in left_out if "fc2" not in name} == {"conv1", "fc"}
+    with torch.no_grad():
+        model.get_parameter("conv1.weight")[0] = 0.0
+    deploy = deploy_form(model)
+    assert not deploy.get_parameter("stem.0.weight")[0].any()
+    assert [zero_masks(form) for form in (model, deploy)] == [{}, {}]
+
+
 def test_a_dense_network_has_no_masks() -> None:
     model = network()
     assert zero_masks(model) == {}

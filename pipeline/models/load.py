@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import InputError, listed
 from pipeline.health import not_finite
-from pipeline.models.resnest import NAMED, ResNeSt, ResNeStConfig
+from pipeline.models.resnest import NAMED, ResNeSt, ResNeStConfig, Stem
 from pipeline.plain_files import parsed
 from pipeline.recipe import ModelConfig
 
@@ -33,6 +33,8 @@ WEIGHTS = "weights.safetensors"
 SUFFIXES = (".safetensors", ".pt", ".pth")
 _WRAPPERS = ("state_dict", "model")
 _HEAD = ("fc.weight", "fc.bias")
+_FIRST: dict[Stem, str] = {"deep": "conv1.0.weight", "small": "conv1.weight"}
+"""Name of the first convolution's weights, by stem."""
 _REPLACE = "set model.head: replace, which trains a new classifier"
 _MOST_BLOCKS, _MOST_PARAMS = 500, 500_000_000
 """Five times those of ResNeSt-269. A recipe can ask for a thousand times as many, and building
@@ -241,31 +243,53 @@ def _mismatch(
     shapes = [f"{key} is {_shape(state[key])} not {_shape(wanted[key])}" for key in wrong]
     groups = {"missing": missing, "unexpected": unexpected, "wrong shape": shapes}
     lines = [f"{name} ({len(keys)}): {listed(keys)}" for name, keys in groups.items() if keys]
-    return "\n  ".join(["does not fit the model of the recipe", *lines, _closest(state)])
+    stem, needed = _stem(state), _stem(wanted)
+    other = stem is not None and stem != needed
+    if other:
+        lines.append(f"its stem is {stem}, the recipe's is {needed}: set model.stem: {stem}")
+    if not other or any(not key.startswith("conv1.") for key in (*missing, *unexpected, *wrong)):
+        lines.append(_closest(state, stem or "deep"))
+    return "\n  ".join(["does not fit the model of the recipe", *lines])
+
+
+def _stem(state: Mapping[str, Tensor]) -> Stem | None:
+    """The stem that a network's tensors have, by its first 3x3 convolution; None for neither."""
+    found = [stem for stem, key in _FIRST.items() if key in state]
+    if len(found) != 1 or state[_FIRST[found[0]]].shape[1:] != (3, 3, 3):
+        return None
+    return found[0]
 
 
 @cache
-def _named_bodies() -> dict[str, dict[str, Tensor]]:
+def _named_bodies(stem: Stem) -> dict[str, dict[str, Tensor]]:
     """The tensors of every named network but its classifier's, without values."""
+    shapes = {name: replace(config, stem=stem) for name, config in NAMED.items()}
     with torch.device("meta"):
-        states = {name: ResNeSt(config).state_dict() for name, config in NAMED.items()}
+        states = {name: ResNeSt(shape).state_dict() for name, shape in shapes.items()}
     return {
         name: {key: value for key, value in state.items() if key not in _HEAD}
         for name, state in states.items()
     }
 
 
-def _closest(state: dict[str, Tensor]) -> str:
-    """Which named networks share most names and shapes with `state`, the classifier aside."""
+def _closest(state: dict[str, Tensor], stem: Stem) -> str:
+    """Which named networks share most names and shapes with `state`, the classifier aside.
+
+    Args:
+        state: of a checkpoint.
+        stem: that the named networks are given.
+    """
     found = {key: value for key, value in state.items() if key not in _HEAD}
     shares: dict[str, float] = {}
-    for name, body in _named_bodies().items():
+    for name, body in _named_bodies(stem).items():
         fitting = sum(key in found and _fits(found[key], body[key]) for key in body)
         shares[name] = fitting / len(body.keys() | found.keys())
     best = max(shares.values())
     names = " or ".join(name for name, share in shares.items() if share == best)
     if best == 1.0:
-        return f"it fits {names}: set model.name to that, without overrides"
+        if stem == "deep":
+            return f"it fits {names}: set model.name to that, without overrides"
+        return f"it fits {names}: set model.name to that, model.stem: {stem}, nothing else"
     if best < 0.1:
         return "no network that model.name allows is close; is this a ResNeSt?"
     return (

@@ -17,7 +17,10 @@ from torchvision.ops import drop_block2d  # type: ignore[import-untyped]
 from pipeline.models.convolution import Convolution
 
 STRIDE = 32
-"""Input pixels per output pixel of the last stage; an input side must be a multiple of it."""
+"""Input pixels per output pixel of the last stage behind a deep stem; an input side must be a
+multiple of it, whatever the stem."""
+
+Stem = Literal["deep", "small"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +28,8 @@ class ResNeStConfig:
     """What decides the shape of a ResNeSt.
 
     `base_width` is the width of one cardinal group at 64 planes (the `64d` of `2s1x64d`),
-    `radix` the number of splits (`2s`), `cardinality` the number of groups (`1x`).
+    `radix` the number of splits (`2s`), `cardinality` the number of groups (`1x`). The first stage
+    sees a quarter of the image's side behind the `deep` stem, all of it behind the `small` one.
     `width_multiplier` scales every stage; widths stay multiples of 8.
     """
 
@@ -34,6 +38,7 @@ class ResNeStConfig:
     radix: int = 2
     cardinality: int = 1
     base_width: int = 64
+    stem: Stem = "deep"
     stem_width: int = 32
     avd: bool = True
     avd_first: bool = False
@@ -218,25 +223,30 @@ class Block(nn.Module):
         return torch.relu(y + self.downsample(x))
 
 
+def _deep_stem(width: int) -> nn.Sequential:
+    """Three convolutions, the first with a stride, in place of a 7x7 one; the last is wider."""
+    return nn.Sequential(
+        Convolution(3, width, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        Convolution(width, width, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        Convolution(width, 2 * width, 3, 1, 1, bias=False),
+    )
+
+
 class ResNeSt(nn.Module):
     """The whole network: (batch, 3, side, side) images to (batch, num_classes) logits."""
 
     def __init__(self, config: ResNeStConfig) -> None:
         super().__init__()
         self.config = config
-        stem = config.scaled(config.stem_width)
-        self.conv1 = nn.Sequential(
-            Convolution(3, stem, 3, 2, 1, bias=False),
-            nn.BatchNorm2d(stem),
-            nn.ReLU(),
-            Convolution(stem, stem, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(stem),
-            nn.ReLU(),
-            Convolution(stem, 2 * stem, 3, 1, 1, bias=False),
-        )
-        self.bn1 = nn.BatchNorm2d(2 * stem)
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
-        channels = 2 * stem
+        width, deep = config.scaled(config.stem_width), config.stem == "deep"
+        channels = 2 * width
+        self.conv1 = _deep_stem(width) if deep else Convolution(3, channels, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if deep else nn.Identity()
         for index, (planes, depth) in enumerate(
             zip((64, 128, 256, 512), config.layers, strict=True)
         ):
@@ -276,7 +286,10 @@ class ResNeSt(nn.Module):
         return [self.get_submodule(f"layer{i}") for i in range(1, 5)]  # type: ignore[misc]
 
     def features(self, x: Tensor) -> Tensor:
-        """The last stage's output: (batch, channels, side / 32, side / 32)."""
+        """The last stage's output: (batch, channels, side / 32, side / 32).
+
+        Behind a small stem height and width are side / 8.
+        """
         x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
         for stage in self.stages():
             x = stage(x)

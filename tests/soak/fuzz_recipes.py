@@ -293,6 +293,7 @@ def _networks(rng: random.Random, place: Place) -> Case:
         "radix": pick((None, 1, 2, 4)),
         "cardinality": pick((None, 1, 2, 4)),
         "base_width": pick((None, 1, 3, 64, 1024)),
+        "stem": pick((None, "deep", "small")),
         "stem_width": pick((None, 1, 7, 32, 1024)),
         "width_multiplier": pick((0.001, 0.25, 1.0, 1.7, 2.0)),
     }
