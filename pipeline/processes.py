@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+
+from pipeline.torch_functions import Replacing
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -191,26 +192,16 @@ def gradients_later(model: nn.Module) -> AbstractContextManager[Any]:
     return nullcontext() if met is None or count() == 1 else met.no_sync(model)
 
 
-class SharedStatistics(TorchFunctionMode):
+class SharedStatistics(Replacing):
     """Inside, batch normalisations in training use the statistics of all processes' images.
 
     As torch.nn.SyncBatchNorm, which is for modules on GPUs only; this is for exported graphs and
     CPUs as well.
     """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Any function of torch; what is no batch normalisation is called as it is."""
-        if func is functional.batch_norm:
-            return _module_norm(*args, **(kwargs or {}))
-        if func is torch.ops.aten.batch_norm.default:
-            return _graph_norm(*args)
-        return func(*args, **(kwargs or {}))
+    def __init__(self) -> None:
+        graphs = torch.ops.aten.batch_norm.default
+        super().__init__({functional.batch_norm: _module_norm, graphs: _graph_norm})
 
 
 def _module_norm(

@@ -39,7 +39,8 @@ from pipeline.store import IMAGES, LOCKS, MAKING, RUN, STORE, Result, Store, pub
 
 CORE = (
     *("data.py", "evaluation.py", "image_cache.py", "image_files.py", "images.py"),
-    *("models", "processes.py", "regularize.py", "small_maps.py", "stages/context.py", "train.py"),
+    *("models", "processes.py", "regularize.py", "small_maps.py", "stages/context.py"),
+    *("torch_functions.py", "train.py"),
 )
 _TRAINING = ("distill.py", "stages/training.py")
 _PRUNING = ("prune.py", "pruning")

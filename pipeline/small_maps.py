@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+
+from pipeline.torch_functions import Replacing
 
 _CONVOLUTIONS = (torch.conv2d, torch.ops.aten.conv2d.default)
 _POINTWISE_POSITIONS = 16
 _NEIGHBOURHOOD_SIDE = 2
 
 
-class ByProducts(TorchFunctionMode):
+class ByProducts(Replacing):
     """Inside, convolutions on a CPU are matrix products where their maps are small.
 
     oneDNN spends its time on laying out the weights there: 1024 to 2048 channels of 256 maps of
@@ -24,17 +25,8 @@ class ByProducts(TorchFunctionMode):
     they are added. It serves networks of modules and exported graphs alike.
     """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Any function of torch; what is no convolution of a small map is called as it is."""
-        if func in _CONVOLUTIONS:
-            return _convolution(func, *args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+    def __init__(self) -> None:
+        super().__init__({plain: partial(_convolution, plain) for plain in _CONVOLUTIONS})
 
 
 def _convolution(

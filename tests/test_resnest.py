@@ -124,27 +124,16 @@ def test_parameters(name: str) -> None:
     assert sum(p.numel() for p in model.parameters()) == PARAMS[name]
 
 
+@pytest.mark.parametrize(("stem", "stride"), [("deep", 32), ("small", 8)])
 @pytest.mark.parametrize("block", ["bottleneck", "basic"])
 @pytest.mark.parametrize("side", [32, 64, 96])
-def test_shapes(block: Any, side: int) -> None:
-    model = ResNeSt(replace(SMALL, block=block)).eval()
+def test_shapes(block: Any, side: int, stem: Any, stride: int) -> None:
+    model = ResNeSt(replace(SMALL, block=block, stem=stem)).eval()
     with torch.no_grad():
         features = model.features(torch.zeros(2, 3, side, side))
         logits = model(torch.zeros(2, 3, side, side))
     channels = 512 if block == "bottleneck" else 128
-    assert features.shape == (2, channels, side // 32, side // 32)
-    assert logits.shape == (2, 5)
-
-
-@pytest.mark.parametrize("block", ["bottleneck", "basic"])
-@pytest.mark.parametrize("side", [32, 64])
-def test_shapes_behind_a_small_stem(block: Any, side: int) -> None:
-    model = ResNeSt(replace(SMALL, block=block, stem="small")).eval()
-    with torch.no_grad():
-        features = model.features(torch.zeros(2, 3, side, side))
-        logits = model(torch.zeros(2, 3, side, side))
-    channels = 512 if block == "bottleneck" else 128
-    assert features.shape == (2, channels, side // 8, side // 8)
+    assert features.shape == (2, channels, side // stride, side // stride)
     assert logits.shape == (2, 5)
 
 
