@@ -267,6 +267,8 @@ def augment_as(x: Tensor, config: AugmentConfig, draws: Tensor) -> Tensor:
     if config.shift == config.rotate_deg == config.scale == 0:
         return x
     draws = draws[1:] * 2 - 1
+    if config.rotate_deg == config.scale == 0:
+        return _shifted(x, (draws[2:] * config.shift * x.shape[-1]).round().to(torch.int64))
     angle = draws[0] * math.radians(config.rotate_deg)
     # The grid runs from output to input: enlarging by s samples a region 1 / s as wide.
     zoom = 1 / (1 + draws[1] * config.scale)
@@ -277,6 +279,18 @@ def augment_as(x: Tensor, config: AugmentConfig, draws: Tensor) -> Tensor:
     theta = torch.stack(rows, dim=1).to(x.device, x.dtype)
     grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
     return functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+def _shifted(x: Tensor, pixels: Tensor) -> Tensor:
+    """Every image x (float [B, 3, S, S]) taken from so many pixels (int64 [2, B]) right and down.
+
+    Images of the test sets are not resampled, so those of the training are not either: at 32 x 32
+    a shift by half a pixel blurs all that is small.
+    """
+    side = torch.arange(x.shape[-1], device=x.device)
+    columns, rows = (pixels.to(x.device)[:, :, None] + side).clamp(0, x.shape[-1] - 1)
+    images = torch.arange(len(x), device=x.device)[:, None, None]
+    return x[images, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def scan_folder(key: str, root: Path) -> tuple[dict[str, list[Path]], list[str]]:

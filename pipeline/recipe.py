@@ -262,7 +262,8 @@ class AugmentConfig(_Part):
         crop: least and largest share of an image's area that is left of it: a random part of it,
             of sides up to 4:3 or 3:4, is resized to the input size. [0.08, 1] is usual for
             ImageNet.
-        shift: share of the side.
+        shift: share of the side; by whole pixels where neither rotate_deg nor scale is given, so
+            that nothing is blurred.
         rotate_deg: degrees.
         scale: share of the size.
         flip: mirror half of the images left to right.
@@ -316,9 +317,9 @@ class TrainConfig(_Part):
             weights. 0.999 is usual; null takes the last weights.
         clip_norm: the largest norm of the gradient; null does not limit it.
         precision: of the convolutions' arithmetic. auto: bfloat16 on GPUs and on CPUs that
-            multiply it in hardware (AMX), else float32; quantization-aware training, whose
-            numbers are to be those of the int8 grid, keeps to float32 unless bfloat16 is asked
-            for. Weights, batch statistics and every accuracy are float32 always.
+            multiply it in hardware (AMX, AVX-512 BF16), else float32; quantization-aware
+            training, whose numbers are to be those of the int8 grid, keeps to float32 unless
+            bfloat16 is asked for. Weights, batch statistics and every accuracy are float32 always.
         sizes: sides of the training images in pixels, one after the other, each for an equal
             share of the steps. Small images first cost a fraction. Empty: the model's input size
             throughout.

@@ -16,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch.nn import functional
 
 from pipeline import images as images_module
 from pipeline.data import (
@@ -27,7 +28,7 @@ from pipeline.data import (
     normalize,
 )
 from pipeline.errors import InputError
-from pipeline.images import augment, decode
+from pipeline.images import augment, augment_as, decode, draw_changes
 from pipeline.recipe import AugmentConfig, CifarData, DigitsData, ImageFolderData
 
 SIZE = 32
@@ -516,6 +517,25 @@ def test_shift_moves_by_up_to_its_share_of_the_side() -> None:
     out = augment(x, AugmentConfig(shift=0.25), torch.Generator().manual_seed(0))
     moved = centre_of_mass(out).abs()
     assert 7.5 < float(moved.max()) <= 8.01
+
+
+def test_shift_alone_moves_by_whole_pixels_as_the_grid_does() -> None:
+    x = torch.rand(60, 3, SIZE, SIZE)
+    out = augment(x, AugmentConfig(shift=0.25), torch.Generator().manual_seed(0))
+    draws = draw_changes(60, AugmentConfig(shift=0.25), torch.Generator().manual_seed(0))
+    whole = (draws * 2 - 1) * SIZE * 0.25
+    for image, shifted, (right, down) in zip(x, out, whole[3:].round().int().T, strict=True):
+        padded = functional.pad(image[None], (8, 8, 8, 8), mode="replicate")[0]
+        assert torch.equal(
+            shifted, padded[:, 8 + down : 8 + down + SIZE, 8 + right : 8 + right + SIZE]
+        )
+    # The same places as where images are resampled, to half a pixel.
+    nearly = augment_as(x, AugmentConfig(shift=0.25, rotate_deg=1e-9), draws)
+    exact = draws.clone()
+    exact[3:] = (whole[3:].round() / (SIZE * 0.25) + 1) / 2
+    resampled = augment_as(x, AugmentConfig(shift=0.25, rotate_deg=1e-9), exact)
+    assert torch.allclose(out, resampled, atol=1e-4)
+    assert not torch.allclose(out, nearly, atol=1e-2)
 
 
 def test_rotation_stays_within_its_angle_and_keeps_the_radius() -> None:

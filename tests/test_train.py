@@ -349,9 +349,9 @@ def test_the_device_is_one_that_exists() -> None:
     assert (device().type == "cuda") == torch.cuda.is_available()
 
 
-def trained_in(precision: str, monkeypatch: pytest.MonkeyPatch, *, amx: bool) -> list[torch.dtype]:
+def trained_in(precision: str, monkeypatch: pytest.MonkeyPatch, *, flag: str) -> list[torch.dtype]:
     """Types of a convolution's outputs in training and evaluation, in the order seen."""
-    monkeypatch.setattr(train, "cpu_flags", lambda: frozenset({"amx_bf16"} if amx else ()))
+    monkeypatch.setattr(train, "cpu_flags", lambda: frozenset({"avx2", flag}))
     model = tiny()
     seen: list[torch.dtype] = []
     model[0].register_forward_hook(lambda module, x, y: seen.append(y.dtype))
@@ -365,18 +365,19 @@ def trained_in(precision: str, monkeypatch: pytest.MonkeyPatch, *, amx: bool) ->
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="what a GPU does is another matter")
 @pytest.mark.parametrize(
-    ("precision", "amx", "wanted"),
+    ("precision", "flag", "wanted"),
     [
-        ("auto", True, torch.bfloat16),
-        ("auto", False, torch.float32),
-        ("bfloat16", False, torch.bfloat16),
-        ("float32", True, torch.float32),
+        ("auto", "amx_bf16", torch.bfloat16),
+        ("auto", "avx512_bf16", torch.bfloat16),
+        ("auto", "avx512_vnni", torch.float32),
+        ("bfloat16", "avx512_vnni", torch.bfloat16),
+        ("float32", "amx_bf16", torch.float32),
     ],
 )
 def test_training_multiplies_in_the_precision_of_the_recipe(
-    precision: str, amx: bool, wanted: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    precision: str, flag: str, wanted: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert set(trained_in(precision, monkeypatch, amx=amx)) == {wanted}
+    assert set(trained_in(precision, monkeypatch, flag=flag)) == {wanted}
 
 
 @pytest.mark.parametrize("precision", ["auto", "bfloat16"])
