@@ -18,8 +18,11 @@ from pipeline.images import (
     augment_as,
     by_policy,
     class_differences,
+    decode,
     draw_changes,
     fits_in_memory,
+    margin_of,
+    middle,
     normalize,
     random_parts,
     scan_folder,
@@ -37,6 +40,7 @@ __all__ = [
     "Dataset",
     "Images",
     "batches",
+    "decoded",
     "draw_stratified",
     "load_dataset",
     "mean_and_std",
@@ -187,15 +191,27 @@ def _batches(
         if augment_config is not None and generator is not None:
             changes = draw_changes(len(indices), augment_config, generator)
         for part in share.of(torch.arange(len(indices))):
-            pixels = images.pixels(indices[part])
             if augment_config is not None and augment_config.crop is not None:
-                pixels = random_parts(pixels, augment_config.crop)
+                whole = images.with_margin(indices[part])
+                pixels = random_parts(whole, augment_config.crop, images.size)
+            else:
+                pixels = images.pixels(indices[part])
             if augment_config is not None and augment_config.policy is not None:
                 pixels = by_policy(pixels, augment_config.policy)
             x = normalize(pixels, dataset.mean, dataset.std)
             if augment_config is not None and changes is not None:
                 x = augment_as(x, augment_config, changes[:, part])
             yield x, images.labels[indices[part]]
+
+
+def decoded(config: DataConfig, content: bytes, file: Path, size: int) -> Tensor:
+    """An image file's content as the images of a recipe are: uint8 [3, size, size].
+
+    Raises:
+        InputError: `content` is not an image that can be decoded; `file` is named.
+    """
+    margin = margin_of(size, config.crop_pct) if config.kind == "image_folder" else 0
+    return middle(torch.tensor(decode(content, file, size + 2 * margin)), size)
 
 
 def mean_and_std(config: DataConfig) -> tuple[Triple, Triple]:
@@ -413,11 +429,12 @@ def _load_folders(config: ImageFolderData, size: int, seed: int, cache: Path | N
     if problems:
         raise InputError("\n".join(problems))
 
-    sets = {key: _as_images(files, size) for key, files in found.items()}
+    margin = margin_of(size, config.crop_pct)
+    sets = {key: _as_images(files, size, margin) for key, files in found.items()}
     where = f"data.train ({train})"
     labels = sets["data.train"].labels
     left, drawn = _split_calibration(labels, config.calibration_images, seed, where)
-    sets, digests, notes = _read(roots, sets, size, cache)
+    sets, digests, notes = _read(roots, sets, size + 2 * margin, cache)
     whole, all_digests = sets.pop("data.train"), digests.pop("data.train")
     for key, rows in {"calibration": drawn, "train": left}.items():
         digests[key] = [all_digests[row] for row in rows.tolist()]
@@ -436,25 +453,26 @@ def _load_folders(config: ImageFolderData, size: int, seed: int, cache: Path | N
     )
 
 
-def _as_images(files: Mapping[str, Sequence[Path]], size: int) -> Images:
+def _as_images(files: Mapping[str, Sequence[Path]], size: int, margin: int) -> Images:
     counts = torch.tensor([len(group) for group in files.values()])
     return Images(
         labels=torch.arange(len(counts)).repeat_interleave(counts),
         size=size,
         source=tuple(file for group in files.values() for file in group),
+        margin=margin,
     )
 
 
 def _read(
-    roots: Mapping[str, Path], sets: Mapping[str, Images], size: int, cache: Path | None
+    roots: Mapping[str, Path], sets: Mapping[str, Images], side: int, cache: Path | None
 ) -> tuple[dict[str, Images], dict[str, list[bytes]], tuple[str, ...]]:
     """The sets, decoded where there is room for them; the digest of every file; notes."""
-    in_memory = fits_in_memory(sum(len(images) for images in sets.values()), size)
+    in_memory = fits_in_memory(sum(len(images) for images in sets.values()), side)
     read, digests, problems, notes = {}, {}, [], []
     for key, images in sets.items():
         assert isinstance(images.source, tuple)
         try:
-            kept = kept_or_decoded(roots[key], images.source, size, cache, in_memory=in_memory)
+            kept = kept_or_decoded(roots[key], images.source, side, cache, in_memory=in_memory)
         except InputError as error:
             problems.append(str(error))
             continue

@@ -53,12 +53,15 @@ class Images:
             uint8 [M, 3, S, S] in a file that is mapped for reading, or the M files to decode
             when asked for.
         rows: int64 [N], which of `source` are the set's, in its order; None for all of them.
+        margin: pixels on every side that `source` has besides, in files and where it is mapped:
+            it holds squares of S + 2 * margin.
     """
 
     labels: Tensor
     size: int
     source: Tensor | NDArray[np.uint8] | tuple[Path, ...]
     rows: Tensor | None = None
+    margin: int = 0
 
     def __len__(self) -> int:
         """Number of images, N."""
@@ -70,16 +73,21 @@ class Images:
         Raises:
             InputError: a file that is decoded on demand has become unreadable.
         """
+        return middle(self.with_margin(indices), self.size)
+
+    def with_margin(self, indices: Tensor) -> Tensor:
+        """As `pixels`, with what lies around them: uint8 [B, 3, R, R], R = S + 2 * margin."""
+        side = self.size + 2 * self.margin
         rows = indices if self.rows is None else self.rows[indices]
         if isinstance(self.source, Tensor):
-            return resize(_copied(self.source.numpy(), rows), self.size)
+            return resize(_copied(self.source.numpy(), rows), side)
         if isinstance(self.source, np.ndarray):
             return _copied(self.source, rows)
         files = [self.source[row] for row in rows.tolist()]
         if not files:
-            return torch.empty((0, 3, self.size, self.size), dtype=torch.uint8)
+            return torch.empty((0, 3, side, side), dtype=torch.uint8)
         with ThreadPoolExecutor(_WORKERS) as pool:
-            decoded = pool.map(lambda file: decode(_content(file), file, self.size), files)
+            decoded = pool.map(lambda file: decode(_content(file), file, side), files)
             return torch.from_numpy(np.stack(list(decoded)))
 
     def take(self, indices: Tensor) -> Images:
@@ -103,6 +111,20 @@ class Images:
 def fits_in_memory(count: int, size: int) -> bool:
     """Whether `count` decoded images of `size` x `size` pixels may be kept in memory."""
     return count * 3 * size**2 <= MEMORY_LIMIT_BYTES
+
+
+def middle(pixels: Tensor, size: int) -> Tensor:
+    """The middle [..., size, size] of images [..., R, R]; R - size is even."""
+    margin = (pixels.shape[-1] - size) // 2
+    return pixels[..., margin : margin + size, margin : margin + size]
+
+
+def margin_of(size: int, crop_pct: float) -> int:
+    """Pixels around a square of `size` so that it is a share `crop_pct` of the whole side.
+
+    224 and 0.875 give 16: an image's shorter side becomes 256.
+    """
+    return round(size * (1 / crop_pct - 1) / 2)
 
 
 def resize(pixels: Tensor, size: int) -> Tensor:
@@ -181,14 +203,15 @@ def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return pixels.to(torch.float32).div_(255).sub_(shift).div_(scale)
 
 
-def random_parts(pixels: Tensor, crop: tuple[float, float]) -> Tensor:
-    """A random part of every image, resized to its size (Szegedy et al. 2014, section 6).
+def random_parts(pixels: Tensor, crop: tuple[float, float], size: int) -> Tensor:
+    """A random part of every image, resized (Szegedy et al. 2014, section 6).
 
     It draws from torch's own generator.
 
     Args:
-        pixels: uint8 [B, 3, S, S].
+        pixels: uint8 [B, 3, R, R].
         crop: least and largest share of the area; sides are up to 4:3 or 3:4.
+        size: side S of what is returned, in pixels.
 
     Returns:
         uint8 [B, 3, S, S].
@@ -196,7 +219,7 @@ def random_parts(pixels: Tensor, crop: tuple[float, float]) -> Tensor:
     # torchvision takes seconds to import.
     from torchvision.transforms import v2  # type: ignore[import-untyped]
 
-    return _each(pixels, v2.RandomResizedCrop(pixels.shape[-1], scale=crop, antialias=True))
+    return _each(pixels, v2.RandomResizedCrop(size, scale=crop, antialias=True))
 
 
 def _each(pixels: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:

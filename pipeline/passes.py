@@ -227,6 +227,7 @@ def stage_ingredients(stage: Stage, context: Context, keys: Mapping[str, str]) -
             "std": list(context.dataset.std),
         },
         "side": context.recipe.model.input_size,
+        "margin": context.dataset.train.margin,
         "code": {name: code_hash(name) for name in stage.code},
         "tools": {name: version(name) for name in TOOLS},
         "host": host_info().model_dump() if stage.on_host else None,

@@ -9,9 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.data import mean_and_std, normalize
+from pipeline.data import decoded, mean_and_std, normalize
 from pipeline.finished import Finished, float_network, reading
-from pipeline.images import decode
 
 FLOAT = "float"
 
@@ -51,11 +50,9 @@ def predict(
             weights are gone.
     """
     first, model = runs[0], float_network(runs)
-    side = first.recipe.model.input_size
-    pixels = torch.stack(
-        [torch.from_numpy(decode(content, Path(name), side)) for name, content in images]
-    )
-    normalized = normalize(pixels, *mean_and_std(first.recipe.data))
+    side, data = first.recipe.model.input_size, first.recipe.data
+    pixels = torch.stack([decoded(data, content, Path(name), side) for name, content in images])
+    normalized = normalize(pixels, *mean_and_std(data))
     with torch.inference_mode():
         logits = {FLOAT: model(normalized)}
     for run in runs:

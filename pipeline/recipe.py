@@ -210,6 +210,9 @@ class ImageFolderData(_Part):
         train: folder of the training images.
         test: folder of every test set, by the name the report uses.
         calibration_images: images taken out of `train` to calibrate on.
+        crop_pct: side of the square that is cut from an image's middle, as a share of the image's
+            shorter side: 0.875 is 224 of 256 pixels. `augment.crop` takes its random parts from
+            what lies around that square, too.
         mean: of the red, green and blue channel, pixels as shares 0..1.
         std: likewise.
     """
@@ -221,6 +224,7 @@ class ImageFolderData(_Part):
         None
     )
     calibration_images: Annotated[int, Field(ge=1)] = 256
+    crop_pct: Annotated[float, Field(ge=0.5, le=1)] = 1.0
     mean: Annotated[tuple[Share, Share, Share], Field(strict=False)] = IMAGENET_MEAN
     std: Annotated[tuple[Deviation, Deviation, Deviation], Field(strict=False)] = IMAGENET_STD
 

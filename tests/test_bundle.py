@@ -23,10 +23,11 @@ from pipeline.bundle.card import model_card
 from pipeline.bundle.contract import Contract, _rounded_up
 from pipeline.bundle.golden import Vectors, clearest, spread, write
 from pipeline.bundle.snippets import SOURCES, snippets
+from pipeline.data import decoded
 from pipeline.formats import coreml, onnx, tflite
 from pipeline.formats.export import SUFFIXES
 from pipeline.formats.interface import Port, interface
-from pipeline.recipe import CardConfig
+from pipeline.recipe import CardConfig, ImageFolderData
 from tests import programs, reports, test_report
 from tests.test_report import MARKDOWN
 from tests.test_report_html import NAMES
@@ -169,6 +170,33 @@ def test_code_can_be_parsed_and_says_what_the_contract_says(form: str, pixels: b
             assert ("0.485" in text) is not pixels, path
     for path in set(found) - {"README.md"}:
         assert f"`{path}`" in found["README.md"]
+
+
+@pytest.mark.parametrize("form", SUFFIXES)
+def test_code_cuts_the_square_of_the_contract(form: str, tmp_path: Path) -> None:
+    plain = contract(form, pixels=False)
+    cut = plain.model_copy(update={"input": plain.input.model_copy(update={"kept": 0.875})})
+    for path, text in snippets(cut, "1.23.0").items():
+        if "lassif" not in path or path.endswith(".hpp"):
+            continue  # the C++ takes pixels of the right size
+        assert "0.875" in text, path
+        assert "0.875" not in snippets(plain, "1.23.0")[path], path
+        if (parser := GRAMMARS.get(Path(path).suffix)) is not None:
+            assert not parser.parse(text.encode()).root_node.has_error, text
+        else:
+            code: dict[str, Any] = {"__file__": str(tmp_path / path)}
+            exec(compile(text, path, "exec"), code)
+            file = tmp_path / "photo.png"
+            noise = np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)
+            Image.fromarray(noise).resize((180, 180), Image.Resampling.BICUBIC).save(file)
+            data = ImageFolderData(path=str(tmp_path), crop_pct=32 / 36)
+            fitted = cut.model_copy(
+                update={"input": cut.input.model_copy(update={"kept": 32 / 36})}
+            )
+            exec(compile(snippets(fitted, "1.23.0")[path], path, "exec"), code)
+            expected = decoded(data, file.read_bytes(), file, 32).permute(1, 2, 0).numpy()
+            off = np.abs(code["rgb_of"](file).astype(int) - expected.astype(int))
+            assert off.max() <= 1
 
 
 def test_the_grammars_see_errors() -> None:

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import urllib.error
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from pipeline.data import (
     Dataset,
     Images,
     batches,
+    decoded,
     draw_stratified,
     load_dataset,
     normalize,
@@ -348,6 +350,55 @@ def test_decoding_resizes_and_crops_as_torchvision_does(
     ours = decode(file.read_bytes(), file, size)
     assert ours.shape == (3, size, size)
     assert np.abs(ours.transpose(1, 2, 0).astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(("size", "crop_pct", "whole"), [(56, 0.875, 64), (32, 0.8, 40)])
+@pytest.mark.parametrize("cached", [True, False])
+def test_the_middle_is_cut_from_larger_images_as_torchvision_does(
+    size: int,
+    crop_pct: float,
+    whole: int,
+    cached: bool,
+    folders: ImageFolderData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torchvision.transforms import CenterCrop, Compose, Resize
+
+    folders = folders.model_copy(update={"crop_pct": crop_pct})
+    if not cached:
+        monkeypatch.setattr(images_module, "MEMORY_LIMIT_BYTES", 1)
+    dataset = load_dataset(folders, size, cache=tmp_path / "cache" if cached else None)
+    assert folders.test is not None
+    files = sorted(path for path in Path(folders.test["day"]).rglob("*") if path.is_file())
+    delivered = dataset.tests["day"].pixels(torch.arange(len(files)))
+    for file, ours in zip(files, delivered, strict=True):
+        with Image.open(file) as image:
+            fitted = Compose([Resize(whole), CenterCrop(size)])(image.convert("RGB"))
+        assert np.abs(ours.permute(1, 2, 0).numpy().astype(int) - np.asarray(fitted)).max() <= 1
+        assert torch.equal(decoded(folders, file.read_bytes(), file, size), ours)
+    around = dataset.train.with_margin(torch.arange(3))
+    assert around.shape == (3, 3, whole, whole)
+    margin = (whole - size) // 2
+    within = around[:, :, margin:-margin, margin:-margin]
+    assert torch.equal(dataset.train.pixels(torch.arange(3)), within)
+
+
+def test_random_parts_are_taken_from_what_lies_around_the_middle() -> None:
+    pixels = torch.zeros(40, 3, 8, 8, dtype=torch.uint8)
+    pixels[:, :, 2:6, 2:6] = 255  # all that evaluation sees
+    images = Images(labels=torch.arange(40) % 2, size=4, source=pixels.numpy(), margin=2)
+    dataset = replace(in_memory(4)[1], train=images)
+    generator = torch.Generator().manual_seed(0)
+    plain = next(iter(batches(images, 40, dataset)))[0]
+    assert plain.shape == (40, 3, 4, 4)
+    assert bool((plain == 1).all())
+    for crop, least in (((1.0, 1.0), 0.2), ((0.1, 0.2), 0.0)):
+        config = AugmentConfig(crop=crop)
+        (x, _), *_ = batches(images, 40, dataset, augment_config=config, generator=generator)
+        assert x.shape == (40, 3, 4, 4)
+        assert x.mean() < 0.9
+        assert x.mean() > least
 
 
 def test_an_image_of_the_right_size_is_untouched(tmp_path: Path) -> None:

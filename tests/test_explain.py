@@ -117,3 +117,12 @@ def test_what_images_are_normalised_by_counts(store: Store) -> None:
     assert not reused
     assert why.startswith("normalization.std: [")
     assert why.endswith("[0.5, 0.5, 0.5] now")
+
+
+def test_what_lies_around_the_images_counts(store: Store) -> None:
+    run(store, context())
+    about = context()
+    train = replace(about.dataset.train, margin=4)
+    (_, reused, why), *_ = told(store, replace(about, dataset=replace(about.dataset, train=train)))
+    assert not reused
+    assert why == "margin: 0 before, 4 now"

@@ -17,8 +17,8 @@ PACKAGES = {"onnx": "onnxruntime", "tflite": "ai-edge-litert", "coreml": "coreml
 """Of Python, with each format's runtime; its version says what a file was checked with."""
 
 _FIT = (
-    "turn upright (EXIF), cut the largest square from the middle, resize to the side, bilinear "
-    "with antialias"
+    "turn upright (EXIF), cut the square from the middle whose side is `kept` of the shorter side, "
+    "resize to the side, bilinear with antialias"
 )
 _NORMALIZED = "value = (pixel / 255 - mean) / std, per channel, pixel 0..255"
 _PIXELS = "value = pixel, 0..255; the file normalises"
@@ -44,6 +44,7 @@ class Input(Record):
         color_order: of the channels.
         side: of the image, in pixels.
         fit: how a photo becomes an image of that side.
+        kept: of a photo's shorter side; 1 is the largest square.
         value: how a pixel becomes an element.
         mean: of `value`, per channel; null where the file normalises.
         std: likewise.
@@ -58,6 +59,7 @@ class Input(Record):
     color_order: Literal["RGB"] = "RGB"
     side: Positive
     fit: Text = _FIT
+    kept: Share = 1.0
     value: Text
     mean: tuple[Share, Share, Share] | None
     std: tuple[Above0, Above0, Above0] | None
@@ -127,7 +129,7 @@ def contract_of(
         runtime=runtime,
         precision=target.precision,
         network=report.model.name,
-        input=_input(found.input, None if run.recipe.target.takes_pixels else dataset),
+        input=_input(found.input, dataset, normalizes=run.recipe.target.takes_pixels),
         output=_output(found.output, len(run.classes)),
         golden=Golden(
             images=len(vectors.labels),
@@ -138,7 +140,8 @@ def contract_of(
     )
 
 
-def _input(port: Port, normalized: Dataset | None) -> Input:
+def _input(port: Port, dataset: Dataset, *, normalizes: bool) -> Input:
+    """What a file with such a port takes; `normalizes` says whether the file does that itself."""
     # pydantic checks what the types of a file's own words cannot.
     return Input(
         name=port.name,
@@ -147,9 +150,10 @@ def _input(port: Port, normalized: Dataset | None) -> Input:
         layout=port.layout,  # type: ignore[arg-type]
         dtype=port.dtype,  # type: ignore[arg-type]
         side=port.side,
-        value=_NORMALIZED if normalized else _PIXELS,
-        mean=normalized.mean if normalized else None,
-        std=normalized.std if normalized else None,
+        kept=port.side / (port.side + 2 * dataset.train.margin),
+        value=_PIXELS if normalizes else _NORMALIZED,
+        mean=None if normalizes else dataset.mean,
+        std=None if normalizes else dataset.std,
         grid=_grid(port),
     )
 

@@ -102,6 +102,7 @@ def snippets(contract: Contract, onnxruntime: str) -> dict[str, str]:
         "name": contract.name,
         "file": contract.file,
         "side": given.side,
+        "kept": given.kept,
         "classes": made.classes,
         "tolerance": contract.golden.tolerance,
         "images": contract.golden.images,

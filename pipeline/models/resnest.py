@@ -268,7 +268,7 @@ class ResNeSt(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def start_as_identity(self) -> None:
-        """Set the scale of every bottleneck's last batch normalisation to zero, before training.
+        """Set the scale of every block's last batch normalisation to zero, before training.
 
         Each block then begins as its shortcut, which trains faster (Goyal et al. 2017,
         https://arxiv.org/abs/1706.02677, section 5.1; `last_gamma` of the official ResNeSt).
@@ -276,8 +276,8 @@ class ResNeSt(nn.Module):
         for stage in self.stages():
             for block in stage:
                 assert isinstance(block, Block)
-                if isinstance(block.bn3, nn.BatchNorm2d):
-                    nn.init.zeros_(block.bn3.weight)
+                bottleneck = isinstance(block.bn3, nn.BatchNorm2d)
+                nn.init.zeros_(block.bn3.weight if bottleneck else block.conv2.bn0.weight)
 
     def stages(self) -> list[nn.Sequential]:
         """The four residual stages in order."""
