@@ -234,22 +234,36 @@ def test_gradients_reach_every_parameter(
 
 
 @torch.no_grad()
-def test_a_network_can_start_as_its_shortcuts() -> None:
-    model = ResNeSt(SMALL).eval()
+@pytest.mark.parametrize("kind", ["bottleneck", "basic"])
+def test_a_network_can_start_as_its_shortcuts(kind: str) -> None:
+    model = ResNeSt(replace(SMALL, block=kind)).eval()
     randomise(model)
     model.start_as_identity()
+    for block in (block for stage in model.stages() for block in stage):
+        # Splits of one value each stay that value, whatever their attention is.
+        block.conv2.bn0.bias.fill_(0.0 if kind == "basic" else 0.1)
     x = torch.randn(2, 3, 64, 64)
     expected = model.maxpool(torch.relu(model.bn1(model.conv1(x))))
     for block in (block for stage in model.stages() for block in stage):
-        expected = torch.relu(block.downsample(expected) + block.bn3.bias[:, None, None])
+        end = 0 if kind == "basic" else block.bn3.bias[:, None, None]
+        expected = torch.relu(block.downsample(expected) + end)
     torch.testing.assert_close(model.features(x), expected)
 
 
-def test_a_basic_network_starts_as_it_is() -> None:
+def test_gradients_reach_a_basic_network_that_starts_as_its_shortcuts_after_a_step() -> None:
+    torch.manual_seed(0)
     model = ResNeSt(replace(SMALL, block="basic"))
-    before = {name: value.clone() for name, value in model.state_dict().items()}
     model.start_as_identity()
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(2):
+        optimizer.step()
+        optimizer.zero_grad()
+        logits = model(torch.randn(8, 3, 64, 64))
+        nn.functional.cross_entropy(logits, torch.arange(8) % 5).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        if not name.endswith("fc1.bias"):
+            assert parameter.grad.abs().max() > 0, name
 
 
 def test_a_network_learns() -> None:
