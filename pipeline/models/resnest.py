@@ -276,8 +276,8 @@ class ResNeSt(nn.Module):
         for stage in self.stages():
             for block in stage:
                 assert isinstance(block, Block)
-                bottleneck = isinstance(block.bn3, nn.BatchNorm2d)
-                nn.init.zeros_(block.bn3.weight if bottleneck else block.conv2.bn0.weight)
+                last = block.bn3 if isinstance(block.bn3, nn.BatchNorm2d) else block.conv2.bn0
+                nn.init.zeros_(last.weight)
 
     def stages(self) -> list[nn.Sequential]:
         """The four residual stages in order."""

@@ -43,7 +43,8 @@ def render(report: Report) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table; the cells are Markdown already."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -87,7 +88,7 @@ def _overview(report: Report, notes: Sequence[str]) -> str:
     if report.float_cpu != report.baseline:
         rows.append(_float_row("float on this CPU", report.float_cpu, report, notes))
     rows += [_target_row(target, report.baseline, notes) for target in report.targets]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _float_row(label: str, model: Baseline, report: Report, notes: Sequence[str]) -> list[str]:
@@ -201,7 +202,7 @@ def _pruning_section(report: Report, notes: Sequence[str]) -> list[str]:
     ]
     header = ["target", "goal", "asked", "predicted", "reached", "prediction off by"]
     header += ["before correction, predicted and measured", "weights that are zero"]
-    return ["## Pruning", _table(header, rows)] if rows else []
+    return ["## Pruning", table(header, rows)] if rows else []
 
 
 def _pruning_row(target: TargetResult, notes: Sequence[str]) -> list[str]:
@@ -244,7 +245,7 @@ def _accuracies(report: Report, notes: Sequence[str]) -> str:
             agreement = words.percent(target.agreement)
             rows += _accuracy_rows(_text(target.name), target.accuracy, agreement)
     header = ["target", "test set", "images", "top-1", "top-5", "same top-1 as before export"]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _accuracy_rows(label: str, found: dict[str, Accuracy], agreement: str) -> list[list[str]]:
@@ -298,7 +299,7 @@ def _parities(report: Report, notes: Sequence[str]) -> str:
                 "passed" if parity.passed else "**missed**",
             ]
         )
-    lines = [_table(header, rows)]
+    lines = [table(header, rows)]
     for target in report.targets:
         lines += [f"- {_text(target.name)}: {_text(miss)}" for miss in target.parity.misses]
         if target.parity.first_difference is not None:
@@ -325,7 +326,7 @@ def _stages(report: Report, notes: Sequence[str]) -> str:
         ]
         for stage in report.stages
     ]
-    return _table(["stage", "status", "seconds", "params", "MACs", "top-1"], rows)
+    return table(["stage", "status", "seconds", "params", "MACs", "top-1"], rows)
 
 
 def _origin(report: Report) -> list[str]:
