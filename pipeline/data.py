@@ -142,6 +142,7 @@ def batches(
     generator: torch.Generator | None = None,
     order: Tensor | None = None,
     share: Share = WHOLE,
+    place: torch.device | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of normalised batches: float32 [B, 3, S, S] and int64 [B].
 
@@ -159,6 +160,8 @@ def batches(
         order: int64 [M], which images come, and in what order; drawn where left out.
         share: the parts of every batch that come, one after the other, in place of all of it.
             Whoever else takes another share draws the same numbers from an equal generator.
+        place: where the images come to be; they go there as bytes, and all but `crop` and `policy`
+            is done there. Labels stay on the CPU.
 
     Raises:
         ValueError: `augment_config` without `generator`, or a batch size below 1.
@@ -167,7 +170,8 @@ def batches(
         raise ValueError("augment_config needs a generator; pass both or neither")
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}; must be >= 1")
-    return _batches(images, batch_size, dataset, augment_config, generator, order, share)
+    place = place or torch.device("cpu")
+    return _batches(images, batch_size, dataset, augment_config, generator, order, share, place)
 
 
 def _batches(
@@ -178,6 +182,7 @@ def _batches(
     generator: torch.Generator | None,
     order: Tensor | None,
     share: Share,
+    place: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     shuffled = generator is not None
     if order is None:
@@ -198,7 +203,7 @@ def _batches(
                 pixels = images.pixels(indices[part])
             if augment_config is not None and augment_config.policy is not None:
                 pixels = by_policy(pixels, augment_config.policy)
-            x = normalize(pixels, dataset.mean, dataset.std)
+            x = normalize(pixels.to(place), dataset.mean, dataset.std)
             if augment_config is not None and changes is not None:
                 x = augment_as(x, augment_config, changes[:, part])
             yield x, images.labels[indices[part]]

@@ -7,9 +7,11 @@ import io
 import math
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +21,11 @@ from torch import Tensor, nn
 from pipeline.data import Dataset, normalize
 from pipeline.evaluation import predictions
 from pipeline.records import Latency, latency_of
+
+Key = TypeVar("Key", bound=Hashable)
+Run = Callable[[], Any]
+Timer = Callable[[Run], float]
+"""Runs something to its end and returns the milliseconds that took."""
 
 _COMPARED_MS = 1000.0
 
@@ -70,6 +77,65 @@ def program_logits(program: torch.export.ExportedProgram, dataset: Dataset) -> d
     return {name: predictions(module, images, dataset) for name, images in dataset.tests.items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way to run a network on a batch.
+
+    Attributes:
+        run: one call.
+        ready: called before every run, untimed; sets how the device multiplies.
+    """
+
+    run: Run
+    ready: Callable[[], object] = lambda: None
+
+
+def wall_clock(wait: Callable[[], object]) -> Timer:
+    """A timer of what a caller waits for; `wait` returns when the device has done all it has."""
+
+    def timed(run: Run) -> float:
+        wait()
+        started = time.perf_counter()
+        run()
+        wait()
+        return (time.perf_counter() - started) * 1e3
+
+    return timed
+
+
+def in_turn(
+    ways: Mapping[Key, Way],
+    *,
+    warmup: int,
+    rounds: int,
+    timer: Timer,
+    advance: Callable[[int], object] = lambda done: None,
+) -> dict[Key, list[float]]:
+    """Milliseconds of every run of several ways, which take turns (A B A B ...).
+
+    A machine's speed can change many-fold for minutes, by its heat and its other work: timed in
+    turn, all see the same.
+
+    Args:
+        ways: by any name.
+        warmup: runs of each that do not count.
+        rounds: that do.
+        timer: of one run.
+        advance: called with the number of rounds done.
+    """
+    for way in ways.values():
+        way.ready()
+        for _ in range(warmup):
+            timer(way.run)
+    samples: dict[Key, list[float]] = {name: [] for name in ways}
+    for done in range(rounds):
+        for name, way in ways.items():
+            way.ready()
+            samples[name].append(timer(way.run))
+        advance(done + 1)
+    return samples
+
+
 def interleaved(
     runs: dict[str, Callable[[], object]],
     *,
@@ -78,9 +144,7 @@ def interleaved(
     threads: int,
     untimed: int = 0,
 ) -> dict[str, Latency]:
-    """Time several callables in turn (A B A B ...), one image each.
-
-    A machine's speed can change many-fold for minutes; timed in turn, both sides see the same.
+    """Time several callables in turn, one image each, as `in_turn` does.
 
     Args:
         runs: by name.
@@ -93,20 +157,20 @@ def interleaved(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        for run in runs.values():
-            for _ in range(warmup):
-                run()
-        samples: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(rounds):
-            for name, run in runs.items():
-                for _ in range(untimed):
-                    run()
-                started = time.perf_counter()
-                run()
-                samples[name].append((time.perf_counter() - started) * 1e3)
+        ways = {
+            name: Way(run=run, ready=partial(_repeat, run, untimed)) for name, run in runs.items()
+        }
+        # A CPU has done a call when it returns.
+        timer = wall_clock(lambda: None)
+        samples = in_turn(ways, warmup=warmup, rounds=rounds, timer=timer)
     finally:
         torch.set_num_threads(before)
     return {name: latency_of(taken, threads, 1) for name, taken in samples.items()}
+
+
+def _repeat(run: Run, times: int) -> None:
+    for _ in range(times):
+        run()
 
 
 def compared(

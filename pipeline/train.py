@@ -324,6 +324,7 @@ def _epoch(training: _Training, progress: _Progress, asked: Callable[[], int | N
         generator=training.generator,
         order=progress.order[begun * config.batch_size :],
         share=training.share,
+        place=device(),  # a GPU augments, and is sent a quarter of the bytes
     )
     while parts := list(islice(left, training.share.number)):
         step = progress.step

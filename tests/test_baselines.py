@@ -126,32 +126,6 @@ def test_another_precision_changes_its_own_copy_alone() -> None:
     assert 0 < (rounded - exact).abs().max() < 0.1 * exact.abs().max()
 
 
-def test_ways_take_turns_and_are_made_ready_for_each_run() -> None:
-    said: list[str] = []
-
-    def timer(run: speed.Run) -> float:
-        run()
-        return float(len(said))
-
-    def way(name: str) -> speed.Way:
-        return speed.Way(run=partial(said.append, name), ready=partial(said.append, name.upper()))
-
-    done: list[int] = []
-    found = speed.in_turn(
-        {"a": way("a"), "b": way("b")}, warmup=0, rounds=2, timer=timer, advance=done.append
-    )
-    assert "".join(said) == "Aaaa" + "Bbbb" + "AaBb" * 2
-    assert found == {"a": [10.0, 14.0], "b": [12.0, 16.0]}
-    assert done == [1, 2]
-
-
-def test_a_timer_waits_for_the_device_on_both_sides() -> None:
-    said: list[str] = []
-    timed = speed.wall_clock(lambda: said.append("wait"))
-    assert timed(lambda: said.append("run")) > 0
-    assert said == ["wait", "run", "wait"]
-
-
 @given(limit=st.integers(1, 300), batch=st.integers(1, 256))
 def test_the_largest_batch_is_halved_until_it_fits(limit: int, batch: int) -> None:
     tried: list[int] = []

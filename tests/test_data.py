@@ -695,6 +695,39 @@ def test_batches_are_normalised_and_augmented_repeatably(digits: Dataset) -> Non
     assert torch.equal(x, expected)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_augments_as_a_cpu_does(digits: Dataset) -> None:
+    for config in (AugmentConfig(shift=0.1, flip=True), AugmentConfig(shift=0.1, rotate_deg=10)):
+        (cpu, labels), (gpu, same_labels) = (
+            next(
+                batches(
+                    digits.train,
+                    64,
+                    digits,
+                    augment_config=config,
+                    generator=torch.Generator().manual_seed(3),
+                    place=torch.device(place),
+                )
+            )
+            for place in ("cpu", "cuda")
+        )
+        assert gpu.device.type == "cuda"
+        assert torch.equal(labels, same_labels)
+        assert torch.allclose(cpu, gpu.cpu(), atol=1e-4)
+
+
+def test_batches_are_sent_as_bytes_and_changed_where_they_come_to_be(digits: Dataset) -> None:
+    """A device that computes nothing tells: what is drawn on the CPU must be sent there first."""
+    config = AugmentConfig(shift=0.1, flip=True)
+    generator, place = torch.Generator().manual_seed(0), torch.device("meta")
+    given = batches(
+        digits.train, 64, digits, augment_config=config, generator=generator, place=place
+    )
+    x, labels = next(given)
+    assert (x.device.type, x.shape, x.dtype) == ("meta", (64, 3, SIZE, SIZE), torch.float32)
+    assert labels.device.type == "cpu"
+
+
 def test_batches_refuse_wrong_arguments_at_once() -> None:
     images, dataset = in_memory(4)
     with pytest.raises(ValueError, match="needs a generator"):

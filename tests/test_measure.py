@@ -2,6 +2,7 @@
 
 import hashlib
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -199,3 +200,29 @@ def test_sha256_of_a_package_follows_content_and_names(package: Path) -> None:
 def test_sha256_of_a_package_does_not_depend_on_its_place(package: Path) -> None:
     before = measure.sha256_of(package)
     assert measure.sha256_of(package.rename(package.parent / "moved")) == before
+
+
+def test_ways_take_turns_and_are_made_ready_for_each_run() -> None:
+    said: list[str] = []
+
+    def timer(run: measure.Run) -> float:
+        run()
+        return float(len(said))
+
+    def way(name: str) -> measure.Way:
+        return measure.Way(run=partial(said.append, name), ready=partial(said.append, name.upper()))
+
+    done: list[int] = []
+    found = measure.in_turn(
+        {"a": way("a"), "b": way("b")}, warmup=3, rounds=2, timer=timer, advance=done.append
+    )
+    assert "".join(said) == "Aaaa" + "Bbbb" + "AaBb" * 2
+    assert found == {"a": [10.0, 14.0], "b": [12.0, 16.0]}
+    assert done == [1, 2]
+
+
+def test_a_timer_waits_for_the_device_on_both_sides() -> None:
+    said: list[str] = []
+    timed = measure.wall_clock(lambda: said.append("wait"))
+    assert timed(lambda: said.append("run")) > 0
+    assert said == ["wait", "run", "wait"]

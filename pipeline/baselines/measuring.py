@@ -25,17 +25,11 @@ from pipeline.baselines.record import (
     Timing,
     images_per_second,
 )
-from pipeline.baselines.speed import (
-    Way,
-    captured,
-    in_turn,
-    is_out_of_memory,
-    largest_batch,
-    wall_clock,
-)
+from pipeline.baselines.speed import WARMUP, captured, is_out_of_memory, largest_batch
 from pipeline.console import Advance
 from pipeline.data import Dataset, normalize
 from pipeline.evaluation import accuracies, named, network_logits
+from pipeline.measure import Way, in_turn, wall_clock
 from pipeline.models.count import count
 from pipeline.models.resnest import ResNeSt
 from pipeline.provenance import code_info, host_info, model_info, recipe_info
@@ -291,7 +285,7 @@ def _timed(
     with tracked(f"batch {batch}", rounds) as advance:
         samples = in_turn(
             ways,
-            warmup=recipe.measure.warmup,
+            warmup=max(recipe.measure.warmup, WARMUP),
             rounds=rounds,
             timer=wall_clock(wait),
             advance=lambda done: advance(done, ""),

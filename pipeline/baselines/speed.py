@@ -1,86 +1,19 @@
-"""Timing of calls on a device, in turn; what a device does is passed in, so that any can be.
-
-times = in_turn(ways, warmup=5, rounds=30, timer=wall_clock(torch.cuda.synchronize))
-"""
+"""What a device is timed with: CUDA graphs, and batches that its memory holds."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-Key = TypeVar("Key", bound=Hashable)
-Run = Callable[[], Any]
-Timer = Callable[[Run], float]
-"""Runs something to its end and returns the milliseconds that took."""
+from pipeline.measure import Run
 
-_WARMUP = 3
+WARMUP = 3
 """The least: cuDNN tries its algorithms in the first runs, and a graph wants them settled."""
 
 _MOST_APART = 0.02
 """Of the largest logit, between a CUDA graph's answer and the network's own."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Way:
-    """One way to run a network on a batch.
-
-    Attributes:
-        run: one call.
-        ready: called before every run, untimed; sets how the device multiplies.
-    """
-
-    run: Run
-    ready: Callable[[], object] = lambda: None
-
-
-def wall_clock(wait: Callable[[], object]) -> Timer:
-    """A timer of what a caller waits for; `wait` returns when the device has done all it has."""
-
-    def timed(run: Run) -> float:
-        wait()
-        started = time.perf_counter()
-        run()
-        wait()
-        return (time.perf_counter() - started) * 1e3
-
-    return timed
-
-
-def in_turn(
-    ways: Mapping[Key, Way],
-    *,
-    warmup: int,
-    rounds: int,
-    timer: Timer,
-    advance: Callable[[int], object] = lambda done: None,
-) -> dict[Key, list[float]]:
-    """Milliseconds of every run of several ways, which take turns (A B A B ...).
-
-    A device's speed changes with its heat and its other work: timed in turn, all see the same.
-
-    Args:
-        ways: by any name.
-        warmup: runs of each that do not count, three at the least.
-        rounds: that do.
-        timer: of one run.
-        advance: called with the number of rounds done.
-    """
-    for way in ways.values():
-        way.ready()
-        for _ in range(max(warmup, _WARMUP)):
-            timer(way.run)
-    samples: dict[Key, list[float]] = {name: [] for name in ways}
-    for done in range(rounds):
-        for name, way in ways.items():
-            way.ready()
-            samples[name].append(timer(way.run))
-        advance(done + 1)
-    return samples
 
 
 def largest_batch(attempt: Callable[[int], object], batch: int) -> int:
@@ -122,7 +55,7 @@ def captured(run: Callable[[], Tensor]) -> Run:
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # as torch asks for, before a capture
-        for _ in range(_WARMUP):
+        for _ in range(WARMUP):
             run()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
