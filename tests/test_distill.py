@@ -115,6 +115,17 @@ def test_a_map_of_zeros_has_a_gradient() -> None:
     assert features.grad.isfinite().all()
 
 
+def test_the_teacher_answers_in_float32_on_a_cpu() -> None:
+    teacher = ResNeSt(STUDENT.config).eval()
+    x, logits = images(2), torch.zeros(2, CLASSES)
+    config = DistillConfig(weight=1.0)
+    with distillation(STUDENT, teacher, config) as adjust_loss:
+        exact = adjust_loss(x, logits, LABEL_LOSS)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert teacher(x).dtype == torch.bfloat16
+            assert torch.equal(adjust_loss(x, logits, LABEL_LOSS), exact)
+
+
 def test_without_weights_the_loss_is_that_of_the_labels() -> None:
     teacher = Known(torch.full((2, CLASSES), float("nan")))  # not even asked
     with distillation(STUDENT, teacher, NONE) as adjust_loss:
