@@ -67,7 +67,7 @@ def _by_block(runs: Sequence[Finished]) -> dict[str, list[Finished]]:
     found: dict[str, list[Finished]] = {}
     for run in runs:
         found.setdefault(run.report().model.block, []).append(run)
-    return found
+    return {block: found[block] for block in _STUDY_TOP1 if block in found}
 
 
 def _block(runs: Sequence[Finished], place: Path) -> Report:
@@ -147,6 +147,7 @@ def readme(name: str, reports: Sequence[Report]) -> str:
             (
                 *("block", "precision", "format", *_test_sets(reports)),
                 *("MB", "ms", "torch float / it", "accuracy by", "timed on"),
+                "as trained",
             ),
             (_row(report, target) for report in reports for target in report.targets),
         ),
@@ -213,6 +214,7 @@ def _row(report: Report, target: TargetResult) -> tuple[str, ...]:
         _or_not(target.speedup, "{:.2f}"),
         target.runtime if runtime else "reference evaluator",
         report.host.cpu if latency is not None else "not timed",
+        "yes" if target.parity.passed else "; ".join(("no", *target.parity.misses)),
     )
 
 
