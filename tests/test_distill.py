@@ -21,6 +21,7 @@ from pipeline.models.branches import branch_form
 from pipeline.models.resnest import ResNeSt
 from pipeline.pruning.groups import groups_of, remove
 from pipeline.recipe import DistillConfig, Milestones, TrainConfig
+from pipeline.small_maps import ByProducts
 from pipeline.train import Hooks, fit
 from tests.networks import (
     CLASSES,
@@ -115,15 +116,17 @@ def test_a_map_of_zeros_has_a_gradient() -> None:
     assert features.grad.isfinite().all()
 
 
-def test_the_teacher_answers_in_float32_on_a_cpu() -> None:
+def test_the_teacher_answers_by_torch_s_own_convolutions() -> None:
     teacher = ResNeSt(STUDENT.config).eval()
-    x, logits = images(2), torch.zeros(2, CLASSES)
-    config = DistillConfig(weight=1.0)
-    with distillation(STUDENT, teacher, config) as adjust_loss:
-        exact = adjust_loss(x, logits, LABEL_LOSS)
-        with torch.autocast("cpu", torch.bfloat16):
-            assert teacher(x).dtype == torch.bfloat16
-            assert torch.equal(adjust_loss(x, logits, LABEL_LOSS), exact)
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in teacher.modules())
+    with (
+        distillation(STUDENT, teacher, SOFT) as adjust_loss,
+        torch.profiler.profile() as seen,
+        ByProducts(),
+    ):
+        adjust_loss(images(2), torch.zeros(2, CLASSES), LABEL_LOSS)
+    (event,) = (event for event in seen.key_averages() if event.key == "aten::conv2d")
+    assert event.count == convolutions
 
 
 def test_without_weights_the_loss_is_that_of_the_labels() -> None:
