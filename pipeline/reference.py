@@ -3,8 +3,8 @@
     python -m pipeline.reference artifacts/reference/resnest50-cifar10 RUN_DIR ...
 
 One folder for every kind of block, with the report of all its runs, their resolved recipes, the
-learning curves, and the smallest int8 file; above them README.md, with the tables. Float weights
-stay where they are.
+learning curves, and the smallest int8 file that answers as trained; above them README.md, with
+the tables. Float weights stay where they are.
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ def readme(name: str, reports: Sequence[Report]) -> str:
         f"# Reference result: {name}",
         "Made by `python -m pipeline.reference`; every figure is one of the `report.json` beside "
         "it. Each folder holds the report of one kind of block, the resolved recipe of every file, "
-        f"the learning curves (`{CURVES}`) and the smallest int8 file.",
+        f"the learning curves (`{CURVES}`), and the smallest int8 file of those that answer as "
+        f"trained and have at most {MOST_FILE_BYTES / 1e6:g} MB, if one does.",
         *(_setting(report) for report in reports),
         "## Beside the study",
         table(
@@ -164,8 +165,9 @@ def _setting(report: Report) -> str:
     return (
         f"**{report.model.block}**: `{report.model.name}`, {words.count(report.model.params)} "
         f"parameters, {words.count(report.model.macs)} multiply-accumulates, float "
-        f"{report.baseline.size_bytes / 1e6:.1f} MB, top-1 {top1} on {device}. Trained, quantized "
-        f"and timed on {report.host.cpu}, {report.host.cores} cores, "
+        f"{report.baseline.size_bytes / 1e6:.1f} MB, top-1 {top1} on {device}. Compressed "
+        f"and timed on {report.host.cpu}, {report.host.cores} "
+        f"{'core' if report.host.cores == 1 else 'cores'}, "
         f"{report.host.gpu or 'no GPU'}; commit {report.code.commit}."
     )
 
