@@ -20,7 +20,7 @@ import copy
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, fx, nn
@@ -116,7 +116,7 @@ def distillation(
             if next(copied.parameters()).device != images.device:
                 frozen.to(images.device)
             # Not inference_mode: autograd cannot save its tensors where a loss uses them directly.
-            with torch.no_grad(), _as_torch_has_it():
+            with torch.no_grad():
                 teacher_logits = frozen(images).to(logits.dtype)
             total = (1 - config.weight) * loss
             if config.weight > 0:
@@ -127,16 +127,6 @@ def distillation(
             return total
 
         yield adjust
-
-
-def _as_torch_has_it() -> AbstractContextManager[object]:
-    """Torch's own convolutions, though the student's are `pipeline.small_maps.ByProducts`.
-
-    Without gradients oneDNN's are as fast in float32, and eight times as fast in bfloat16:
-    ResNeSt-50, 128 images of 32 x 32, one thread with AVX-512 BF16: 2.36 s by products, 0.28 s
-    without, and 0.45 s in float32 either way.
-    """
-    return torch._C.DisableTorchFunction()
 
 
 def _refuse_other_classes(student: nn.Module, teacher: nn.Module) -> None:

@@ -166,8 +166,7 @@ def _setting(report: Report) -> str:
         f"**{report.model.block}**: `{report.model.name}`, {words.count(report.model.params)} "
         f"parameters, {words.count(report.model.macs)} multiply-accumulates, float "
         f"{report.baseline.size_bytes / 1e6:.1f} MB, top-1 {top1} on {device}. Compressed "
-        f"and timed on {report.host.cpu}, {report.host.cores} "
-        f"{'core' if report.host.cores == 1 else 'cores'}, "
+        f"and timed on {report.host.cpu}, {words.plural(report.host.cores, 'core')}, "
         f"{report.host.gpu or 'no GPU'}; commit {report.code.commit}."
     )
 

@@ -23,6 +23,10 @@ class ByProducts(Replacing):
     one pixel take 92 ms forward and backward, and as a product 2 ms (bfloat16, two cores; the
     forward pass alone 17 ms and 0.6 ms). The numbers are the same but for the order in which
     they are added. It serves networks of modules and exported graphs alike.
+
+    Where no gradient is wanted, as of a teacher, convolutions stay as they are: they are as fast
+    in float32 and eight times as fast in bfloat16 (ResNeSt-50, 128 images of 32 x 32, one thread
+    with AVX-512 BF16: 2.36 s by products, 0.28 s without; 0.45 s in float32 either way).
     """
 
     def __init__(self) -> None:
@@ -42,7 +46,7 @@ def _convolution(
     """What `plain` gives for these arguments, which are those of `torch.conv2d`."""
     height, width = x.shape[2:]
     kernel, dense = weight.shape[2:], tuple(stride) == tuple(dilation) == (1, 1)
-    if x.device.type == "cpu" and dense:
+    if x.device.type == "cpu" and dense and torch.is_grad_enabled():
         pointwise = kernel == (1, 1) and tuple(padding) == (0, 0) and groups == 1
         if pointwise and height * width <= _POINTWISE_POSITIONS:
             return _pointwise(x, weight, bias)
