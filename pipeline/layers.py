@@ -18,11 +18,11 @@ from torch import Tensor, fx
 
 from pipeline import grid
 from pipeline.data import Dataset, batches, normalize
+from pipeline.rounding import QUANTIZE
 
 aten = torch.ops.aten
 quantized = torch.ops.quantized_decomposed
 
-_QUANTIZE = quantized.quantize_per_tensor.default
 _DEQUANTIZE = {
     quantized.dequantize_per_tensor.default,
     quantized.dequantize_per_channel.default,
@@ -68,7 +68,7 @@ class Layer:
 
 def layers_of(program: torch.export.ExportedProgram) -> tuple[Layer, ...]:
     """The layers of a quantized program in the order they are computed; () for a float one."""
-    return tuple(_layer(node) for node in program.graph.nodes if node.target is _QUANTIZE)
+    return tuple(_layer(node) for node in program.graph.nodes if node.target is QUANTIZE)
 
 
 def _layer(node: fx.Node) -> Layer:
@@ -83,7 +83,7 @@ def _layer(node: fx.Node) -> Layer:
         name=node.name,
         operation="image" if made.op == "placeholder" else made.name,
         module=str(stack[-1][0]) if stack else "",
-        inputs=tuple(a.name for a in inputs if isinstance(a, fx.Node) and a.target is _QUANTIZE),
+        inputs=tuple(a.name for a in inputs if isinstance(a, fx.Node) and a.target is QUANTIZE),
         scale=float(node.args[1]),  # type: ignore[arg-type]
         zero_point=int(node.args[2]),  # type: ignore[arg-type]
     )
@@ -175,7 +175,7 @@ def float_nodes(
 
 
 def _operations(program: torch.export.ExportedProgram) -> list[fx.Node]:
-    rounding = {_QUANTIZE, *_DEQUANTIZE}
+    rounding = {QUANTIZE, *_DEQUANTIZE}
     return [
         node
         for node in program.graph.nodes

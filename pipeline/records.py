@@ -263,7 +263,7 @@ class ScalesExact(_Record):
 
 
 class OutputSteps(_Record):
-    """How far the logits of a file are from the program's, in steps of their int8 grid.
+    """How far logits are from the program's, in steps of their int8 grid.
 
     `median` and `p99` are percentiles over all logits of all images, `largest` is the largest,
     and `differing` the share that differ at all.
@@ -284,6 +284,8 @@ class Parity(_Record):
         steps: how far the logits are apart; None for a float file.
         difference: of a float file, the 99th percentile of the logits' differences, as a share
             of the largest logit.
+        rounding: of an int8 file, how far the program's own logits move on the calibration images
+            when its numbers are rounded otherwise; None where that was not measured.
         layers: layers of an int8 file that were compared one by one; 0 for a float file.
         layers_alike: those that make the same of the same numbers, but for rounding.
         misses: each gate that the file does not pass, in words.
@@ -295,6 +297,7 @@ class Parity(_Record):
     agreement: Share
     steps: OutputSteps | None
     difference: Annotated[float, Field(ge=0)] | None
+    rounding: OutputSteps | None = None
     layers: Count
     layers_alike: Count
     misses: tuple[Text, ...] = ()
@@ -307,6 +310,8 @@ class Parity(_Record):
             raise ValueError(f"passed: got {self.passed}, with {len(self.misses)} misses")
         if (self.steps is None) == (self.difference is None):
             raise ValueError("give steps, for an int8 file, or difference, for a float one")
+        if self.steps is None and self.rounding is not None:
+            raise ValueError("rounding: a float file has no grid to count it on; leave it out")
         return self
 
 

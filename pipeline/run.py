@@ -46,8 +46,11 @@ _TRAINING = ("distill.py", "stages/training.py")
 _PRUNING = ("prune.py", "pruning")
 _GOALS = ("latency.py", "stages/timing.py")
 _QUANTIZER = ("deploy.py", "fake_quantize.py", "fold.py", "grid.py", "qat.py", "quantizer.py")
-_COMPARING = ("layers.py", "measure.py", "parity.py", "program.py")
-_TIMING = (*_GOALS, "formats", "layers.py", "measure.py", "program.py", "records.py")
+_COMPARING = ("layers.py", "measure.py", "parity.py", "program.py", "rounding.py")
+_TIMING = (
+    *(*_GOALS, "formats", "layers.py", "measure.py"),
+    *("program.py", "records.py", "rounding.py"),
+)
 
 
 def _prunes_to_a_time(recipe: Recipe) -> bool:

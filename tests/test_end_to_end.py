@@ -132,6 +132,7 @@ def test_every_file_answers_as_the_program_does(out: Path) -> None:
         core_ml = target["format"] == "coreml"  # its tensors are float16
         assert parity["steps"]["median"] <= core_ml
         assert parity["steps"]["p99"] <= 2 + core_ml
+        assert 0 <= parity["rounding"]["p99"] <= 2 + core_ml
         assert parity["layers"] == parity["layers_alike"] > 50
         assert target["partitions"] == (1 if target["format"] == "tflite" else None)
 
@@ -313,6 +314,10 @@ def test_a_bundle_holds_what_an_app_team_needs(name: str, bundles: Path, out: Pa
     assert contract.sha256 == target["sha256"]
     assert contract.output.classes == 10
     assert contract.golden.tolerance > 0
+    parity = target["parity"]
+    most = max(parity["steps"]["largest"], parity["rounding"]["largest"])
+    least = 3 if target["format"] == "coreml" else 2
+    assert contract.golden.why.startswith(f"{max(most, least)} steps of ")
     assert "Passed: " in (bundle / "model_card.md").read_text()
 
 

@@ -64,6 +64,7 @@ def parity(**changes: Any) -> Parity:
         "images": 630,
         "agreement": 1.0,
         "steps": OutputSteps(median=0, p99=1, largest=3, differing=0.02),
+        "rounding": OutputSteps(median=0, p99=2, largest=4, differing=0.03),
         "difference": None,
         "layers": 80,
         "layers_alike": 80,
@@ -354,17 +355,18 @@ def test_parity_has_a_table_of_its_own() -> None:
         "median": "0 steps",
         "99th percentile": "1 step",
         "largest": "3 steps",
+        "own rounding, 99th percentile": "2 steps",
         "XNNPACK partitions": "1",
         "verdict": "passed",
     }
     float_file = target(
-        parity=parity(steps=None, difference=2e-6),
+        parity=parity(steps=None, rounding=None, difference=2e-6),
         partitions=None,
         partitions_missing="No delegate.",
     )
     found = rows(render(report(float_file)), 2)["android"]
     assert found["99th percentile"] == "2.0e-06 of the largest logit"
-    assert found["median"] == "n/a"
+    assert found["median"] == found["own rounding, 99th percentile"] == "n/a"
     assert found["XNNPACK partitions"] == "not measured (1)"
 
 
@@ -395,6 +397,7 @@ def test_an_allowed_mismatch_stands_at_the_top() -> None:
         ({"misses": ("a",)}, "passed: got True, with 1 misses"),
         ({"steps": None}, "give steps"),
         ({"difference": 0.5}, "give steps"),
+        ({"steps": None, "difference": 0.5}, "rounding: a float file has no grid"),
     ],
 )
 def test_parity_refuses_to_contradict_itself(changes: dict[str, Any], message: str) -> None:

@@ -206,14 +206,11 @@ def _target(
 
 
 def _parity(facts: dict[str, Any]) -> Parity:
-    steps = facts["steps"]
-    return Parity(
-        **{
-            **facts,
-            "steps": OutputSteps(**steps) if steps else None,
-            "misses": tuple(facts["misses"]),
-        }
-    )
+    steps = {
+        name: OutputSteps(**found) if (found := facts[name]) else None
+        for name in ("steps", "rounding")
+    }
+    return Parity(**{**facts, **steps, "misses": tuple(facts["misses"])})
 
 
 def _pruning(recipe: Recipe, facts: dict[str, Any]) -> Pruning | None:

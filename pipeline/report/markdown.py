@@ -273,13 +273,14 @@ def _parities(report: Report, notes: Sequence[str]) -> str:
         "median",
         "99th percentile",
         "largest",
+        "own rounding, 99th percentile",
         "XNNPACK partitions",
         "verdict",
     ]
     rows = []
     for target in report.targets:
         parity, steps = target.parity, target.parity.steps
-        apart = [words.NOT_APPLICABLE] * 3
+        apart, rounding = [words.NOT_APPLICABLE] * 3, parity.rounding
         if steps is not None:
             apart = [words.plural(n, "step") for n in (steps.median, steps.p99, steps.largest)]
         elif parity.difference is not None:
@@ -293,6 +294,7 @@ def _parities(report: Report, notes: Sequence[str]) -> str:
                 words.percent(parity.agreement),
                 f"{parity.layers_alike}/{parity.layers}" if parity.layers else words.NOT_APPLICABLE,
                 *apart,
+                words.plural(rounding.p99, "step") if rounding else words.NOT_APPLICABLE,
                 _missing(target.partitions_missing, notes)
                 if target.partitions is None
                 else str(target.partitions),

@@ -23,7 +23,8 @@ from pipeline.formats.description import Description
 from pipeline.formats.export import SUFFIXES, export
 from pipeline.formats.facts import scales_exact
 from pipeline.models.load import WEIGHTS, read_checkpoint
-from pipeline.records import Parity
+from pipeline.records import OutputSteps, Parity
+from pipeline.rounding import rounded_otherwise
 from pipeline.stages.context import (
     LOGITS,
     PROGRAM,
@@ -147,7 +148,9 @@ def verify(context: Context, inputs: Inputs, out: Path) -> Facts:
     torch.save(logits, out / LOGITS)
     with reading(inputs["fold"] / LOGITS):
         expected = torch.load(inputs["fold"] / LOGITS, weights_only=True)
+    limits = parity.FILE[recipe.target.format]
     compared = parity.compare_logits(logits, expected, _step(folded))
+    rounding = _rounding(folded, dataset, expected, limits.epsilon)
     trace = partial(form.trace, file)
     traced = (
         layers.compare(folded, None, trace, layers.probes(dataset)) if exact is not None else []
@@ -155,7 +158,7 @@ def verify(context: Context, inputs: Inputs, out: Path) -> Facts:
     misses = [
         *parity.file_misses(found, exact),
         *parity.finite_misses(logits),
-        *parity.output_misses(compared, parity.FILE[recipe.target.format]),
+        *parity.output_misses(compared, parity.widened(limits, rounding)),
         *parity.layer_misses(traced),
     ]
     record = Parity(
@@ -163,6 +166,7 @@ def verify(context: Context, inputs: Inputs, out: Path) -> Facts:
         agreement=compared.agreement,
         steps=compared.steps,
         difference=compared.difference,
+        rounding=rounding,
         layers=len(traced),
         layers_alike=sum(not layer.at_fault for layer in traced),
         misses=tuple(misses),
@@ -180,6 +184,21 @@ def verify(context: Context, inputs: Inputs, out: Path) -> Facts:
         "agreement": parity.agreement(logits, _only(expected, context.dataset)),
         "top1": first_top1(accuracies(logits, context.dataset)),
     }
+
+
+def _rounding(
+    folded: torch.export.ExportedProgram,
+    dataset: Dataset,
+    expected: dict[str, Tensor],
+    epsilon: float,
+) -> OutputSteps | None:
+    """How far the calibration images' logits move when a program rounds otherwise."""
+    step = _step(folded)
+    if step is None:
+        return None
+    answers = rounded_otherwise(folded, epsilon)
+    moved = {CALIBRATION: predictions(answers, dataset.tests[CALIBRATION], dataset)}
+    return parity.output_steps(moved, {CALIBRATION: expected[CALIBRATION]}, step)
 
 
 def _only(logits: dict[str, Tensor], dataset: Dataset) -> dict[str, Tensor]:
