@@ -18,6 +18,9 @@ RECIPES = ROOT / "recipes" / "resnest50"
 AXE = "4.14.1"
 ONNXRUNTIME = "0.4.9"
 """Of the npm package com.github.asus4.onnxruntime: library, headers and Android's classes."""
+MOST_WORKERS = 4
+"""Test processes; each may hold 3 GB."""
+LONG_TESTS = ("tests/test_end_to_end.py", "tests/test_end_to_end_pruning.py")
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["tests", "lint", "types"]
@@ -69,9 +72,18 @@ def compress_resnest50(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests; arguments after -- go to pytest."""
+    """Run the tests, as many at a time as there are cores; arguments after -- go to pytest."""
     prepare(session)
-    run(session, "python", "-m", "pytest", *session.posargs)
+    if session.posargs:
+        run(session, "python", "-m", "pytest", *session.posargs)
+        return
+    workers = min(os.cpu_count() or 1, MOST_WORKERS)
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
+    # Files stay whole, since their tests share what they made; the longest begin first.
+    together = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
+    files = [*LONG_TESTS, "tests"]
+    run(session, "python", "-m", "pytest", *together, "-m", "not alone", *files, variables=threads)
+    run(session, "python", "-m", "pytest", "-m", "alone")
 
 
 @nox.session

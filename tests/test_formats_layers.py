@@ -314,6 +314,7 @@ def whole_file_ms(format_name: str, file: bytes) -> float:
     return layer_times.typical(taken)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("variant", ["plain", "four_splits"])
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_times_of_the_layers_make_up_that_of_the_file(format_name: str, variant: str) -> None:
@@ -329,6 +330,7 @@ def test_times_of_the_layers_make_up_that_of_the_file(format_name: str, variant:
     raise AssertionError(f"layers took {ratios} of the whole file's time")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_time_goes_to_the_layer_that_takes_it(format_name: str) -> None:
     # Not the same layer at two widths: runtimes can be slower with fewer channels.

@@ -91,6 +91,7 @@ def test_tflite_product_is_one_operation_that_xnnpack_runs(precision: str, tmp_p
     assert work == Work(op="CONV_2D 1x1", shape="16x5x5 to 24x5x5", macs=SMALL.macs)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("format_name", roofline.FORMATS)
 def test_products_are_those_of_the_runtime(format_name: str) -> None:
     """A product sixteen times as large takes longer, so that the whole of it is computed."""
@@ -232,6 +233,7 @@ def test_file_and_product_are_compared_run_by_run(
     assert found.share_of_peak == pytest.approx(found.macs / 10.0 / (4 * gemm.macs / 5.0))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("format_name", "precision"), FILES)
 def test_roofline_of_a_file(format_name: str, precision: str, tmp_path: Path) -> None:
     path = tmp_path / "model"
