@@ -245,3 +245,31 @@ def test_probes_show_colours_even_of_grey_images() -> None:
     assert images.min() >= 0
     assert (images - images.round()).abs().max() < 1e-3
     assert 255 - images.max() < 1e-3
+
+
+class Halved(torch.nn.Module):
+    """Two layers of scale 1; the second is half of the first, so odd numbers lie on a tie."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        ops, grid = torch.ops.quantized_decomposed, (1.0, 0, -128, 127, torch.int8)
+        first = ops.dequantize_per_tensor(ops.quantize_per_tensor(x, *grid), *grid)
+        return ops.dequantize_per_tensor(ops.quantize_per_tensor(first * 0.5, *grid), *grid)
+
+
+@pytest.mark.parametrize(
+    ("file", "wanted"),
+    [
+        ((0, 2, 1, -2), (0, 2, 1, -2)),  # as torch rounds: to the even number
+        ((1, 1, 1, -1), (1, 1, 1, -1)),  # the other way
+        ((1, 1, 2, -1), (1, 1, 1, -1)),  # 2 / 2 is no tie
+        ((3, 0, 1, 4), (1, 1, 1, -1)),
+    ],
+)
+def test_on_a_tie_either_step_is_the_program_s(
+    file: tuple[int, ...], wanted: tuple[int, ...]
+) -> None:
+    image = torch.tensor([[1.0, 3.0, 2.0, -3.0]])
+    halved = torch.export.export(Halved(), (image,))
+    first, second = (layer.name for layer in layers.layers_of(halved))
+    numbers = {first: image.to(torch.int8), second: torch.tensor([file], dtype=torch.int8)}
+    assert layers.led_integers(halved, image, numbers)[second].tolist() == [list(wanted)]
