@@ -4,10 +4,12 @@ import json
 import platform
 import shutil
 from collections import defaultdict
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from coremltools.models.utils import load_spec
@@ -295,3 +297,24 @@ def test_a_package_cannot_lead_elsewhere(int8: File, tmp_path: Path, path: str) 
     (package / mil.MANIFEST).write_text(json.dumps(listed))
     with pytest.raises(ValueError, match=r"model\.mlpackage: not a Core ML package that can be"):
         coreml.inspect(package)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_only_equal_constants_are_stored_once(exact: bool) -> None:
+    from coremltools.converters.mil.mil import Builder, types
+    from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
+
+    smallest = np.full(200, 2**-24, np.float16)
+    other = smallest.copy()
+    other[150] = 2**-23
+
+    @Builder.program(input_specs=[Builder.TensorSpec(shape=(200,), dtype=types.fp16)])
+    def network(x: Any) -> Any:
+        one = Builder.add(x=x, y=Builder.const(val=smallest))
+        two = Builder.add(x=one, y=Builder.const(val=smallest.copy()))
+        return Builder.add(x=two, y=Builder.const(val=other))
+
+    with coreml._only_equal_constants_are_one() if exact else nullcontext():
+        PASS_REGISTRY["common::const_deduplication"](network)
+    kept = [op for op in network.functions["main"].operations if op.op_type == "const"]
+    assert len(kept) == (2 if exact else 1)

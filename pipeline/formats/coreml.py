@@ -12,6 +12,8 @@ import json
 import platform
 import uuid
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,19 +81,38 @@ def write(
         from pipeline.formats import coreml_sparse
 
         passes.append_pass(coreml_sparse.NAME)
-    model = ct.convert(
-        graph,
-        inputs=[image],
-        outputs=[ct.TensorType(name=qdq.OUTPUT)],
-        minimum_deployment_target=ct.target.iOS18 if sparse else ct.target.iOS17,
-        pass_pipeline=passes,
-        skip_model_load=True,
-    )
+    with _only_equal_constants_are_one():
+        model = ct.convert(
+            graph,
+            inputs=[image],
+            outputs=[ct.TensorType(name=qdq.OUTPUT)],
+            minimum_deployment_target=ct.target.iOS18 if sparse else ct.target.iOS17,
+            pass_pipeline=passes,
+            skip_model_load=True,
+        )
     model.save(str(path))
     # Written for ExecuTorch's debugger, half a megabyte that no app reads.
     (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
     _stamp_names(path, _quantize_names(graph))
     _number_the_parts(path)
+
+
+@contextmanager
+def _only_equal_constants_are_one() -> Iterator[None]:
+    """Keep coremltools from storing constants once that are nearly the same.
+
+    It takes float16 numbers less than 6e-8 apart for equal, which the two smallest scales are.
+    """
+    from coremltools.converters.mil.mil.passes.defs.cleanup.const_deduplication import (
+        const_deduplication,
+    )
+
+    before = const_deduplication.DTYPE2ATOL
+    const_deduplication.DTYPE2ATOL = dict.fromkeys(before, 0.0)
+    try:
+        yield
+    finally:
+        const_deduplication.DTYPE2ATOL = before
 
 
 def _quantize_names(program: torch.export.ExportedProgram) -> dict[str, str]:
