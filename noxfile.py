@@ -77,8 +77,9 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         run(session, "python", "-m", "pytest", *session.posargs)
         return
-    workers = min(os.cpu_count() or 1, MOST_WORKERS)
-    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
+    cores = os.cpu_count() or 1
+    workers = min(cores, MOST_WORKERS)
+    threads = {"OMP_NUM_THREADS": str(cores // workers)}
     # Files stay whole, since their tests share what they made; the longest begin first.
     together = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
     files = [*LONG_TESTS, "tests"]
