@@ -20,7 +20,7 @@ ONNXRUNTIME = "0.4.9"
 """Of the npm package com.github.asus4.onnxruntime: library, headers and Android's classes."""
 MOST_WORKERS = 4
 """Test processes; each may hold 3 GB."""
-LONG_TESTS = ("tests/test_end_to_end.py", "tests/test_end_to_end_pruning.py")
+LONG_TESTS = ("tests/whole/test_end_to_end.py", "tests/whole/test_end_to_end_pruning.py")
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["tests", "lint", "types"]

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import shtab
 
-from pipeline.disk import refusal
-from pipeline.errors import InputError, MismatchError, printable
-from pipeline.interruption import Interrupted, cleanly_interruptible
+from pipeline.base.disk import refusal
+from pipeline.base.errors import InputError, MismatchError, printable
+from pipeline.base.signals import Interrupted, cleanly_interruptible
 
 OK, INTERNAL_ERROR, BAD_INPUT, BUDGET_MISSED = 0, 1, 2, 3
 
@@ -269,20 +269,20 @@ def _number(text: str) -> float:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from pipeline.commands import run
+    from pipeline.commands.run import run
 
     return OK if run(arguments.recipes, arguments) else BUDGET_MISSED
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from pipeline.commands import init
+    from pipeline.commands.init import init
 
     init(arguments)
     return OK
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from pipeline.recipe import load_recipes
+    from pipeline.recipe.recipe import load_recipes
 
     for recipe in load_recipes(arguments.recipes, arguments.overrides):
         print(f"{recipe.name}: ok ({recipe.target.format}, {recipe.target.precision})")
@@ -290,59 +290,59 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from pipeline.commands import bench
+    from pipeline.commands.bench.command import bench
 
     return OK if bench(arguments) else BUDGET_MISSED
 
 
 def _baseline(arguments: argparse.Namespace) -> int:
-    from pipeline.commands import baseline
+    from pipeline.commands.baseline import baseline
 
     baseline(arguments)
     return OK
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from pipeline.commands import predict
+    from pipeline.commands.predict import predict
 
     predict(arguments.run_dir, arguments.image, arguments.top)
     return OK
 
 
 def _debug(arguments: argparse.Namespace) -> int:
-    from pipeline.commands import debug
+    from pipeline.commands.debug import debug
 
     debug(arguments)
     return OK
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from pipeline.commands import inspect
+    from pipeline.commands.inspect import inspect
 
     inspect(arguments)
     return OK
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from pipeline.commands import compare
+    from pipeline.commands.compare import compare
 
     return OK if compare(arguments) else BUDGET_MISSED
 
 
 def _bundle(arguments: argparse.Namespace) -> int:
-    from pipeline.commands import bundle
+    from pipeline.commands.bundle.command import bundle
 
     return OK if bundle(arguments.run_dir, arguments.out) else BUDGET_MISSED
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from pipeline.commands import verify
+    from pipeline.commands.verify import verify
 
     return OK if verify(arguments.run_dir) else INTERNAL_ERROR
 
 
 def _gc(arguments: argparse.Namespace) -> int:
-    from pipeline.commands import gc
+    from pipeline.commands.gc import gc
 
     gc(arguments.out, dry_run=arguments.dry_run)
     return OK

@@ -7,6 +7,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+CLASSES = "classes"
+"""Name under which ONNX files and Core ML packages have the class names, as a JSON list."""
+
+_MEAN, _STD = "mean", "std"
+
+
+def properties(about: Description) -> dict[str, str]:
+    """What ONNX files and Core ML packages say under names of our own."""
+    found = {CLASSES: json.dumps(about.classes, ensure_ascii=False)}
+    found["input"] = "uint8_rgb" if about.pixels else "normalized"
+    found |= {_MEAN: json.dumps(about.mean), _STD: json.dumps(about.std)}
+    return found
+
+
 Triple = tuple[float, float, float]
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import helper
 
-from pipeline import grid
+from pipeline.compress.quantization import grid
 
 quantized = torch.ops.quantized_decomposed
 

@@ -6,32 +6,31 @@ import json
 from statistics import median
 from typing import Any
 
-from pipeline.data import Dataset
-from pipeline.details import Confusion, Epoch, LayerWidth, changes_of, confusion_of
-from pipeline.evaluation import Predictions
-from pipeline.provenance import code_info, host_info, model_info, recipe_info, tool_versions
-from pipeline.recipe import Recipe
-from pipeline.records import (
-    Accuracy,
-    Baseline,
+from pipeline.base.machine import code_info, host_info, tool_versions
+from pipeline.base.store import Result
+from pipeline.compress.training.epoch import Epoch
+from pipeline.compress.training.loop import CURVE
+from pipeline.formats.format import ScalesExact
+from pipeline.measure.baseline.record import Baseline
+from pipeline.measure.latency import Latency, speedup
+from pipeline.measure.parity_record import OutputSteps, Parity
+from pipeline.networks.family import model_info
+from pipeline.networks.layer_width import LayerWidth
+from pipeline.recipe.recipe import Recipe, recipe_info
+from pipeline.report.records import (
     Budget,
     DataInfo,
-    Latency,
     Metric,
-    OutputSteps,
-    Parity,
     Pruning,
     Report,
-    ScalesExact,
     StageRecord,
     TargetResult,
-    accuracy_drop_pt,
     all_met,
     budget,
-    speedup,
 )
-from pipeline.store import Result
-from pipeline.train import CURVE
+from pipeline.tasks.accuracy import Accuracy, Confusion, accuracy_drop_pt, changes_of, confusion_of
+from pipeline.tasks.classification import Predictions
+from pipeline.tasks.images.dataset import Dataset
 
 _OF_THE_BASELINE = "it answers as the baseline does, whose classes are given"
 _ON_ANOTHER_MACHINE = "the classes given are those that the baseline named, on another machine"

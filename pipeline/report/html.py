@@ -13,10 +13,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pipeline.details import Confusion, Epoch
-from pipeline.records import COMBINED, Report, StageRecord, TargetResult
+from pipeline.base.templates import templates
+from pipeline.compress.training.epoch import Epoch
 from pipeline.report import charts, words
-from pipeline.templating import templates
+from pipeline.report.records import COMBINED, Report, StageRecord, TargetResult
+from pipeline.tasks.accuracy import Confusion
 
 MOST_IN_A_MATRIX = 20
 """Classes up to which a confusion matrix is shown whole; else its largest cells are listed."""

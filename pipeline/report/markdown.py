@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pipeline.records import Accuracy, Baseline, Budget, Latency, Report, TargetResult
+from pipeline.measure.baseline.record import Baseline
+from pipeline.measure.latency import Latency
 from pipeline.report import words
+from pipeline.report.records import Budget, Report, TargetResult
 from pipeline.report.words import markdown_text as _text
+from pipeline.tasks.accuracy import Accuracy
 
 _LEGEND = (
     "MB are 1e6 bytes. Latency is the median (10th to 90th percentile). Each speedup is against "

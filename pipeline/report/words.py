@@ -6,7 +6,9 @@ import math
 import re
 from collections.abc import Sequence
 
-from pipeline.records import Baseline, Budget, Latency, Report, TargetResult
+from pipeline.measure.baseline.record import Baseline
+from pipeline.measure.latency import Latency
+from pipeline.report.records import Budget, Report, TargetResult
 
 NOT_APPLICABLE = "n/a"
 NO_FIGURE_OF_STAGE = "This stage does not measure this figure."

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.plain_files import write_whole
-from pipeline.records import COMBINED, RecipeInfo, Report, StageRecord
+from pipeline.base.safe_files import write_whole
+from pipeline.recipe.recipe import RecipeInfo
 from pipeline.report import html
 from pipeline.report.markdown import render
+from pipeline.report.records import COMBINED, Report, StageRecord
 
 
 def combine(reports: Sequence[Report]) -> Report:

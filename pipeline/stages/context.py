@@ -10,18 +10,21 @@ from pathlib import Path
 
 from torch import Tensor, fx
 
-from pipeline import qat
-from pipeline.children import Children
-from pipeline.console import Advance
-from pipeline.data import Dataset, batches, pixel_values
-from pipeline.deploy import DeployNet, Normalization, deploy_form
-from pipeline.finished import reading
-from pipeline.models.branches import branch_form
-from pipeline.models.load import WEIGHTS, build, load_checkpoint, read_checkpoint
-from pipeline.models.resnest import ResNeSt
-from pipeline.prune import take_shapes
-from pipeline.recipe import Recipe
-from pipeline.records import Accuracy
+from pipeline.base.children import Children
+from pipeline.base.console import Advance
+from pipeline.base.errors import reading
+from pipeline.compress.pruning.prune import take_shapes
+from pipeline.compress.quantization import qat
+from pipeline.networks.checkpoints import WEIGHTS, load_checkpoint, read_checkpoint
+from pipeline.networks.resnest.branches import branch_form
+from pipeline.networks.resnest.build import build
+from pipeline.networks.resnest.deploy import DeployNet, deploy_form
+from pipeline.networks.resnest.network import ResNeSt
+from pipeline.networks.rewrites import Normalization
+from pipeline.recipe.recipe import Recipe
+from pipeline.tasks.accuracy import Accuracy
+from pipeline.tasks.images.batches import batches
+from pipeline.tasks.images.dataset import Dataset, pixel_values
 
 PROGRAM, TWIN, LOGITS = "program.pt2", "float.pt2", "logits.pt"
 CALIBRATION_BATCH = 32

@@ -12,19 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline import layers, measure, parity, program, qat
-from pipeline.data import Dataset
-from pipeline.errors import MismatchError
-from pipeline.evaluation import NAMED, accuracies, predictions, write_named
-from pipeline.fake_quantize import only_round
-from pipeline.finished import reading
-from pipeline.fold import float_program, float_twin, quantized_program
+from pipeline.base.errors import MismatchError, reading
+from pipeline.base.store import Facts
+from pipeline.compress.quantization import program, qat
+from pipeline.compress.quantization.fake_quantize import only_round
+from pipeline.compress.quantization.fold import float_program, float_twin, quantized_program
+from pipeline.compress.quantization.other_rounding import rounded_otherwise
+from pipeline.formats import format
 from pipeline.formats.description import Description
-from pipeline.formats.export import SUFFIXES, export
-from pipeline.formats.facts import scales_exact
-from pipeline.models.load import WEIGHTS, read_checkpoint
-from pipeline.records import OutputSteps, Parity
-from pipeline.rounding import rounded_otherwise
+from pipeline.formats.file_facts import scales_exact
+from pipeline.formats.write import SUFFIXES, export
+from pipeline.measure import layers, parity, timing
+from pipeline.measure.parity_record import OutputSteps, Parity
+from pipeline.networks.checkpoints import WEIGHTS, read_checkpoint
 from pipeline.stages.context import (
     LOGITS,
     PROGRAM,
@@ -38,8 +38,10 @@ from pipeline.stages.context import (
     quantized_graph,
     small_model,
 )
-from pipeline.stages.timing import unpruned_file
-from pipeline.store import Facts
+from pipeline.stages.times import unpruned_file
+from pipeline.tasks.classification import NAMED, accuracies, write_named
+from pipeline.tasks.evaluation import predictions
+from pipeline.tasks.images.dataset import Dataset
 
 DESCRIPTION = "description.json"
 CALIBRATION = "(calibration)"
@@ -71,7 +73,7 @@ def fold(context: Context, inputs: Inputs, out: Path) -> Facts:
         program.save(float_twin(trained, example), out / TWIN)
         folded = quantized_program(trained, example)
     program.save(folded, out / PROGRAM)
-    logits = measure.program_logits(folded, dataset)
+    logits = timing.program_logits(folded, dataset)
     torch.save(logits, out / LOGITS)
     found = parity.compare_logits({CALIBRATION: logits[CALIBRATION]}, expected, _step(folded))
     misses = [*parity.finite_misses(logits), *parity.output_misses(found, parity.FOLDED)]
@@ -144,11 +146,11 @@ def verify(context: Context, inputs: Inputs, out: Path) -> Facts:
     images = sum(len(test) for test in dataset.tests.values())
     with context.tracked("run the file", images) as advance:
         runnable = form.open_file(file, recipe.threads)
-        logits = measure.logits_of(runnable, dataset, lambda done: advance(done, ""))
+        logits = timing.logits_of(runnable, dataset, lambda done: advance(done, ""))
     torch.save(logits, out / LOGITS)
     with reading(inputs["fold"] / LOGITS):
         expected = torch.load(inputs["fold"] / LOGITS, weights_only=True)
-    limits = parity.FILE[recipe.target.format]
+    limits = format.FILE[recipe.target.format]
     compared = parity.compare_logits(logits, expected, _step(folded))
     rounding = _rounding(folded, dataset, expected, limits.epsilon)
     trace = partial(form.trace, file)
@@ -211,7 +213,7 @@ def _file(context: Context, inputs: Inputs) -> Path:
 
 def _format(context: Context) -> Any:
     # Imported late: each format loads its runtime.
-    return import_module(f"pipeline.formats.{context.recipe.target.format}")
+    return import_module(f"pipeline.formats.{context.recipe.target.format}.file")
 
 
 def judge(context: Context, inputs: Inputs, out: Path) -> Facts:
@@ -223,9 +225,9 @@ def judge(context: Context, inputs: Inputs, out: Path) -> Facts:
     write_named(logits, context.dataset, out / NAMED)
     why_not = _format(context).cannot_time()
     return {
-        "sha256": measure.sha256_of(file),
-        "size_bytes": measure.size_bytes(file),
-        "download_bytes": measure.download_bytes(file),
+        "sha256": timing.sha256_of(file),
+        "size_bytes": timing.size_bytes(file),
+        "download_bytes": timing.download_bytes(file),
         "accuracy": {name: a.model_dump() for name, a in accuracy.items()},
         "cannot_time": why_not,
         "latency": _times(context, inputs) if why_not is None else {},
@@ -237,12 +239,12 @@ def judge(context: Context, inputs: Inputs, out: Path) -> Facts:
 def _times(context: Context, inputs: Inputs) -> Facts:
     """Latencies of the float network and the file, timed in turn, by number of threads."""
     recipe = context.recipe
-    image = measure.first_image(context.dataset)
-    float_run = measure.float_run(float_model(context, inputs), image)
+    image = timing.first_image(context.dataset)
+    float_run = timing.float_run(float_model(context, inputs), image)
     timed = {}
     for threads in sorted({1, recipe.target.threads}):
         both = {"float": float_run, "target": _run_of(context, _file(context, inputs), threads)}
-        taken = measure.interleaved(
+        taken = timing.interleaved(
             both, warmup=recipe.measure.warmup, rounds=recipe.measure.rounds, threads=threads
         )
         timed[str(threads)] = {name: latency.model_dump() for name, latency in taken.items()}
@@ -258,13 +260,13 @@ def _beside_unpruned(context: Context, inputs: Inputs) -> Facts:
     threads = context.recipe.target.threads
     files = {"target": _file(context, inputs), "unpruned": unpruned_file(context, inputs)}
     runs = {name: _run_of(context, file, threads) for name, file in files.items()}
-    taken = measure.compared(runs, rounds=context.recipe.measure.rounds, threads=threads)
+    taken = timing.compared(runs, rounds=context.recipe.measure.rounds, threads=threads)
     return {name: latency.model_dump() for name, latency in taken.items()}
 
 
 def _run_of(context: Context, file: Path, threads: int) -> Callable[[], object]:
     """One run of a file on a test image."""
     runnable = _format(context).open_file(file, threads)
-    runnable.set_input(measure.first_image(fed(context).dataset).numpy())
+    runnable.set_input(timing.first_image(fed(context).dataset).numpy())
     run: Callable[[], object] = runnable.invoke
     return run

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from pipeline.report import html
-from tests import reports, test_report
-from tests.test_report_html import NAMES, OLDER, Report
+from tests.making import reports
+from tests.report import test_report
+from tests.report.test_page import NAMES, OLDER, Report
 
 CHROMIUM, AXE = os.environ.get("POCKETNEST_CHROMIUM"), os.environ.get("POCKETNEST_AXE")
 if CHROMIUM is None or AXE is None:

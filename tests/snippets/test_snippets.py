@@ -1,7 +1,8 @@
 """The bundle's code in compilers: `nox -s snippets` brings them, and ONNX Runtime for C++.
 
 Kotlin is compiled against the API of ONNX Runtime for Android and stubs of Android and LiteRT,
-and run with stubs that keep what the runtime is given. Swift is parsed in tests/test_bundle.py.
+and run with stubs that keep what the runtime is given. Swift is parsed in
+tests/commands/test_bundle.py.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.bundle.golden import Vectors, write
-from pipeline.bundle.snippets import snippets
-from pipeline.formats import onnx
-from tests import programs
-from tests.bundles import code_of
-from tests.test_bundle import contract
+from pipeline.commands.bundle.golden import Vectors, write
+from pipeline.commands.bundle.snippets import snippets
+from pipeline.formats.onnx import file as onnx_file
+from tests.commands.test_bundle import contract
+from tests.making import programs
+from tests.making.bundles import code_of
 
 if (FOLDER := os.environ.get("POCKETNEST_ONNXRUNTIME")) is None:
     pytest.skip("run by `nox -s snippets`, which brings compilers", allow_module_level=True)
@@ -69,7 +70,7 @@ def rgb_of(folder: Path, row: int) -> np.ndarray:
 def test_cpp_gives_the_golden_answers(pixels: bool, tmp_path: Path) -> None:
     """With the very runtime: answers of Python's ONNX Runtime, within 2e-5."""
     folder = bundle("onnx", tmp_path, pixels=pixels)
-    onnx.write(
+    onnx_file.write(
         programs.quantized("radix2", pixels=pixels).program, folder / "model.onnx", pixels=pixels
     )
     program = folder / "golden-check"

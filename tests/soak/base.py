@@ -10,7 +10,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from tests.cli import DEVICE_RECIPES, ROOT, command, environment
+from tests.making.cli import DEVICE_RECIPES, ROOT, command, environment
 
 TINY = {
     "model": "{name: resnest14, width_multiplier: 0.125, layers: [1, 1, 1, 1], stem_width: 16}",
@@ -73,8 +73,9 @@ def make(folder: Path, *, quick: bool = False) -> None:
 
 
 def _save_weights(recipe_file: Path, path: Path) -> None:
-    from pipeline.models.load import build, save_checkpoint
-    from pipeline.recipe import load_recipes
+    from pipeline.networks.checkpoints import save_checkpoint
+    from pipeline.networks.resnest.build import build
+    from pipeline.recipe.recipe import load_recipes
 
     (loaded,) = load_recipes([recipe_file])
     save_checkpoint(build(loaded.model, 10), path)

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from tests.cli import ROOT
+from tests.making.cli import ROOT
 from tests.soak import driver, sandbox
 from tests.soak.driver import Found, Kind, Share
 from tests.soak.mutate import TEXTS, damaged, hostile_value
@@ -56,7 +56,7 @@ def shipped() -> tuple[str, ...]:
 @cache
 def whole() -> str:
     """A recipe of its own, every key written out."""
-    from pipeline.recipe import load_recipes, resolved_yaml
+    from pipeline.recipe.recipe import load_recipes, resolved_yaml
 
     (recipe,) = load_recipes([ROOT / "recipes/resnest50/linux-arm-onnxruntime-int8.yaml"])
     return resolved_yaml(recipe)
@@ -327,7 +327,7 @@ def prepare(work: Path, quick: bool) -> None:
 def warm(quick: bool) -> None:
     """Import what the commands need; `check` needs no torch."""
     if quick:
-        import pipeline.commands  # noqa: F401
+        import pipeline.commands.run  # noqa: F401
 
         whole(), shipped()
     else:

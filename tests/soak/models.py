@@ -21,7 +21,7 @@ def changed_tflite(content: bytes, rng: random.Random) -> bytes:
     """A TFLite file with one to three values of its flatbuffer changed."""
     from ai_edge_litert import schema_py_generated as schema
 
-    from pipeline.formats.flatbuffer import pack
+    from pipeline.formats.tflite.flatbuffer import pack
 
     for _ in range(20):
         model = schema.ModelT.InitFromPackedBuf(content, 0)

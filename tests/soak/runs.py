@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.manifest import MANIFEST, seal
-from tests.cli import ROOT
+from pipeline.base.checksums import MANIFEST, seal
+from tests.making.cli import ROOT
 from tests.soak import base, models
 from tests.soak.checkpoints import _Hostile, packed
 from tests.soak.mutate import (
@@ -283,7 +283,7 @@ def odd_place(rng: random.Random, place: Place) -> Case:
 
 
 def _seal_what_can_be(run: Path) -> None:
-    from pipeline.manifest import hash_of
+    from pipeline.base.checksums import hash_of
 
     lines = []
     for path in sorted(run.rglob("*")):

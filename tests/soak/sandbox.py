@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import printable
+from pipeline.base.errors import printable
 from tests.soak.watch import watch
 
 SECONDS = 60.0
@@ -148,16 +148,12 @@ def warm() -> None:
     import coremltools.proto.MIL_pb2  # noqa: F401
     import onnxruntime  # noqa: F401
 
-    import pipeline.baselines.measuring
-    import pipeline.bundle.write
-    import pipeline.compare
-    import pipeline.debug
-    import pipeline.formats.coreml
-    import pipeline.formats.onnx
-    import pipeline.formats.tflite
-    import pipeline.layer_table
-    import pipeline.predict
-    import pipeline.upkeep  # noqa: F401
+    import pipeline.commands.answers
+    import pipeline.commands.bundle.write
+    import pipeline.commands.changes
+    import pipeline.commands.debug_table
+    import pipeline.commands.layer_table
+    import pipeline.commands.upkeep  # noqa: F401
 
     warm_run()
 
@@ -168,13 +164,13 @@ def warm_run() -> None:
     import sklearn.datasets  # noqa: F401
     import torch
 
-    from pipeline import run
-    from pipeline.passes import code_hash
+    from pipeline.stages import graph
+    from pipeline.stages.schedule import code_hash
 
     # What is drawn before the fork must start no threads: a forked child would wait for them.
     torch.set_num_threads(1)
     PIL.Image.init()
-    for stage in run.STAGES:
+    for stage in graph.STAGES:
         for name in stage.code:
             code_hash(name)
     gc.collect()

@@ -8,7 +8,7 @@ import random
 import shutil
 from pathlib import Path
 
-from pipeline.manifest import MANIFEST, seal
+from pipeline.base.checksums import MANIFEST, seal
 from tests.soak import base, runs
 from tests.soak.checkpoints import _Hostile, packed
 from tests.soak.mutate import changed_tree, damaged, replace_by_oddity, rubbish, spoil
@@ -93,7 +93,7 @@ def lock(rng: random.Random, place: Place) -> Case:
     """A file that says who makes what."""
     from dataclasses import asdict
 
-    from pipeline.locks import this_process
+    from pipeline.base.locks import this_process
 
     out = runs.copied(place)
     stage = next((out / ".store").glob(f"{rng.choice(('train', 'prune'))}-*"))

@@ -1,0 +1,1 @@
+"""Files, locks, the store, processes and errors; knows no network."""

@@ -1,0 +1,132 @@
+"""Files and folders that must be what they seem: no pipe to wait for, no link to write through.
+
+A folder of runs may come from anywhere. A pipe in the place of a file would stop the program
+forever, a device fill its memory, and a link lead what it writes or removes out of the folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import stat
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pipeline.base.errors import InputError
+
+_MOST_JSON = 64 * 2**20
+_DEEPEST = 5_000
+"""Calls in one another, those of Python included, while JSON is read."""
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file for reading; pipes, devices and folders are none.
+
+    Raises:
+        OSError: it cannot be read, or is no file.
+    """
+    # Not blocking: to open a pipe would wait until somebody writes into it.
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError(errno.EINVAL, "is not a file", str(path))
+    return os.fdopen(number, "rb")
+
+
+def content_of(path: Path, most: int) -> bytes:
+    """The content of a file of at most so many bytes.
+
+    Raises:
+        OSError: it cannot be read, is no file, or is larger.
+    """
+    with open_file(path) as file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise OSError(errno.EFBIG, f"is larger than {most / 2**20:.0f} MiB", str(path))
+        return file.read(most)
+
+
+def json_of(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON.
+    """
+    return parsed(content_of(path, _MOST_JSON).decode("utf-8"))
+
+
+def parsed(text: str) -> Any:
+    """What a JSON text of another's making holds.
+
+    Raises:
+        ValueError: it is no JSON, or is nested too deeply.
+    """
+    limit = sys.getrecursionlimit()
+    # Libraries raise it so far that Python's reader would overflow the stack before.
+    sys.setrecursionlimit(min(limit, _DEEPEST))
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def refuse_to_write(path: Path) -> None:
+    """Refuse to write a file where something else is than a file.
+
+    Raises:
+        InputError: there is a link, a folder, a pipe or a device.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        kind = "a link" if path.is_symlink() else "no file"
+        raise InputError(f"{path}: is {kind}, so nothing is written there; remove it")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees it whole, the old one or the new one.
+
+    That holds even if the machine stops. A link is replaced, not followed. The folder must exist.
+
+    Raises:
+        OSError: it cannot be written; what was there stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def refuse_link(folder: Path) -> None:
+    """Refuse to work in a folder that is somewhere else.
+
+    Raises:
+        InputError: it is a link.
+    """
+    if folder.is_symlink():
+        raise InputError(
+            f"{folder}: is a link, and nothing is written through links; put the folder itself "
+            "there, or give --out the folder it leads to"
+        )
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a folder with all that is in it, or a link, not what it leads to.
+
+    Unlike `shutil.rmtree`, which opens what it is given, a pipe is removed and not waited for.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()

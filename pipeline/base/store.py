@@ -1,0 +1,215 @@
+"""Content-addressed stage results: what was computed once is not computed again.
+
+A result lives in `<store>/<stage>-<key>/`, where the key is a hash of everything that decides it.
+It is made in a directory of its own, sealed with the hash of every file, and renamed when
+complete: what has a final name is whole. Before it is used again, its hashes are compared.
+
+What else lies in the store: `.locks/` says which process makes which result now, `.partial/` what
+unfinished stages go on from, `.making-*` what is being written, `.damaged-*` results that are no
+longer what was written. None of it is needed for a right result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.base import disk
+from pipeline.base.checksums import damage, flush, seal
+from pipeline.base.errors import InputError
+from pipeline.base.locks import held
+from pipeline.base.safe_files import json_of, refuse_link, remove
+
+_KEY_LENGTH = 20
+_RECORD = "stage.json"
+STORE = ".store"
+"""Name of the store, beside the directories of the runs."""
+LOCKS, PARTIAL, IMAGES = ".locks", ".partial", "images"
+RUN = "run"
+"""What the names of the locks begin with that a run holds from its first stage to its last."""
+MAKING, OLD = ".making", ".old"
+_DAMAGED = ".damaged"
+
+Facts = dict[str, Any]
+"""What a stage says about its result, for the report; plain JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A finished stage: its files, its facts, and whether they were there already."""
+
+    stage: str
+    key: str
+    directory: Path
+    facts: Facts
+    seconds: float
+    reused: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a stage writes.
+
+    Attributes:
+        result: a new directory for its files.
+        partial: a directory that is there again when the stage is begun anew after it was
+            stopped; removed when it is done. It may not exist yet.
+    """
+
+    result: Path
+    partial: Path
+
+
+def key_of(ingredients: Mapping[str, Any]) -> str:
+    """Hash of what decides a result; equal mappings give equal keys."""
+    text = json.dumps(ingredients, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:_KEY_LENGTH]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """The results of all stages.
+
+    Attributes:
+        directory: of all results.
+        tell: shows a line to the person at the terminal.
+        fresh: whether results of earlier calls of the program are made again.
+        known: names of the results that were made or compared with their hashes in this call.
+    """
+
+    directory: Path
+    tell: Callable[[str], None]
+    fresh: bool = False
+    known: set[str] = field(default_factory=set)
+
+    def obtain(
+        self, stage: str, ingredients: Mapping[str, Any], make: Callable[[Place], Facts]
+    ) -> Result:
+        """Return the stored result of a stage, or make and store it.
+
+        Where another process is making it, waits for that one.
+
+        Args:
+            stage: name of the stage.
+            ingredients: everything that decides the result, plain JSON.
+            make: writes the stage's files where it is told and returns its facts.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        key = key_of(ingredients)
+        name = f"{stage}-{key}"
+        if (found := self._read(stage, key)) is not None:
+            return found
+        lock = self.directory / LOCKS / f"{name}.json"
+        with held(lock, lambda owner: self.tell(f"  {stage}: waiting for {owner}")):
+            if (found := self._read(stage, key)) is not None:
+                return found
+            for left in self.directory.glob(f"{MAKING}-{name}-*"):
+                remove(left)  # of a process that was killed
+            scratch = Path(tempfile.mkdtemp(prefix=f"{MAKING}-{name}-", dir=self.directory))
+            try:
+                started = time.perf_counter()
+                partial = _without_links(self.directory / PARTIAL / name)
+                facts = make(Place(result=scratch, partial=partial))
+                seconds = time.perf_counter() - started
+                record = {"facts": facts, "seconds": seconds, "ingredients": ingredients}
+                text = json.dumps(record, indent=1, sort_keys=True)
+                (scratch / _RECORD).write_text(text, encoding="utf-8")
+                publish(scratch, self.directory / name)
+                remove(partial)
+            except Exception as error:
+                if disk.is_full(error, self.directory):
+                    raise InputError(
+                        f"no disk space left in {self.directory.resolve()} for the stage {stage}; "
+                        "free some and run the same command again, finished stages are kept"
+                    ) from error
+                raise
+            finally:
+                remove(scratch)
+        self.known.add(name)
+        return Result(
+            stage=stage,
+            key=key,
+            directory=self.directory / name,
+            facts=facts,
+            seconds=seconds,
+            reused=False,
+        )
+
+    def ingredients(self, stage: str) -> dict[str, dict[str, Any]]:
+        """The ingredients of every stored result of a stage, by key; damaged ones left out."""
+        found = {}
+        for directory in self.directory.glob(f"{stage}-*"):
+            try:
+                record = json_of(directory / _RECORD)
+                found[directory.name.removeprefix(f"{stage}-")] = dict(record["ingredients"])
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+        return found
+
+    def _read(self, stage: str, key: str) -> Result | None:
+        """A stored result that is as it was written; one that is not is set aside."""
+        name = f"{stage}-{key}"
+        directory = self.directory / name
+        if not directory.exists() or (self.fresh and name not in self.known):
+            return None
+        fault = None if name in self.known else damage(directory)
+        if fault is None:
+            try:
+                record = json_of(directory / _RECORD)
+                facts, seconds = dict(record["facts"]), float(record["seconds"])
+            except PermissionError:
+                raise
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                fault = f"{_RECORD} cannot be read ({error})"
+        if fault is not None:
+            aside = Path(tempfile.mkdtemp(prefix=f"{_DAMAGED}-{name}-", dir=self.directory))
+            directory.rename(aside / name)
+            self.tell(f"  {directory}: {fault}; set aside in {aside.name}, made again")
+            return None
+        self.known.add(name)
+        return Result(
+            stage=stage, key=key, directory=directory, facts=facts, seconds=seconds, reused=True
+        )
+
+
+def publish(scratch: Path, final: Path) -> None:
+    """Seal a complete directory and give it its final name, in place of what may be there.
+
+    Everything is flushed to the disk before the rename, so that a crash cannot leave the name
+    without the content.
+    """
+    seal(scratch)
+    old: Path | None = None
+    if os.path.lexists(final):
+        old = final.with_name(f"{OLD}-{final.name}-{os.getpid()}")
+        final.rename(old)
+    scratch.rename(final)
+    flush(final.parent)
+    if old is not None:
+        remove(old)
+
+
+def refuse_links(directory: Path) -> None:
+    """Refuse a store, or one of the folders that all stages share, that lies somewhere else.
+
+    Raises:
+        InputError: one is a link.
+    """
+    for folder in (directory, directory / LOCKS, directory / PARTIAL, directory / IMAGES):
+        refuse_link(folder)
+
+
+def _without_links(partial: Path) -> Path:
+    """A directory of unfinished work; one that leads elsewhere is begun anew."""
+    if partial.is_symlink() or any(path.is_symlink() for path in partial.rglob("*")):
+        remove(partial)
+    return partial

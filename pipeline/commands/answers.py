@@ -1,0 +1,92 @@
+"""The classes of single images: the float network and every exported file side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.base.errors import reading
+from pipeline.stages.finished_run import Finished, float_network
+from pipeline.tasks.images.load import decoded
+from pipeline.tasks.images.pixels import normalize
+from pipeline.tasks.images.statistics import mean_and_std
+
+FLOAT = "float"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """One image.
+
+    Attributes:
+        image: its name.
+        classes: class names, best first by the float network.
+        scores: softmax probability of each of `classes`, by column: the float network first,
+            then every file.
+        best: name of the class that each column puts first.
+        largest_difference: between a file's and the float network's scores, over all classes.
+    """
+
+    image: str
+    classes: tuple[str, ...]
+    scores: dict[str, tuple[float, ...]]
+    best: dict[str, str]
+    largest_difference: float
+
+
+def predict(
+    runs: Sequence[Finished], images: Sequence[tuple[str, bytes]], top: int
+) -> list[Prediction]:
+    """Classify images with the float network of some runs and with each of their files.
+
+    Args:
+        runs: of one float network.
+        images: name and file content of each.
+        top: how many classes to give.
+
+    Raises:
+        InputError: an image cannot be read, the runs are of different networks, or the float
+            weights are gone.
+    """
+    first, model = runs[0], float_network(runs)
+    side, data = first.recipe.model.input_size, first.recipe.data
+    pixels = torch.stack([decoded(data, content, Path(name), side) for name, content in images])
+    normalized = normalize(pixels, *mean_and_std(data))
+    with torch.inference_mode():
+        logits = {FLOAT: model(normalized)}
+    for run in runs:
+        with reading(run.file):
+            logits[run.recipe.name] = _fitting(run.logits(pixels), logits[FLOAT])
+    scores = {name: found.softmax(1) for name, found in logits.items()}
+    names = [name for name, _ in images]
+    return [_prediction(name, i, scores, first.classes, top) for i, name in enumerate(names)]
+
+
+def _fitting(found: Tensor, expected: Tensor) -> Tensor:
+    """Logits, as many as the float network gives.
+
+    Raises:
+        ValueError: they are more or fewer, or no numbers.
+    """
+    if found.shape != expected.shape or not found.isfinite().all():
+        shape, wanted = list(found.shape), list(expected.shape)
+        raise ValueError(f"it gives logits {shape}, not all of them finite or not {wanted}")
+    return found
+
+
+def _prediction(
+    name: str, index: int, scores: dict[str, Tensor], classes: Sequence[str], top: int
+) -> Prediction:
+    mine = {column: found[index] for column, found in scores.items()}
+    order = mine[FLOAT].argsort(descending=True, stable=True)[:top].tolist()
+    return Prediction(
+        image=name,
+        classes=tuple(classes[i] for i in order),
+        scores={column: tuple(float(s[i]) for i in order) for column, s in mine.items()},
+        best={column: classes[int(s.argmax())] for column, s in mine.items()},
+        largest_difference=max(float((s - mine[FLOAT]).abs().max()) for s in mine.values()),
+    )

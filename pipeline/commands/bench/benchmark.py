@@ -1,0 +1,193 @@
+"""One benchmark: everything timed in turn, then judged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.base.console import Advance
+from pipeline.base.errors import reading
+from pipeline.base.machine import code_info, host_info, tool_versions
+from pipeline.commands.bench import bars as bars_of
+from pipeline.commands.bench.contestants import (
+    EAGER,
+    Contestant,
+    Run,
+    first,
+    of_peer,
+    of_run,
+    of_torch,
+    refuse_same_names,
+)
+from pipeline.commands.bench.peer_files import peer_files
+from pipeline.commands.bench.ratios import Ratio, ratio_of
+from pipeline.measure import timing
+from pipeline.measure.latency import Latency
+from pipeline.measure.roofline import FORMATS, Roofline, roofline
+from pipeline.stages.finished_run import Finished, float_network
+from pipeline.tasks.images.load import load_dataset
+
+THREADS = (1, 2)
+_WARMUP = 3
+
+Tracked = Callable[[str, int], AbstractContextManager[Advance]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """Every contestant that could be timed, on so many threads.
+
+    Attributes:
+        threads: of every runtime.
+        latencies: by name, taken in turn.
+        speedups: over torch eager, by name.
+    """
+
+    threads: int
+    latencies: dict[str, Latency]
+    speedups: dict[str, Ratio]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """What was compared and what came out.
+
+    Attributes:
+        side: of the image, in pixels.
+        contestants: in the order of the table.
+        timed: by number of threads.
+        rooflines: of the int8 files of runs, on one thread, by name.
+        outcomes: of the bars that were asked for.
+    """
+
+    side: int
+    contestants: tuple[Contestant, ...]
+    timed: tuple[Timed, ...]
+    rooflines: dict[str, Roofline]
+    outcomes: tuple[bars_of.Outcome, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every bar is met."""
+        return all(outcome.passed for outcome in self.outcomes)
+
+
+def benchmark(
+    runs: Sequence[Finished],
+    *,
+    rounds: int,
+    peers: Path | None,
+    bars: Sequence[bars_of.Bar],
+    tracked: Tracked,
+) -> Benchmark:
+    """Time the files of runs of one network, torch, and what other tools make of the network.
+
+    Args:
+        runs: of one float network.
+        rounds: in which each is timed once.
+        peers: folder for the files of other tools; None leaves them out.
+        bars: to hold the result against.
+        tracked: a progress bar.
+
+    Raises:
+        InputError: the runs are of different networks, or a file is missing.
+    """
+    model, recipe = float_network(runs), runs[0].recipe
+    dataset = load_dataset(recipe.data, recipe.model.input_size)
+    accuracy = first(runs[0].report().baseline.accuracy)
+    image = timing.first_image(dataset)
+    contestants = of_torch(model, image, accuracy, variants=peers is not None)
+    if peers is not None:
+        for peer in peer_files(runs[0], model, dataset, peers, tracked):
+            contestants.append(of_peer(peer, dataset))
+    contestants += [of_run(run, dataset) for run in runs]
+    refuse_same_names(contestants)
+    timed = tuple(_time(contestants, threads, rounds, tracked) for threads in THREADS)
+    alone = timed[0]
+    rooflines = _rooflines(runs, alone.latencies)
+    measured = bars_of.Measured(
+        latencies=alone.latencies,
+        accuracies={c.name: c.accuracy for c in contestants if c.accuracy is not None},
+        shares={name: found.share_of_peak for name, found in rooflines.items()},
+    )
+    return Benchmark(
+        side=recipe.model.input_size,
+        contestants=tuple(contestants),
+        timed=timed,
+        rooflines=rooflines,
+        outcomes=tuple(bars_of.judge(bars, measured)),
+    )
+
+
+def _time(contestants: Sequence[Contestant], threads: int, rounds: int, tracked: Tracked) -> Timed:
+    runs: dict[str, Run] = {c.name: c.open(threads) for c in contestants if c.open is not None}
+    with tracked(f"rounds on {threads} thread{'s' * (threads > 1)}", rounds) as advance:
+        done = 0
+
+        def count() -> None:
+            nonlocal done
+            done += 1
+            # Each round runs everything twice; the first run of all counts it.
+            advance(min(done // 2, rounds), "")
+
+        name, run = next(iter(runs.items()))
+
+        def counted() -> None:
+            run()
+            count()
+
+        latencies = timing.interleaved(
+            {**runs, name: counted}, warmup=_WARMUP, rounds=rounds, threads=threads, untimed=1
+        )
+    speedups = {name: ratio_of(latencies[EAGER], taken) for name, taken in latencies.items()}
+    return Timed(threads=threads, latencies=latencies, speedups=speedups)
+
+
+def _rooflines(runs: Sequence[Finished], latencies: Mapping[str, Latency]) -> dict[str, Roofline]:
+    targets = {run.recipe.name: (run, run.recipe.target) for run in runs}
+    found = {}
+    for name, (run, target) in targets.items():
+        if name in latencies and target.precision == "int8" and target.format in FORMATS:
+            with reading(run.file):
+                found[name] = roofline(run.file, target.format, target.precision, threads=1)
+    return found
+
+
+def as_json(found: Benchmark) -> dict[str, Any]:
+    """The benchmark as plain JSON, with the machine and the versions of everything."""
+    contestants = [
+        {
+            key: str(value) if isinstance(value, Path) else value
+            for key, value in vars(contestant).items()
+            if key not in {"open", "accuracy"}
+        }
+        | {"accuracy": contestant.accuracy and contestant.accuracy.model_dump()}
+        for contestant in found.contestants
+    ]
+    return {
+        "host": host_info().model_dump(),
+        "code": code_info().model_dump(),
+        "tools": tool_versions(),
+        "side": found.side,
+        "contestants": contestants,
+        "timed": [
+            {
+                "threads": timed.threads,
+                "latency_ms": {n: taken.model_dump() for n, taken in timed.latencies.items()},
+                "speedup_over_eager": {n: asdict(ratio) for n, ratio in timed.speedups.items()},
+            }
+            for timed in found.timed
+        ],
+        "rooflines": {name: asdict(roof) for name, roof in found.rooflines.items()},
+        "bars": [asdict(outcome) for outcome in found.outcomes],
+        "passed": found.passed,
+    }
+
+
+def write_json(found: Benchmark, path: Path) -> None:
+    """Write the benchmark to `path`."""
+    path.write_text(json.dumps(as_json(found), indent=1), encoding="utf-8")

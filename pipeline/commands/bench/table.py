@@ -1,0 +1,63 @@
+"""The benchmark on the screen."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.commands.bench.bars import Outcome
+from pipeline.commands.bench.benchmark import Benchmark, Timed
+from pipeline.commands.bench.contestants import Contestant
+from pipeline.measure.roofline import describe
+
+
+def show(found: Benchmark, console: Console) -> None:
+    """Print every contestant, the rooflines and the bars."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "runtime", "MB", "top-1"):
+        table.add_column(heading, justify="left" if heading in {"", "runtime"} else "right")
+    for timed in found.timed:
+        threads = f"{timed.threads} thread{'s' * (timed.threads > 1)}"
+        table.add_column(f"{threads}: ms (p10 to p90)", justify="right")
+        table.add_column("x eager (p10 to p90)", justify="right")
+    for contestant in found.contestants:
+        figures = [cell for timed in found.timed for cell in _figures(contestant, timed)]
+        table.add_row(*_about(contestant), *figures)
+    console.print(table)
+    for contestant in found.contestants:
+        if contestant.missing is not None:
+            console.print(f"{contestant.name}: not timed: {contestant.missing}", highlight=False)
+    for name, roof in found.rooflines.items():
+        console.print(f"[bold]{name}[/bold]", highlight=False)
+        for line in describe(roof):
+            console.print(f"  {line}", highlight=False, markup=False)
+    for outcome in found.outcomes:
+        console.print(_line(outcome), highlight=False)
+
+
+def _about(contestant: Contestant) -> list[str]:
+    size, accuracy = contestant.size_bytes, contestant.accuracy
+    return [
+        contestant.name,
+        contestant.runtime,
+        "" if size is None else f"{size / 1e6:.1f}",
+        "" if accuracy is None else f"{accuracy.top1:.2%}",
+    ]
+
+
+def _figures(contestant: Contestant, timed: Timed) -> list[str]:
+    if contestant.name not in timed.latencies:
+        return ["not timed", ""]
+    taken, ratio = timed.latencies[contestant.name], timed.speedups[contestant.name]
+    doubt = " ?" if ratio.verdict == "not told apart" else ""
+    return [
+        f"{taken.median:.2f} ({taken.p10:.2f} to {taken.p90:.2f})",
+        f"{ratio.median:.2f} ({ratio.p10:.2f} to {ratio.p90:.2f}){doubt}",
+    ]
+
+
+def _line(outcome: Outcome) -> str:
+    verdict = "[green]met[/green]   " if outcome.passed else "[red]missed[/red]"
+    found = "" if outcome.found is None else f" [{outcome.found:.2f}]".replace("[", "\\[")
+    why = "" if outcome.why is None else f": {outcome.why}"
+    return f"{verdict} {outcome.bar}{found}{why}"

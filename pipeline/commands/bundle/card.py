@@ -1,0 +1,85 @@
+"""The model card: what a model is for, how good it is and where it ends, for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.base.templates import templates
+from pipeline.recipe.target import CardConfig
+from pipeline.report import words
+from pipeline.report.records import Report, TargetResult
+
+_FORMATS = {"onnx": "ONNX", "tflite": "TFLite", "coreml": "Core ML"}
+_LISTED = 20
+"""Classes of the table; of more, those that the file knows least."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassRow:
+    """A class and the shares of its images that were right; None without images."""
+
+    name: str
+    images: int
+    float_model: float | None
+    file: float | None
+
+
+def model_card(report: Report, card: CardConfig) -> str:
+    """The card of a report's only target, as Markdown.
+
+    Args:
+        report: of one recipe.
+        card: of the recipe; what it does not say is said to be missing.
+    """
+    (target,) = report.targets
+    pruning = target.pruning
+    unit = f" {pruning.unit}" if pruning and pruning.unit != "share" else ""
+    return (
+        templates("pipeline.commands.bundle")
+        .get_template("model_card.md.j2")
+        .render(
+            report=report,
+            target=target,
+            card=card,
+            unit=unit,
+            format=_FORMATS[target.format],
+            words=words,
+            text=words.markdown_text,
+            percent=words.percent,
+            figure=words.figure,
+            tables={name: class_rows(report, target, name) for name in report.data.test_sets},
+            listed=_LISTED,
+            verdict=words.budget_verdict([target]),
+        )
+    )
+
+
+def class_rows(report: Report, target: TargetResult, test_set: str) -> list[ClassRow]:
+    """Every class of a test set, or the `_LISTED` worst ones by the file's accuracy."""
+    if target.confusion is None or test_set not in target.confusion:
+        return []
+    names = words.class_names(report)
+    before = (report.baseline.confusion or {}).get(test_set)
+    after = target.confusion[test_set].by_class(len(names))
+    floats: list[Any] = before.by_class(len(names)) if before else [None] * len(names)
+    rows = [
+        ClassRow(
+            name=name, images=count, float_model=_share(floats[n]), file=_share((right, count))
+        )
+        for n, (name, (right, count)) in enumerate(zip(names, after, strict=True))
+    ]
+    if len(rows) > _LISTED:
+        rows = sorted((row for row in rows if row.file is not None), key=_accuracy)[:_LISTED]
+    return rows
+
+
+def _accuracy(row: ClassRow) -> float:
+    assert row.file is not None
+    return row.file
+
+
+def _share(found: tuple[int, int] | None) -> float | None:
+    if found is None or found[1] == 0:
+        return None
+    return found[0] / found[1]

@@ -1,0 +1,180 @@
+"""What an app may rely on: how an image becomes the file's input, and its output an answer."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pipeline.base.record import Above0, Positive, Record, Sha256, Share, Text
+from pipeline.commands.bundle.golden import Vectors
+from pipeline.formats.ports import Interface, Port
+from pipeline.report.records import Report
+from pipeline.stages.finished_run import Finished
+from pipeline.tasks.images.dataset import Dataset
+
+CONTRACT = "contract.json"
+PACKAGES = {"onnx": "onnxruntime", "tflite": "ai-edge-litert", "coreml": "coremltools"}
+"""Of Python, with each format's runtime; its version says what a file was checked with."""
+
+_FIT = (
+    "turn upright (EXIF), cut the square from the middle whose side is `kept` of the shorter side, "
+    "resize to the side, bilinear with antialias"
+)
+_NORMALIZED = "value = (pixel / 255 - mean) / std, per channel, pixel 0..255"
+_PIXELS = "value = pixel, 0..255; the file normalises"
+_LOGITS = "one number per class, in the order of labels.txt; softmax makes probabilities of them"
+
+
+class Grid(Record):
+    """Of integers: real = scale * (integer - zero_point)."""
+
+    scale: Above0
+    zero_point: int
+
+
+class Input(Record):
+    """What the file takes.
+
+    Attributes:
+        name: in the file.
+        kind: a tensor, or an image of the platform's own type.
+        shape: null stands for any number of images.
+        layout: of the shape: N images, C channels, H rows from the top, W columns.
+        dtype: of the elements.
+        color_order: of the channels.
+        side: of the image, in pixels.
+        fit: how a photo becomes an image of that side.
+        kept: of a photo's shorter side; 1 is the largest square.
+        value: how a pixel becomes an element.
+        mean: of `value`, per channel; null where the file normalises.
+        std: likewise.
+        grid: of integer elements; null where they are plain numbers.
+    """
+
+    name: Text
+    kind: Literal["tensor", "image"]
+    shape: tuple[Positive | None, ...]
+    layout: Literal["NCHW", "NHWC"]
+    dtype: Literal["float32", "float16", "uint8", "int8"]
+    color_order: Literal["RGB"] = "RGB"
+    side: Positive
+    fit: Text = _FIT
+    kept: Share = 1.0
+    value: Text
+    mean: tuple[Share, Share, Share] | None
+    std: tuple[Above0, Above0, Above0] | None
+    grid: Grid | None = None
+
+
+class Output(Record):
+    """What the file gives: `grid` is null where the elements are real numbers already."""
+
+    name: Text
+    shape: tuple[Positive | None, ...]
+    dtype: Literal["float32", "float16", "uint8", "int8"]
+    meaning: Text = _LOGITS
+    labels: Text = "labels.txt"
+    classes: Positive
+    grid: Grid | None = None
+
+
+class Golden(Record):
+    """Images whose answers are known.
+
+    Attributes:
+        folder: with NN.png, the same pixels as NN.rgb (rows from the top, 3 bytes a pixel), and
+            the logits of every image in expected.csv.
+        images: number of them.
+        tolerance: most that a logit may be off.
+        why: where the tolerance comes from.
+        computed_by: the runtime and its version, or the reference evaluator.
+    """
+
+    folder: Text = "golden"
+    images: Positive
+    tolerance: Above0
+    why: Text
+    computed_by: Text
+
+
+class Contract(Record):
+    """contract.json, version 1."""
+
+    schema_version: Literal[1] = 1
+    name: Text
+    file: Text
+    sha256: Sha256
+    format: Literal["onnx", "tflite", "coreml"]
+    runtime: Text
+    precision: Literal["int8", "float"]
+    network: Text
+    input: Input
+    output: Output
+    golden: Golden
+
+
+def contract_of(
+    run: Finished, report: Report, found: Interface, vectors: Vectors, dataset: Dataset
+) -> Contract:
+    """The contract of a run's file, whose interface is `found`."""
+    (target,) = report.targets
+    package = PACKAGES[target.format]
+    runtime = f"{package} {report.tools.get(package, '(version unknown)')}"
+    by = runtime if target.evaluated == "runtime" else "PocketNest's reference evaluator"
+    return Contract(
+        name=run.recipe.name,
+        file=run.file.name,
+        sha256=target.sha256,
+        format=target.format,
+        runtime=runtime,
+        precision=target.precision,
+        network=report.model.name,
+        input=_input(found.input, dataset, normalizes=run.recipe.target.takes_pixels),
+        output=_output(found.output, len(run.classes)),
+        golden=Golden(
+            images=len(vectors.labels),
+            tolerance=_rounded_up(vectors.tolerance),
+            why=vectors.why,
+            computed_by=by,
+        ),
+    )
+
+
+def _input(port: Port, dataset: Dataset, *, normalizes: bool) -> Input:
+    """What a file with such a port takes; `normalizes` says whether the file does that itself."""
+    # pydantic checks what the types of a file's own words cannot.
+    return Input(
+        name=port.name,
+        kind=port.kind,
+        shape=port.shape,
+        layout=port.layout,  # type: ignore[arg-type]
+        dtype=port.dtype,  # type: ignore[arg-type]
+        side=port.side,
+        kept=port.side / (port.side + 2 * dataset.train.margin),
+        value=_PIXELS if normalizes else _NORMALIZED,
+        mean=None if normalizes else dataset.mean,
+        std=None if normalizes else dataset.std,
+        grid=_grid(port),
+    )
+
+
+def _output(port: Port, classes: int) -> Output:
+    return Output(
+        name=port.name,
+        shape=port.shape,
+        dtype=port.dtype,  # type: ignore[arg-type]
+        classes=classes,
+        grid=_grid(port),
+    )
+
+
+def _grid(port: Port) -> Grid | None:
+    if port.scale is None or port.zero_point is None:
+        return None
+    return Grid(scale=port.scale, zero_point=port.zero_point)
+
+
+def _rounded_up(value: float) -> float:
+    """The next number of four digits."""
+    digit = 10.0 ** (math.floor(math.log10(value)) - 3)
+    return float(f"{math.ceil(value / digit) * digit:.4g}")

@@ -1,0 +1,128 @@
+"""Code that uses a file, in the languages of its platforms, written from the contract."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pipeline.base.templates import templates
+from pipeline.commands.bundle.contract import PACKAGES, Contract
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.:/-]+")
+"""What may stand in the quotes of any language: names of ours, and nothing that ends a string."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A file of code.
+
+    Attributes:
+        template: that it is made from.
+        path: in the bundle.
+        what: it is, in words.
+    """
+
+    template: str
+    path: str
+    what: str
+
+
+_PYTHON = Source(
+    template="classify.py.j2",
+    path="python/classify.py",
+    what="classifies photos, and checks the golden vectors",
+)
+_KOTLIN_TEST = Source(
+    template="GoldenTest.kt.j2",
+    path="kotlin/GoldenTest.kt",
+    what="Kotlin: the golden vectors as a test on the device",
+)
+SOURCES: dict[str, tuple[Source, ...]] = {
+    "tflite": (
+        Source(
+            template="ClassifierLiteRT.kt.j2",
+            path="kotlin/Classifier.kt",
+            what="Kotlin: the classifier, with LiteRT",
+        ),
+        _KOTLIN_TEST,
+        _PYTHON,
+    ),
+    "onnx": (
+        Source(
+            template="ClassifierOnnx.kt.j2",
+            path="kotlin/Classifier.kt",
+            what="Kotlin: the classifier, with ONNX Runtime",
+        ),
+        _KOTLIN_TEST,
+        Source(
+            template="classifier.hpp.j2",
+            path="cpp/classifier.hpp",
+            what="C++17: the classifier, with ONNX Runtime",
+        ),
+        Source(
+            template="golden.cpp.j2",
+            path="cpp/golden.cpp",
+            what="C++17: a program that checks the golden vectors",
+        ),
+        _PYTHON,
+    ),
+    "coreml": (
+        Source(
+            template="Classifier.swift.j2",
+            path="swift/Classifier.swift",
+            what="Swift: the classifier, with Core ML",
+        ),
+        Source(
+            template="GoldenTests.swift.j2",
+            path="swift/GoldenTests.swift",
+            what="Swift: the golden vectors as a test on the device",
+        ),
+        _PYTHON,
+    ),
+}
+"""What a bundle holds, by format."""
+
+
+def snippets(contract: Contract, onnxruntime: str) -> dict[str, str]:
+    """Every source file of a bundle and its README, by path.
+
+    Args:
+        contract: of the bundle.
+        onnxruntime: version of ONNX Runtime that the file was checked with.
+
+    Raises:
+        ValueError: a name in the contract could end a string in one of the languages.
+    """
+    given, made = contract.input, contract.output
+    for name in (contract.name, contract.file, given.name, made.name, onnxruntime):
+        if not _PLAIN.fullmatch(name):
+            raise ValueError(f"got the name {name!r}; only {_PLAIN.pattern} can stand in code")
+    sources = SOURCES[contract.format]
+    values = {
+        "name": contract.name,
+        "file": contract.file,
+        "side": given.side,
+        "kept": given.kept,
+        "classes": made.classes,
+        "tolerance": contract.golden.tolerance,
+        "images": contract.golden.images,
+        "mean": given.mean,
+        "std": given.std,
+        "pixels": given.mean is None,
+        "channels_last": given.layout == "NHWC",
+        "dtype": given.dtype,
+        "input_name": given.name,
+        "output_name": made.name,
+        "python_package": PACKAGES[contract.format],
+        "onnxruntime": onnxruntime,
+        "sources": [(source.path, source.what) for source in sources],
+        "check": _listed([source.path for source in sources if "olden" in source.path]),
+        **{form: form == contract.format for form in SOURCES},
+    }
+    named = {"README.md": "README.md.j2", **{s.path: s.template for s in sources}}
+    every = templates("pipeline.commands.bundle")
+    return {path: every.get_template(name).render(values) for path, name in named.items()}
+
+
+def _listed(paths: list[str]) -> str:
+    return " or ".join(f"`{path}`" for path in paths)

@@ -1,0 +1,118 @@
+"""The archive of one target: put together in a folder, sealed, packed, and given its name whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+
+from pipeline.base.checksums import flush, seal
+from pipeline.base.errors import InputError, reading
+from pipeline.base.safe_files import refuse_to_write
+from pipeline.base.store import IMAGES, STORE
+from pipeline.commands.bundle import golden
+from pipeline.commands.bundle.card import model_card
+from pipeline.commands.bundle.contract import CONTRACT, Contract, Golden, contract_of
+from pipeline.commands.bundle.snippets import snippets
+from pipeline.formats.description import labels_text
+from pipeline.formats.interface import interface
+from pipeline.report.records import Report, TargetResult
+from pipeline.stages.finished_run import Finished
+from pipeline.tasks.images.dataset import Dataset
+from pipeline.tasks.images.load import load_dataset
+
+
+def write_bundle(run: Finished, out: Path | None = None) -> Path:
+    """Write the bundle of a run.
+
+    Args:
+        run: finished.
+        out: folder of the archive; None takes that of the run, where the next run removes it with
+            the file that it is of.
+
+    Returns:
+        Path of the archive.
+
+    Raises:
+        InputError: the run has no report of this version, its file is not its program, its test
+            images are not those it was judged on, or a stage of it is gone.
+    """
+    report = run.report()
+    (target,) = report.targets
+    if not target.parity.passed:
+        raise InputError(
+            f"{run.directory}: its file does not answer as its program ({target.parity.misses[0]}) "
+            "and was written with --allow-mismatch; nothing to hand over"
+        )
+    dataset = _dataset(run, report)
+    folder = out or run.directory
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{run.recipe.name}.zip"
+    refuse_to_write(path)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".bundle-") as scratch:
+        root = Path(scratch, run.recipe.name)
+        root.mkdir()
+        _fill(root, run, report, target, dataset)
+        seal(root)
+        packed = Path(scratch, path.name)
+        _pack(root, packed)
+        flush(packed)
+        os.replace(packed, path)
+    flush(folder)
+    return path
+
+
+def _dataset(run: Finished, report: Report) -> Dataset:
+    """The images of a run, from where its own store has them decoded."""
+    cache = run.directory.parent / STORE / IMAGES
+    side = run.recipe.model.input_size
+    dataset = load_dataset(run.recipe.data, side, cache=cache if cache.is_dir() else None)
+    if dataset.sha256 != report.data.sha256:
+        raise InputError(
+            f"{run.directory}: its data has changed since (SHA-256 {dataset.sha256[:12]}, and "
+            f"{report.data.sha256[:12]} in report.json); run the recipe again"
+        )
+    return dataset
+
+
+def _fill(
+    root: Path, run: Finished, report: Report, target: TargetResult, dataset: Dataset
+) -> None:
+    """Put everything that a bundle holds into a folder."""
+    copy = root / run.file.name
+    if run.file.is_dir():
+        shutil.copytree(run.file, copy)
+    else:
+        shutil.copy2(run.file, copy)
+    found = golden.vectors(run, dataset, target)
+    golden.write(found, root / Golden.model_fields["folder"].default)
+    with reading(run.file):
+        contract = contract_of(run, report, interface(run.file, target.format), found, dataset)
+    with reading(run.directory / "report.json"):
+        texts = {
+            CONTRACT: f"{contract.model_dump_json(indent=2)}\n",
+            "labels.txt": labels_text(run.classes),
+            "model_card.md": model_card(report, run.recipe.card),
+            **snippets(contract, report.tools["onnxruntime"]),
+        }
+    for name, text in texts.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+
+
+def _pack(root: Path, path: Path) -> None:
+    """Pack a folder under its own name; the same content gives the same archive."""
+    with zipfile.ZipFile(path, "x", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(file for file in root.rglob("*") if file.is_file()):
+            name = file.relative_to(root.parent).as_posix()
+            entry = zipfile.ZipInfo(name)  # of 1980, always: the same content, the same bytes
+            entry.external_attr = 0o644 << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, file.read_bytes())
+
+
+def contract_in(folder: Path) -> Contract:
+    """The contract of a bundle that was unpacked."""
+    return Contract.model_validate_json((folder / CONTRACT).read_bytes())

@@ -1,0 +1,326 @@
+"""What changed between two runs of the same targets, worst first.
+
+    changes = compare(open_runs(Path("before/combined")), open_runs(Path("after/combined")))
+
+A change is a regression where it is past its limit and more than chance: two files may differ by
+an image or two, and the same file takes another time in every run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from math import comb
+from typing import Literal
+
+from pipeline.base.errors import InputError, reading
+from pipeline.measure.latency import Latency
+from pipeline.report import words
+from pipeline.report.records import Report, TargetResult
+from pipeline.stages.finished_run import Finished
+from pipeline.tasks.accuracy import Changes, changes_of
+from pipeline.tasks.classification import PREDICTIONS, Predictions, read_predictions
+
+Verdict = Literal["regression", "worse", "changed", "better", "same", "unknown"]
+ORDER: tuple[Verdict, ...] = ("regression", "worse", "changed", "unknown", "better", "same")
+"""Worst first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much worse a run may be before it is a regression.
+
+    Attributes:
+        accuracy_drop_pt: percentage points of top-1 lost.
+        size_growth: share of the file's bytes.
+        latency_growth: share of the median time.
+        significance: a loss of accuracy counts where chance alone would give it less often.
+    """
+
+    accuracy_drop_pt: float = 0.5
+    size_growth: float = 0.02
+    latency_growth: float = 0.1
+    significance: float = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One figure of one target, before and after.
+
+    Attributes:
+        target: name of its recipe.
+        what: changed.
+        before: in words.
+        after: in words.
+        note: how much, and how sure that is.
+        verdict: how bad it is.
+    """
+
+    target: str
+    what: str
+    before: str
+    after: str
+    note: str
+    verdict: Verdict
+
+
+def compare(old: Sequence[Finished], new: Sequence[Finished], limits: Limits) -> list[Change]:
+    """Every figure of every target of both, worst first.
+
+    Raises:
+        InputError: no target is in both, or a run's report cannot be read.
+    """
+    before = {run.recipe.name: run for run in old}
+    after = {run.recipe.name: run for run in new}
+    shared = [name for name in before if name in after]
+    if not shared:
+        raise InputError(
+            f"no target is in both: {', '.join(before)} and {', '.join(after)}; "
+            "compare runs of the same recipes"
+        )
+    found = [one for name in shared for one in _of_target(before[name], after[name], limits)]
+    for name in sorted(before.keys() ^ after.keys()):
+        gone = name in before
+        found.append(
+            Change(
+                target=name,
+                what="target",
+                before="there" if gone else "absent",
+                after="absent" if gone else "there",
+                note="cannot be compared",
+                verdict="worse" if gone else "changed",
+            )
+        )
+    return sorted(found, key=lambda one: ORDER.index(one.verdict))
+
+
+def mcnemar(changes: Changes) -> float:
+    """How often chance alone gives so many more losses than gains, or gains than losses.
+
+    The exact two-sided test of McNemar (Psychometrika 12, 1947): of the images that only one of
+    two files gets right, each is as likely to be either's; p = 2 sum_{i <= k} C(n, i) / 2^n with
+    n = lost + gained and k = min(lost, gained), at most 1.
+    """
+    discordant = changes.lost + changes.gained
+    fewer = min(changes.lost, changes.gained)
+    tail: int = sum(comb(discordant, i) for i in range(fewer + 1))
+    return float(min(1.0, 2 * tail / 2**discordant))
+
+
+def _of_target(old: Finished, new: Finished, limits: Limits) -> Iterator[Change]:
+    before, after = old.report(), new.report()
+    (one,), (two,) = before.targets, after.targets
+    name = two.name
+    if one.sha256 == two.sha256:
+        note = f"sha256 {two.sha256[:12]}"
+        yield Change(target=name, what="file", before="", after="", note=note, verdict="same")
+    yield from _accuracies(old, new, before, after, limits)
+    yield _parity(one, two)
+    yield _size(name, "size", one.size_bytes, two.size_bytes, limits)
+    yield _size(name, "download", one.download_bytes, two.download_bytes, limits)
+    yield _latency(before, after, limits)
+    yield from _inside(one, two)
+    yield from _budgets(one, two)
+
+
+def _predictions(run: Finished) -> dict[str, Predictions] | None:
+    """Which classes a run's file named; None for a run that did not keep them."""
+    file = run.directory / PREDICTIONS
+    if not file.exists():
+        return None
+    with reading(file):
+        return read_predictions(file)
+
+
+def _accuracies(
+    old: Finished, new: Finished, before: Report, after: Report, limits: Limits
+) -> Iterator[Change]:
+    (one,), (two,) = before.targets, after.targets
+    ours, theirs = _predictions(old), _predictions(new)
+    paired = before.data.sha256 == after.data.sha256 and ours is not None and theirs is not None
+    for name in {**(one.accuracy or {}), **(two.accuracy or {})}:
+        first, second = (one.accuracy or {}).get(name), (two.accuracy or {}).get(name)
+        texts = [
+            "not measured" if found is None else words.percent(found.top1)
+            for found in (first, second)
+        ]
+        verdict: Verdict = "unknown"
+        if first is None or second is None:
+            note = "not measured in both"
+        else:
+            drop = round(100 * (first.top1 - second.top1), 9)
+            past = drop > limits.accuracy_drop_pt
+            note = f"{-drop:+.2f} pt"
+            verdict = "same" if drop == 0 else "better" if drop < 0 else "worse"
+            if paired and ours is not None and theirs is not None:
+                with reading(new.directory / PREDICTIONS):
+                    found = changes_of(ours[name].labels, ours[name].file, theirs[name].file)
+                chance = mcnemar(found)
+                note += f"; {found.lost} lost, {found.gained} gained, p = {chance:.2g}"
+                past = past and chance < limits.significance
+            else:
+                note += "; not paired: other images, or a run of an older PocketNest"
+            verdict = "regression" if past else verdict
+        yield Change(
+            target=two.name,
+            what=f"top-1 on {name}",
+            before=texts[0],
+            after=texts[1],
+            note=note,
+            verdict=verdict,
+        )
+
+
+def _parity(one: TargetResult, two: TargetResult) -> Change:
+    verdict: Verdict = "same"
+    if one.parity.passed != two.parity.passed:
+        verdict = "better" if two.parity.passed else "regression"
+    return Change(
+        target=two.name,
+        what="answers as its program",
+        before="yes" if one.parity.passed else "no",
+        after="yes" if two.parity.passed else "no",
+        note="; ".join(two.parity.misses),
+        verdict=verdict,
+    )
+
+
+def _size(target: str, what: str, before: int, after: int, limits: Limits) -> Change:
+    growth = after / before - 1
+    verdict: Verdict = "same" if growth == 0 else "better" if growth < 0 else "worse"
+    if growth > limits.size_growth:
+        verdict = "regression"
+    return Change(
+        target=target,
+        what=what,
+        before=f"{words.figure(before / 1e6)} MB",
+        after=f"{words.figure(after / 1e6)} MB",
+        note=f"{100 * growth:+.2f} %",
+        verdict=verdict,
+    )
+
+
+def _latency(before: Report, after: Report, limits: Limits) -> Change:
+    (one,), (two,) = before.targets, after.targets
+    first, second = one.latency_ms, two.latency_ms
+    verdict: Verdict = "unknown"
+    if first is None or second is None:
+        note = str(two.latency_missing or one.latency_missing)
+    elif before.host.cpu != after.host.cpu:
+        note = f"another CPU: {before.host.cpu} and {after.host.cpu}"
+    elif (first.threads, first.batch) != (second.threads, second.batch):
+        note = f"timed otherwise: {first.threads} and {second.threads} threads"
+    else:
+        growth = second.median / first.median - 1
+        note = f"{100 * growth:+.1f} %"
+        apart = first.p90 < second.p10 or second.p90 < first.p10
+        if not apart:
+            verdict = "same"
+            note += ", within the spread of the runs"
+        elif growth < 0:
+            verdict = "better"
+        else:
+            verdict = "regression" if growth > limits.latency_growth else "worse"
+    return Change(
+        target=two.name,
+        what="latency",
+        before=_shown(first),
+        after=_shown(second),
+        note=note,
+        verdict=verdict,
+    )
+
+
+def _shown(latency: Latency | None) -> str:
+    return "not measured" if latency is None else words.milliseconds(latency)
+
+
+def _inside(one: TargetResult, two: TargetResult) -> Iterator[Change]:
+    """Scales, int8 coverage and operations."""
+    exact = [found.scales_exact for found in (one, two)]
+    texts = ["none" if found is None else f"{found.same}/{found.total}" for found in exact]
+    wrong = [0 if found is None else found.total - found.same for found in exact]
+    verdict: Verdict = "same" if texts[0] == texts[1] else "changed"
+    if wrong[1] > wrong[0]:
+        verdict = "regression"
+    yield Change(
+        target=two.name,
+        what="scales as learned",
+        before=texts[0],
+        after=texts[1],
+        note="",
+        verdict=verdict,
+    )
+    shares = [found.int8_coverage for found in (one, two)]
+    verdict = "same" if shares[0] == shares[1] else "changed"
+    if shares[0] is not None and shares[1] is not None and shares[0] != shares[1]:
+        verdict = "better" if shares[1] > shares[0] else "regression"
+    yield Change(
+        target=two.name,
+        what="int8 share of MACs",
+        before="not measured" if shares[0] is None else words.percent(shares[0]),
+        after="not measured" if shares[1] is None else words.percent(shares[1]),
+        note="",
+        verdict=verdict,
+    )
+    changed = [
+        f"{name} {one.ops.get(name, 0)} to {two.ops.get(name, 0)}"
+        for name in sorted({*one.ops, *two.ops})
+        if one.ops.get(name, 0) != two.ops.get(name, 0)
+    ]
+    yield Change(
+        target=two.name,
+        what="operations",
+        before=str(sum(one.ops.values())),
+        after=str(sum(two.ops.values())),
+        note=", ".join(changed),
+        verdict="changed" if changed else "same",
+    )
+
+
+def _budgets(one: TargetResult, two: TargetResult) -> Iterator[Change]:
+    """Budgets that both have and that are judged otherwise now."""
+    before = {item.metric: item for item in one.budgets}
+    for item in two.budgets:
+        known = before.get(item.metric)
+        if known is None or known.passed == item.passed:
+            continue
+        judged = {True: "kept", False: "missed", None: "not measured"}
+        verdict: Verdict = "regression" if item.passed is False else "changed"
+        if known.passed is False and item.passed:
+            verdict = "better"
+        yield Change(
+            target=two.name,
+            what=f"budget: {words.UNITS[item.metric][0]}",
+            before=judged[known.passed],
+            after=judged[item.passed],
+            note=words.limit(item),
+            verdict=verdict,
+        )
+
+
+def markdown(changes: Sequence[Change]) -> str:
+    """The changes as a table for a pull request; what is the same is only counted."""
+    found = [one for one in changes if one.verdict == "regression"]
+    same = sum(one.verdict == "same" for one in changes)
+    verdict = f"**{words.plural(len(found), 'regression')}**" if found else "**No regression**"
+    lines = [f"{verdict}; {words.plural(same, 'figure')} the same.", ""]
+    rows = [one for one in changes if one.verdict != "same"]
+    if rows:
+        lines += ["| | target | figure | before | after | |", "| --- " * 6 + "|"]
+        lines += [
+            "| "
+            + " | ".join(
+                words.markdown_text(text)
+                for text in (one.verdict, one.target, one.what, one.before, one.after, one.note)
+            )
+            + " |"
+            for one in rows
+        ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def as_json(changes: Sequence[Change]) -> str:
+    """The changes as a JSON list, worst first."""
+    return json.dumps([asdict(one) for one in changes], indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,122 @@
+"""What the commands of the command line do, once their arguments are parsed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.base.console import third_party_output_to
+from pipeline.recipe.recipe import load_recipes
+from pipeline.report.records import Report, TargetResult
+
+LOG = "run.log"
+
+
+def run(recipes: Sequence[Path], arguments: argparse.Namespace) -> bool:
+    """Run recipes and show the result; True where every budget is met."""
+    loaded = load_recipes(recipes, arguments.overrides)
+    out: Path = arguments.out
+    # torchrun started it to help another process, which says what there is to say.
+    helps = "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0"
+    quiet = arguments.quiet or arguments.json or helps
+    with third_party_output_to(out / LOG, quiet=quiet and not arguments.explain) as console:
+        # Imported here: torch and what it loads print while they load.
+        from pipeline.stages.run import explain_recipes, run_recipes
+
+        if arguments.explain:
+            for name, stages in explain_recipes(loaded, out, console).items():
+                console.print(f"[bold]{name}[/bold]", highlight=False)
+                for stage in stages:
+                    does = "reused" if stage.reused else "made"
+                    console.print(
+                        f"  {stage.stage:<9} {does:<7}", escape(stage.why), highlight=False
+                    )
+            return True
+        reports = run_recipes(
+            loaded,
+            out,
+            console,
+            fresh=arguments.fresh,
+            allow_mismatch=arguments.allow_mismatch,
+            until=arguments.until,
+        )
+        if helps:
+            return True
+        combined = len(reports) > len(loaded)
+        shown = reports[-1:] if combined else reports
+        for report, directory in shown:
+            show(report, directory, console)
+    if arguments.json:
+        print(json.dumps([_summary(report, directory) for report, directory in shown], indent=2))
+    return all(report.passed for report, _ in reports)
+
+
+def show(report: Report, directory: Path, console: Console) -> None:
+    """Print the targets of a report as a table, and where it lies."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("target", "file", "MB", "top-1", "drop", "speedup", "int8", "scales", ""):
+        table.add_column(heading, justify="left" if heading in {"target", "file"} else "right")
+    base = next(iter(report.baseline.accuracy.values()))
+    size = f"{report.baseline.size_bytes / 1e6:.1f}"
+    where = "" if report.baseline.measured_here else ", elsewhere"
+    table.add_row("float", f"({report.baseline.device_kind}{where})", size, f"{base.top1:.2%}")
+    for target in report.targets:
+        table.add_row(*_row(target, directory))
+    console.print(table)
+    console.print(f"report: {directory / 'report.html'}", highlight=False)
+
+
+def _summary(report: Report, directory: Path) -> dict[str, Any]:
+    """What a program wants to know of a run that has ended; the report has the rest."""
+    figures = ("device", "format", "size_bytes", "accuracy_drop_pt", "speedup", "passed")
+    return {
+        "passed": report.passed,
+        "report": str(directory / "report.json"),
+        "targets": [
+            {
+                "name": target.name,
+                "file": str(_file(target, directory)),
+                **{name: getattr(target, name) for name in figures},
+                "parity": target.parity.passed,
+            }
+            for target in report.targets
+        ],
+    }
+
+
+def _file(target: TargetResult, directory: Path) -> Path:
+    """Where a target's file lies, given the directory of its report or of a combined one."""
+    return directory.parent / target.name / target.path
+
+
+def _row(target: TargetResult, directory: Path) -> list[str]:
+    def shown(value: float | None, form: str) -> str:
+        return "not measured" if value is None else format(value, form)
+
+    top1 = None if target.accuracy is None else next(iter(target.accuracy.values())).top1
+    reference = " (reference)" if target.evaluated == "reference" else ""
+    exact = target.scales_exact
+    return [
+        target.name,
+        str(_file(target, directory)),
+        f"{target.size_mb:.1f}",
+        shown(top1, ".2%") + reference,
+        shown(target.accuracy_drop_pt, ".2f"),
+        shown(target.speedup, ".2f"),
+        shown(target.int8_coverage, ".0%"),
+        f"{exact.same}/{exact.total}" if exact else "none",
+        _verdict(target),
+    ]
+
+
+def _verdict(target: TargetResult) -> str:
+    verdict = "[green]passed[/green]" if target.passed else "[red]missed[/red]"
+    return verdict if target.parity.passed else f"{verdict}, [red]mismatch allowed[/red]"

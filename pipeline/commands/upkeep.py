@@ -1,0 +1,133 @@
+"""Looking after a folder of runs: is everything still as it was written, and what can go."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.base.checksums import damage
+from pipeline.base.errors import InputError
+from pipeline.base.locks import is_dead, owner_of
+from pipeline.base.safe_files import json_of, remove
+from pipeline.base.store import IMAGES, LOCKS, MAKING, OLD, PARTIAL, RUN, STORE, refuse_links
+from pipeline.stages.finished_run import STAGES_FILE, open_runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removable:
+    """Something in a store that no run needs.
+
+    Attributes:
+        path: of it.
+        size_bytes: of all its files.
+        why: it is not needed, in words.
+    """
+
+    path: Path
+    size_bytes: int
+    why: str
+
+
+def verify(directory: Path) -> tuple[list[Path], list[str]]:
+    """Hash every file of a run again, and of the stage results that it was made from.
+
+    Args:
+        directory: of a run, or of a combined report.
+
+    Returns:
+        The directories that were looked at, and a line for each that is not as it was written.
+
+    Raises:
+        InputError: it is not the directory of a finished run.
+    """
+    places: dict[Path, tuple[Path, bool]] = {}
+    faults: dict[Path, str] = {}
+    for run in open_runs(directory, checked=False):
+        places[real(run.directory)] = (run.directory, True)
+        store = Path(os.path.normpath(run.directory.parent / STORE))
+        for stage, place in run.stages().items():
+            named = Path(os.path.normpath(place))
+            places.setdefault(real(named), (named, False))
+            if named.parent != store:
+                faults[real(named)] = (
+                    f"{run.directory / STAGES_FILE}: says that stage {stage} is in {named}, which "
+                    f"is not in {store}; run the recipe again"
+                )
+    for key, (place, more_allowed) in places.items():
+        if key not in faults and (fault := damage(place, more_allowed=more_allowed)) is not None:
+            faults[key] = f"{place}: {fault}"
+    return [place for place, _ in places.values()], list(faults.values())
+
+
+def removable(out: Path, store: Path) -> list[Removable]:
+    """What a store holds that no run of `out` was made from and no living process works on.
+
+    Results of runs that were stopped before they had a report count as not needed, too: removing
+    them costs time, never a right result. While a run is at work, all results stay.
+
+    Raises:
+        InputError: there is no store.
+    """
+    if not store.is_dir():
+        raise InputError(f"{store}: not a folder of runs; give the folder that `run --out` named")
+    refuse_links(store)
+    used = set(_used(out))
+    locks = {lock: _is_held(lock) for lock in sorted((store / LOCKS).glob("*.json"))}
+    busy = {lock.stem for lock, is_held in locks.items() if is_held}
+    running = any(name.startswith(f"{RUN}-") for name in busy)
+    found = [
+        _removable(lock, "of a process that has ended")
+        for lock, is_held in locks.items()
+        if not is_held
+    ]
+    for path in sorted(store.iterdir()):
+        if path.name in {LOCKS, PARTIAL, IMAGES}:
+            continue
+        if path.name.startswith("."):
+            if path.is_dir() and not any(name in path.name for name in busy):
+                found.append(_removable(path, "left over or set aside"))
+        elif real(path) not in used and not running:  # of any result that is there already
+            found.append(_removable(path, "no run was made from it"))
+    for path in sorted((store / PARTIAL).glob("*")):
+        if path.name not in busy:
+            found.append(_removable(path, "of a stage that was stopped"))
+    for path in sorted([*out.glob(f"{MAKING}-*"), *out.glob(f"{OLD}-*")]):
+        if not any(name.startswith("publish-") for name in busy):
+            found.append(_removable(path, "left over"))
+    return found
+
+
+def remove_all(found: list[Removable]) -> None:
+    """Remove what `removable` found."""
+    for one in found:
+        remove(one.path)
+
+
+def _used(out: Path) -> Iterator[Path]:
+    for file in out.glob(f"*/{STAGES_FILE}"):
+        try:
+            places = json_of(file)
+            yield from (real(file.parent / str(place)) for place in places.values())
+        except (OSError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"{file}: cannot be read ({error}), so that it is not known which results its run "
+                "needs; remove that run's folder or run the recipe again"
+            ) from error
+
+
+def _is_held(lock: Path) -> bool:
+    owner = owner_of(lock)
+    return owner is not None and not is_dead(owner)
+
+
+def _removable(path: Path, why: str) -> Removable:
+    files = [path] if path.is_symlink() or not path.is_dir() else path.rglob("*")
+    size = sum(file.lstat().st_size for file in files if file.is_symlink() or not file.is_dir())
+    return Removable(path=path, size_bytes=size, why=why)
+
+
+def real(path: Path) -> Path:
+    """Where a path leads; unlike `resolve`, also where links go round in a circle."""
+    return Path(os.path.realpath(path))

@@ -1,0 +1,202 @@
+"""Groups of tied channels: what torch-pruning's dependency graph says of a ResNeSt.
+
+The network is taken in branch form (see `pipeline.models.branches`), the form in which a channel
+of one radix split is tied to the same channel of the others by plain element-wise operations.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import nn
+
+from pipeline.base.errors import InputError
+from pipeline.networks.resnest.network import ResNeSt
+
+Removed = Mapping[str, Sequence[int]]
+"""Indices of the channels to remove, by the name of their group."""
+
+STEM = "stem"
+
+_OUTPUT = {tp.prune_conv_out_channels, tp.prune_linear_out_channels}
+_INPUT = {tp.prune_conv_in_channels, tp.prune_linear_in_channels}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Channels that can only be removed together, in every layer that makes or reads them.
+
+    Attributes:
+        name: of the first convolution that makes them.
+        channels: how many there are.
+        parts: cardinal groups they are in; every part must lose the same of its channels.
+        makers: convolutions whose outputs they are.
+        readers: convolutions and linear layers whose inputs they are.
+        norms: batch normalisations of them; zeroed there, a channel is gone for its readers.
+    """
+
+    name: str
+    channels: int
+    parts: int
+    makers: tuple[str, ...]
+    readers: tuple[str, ...]
+    norms: tuple[str, ...]
+
+    @property
+    def stage(self) -> str:
+        """Where the channels are made: `stem`, or `layer1` to `layer4`."""
+        return stage_of(self.name)
+
+
+def stage_of(layer: str) -> str:
+    """The stage of a layer by its name; all before and after the four stages is the stem."""
+    first = layer.partition(".")[0]
+    return first if first.startswith("layer") else STEM
+
+
+def tied(model: ResNeSt, input_size: int) -> tuple[Any, dict[Group, Any]]:
+    """torch-pruning's dependency graph of a network in branch form, and its record of every group.
+
+    The classifier's outputs are the classes, and in no group.
+
+    Args:
+        model: in evaluation mode, its parameters with `requires_grad`.
+        input_size: side of the images in pixels.
+    """
+    place = next(model.parameters()).device
+    example = torch.zeros(1, 3, input_size, input_size, device=place)
+    graph = tp.DependencyGraph().build_dependency(model, example)
+    names = {module: name for name, module in model.named_modules()}
+    order = {name: index for index, name in enumerate(names.values())}
+    records = graph.get_all_groups(ignored_layers=[model.fc], root_module_types=[nn.Conv2d])
+    found = {_group(record, names, order): record for record in records}
+    return graph, dict(sorted(found.items(), key=lambda item: order[item[0].name]))
+
+
+def _group(found: Any, names: dict[nn.Module, str], order: dict[str, int]) -> Group:
+    makers, readers, norms, parts = [], [], [], 1
+    for dependency, _ in found:
+        module = dependency.target.module
+        if isinstance(module, nn.BatchNorm2d):
+            norms.append(names[module])
+        elif dependency.handler in _OUTPUT:
+            makers.append(names[module])
+        elif dependency.handler in _INPUT:
+            readers.append(names[module])
+        if isinstance(module, nn.Conv2d):
+            parts = max(parts, module.groups)
+    in_order = [tuple(sorted(set(part), key=order.__getitem__)) for part in (makers, readers)]
+    return Group(
+        name=in_order[0][0],
+        channels=len(found[0].idxs),
+        parts=parts,
+        makers=in_order[0],
+        readers=in_order[1],
+        norms=tuple(sorted(set(norms), key=order.__getitem__)),
+    )
+
+
+def groups_of(model: ResNeSt, input_size: int) -> tuple[Group, ...]:
+    """Every group of a network in branch form, in the order of the layers that make them."""
+    return tuple(tied(differentiable(model), input_size)[1])
+
+
+def differentiable(model: ResNeSt) -> ResNeSt:
+    """A copy in evaluation mode whose parameters all have gradients: the graph is read off them."""
+    return copy.deepcopy(model).eval().requires_grad_(True)
+
+
+def check_removed(groups: Sequence[Group], removed: Removed) -> None:
+    """Refuse a set of channels that cannot be removed.
+
+    Raises:
+        InputError: names the group and what is wrong: no such group or channel, a channel twice,
+            nothing left, or cardinal groups that lose different channels.
+    """
+    known = {group.name: group for group in groups}
+    for name, indices in removed.items():
+        group = known.get(name)
+        if group is None:
+            raise InputError(
+                f"pruning: {name} makes no channels of its own; groups are {', '.join(known)}"
+            )
+        odd = [index for index in indices if not 0 <= index < group.channels]
+        if odd or len(set(indices)) < len(indices):
+            raise InputError(
+                f"pruning: {name}: got channels {list(indices)[:8]}; give each of 0 to "
+                f"{group.channels - 1} once at most"
+            )
+        if len(indices) == group.channels:
+            raise InputError(
+                f"pruning: {name} would have no channel left; keep at least {group.parts}"
+            )
+        size = group.channels // group.parts
+        of_part = [{i % size for i in indices if i // size == part} for part in range(group.parts)]
+        if any(part != of_part[0] for part in of_part):
+            raise InputError(
+                f"pruning: {name} has {group.parts} cardinal groups of {size} channels, and every "
+                "one must lose the same of them"
+            )
+
+
+def remove(model: ResNeSt, input_size: int, removed: Removed) -> ResNeSt:
+    """A copy of `model` without the channels `removed`.
+
+    Args:
+        model: in branch form; not changed.
+        input_size: side of the images in pixels.
+        removed: channels by group.
+
+    Raises:
+        InputError: the channels cannot be removed (see `check_removed`).
+    """
+    pruned = differentiable(model)
+    graph, found = tied(pruned, input_size)
+    check_removed(tuple(found), removed)
+    for name, indices in removed.items():
+        if indices:
+            maker = pruned.get_submodule(name)
+            graph.get_pruning_group(maker, tp.prune_conv_out_channels, list(indices)).prune()
+    return pruned.eval()
+
+
+def mask(model: ResNeSt, groups: Sequence[Group], removed: Removed) -> ResNeSt:
+    """A copy of `model` with the channels `removed` zeroed, for comparison.
+
+    A channel is zeroed by its batch normalisations' weight and bias, so that what reads it gets
+    exact zeros.
+    """
+    masked = copy.deepcopy(model).eval()
+    modules = dict(masked.named_modules())
+    norms = {group.name: group.norms for group in groups}
+    with torch.no_grad():
+        for name, indices in removed.items():
+            for norm in norms[name]:
+                modules[norm].weight[list(indices)] = 0.0
+                modules[norm].bias[list(indices)] = 0.0
+    return masked
+
+
+def masked_difference(
+    original: ResNeSt,
+    pruned: ResNeSt,
+    groups: Sequence[Group],
+    removed: Removed,
+    input_size: int,
+) -> float:
+    """Largest output difference between `pruned` and `original` with the channels zeroed.
+
+    Relative to the largest output, over four images of noise.
+    """
+    generator = torch.Generator().manual_seed(0)
+    first = next(original.parameters())
+    images = torch.randn(4, 3, input_size, input_size, generator=generator).to(first)
+    with torch.no_grad():
+        expected = mask(original, groups, removed)(images)
+        got = pruned.eval()(images)
+    return float((expected - got).abs().max() / expected.abs().max())

@@ -1,0 +1,1 @@
+"""Grids, quantization-aware training and the quantized program."""

@@ -1,0 +1,176 @@
+"""Fold: batch normalisation into the convolutions, then one quantized program.
+
+The program is a `torch.export.ExportedProgram` of `quantized_decomposed` operations. It is what
+every format is written from and what every exported file is compared with.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torchao.quantization.pt2e import FakeQuantizeBase
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+
+from pipeline.compress.quantization import grid
+from pipeline.compress.quantization.fake_quantize import ActivationFakeQuantize, only_round
+
+aten = torch.ops.aten
+quantized = torch.ops.quantized_decomposed
+
+
+def _attribute(model: fx.GraphModule, node: Any) -> Tensor:
+    value: Any = model
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    assert isinstance(value, Tensor)
+    return value.detach()
+
+
+def source_weight(node: fx.Node) -> fx.Node:
+    """The stored weight behind its rounding."""
+    while node.op != "get_attr":
+        node = node.args[0]  # type: ignore[assignment]
+    return node
+
+
+def fold_batch_norms(model: fx.GraphModule) -> None:
+    """Fold every batch normalisation of an exported graph into its convolution, in place.
+
+    `w' = w * gamma / sqrt(var + eps)` and `b' = (b - mean) * gamma / sqrt(var + eps) + beta`
+    (Jacob et al. 2018, https://arxiv.org/abs/1712.05877, section 3.2).
+    """
+    graph = model.graph
+    for index, norm in enumerate([n for n in graph.nodes if n.target is aten.batch_norm.default]):
+        gamma, beta, mean, var = (_attribute(model, a) for a in norm.args[1:5])
+        conv = norm.args[0]
+        assert isinstance(conv, fx.Node)
+        assert conv.target is aten.conv2d.default, f"{conv.target} before batch normalisation"
+        bias_node = conv.args[2] if len(conv.args) > 2 else None
+        weight_node = conv.args[1]
+        assert isinstance(weight_node, fx.Node)
+        weight = _attribute(model, source_weight(weight_node))
+        factor = gamma / torch.sqrt(var + norm.args[7])
+        bias = _attribute(model, bias_node) if bias_node is not None else torch.zeros_like(mean)
+        model.register_buffer(f"folded_weight_{index}", weight * factor[:, None, None, None])
+        model.register_buffer(f"folded_bias_{index}", (bias - mean) * factor + beta)
+        with graph.inserting_before(conv):
+            folded_weight = graph.get_attr(f"folded_weight_{index}")
+            folded_bias = graph.get_attr(f"folded_bias_{index}")
+            if weight_node.op == "call_module":  # the rounding stays
+                folded_weight = graph.call_module(str(weight_node.target), (folded_weight,))
+        conv.args = (conv.args[0], folded_weight, folded_bias, *conv.args[3:])
+        norm.replace_all_uses_with(conv)
+        graph.erase_node(norm)
+    graph.eliminate_dead_code(is_impure_node=lambda n: n.op in {"placeholder", "output"})
+    graph.lint()  # type: ignore[no-untyped-call]
+    model.recompile()
+
+
+def _biased_convolutions(model: fx.GraphModule) -> list[Any]:
+    convolutions = [n for n in model.graph.nodes if n.target is aten.conv2d.default]
+    return [n for n in convolutions if len(n.args) > 2 and n.args[2] is not None]
+
+
+def raise_faint_weights(model: fx.GraphModule) -> None:
+    """Give channels with hardly any weights the smallest grid that all formats have, in place.
+
+    What batch normalisation multiplies by almost nothing leaves a bias, which has to fit into
+    int32 in steps of the weights' scale. One weight of the channel grows: over the largest
+    activation by some 6e-5 of the bias, or by 127 steps of the smallest scale.
+    """
+    for conv in _biased_convolutions(model):
+        activation = model.get_submodule(str(conv.args[0].target))
+        assert isinstance(activation, ActivationFakeQuantize)
+        scale, _ = activation.calculate_qparams()
+        smallest = grid.smallest_weight_scales(_attribute(model, conv.args[2]), scale)
+        weight = _attribute(model, source_weight(conv.args[1]))
+        weight.copy_(grid.raised_to(weight, smallest))
+
+
+def bias_to_grid(model: fx.GraphModule) -> None:
+    """Round every convolution bias to the int32 grid that runtimes use, in place.
+
+    The grid's scale is input scale x weight scale, per output channel; the bias stays float in
+    the program, and is exactly a multiple of it. Core ML stores biases in float16: taking the
+    multiple next to a float16 number keeps its file within half a step of the others.
+    """
+    for conv in _biased_convolutions(model):
+        scale = bias_scale(model, conv)
+        bias = _attribute(model, conv.args[2])
+        steps = torch.round(bias.half().double() / scale).clamp(-(2**31), 2**31 - 1)
+        bias.copy_((steps * scale).float())
+
+
+def bias_scale(model: fx.GraphModule, conv: fx.Node) -> Tensor:
+    """Input scale x weight scale of one convolution: float64, one per output channel."""
+    activation, weight = conv.args[0], conv.args[1]
+    assert isinstance(activation, fx.Node)
+    assert isinstance(weight, fx.Node)
+    scales = _attribute(model, weight.args[1])
+    return torch.mul(scales.double(), float(activation.args[1]))  # type: ignore[arg-type]
+
+
+def drop_clamped_relus(model: fx.GraphModule) -> None:
+    """Remove each ReLU whose output grid starts at zero: the rounding clamps there anyway."""
+    for relu in [n for n in model.graph.nodes if n.target in {aten.relu.default}]:
+        users = list(relu.users)
+        if users and all(
+            user.target is quantized.quantize_per_tensor.default and user.args[2] == user.args[3]
+            for user in users
+        ):
+            relu.replace_all_uses_with(relu.args[0])
+            model.graph.erase_node(relu)
+    model.recompile()
+
+
+def quantized_program(prepared: fx.GraphModule, example: Tensor) -> torch.export.ExportedProgram:
+    """Turn a trained PT2E graph into the quantized program.
+
+    Args:
+        prepared: the graph after training, in evaluation mode; changed in place.
+        example: one batch (at least 2, 3, side, side), to trace with; the batch stays dynamic.
+    """
+    only_round(prepared)
+    fold_batch_norms(prepared)
+    raise_faint_weights(prepared)
+    with torch.no_grad():
+        prepared(example)  # weight scales follow the folded weights
+    model = convert_pt2e(prepared)
+    drop_clamped_relus(model)
+    bias_to_grid(model)
+    return _exported(model, example)
+
+
+def float_twin(prepared: fx.GraphModule, example: Tensor) -> torch.export.ExportedProgram:
+    """The float network behind a trained PT2E graph: the same operations with nothing rounded.
+
+    Args:
+        prepared: the graph after training, in evaluation mode; not changed.
+        example: one batch (at least 2, 3, side, side), to trace with; the batch stays dynamic.
+    """
+    model = copy.deepcopy(prepared)
+    fold_batch_norms(model)
+    for node in list(model.graph.nodes):
+        is_module = node.op == "call_module"
+        if is_module and isinstance(model.get_submodule(str(node.target)), FakeQuantizeBase):
+            node.replace_all_uses_with(node.args[0])
+            model.graph.erase_node(node)
+    model.recompile()
+    return _exported(model, example)
+
+
+def float_program(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    """The program of a network that is not quantized: batch normalisation folded, nothing else."""
+    graph = _exported(model.cpu().eval(), example).module(check_guards=False)
+    assert isinstance(graph, fx.GraphModule)
+    fold_batch_norms(graph)
+    return _exported(graph, example)
+
+
+def _exported(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch", min=1)
+    with torch.no_grad():
+        return torch.export.export(model, (example,), dynamic_shapes=({0: batch},))

@@ -1,0 +1,67 @@
+"""The program on disk: a `torch.export` archive with the quantized operations known."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torchao.quantization.pt2e  # noqa: F401  registers the quantized_decomposed operations
+
+from pipeline.base.errors import InputError
+
+_PARTS = (
+    *("archive_format", "archive_version", "byteorder", "version", ".data/", "models/"),
+    *("data/constants/", "data/sample_inputs/", "data/weights/"),
+)
+"""What an archive of a program consists of, inside its folder; compiled code would be elsewhere."""
+_OBJECT = "custom_obj"
+_ONLY_TENSORS = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+
+
+def save(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write `program` to `path` (.pt2).
+
+    By way of memory: where the disk refuses a part, torch's writer of archives ends the process.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    written = io.BytesIO()
+    torch.export.save(program, written)
+    path.write_bytes(written.getbuffer())
+
+
+def load(path: Path) -> torch.export.ExportedProgram:
+    """Read a program that `save` wrote; no code in the file runs.
+
+    Raises:
+        InputError: it holds something else than a program and its tensors.
+    """
+    with zipfile.ZipFile(path) as archive:
+        names = [name.partition("/")[2] for name in archive.namelist()]
+    if odd := [name for name in names if not name.startswith(_PARTS) or _OBJECT in name]:
+        raise InputError(
+            f"{path}: holds {odd[0]!r}, which is no part of a program of tensors and could run "
+            "code, so it was not loaded; run the recipe again"
+        )
+    with _only_tensors():
+        return torch.export.load(path)
+
+
+@contextmanager
+def _only_tensors() -> Iterator[None]:
+    """Keep torch's loader, which takes any pickle where tensors alone fail, to tensors alone."""
+    before = os.environ.get(_ONLY_TENSORS)
+    os.environ[_ONLY_TENSORS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_ONLY_TENSORS]
+        else:
+            os.environ[_ONLY_TENSORS] = before

@@ -1,0 +1,250 @@
+"""Quantization-aware training with torchao's PT2E flow and the project's quantizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torchao.quantization.pt2e import FakeQuantizeBase
+from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
+
+from pipeline.base.errors import InputError
+from pipeline.compress.quantization import grid
+from pipeline.compress.quantization.fake_quantize import ActivationFakeQuantize, FixedFakeQuantize
+from pipeline.compress.quantization.quantizer import ACTIVATION, PIXELS, MobileQuantizer
+from pipeline.networks.resnest.deploy import DeployNet
+from pipeline.recipe.compression import Milestones
+
+aten = torch.ops.aten
+_BATCH_NORM = aten.batch_norm.default
+_RELU = (aten.relu.default, aten.relu_.default)
+_TRAINING_ARGUMENT = 5
+_SMALLEST_GAMMA = 1e-6
+
+
+def prepare(model: DeployNet, input_size: int) -> fx.GraphModule:
+    """Export a network in deploy form and put fake quantization into it.
+
+    The graph starts in training mode. Batch size stays dynamic. A network that takes camera
+    pixels has their grid at its input; any other learns one.
+    """
+    _keep_gammas_from_zero(model)
+    example = torch.zeros(2, 3, input_size, input_size)
+    batch = torch.export.Dim("batch", min=2)
+    model = model.cpu().train()
+    program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+    quantizer = MobileQuantizer(PIXELS if model.takes_pixels else ACTIVATION)
+    graph = prepare_qat_pt2e(program.module(check_guards=False), quantizer)
+    assert isinstance(graph, fx.GraphModule)
+    _round_plain_weights(graph)
+    return graph
+
+
+def _round_plain_weights(graph: fx.GraphModule) -> None:
+    """Make `bn(conv(x, round(w)))` of PT2E's `bn(conv(x, round(w * s)) / s)`, in place.
+
+    `s` is what folding will multiply the weights by. Rounding to steps that are `s` times as fine
+    gives the same numbers without two passes over the weights and two over the activations,
+    forward and backward. (Left out is the gradient that `s` gets for the rounding error.)
+    """
+    nodes = graph.graph
+    for norm in [n for n in nodes.nodes if n.target is _BATCH_NORM]:
+        scaled_back, bias = norm.args[0], None
+        if scaled_back.target is aten.add.Tensor:
+            scaled_back, bias = scaled_back.args[0], scaled_back.args[1].args[0]
+        conv, rounded = scaled_back.args[0], scaled_back.args[0].args[1]
+        weight, shaped = rounded.args[0].args
+        rounded.args = (weight, shaped.args[0])
+        conv.args = (*conv.args[:2], bias, *conv.args[3:])
+        norm.args = (conv, *norm.args[1:])
+    nodes.eliminate_dead_code(is_impure_node=_does_more)
+    nodes.lint()  # type: ignore[no-untyped-call]
+    graph.recompile()
+
+
+def _does_more(node: fx.Node) -> bool:
+    """Whether a node matters although nobody reads it: PT2E counts batches in place."""
+    return node.op in {"placeholder", "output"} or node.target is aten.add_.Tensor
+
+
+def merge_rounding(graph: fx.GraphModule) -> None:
+    """Take passes over activations out of a calibrated graph that is to be trained, in place.
+
+    A ReLU before a grid that starts at zero is left to the rounding, and what max pooling picks
+    of rounded values is not rounded again. Numbers and state stay the same; gradients too, but
+    for values less than half a step below zero.
+    """
+    nodes = graph.graph
+    for node in [n for n in nodes.nodes if n.op == "call_module"]:
+        module, source = graph.get_submodule(str(node.target)), node.args[0]
+        if not isinstance(module, ActivationFakeQuantize):
+            continue
+        if source.target in _RELU and len(source.users) == 1 and _starts_at_zero(module):
+            module.rectifies = True
+            node.args = source.args
+            nodes.erase_node(source)
+        elif source.target is aten.max_pool2d.default:
+            before = source.args[0]
+            if before.op == "call_module" and graph.get_submodule(before.target) is module:
+                node.replace_all_uses_with(source)
+                nodes.erase_node(node)
+    nodes.lint()  # type: ignore[no-untyped-call]
+    graph.recompile()
+
+
+def _starts_at_zero(module: ActivationFakeQuantize) -> bool:
+    return float(module.low) == 0.0 and int(module.zero_point) == grid.QMIN
+
+
+def _keep_gammas_from_zero(model: nn.Module) -> None:
+    """PT2E divides by gamma while training; a dead channel would turn everything to NaN."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            with torch.no_grad():
+                gamma = module.weight
+                tiny = gamma.abs() < _SMALLEST_GAMMA
+                gamma[tiny] = torch.where(gamma[tiny] < 0, -_SMALLEST_GAMMA, _SMALLEST_GAMMA)
+
+
+def set_training(graph: nn.Module, mode: bool, *, batch_norms: bool | None = None) -> None:
+    """Switch an exported graph's batch normalisations; `batch_norms` overrides `mode` for them."""
+    assert isinstance(graph, fx.GraphModule)
+    training = mode if batch_norms is None else mode and batch_norms
+    changed = False
+    for node in graph.graph.nodes:
+        if node.target is _BATCH_NORM and node.args[_TRAINING_ARGUMENT] != training:
+            arguments = list(node.args)
+            arguments[_TRAINING_ARGUMENT] = training
+            node.args = tuple(arguments)
+            changed = True
+    if changed:
+        graph.recompile()
+
+
+class Schedule:
+    """The four phases of quantization-aware training, entered by the step they begin at.
+
+    observe: ranges are learned, nothing is rounded. fake_quantize: values are rounded to the
+    grids. freeze_observers: grids stay as they are. freeze_bn: batch normalisation uses its
+    running statistics, as it will when folded.
+    """
+
+    def __init__(self, graph: fx.GraphModule, milestones: Milestones) -> None:
+        self._graph = graph
+        self._starts = milestones.model_dump()
+        self.phase = ""
+        self._enter(set())
+
+    def before_step(self, step: int, steps: int) -> None:
+        """Enter the phase that `step` of `steps` belongs to."""
+        begun = [name for name, share in self._starts.items() if step >= share * steps]
+        if begun and begun[-1] != self.phase:
+            self.phase = begun[-1]
+            self._enter(set(begun))
+
+    def set_training(self, graph: nn.Module, mode: bool) -> None:
+        """Mode switch for the training loop; frozen statistics stay frozen."""
+        set_training(graph, mode, batch_norms=self.phase != "freeze_bn")
+
+    def _enter(self, begun: set[str]) -> None:
+        for module in self._graph.modules():
+            if isinstance(module, FakeQuantizeBase):
+                module.enable_observer("observe" in begun and "freeze_observers" not in begun)
+                module.enable_fake_quant("fake_quantize" in begun)
+        set_training(self._graph, True, batch_norms="freeze_bn" not in begun)
+
+
+def calibrate(graph: fx.GraphModule, batches: Callable[[], list[Tensor]]) -> None:
+    """Set the grids from calibration images alone, with nothing rounded meanwhile."""
+    set_training(graph, False)
+    for module in graph.modules():
+        if isinstance(module, FakeQuantizeBase):
+            module.enable_observer(True)
+            module.enable_fake_quant(False)
+    with torch.no_grad():
+        for images in batches():
+            graph(images)
+
+
+def load_state(graph: fx.GraphModule, state: dict[str, Tensor]) -> None:
+    """Load a saved state into a graph from `prepare`; learned scales keep their saved shapes."""
+    for name, buffer in graph.named_buffers():
+        if name in state and buffer.shape != state[name].shape:
+            buffer.resize_(state[name].shape)
+    graph.load_state_dict(state)
+
+
+def refuse_bad_grids(graph: fx.GraphModule) -> None:
+    """Stop on a grid that cannot be right.
+
+    Raises:
+        InputError: a scale is not above zero and finite, or is not so as a float16 number, which
+            every scale has to be; or a tensor was never observed. Names what is rounded.
+    """
+    rounded = _what_is_rounded(graph)
+    for name, module in _fake_quantizes(graph):
+        scales, _ = module.calculate_qparams()
+        halves = scales.half()
+        usable = halves.isfinite() & (halves > 0)
+        low = getattr(module, "low", torch.tensor(0.0))
+        if not usable.all():
+            first = float(scales[~usable][0])
+            why = (
+                f"{int((~usable).sum())} of {len(scales)} scales of {rounded.get(name, name)} are "
+                f"no float16 numbers above 0 (the first is {first:g})"
+            )
+        elif not isinstance(module, FixedFakeQuantize) and not torch.isfinite(low):
+            why = f"nothing was seen of {rounded.get(name, name)}"
+        else:
+            continue
+        raise InputError(
+            f"quantization: {name} has no usable range; {why}; check the calibration images and "
+            "qat.train (at least one epoch is needed)"
+        )
+
+
+def silent_layers(graph: fx.GraphModule) -> list[str]:
+    """What was zero for every image that a graph has been calibrated with, and nothing else.
+
+    Such a layer counts for nothing, and is often a ReLU that training has driven below zero for
+    good. Blocks can do without: their shortcuts go on.
+
+    Args:
+        graph: calibrated and not yet trained, since observers forget the calibration in training.
+    """
+    rounded = _what_is_rounded(graph)
+    return [
+        rounded.get(name, name)
+        for name, module in _fake_quantizes(graph)
+        if isinstance(module, ActivationFakeQuantize)
+        and float(module.low) == float(module.high) == 0.0
+    ]
+
+
+def _fake_quantizes(graph: fx.GraphModule) -> list[tuple[str, Any]]:
+    """Every module that rounds, by its name."""
+    modules = graph.named_modules()
+    return [(name, module) for name, module in modules if isinstance(module, FakeQuantizeBase)]
+
+
+def _what_is_rounded(graph: fx.GraphModule) -> dict[str, str]:
+    """What each module that rounds is given, in words, by the module's name."""
+    words: dict[str, str] = {}
+    for node in [n for n in graph.graph.nodes if n.op == "call_module"]:
+        source = node.args[0]
+        if source.op == "get_attr":
+            text = f"the weights of {source.target.removesuffix('.weight')}"
+        elif source.op == "placeholder":
+            text = "the images"
+        else:
+            # The modules of the exported network that hold the operation, the innermost last.
+            path = [name for name, _ in source.meta.get("nn_module_stack", {}).values()]
+            text = (
+                f"the output of {path[-1] or 'the network'} ({source.name})"
+                if path
+                else source.name
+            )
+        words.setdefault(str(node.target), text)
+    return words

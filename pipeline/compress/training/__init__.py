@@ -1,0 +1,1 @@
+"""The loop of all trainings, distillation and regularisation."""

@@ -1,0 +1,369 @@
+"""Core ML packages: mlprogram for iOS 17, int8 weights and activations (W8A8) or float16.
+
+Weights with many zeros can be stored sparsely, which takes iOS 18.
+
+Core ML itself runs on Apple systems only. Elsewhere the reference evaluator of `mil_evaluator`
+answers for a package; nothing but Core ML is timed.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.formats import as_onnx
+from pipeline.formats.coreml import package as coreml_package
+from pipeline.formats.coreml.evaluator import Evaluator
+from pipeline.formats.file_facts import NO_GRID, FileFacts, Grid, conv_macs
+from pipeline.formats.pixels import camera_pixels, refuse_learned_input
+
+quantized = torch.ops.quantized_decomposed
+
+RUNTIME = "coreml"
+TRACED_BY = "reference"
+"""What `trace` computes with, on any host: Core ML gives out no tensor inside a network."""
+
+_RESCALES_ADDITIONS = "common::distributive_quantized_binary_op_scale_normalization"
+"""The pass that divides the grids of an addition by one another and rounds the ratios to
+float16: the file would no longer hold the scales that were learned."""
+
+
+def write(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    *,
+    pixels: bool = False,
+    sparse: bool = False,
+) -> None:
+    """Write `program` (quantized or float) to the package `path`, batch 1.
+
+    Args:
+        program: from the fold stage.
+        path: of the package.
+        pixels: the program takes pixel values 0..255; the file then takes 8-bit RGB images.
+        sparse: int8 weights that are smaller so are stored as their nonzero values and a bit per
+            weight. The package then needs iOS 18, whether or not there are any.
+
+    Raises:
+        RuntimeError: a quantized tensor of the package is none of the program's.
+    """
+    import coremltools as ct
+
+    graph = program.run_decompositions({})
+    (taken,) = program.graph_signature.user_inputs
+    placeholder = next(node for node in program.graph.nodes if node.name == taken)
+    shape = (1, *(int(size) for size in placeholder.meta["val"].shape[1:]))
+    if pixels:
+        refuse_learned_input(program)
+        # ImageType's own scale is one number for three channels: it cannot divide by a standard
+        # deviation per channel, so it changes nothing and the network normalises.
+        image = ct.ImageType(
+            name=as_onnx.INPUT,
+            shape=shape,
+            color_layout=ct.colorlayout.RGB,
+            scale=1.0,
+            bias=[0.0, 0.0, 0.0],
+        )
+    else:
+        image = ct.TensorType(name=as_onnx.INPUT, shape=shape)
+    passes = ct.PassPipeline.DEFAULT
+    passes.remove_passes({_RESCALES_ADDITIONS})
+    if sparse:
+        from pipeline.formats.coreml import sparse as coreml_sparse
+
+        passes.append_pass(coreml_sparse.NAME)
+    with _only_equal_constants_are_one():
+        model = ct.convert(
+            graph,
+            inputs=[image],
+            outputs=[ct.TensorType(name=as_onnx.OUTPUT)],
+            minimum_deployment_target=ct.target.iOS18 if sparse else ct.target.iOS17,
+            pass_pipeline=passes,
+            skip_model_load=True,
+        )
+    model.save(str(path))
+    # Written for ExecuTorch's debugger, half a megabyte that no app reads.
+    (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
+    _stamp_names(path, _quantize_names(graph))
+    _number_the_parts(path)
+
+
+@contextmanager
+def _only_equal_constants_are_one() -> Iterator[None]:
+    """Keep coremltools from storing constants once that are nearly the same.
+
+    It takes float16 numbers less than 6e-8 apart for equal, which the two smallest scales are.
+    """
+    from coremltools.converters.mil.mil.passes.defs.cleanup.const_deduplication import (
+        const_deduplication,
+    )
+
+    before = const_deduplication.DTYPE2ATOL
+    const_deduplication.DTYPE2ATOL = dict.fromkeys(before, 0.0)
+    try:
+        yield
+    finally:
+        const_deduplication.DTYPE2ATOL = before
+
+
+def _quantize_names(program: torch.export.ExportedProgram) -> dict[str, str]:
+    """The name of every quantized tensor, by what is quantized: a node, or the file's input."""
+    names = {}
+    for node in program.graph.nodes:
+        if node.target is quantized.quantize_per_tensor.default:
+            source = node.args[0]
+            names[as_onnx.INPUT if source.op == "placeholder" else source.name] = node.name
+    return names
+
+
+def _stamp_names(path: Path, names: dict[str, str]) -> None:
+    """Give the package's quantized tensors the names they have in the program.
+
+    coremltools numbers them anew, but leaves the name of what is quantized alone, up to the
+    ending it gives to float16 tensors (`_to_fp16` where it casts the image).
+    """
+    spec = coreml_package.specification(path)
+    function = spec.mlProgram.functions["main"]
+    operations = function.block_specializations[function.opset].operations
+    renamed: dict[str, str] = {}
+    for op in operations:
+        if op.type == "quantize":
+            before, source = op.outputs[0].name, op.inputs["input"].arguments[0].name
+            name = names.get(source.removesuffix("_cast_fp16").removesuffix("_to_fp16"))
+            if name is None or name in renamed.values():
+                raise RuntimeError(
+                    f"{path}: operation quantize '{before}' reads '{source}', which the program "
+                    f"{'does not quantize' if name is None else 'quantizes once only'}; a pass of "
+                    "coremltools must have renamed it"
+                )
+            renamed[before] = name
+    for op in operations:
+        for argument in (a for given in op.inputs.values() for a in given.arguments):
+            if argument.name in renamed:
+                argument.name = renamed[argument.name]
+        for value in op.outputs:
+            if value.name in renamed:
+                value.name = renamed[value.name]
+                op.attributes["name"].immediateValue.tensor.strings.values[0] = value.name
+    made = Counter(value.name for op in operations for value in op.outputs)
+    if renamed and made.most_common(1)[0][1] > 1:
+        raise RuntimeError(f"{path}: two tensors are named '{made.most_common(1)[0][0]}'")
+    for key in [key for key in spec.description.metadata.userDefined if key.endswith("date")]:
+        del spec.description.metadata.userDefined[key]
+    coreml_package.write_specification(spec, path)
+
+
+def _number_the_parts(path: Path) -> None:
+    """Give the package's parts identifiers that depend on their paths, not random ones.
+
+    The same program so gives the same package, byte for byte.
+    """
+    from coremltools.models.utils import load_spec
+
+    file = path / coreml_package.MANIFEST
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    parts = {
+        old: str(uuid.uuid5(uuid.NAMESPACE_URL, part["path"]))
+        for old, part in manifest["itemInfoEntries"].items()
+    }
+    manifest["itemInfoEntries"] = {
+        new: manifest["itemInfoEntries"][old]
+        for old, new in sorted(parts.items(), key=lambda pair: pair[1])
+    }
+    manifest["rootModelIdentifier"] = parts[manifest["rootModelIdentifier"]]
+    file.write_text(json.dumps(manifest), encoding="utf-8")
+    # Core ML's library writes it anew whenever it opens a package: once in that form, it stays.
+    load_spec(str(path))
+
+
+def inspect(path: Path) -> FileFacts:
+    """Read a package's specification and weight file."""
+    network = coreml_package.read(path)
+    made_by = network.producers()
+    ops: Counter[str] = Counter()
+    layers: dict[str, Grid] = {}
+    weights: Counter[tuple[float, ...]] = Counter()
+    macs = int8_macs = 0
+    read_as_int8 = {op.tensor("input") for op in network.operations if op.type == "quantize"}
+    for op in network.operations:
+        if op.type == "const":
+            continue
+        ops[op.type] += 1
+        if op.type == "quantize":
+            layers[op.outputs[0].name] = _grid(op, made_by, op.outputs[0].dtype)
+        elif op.type in {"conv", "linear"}:
+            weight, data = made_by[op.tensor("weight")], made_by.get(op.tensor("x"))
+            scales = _weight_scales(weight, made_by)
+            if scales is not None:
+                # Equal weights are stored once: each reader counts.
+                weights[scales] += 1
+            output = op.outputs[0]
+            count = conv_macs(weight.outputs[0].shape, int(np.prod(output.shape[2:])))
+            macs += count
+            has_int8_data = data is not None and data.type == "dequantize"
+            if scales is not None and has_int8_data and output.name in read_as_int8:
+                int8_macs += count
+    for op in network.operations:
+        # A tensor that is read on another grid than it is written on does not have either.
+        if op.type == "dequantize" and (name := op.tensor("input")) in layers:
+            found = _grid(op, made_by, made_by[name].outputs[0].dtype)
+            if found != layers[name]:
+                layers[name] = NO_GRID
+    return FileFacts(ops=dict(ops), int8_macs=int8_macs, macs=macs, layers=layers, weights=weights)
+
+
+_INTEGERS = {
+    "constexpr_affine_dequantize": "quantized_data",
+    "constexpr_blockwise_shift_scale": "data",
+    "constexpr_sparse_blockwise_shift_scale": "nonzero_data",
+}
+"""The argument with the integers, by the operation that makes weights of them: up to iOS 17, from
+iOS 18 on, and sparse."""
+
+
+def _weight_scales(
+    weight: coreml_package.Operation, made_by: dict[str, coreml_package.Operation]
+) -> tuple[float, ...] | None:
+    """The scales of int8 weights, dense or sparse; None for other weights."""
+    if weight.type == "constexpr_sparse_to_dense":
+        values = weight.inputs["nonzero_data"]
+        if not isinstance(values, tuple):
+            return None
+        weight = made_by[values[0]]
+    if weight.type not in _INTEGERS:
+        return None
+    data, scale = (
+        weight.attributes.get(argument, weight.constant(argument, made_by))
+        for argument in (_INTEGERS[weight.type], "scale")
+    )
+    if np.asarray(data).dtype != np.int8:
+        return None
+    return tuple(float(s) for s in np.ravel(scale))  # type: ignore[arg-type]
+
+
+def _grid(
+    op: coreml_package.Operation, made_by: dict[str, coreml_package.Operation], kind: str
+) -> Grid:
+    """Scale and zero point of a quantize or dequantize operation, the latter as for int8."""
+    scale, zero_point = (op.constant(n, made_by) for n in ("scale", "zero_point"))
+    assert scale is not None
+    # coremltools writes int8 with zero point -128 as uint8 with none: the same grid.
+    shift = 128 if kind == "uint8" else 0
+    return float(scale), int(zero_point if zero_point is not None else 0) - shift
+
+
+class CoreMLRunnable:
+    """A package opened in Core ML, on Apple systems only."""
+
+    batch: int | None = 1
+
+    def __init__(self, path: Path, threads: int) -> None:
+        # Core ML chooses its own threads and compute units; the number is only recorded.
+        import coremltools as ct
+
+        self._model = ct.models.MLModel(str(path))
+        (feature,) = self._model.get_spec().description.input
+        self._takes_pixels = coreml_package.input_kind(feature) == "image"
+        self._input: dict[str, Any] = {}
+        self._output: NDArray[np.float32] | None = None
+
+    def set_input(self, images: NDArray[np.float32]) -> None:
+        """Take one image (1, 3, side, side), normalised or pixel values as the file wants."""
+        from PIL import Image
+
+        fed = Image.fromarray(camera_pixels(images)[0]) if self._takes_pixels else images
+        self._input = {as_onnx.INPUT: fed}
+
+    def invoke(self) -> None:
+        """Run the network on the image that was set."""
+        self._output = np.asarray(self._model.predict(self._input)[as_onnx.OUTPUT], np.float32)
+
+    def output(self) -> NDArray[np.float32]:
+        """Logits (1, classes) of the last run."""
+        assert self._output is not None
+        return self._output
+
+
+class ReferenceRunnable:
+    """A package opened in the reference evaluator, on any system."""
+
+    batch: int | None = None
+
+    def __init__(self, path: Path) -> None:
+        network = coreml_package.read(path)
+        (self._taken,) = network.inputs
+        self._evaluator = Evaluator(network)
+        self.quantized = [op.outputs[0].name for op in network.operations if op.type == "quantize"]
+        self._input: NDArray[np.float32] | None = None
+        self._output: NDArray[np.float32] | None = None
+
+    def set_input(self, images: NDArray[np.float32]) -> None:
+        """Take images (batch, 3, side, side), normalised or pixel values as the file wants."""
+        if self._taken.kind == "image":
+            images = camera_pixels(images).transpose(0, 3, 1, 2).astype(np.float32)
+        self._input = images
+
+    def invoke(self) -> None:
+        """Evaluate the network on the images that were set."""
+        self._output = self.tensors([as_onnx.OUTPUT])[as_onnx.OUTPUT]
+
+    def output(self) -> NDArray[np.float32]:
+        """Logits (batch, classes) of the last run."""
+        assert self._output is not None
+        return self._output
+
+    def tensors(self, names: list[str]) -> dict[str, NDArray[Any]]:
+        """The tensors `names`, each (batch, ...), for the images that were set."""
+        assert self._input is not None
+        # Files have batch 1: each image is an example of its own.
+        found = self._evaluator.run({self._taken.value.name: self._input[:, None]}, names)
+        return {name: values[:, 0] for name, values in found.items()}
+
+
+def open_file(path: Path, threads: int = 1) -> CoreMLRunnable | ReferenceRunnable:
+    """Open a package for running; where Core ML does not run, for evaluation.
+
+    `threads` is for Core ML; the evaluator uses torch's.
+    """
+    return CoreMLRunnable(path, threads) if evaluated() == "runtime" else ReferenceRunnable(path)
+
+
+def trace(path: Path, images: NDArray[np.float32]) -> dict[str, NDArray[np.int8]]:
+    """Every quantized tensor inside the package, by the reference evaluator on every host.
+
+    Args:
+        path: the package.
+        images: (batch, 3, side, side), as for `set_input`.
+
+    Returns:
+        Integers (batch, ...) on the program's grid (uint8 - 128), by the name of the program's
+        layer.
+    """
+    runnable = ReferenceRunnable(path)
+    runnable.set_input(images)
+    return {n: _signed(values) for n, values in runnable.tensors(runnable.quantized).items()}
+
+
+def _signed(values: NDArray[Any]) -> NDArray[np.int8]:
+    return values if values.dtype == np.int8 else (values.astype(np.int16) - 128).astype(np.int8)
+
+
+def cannot_time() -> str | None:
+    """Why this host cannot time Core ML; None where it can."""
+    system = platform.system()
+    return None if system == "Darwin" else f"Core ML runs on Apple systems only, not on {system}"
+
+
+def evaluated() -> Literal["runtime", "reference"]:
+    """What computes the answers here: Core ML itself, or the reference evaluator."""
+    return "runtime" if cannot_time() is None else "reference"

@@ -1,0 +1,246 @@
+"""Core ML packages (mlprogram), read from disk into plain records.
+
+What is read is the specification and the weight file of a package, nothing of the converter's
+memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.base.safe_files import json_of
+
+MANIFEST = "Manifest.json"
+"""Names the parts of a package."""
+
+Constant = NDArray[Any] | str
+_Blobs = Callable[[str, int], NDArray[Any]]
+
+_BLOB_READERS = {
+    "float16": "read_fp16_data",
+    "float32": "read_float_data",
+    "int8": "read_int8_data",
+    "uint8": "read_uint8_data",
+    "int32": "read_int32_data",
+    "bool": "read_uint1_data",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    """A tensor of the file: its name, element type as numpy names it, and shape.
+
+    The masks of sparse weights are of type uint1 in the file, which is bool here: numpy has no
+    integers of one bit.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """What the file takes; `kind` is how apps give it, `image` being 8-bit RGB pixels."""
+
+    value: Value
+    kind: Literal["array", "image"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Operation:
+    """One operation.
+
+    Attributes:
+        type: such as `conv`; a `const` has its value in the attribute `val`.
+        name: its own.
+        inputs: arguments by name: names of tensors, or a constant that stands in place.
+        attributes: constants by name, for operations that take nothing else.
+        outputs: what it makes.
+    """
+
+    type: str
+    name: str
+    inputs: Mapping[str, tuple[str, ...] | Constant]
+    attributes: Mapping[str, Constant]
+    outputs: tuple[Value, ...]
+
+    def tensor(self, argument: str) -> str:
+        """The name of the tensor that is the argument `argument`.
+
+        Raises:
+            ValueError: it is a constant or a list.
+        """
+        given = self.inputs[argument]
+        if not isinstance(given, tuple) or len(given) != 1:
+            raise ValueError(f"{self.type} '{self.name}': '{argument}' is not one tensor")
+        return given[0]
+
+    def constant(self, argument: str, made_by: Mapping[str, Operation]) -> Constant | None:
+        """The constant that is the argument `argument`; None where it is left out."""
+        given = self.inputs.get(argument)
+        return made_by[given[0]].attributes["val"] if isinstance(given, tuple) else given
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Network:
+    """The main function of a package, in the order in which it computes."""
+
+    inputs: tuple[Input, ...]
+    operations: tuple[Operation, ...]
+    outputs: tuple[str, ...]
+
+    def producers(self) -> dict[str, Operation]:
+        """The operation behind every tensor that is made inside."""
+        return {value.name: op for op in self.operations for value in op.outputs}
+
+
+def specification(path: Path) -> Any:
+    """The protobuf message in a package.
+
+    Not by coremltools' `load_spec`: that writes the package's manifest anew at every reading.
+
+    Raises:
+        ValueError: it is not a package, or the message cannot be read.
+    """
+    from coremltools.proto import Model_pb2
+    from google.protobuf.message import DecodeError
+
+    try:
+        listed = json_of(path / MANIFEST)
+        part = listed["itemInfoEntries"][listed["rootModelIdentifier"]]["path"]
+        file = (path / "Data" / part).resolve(strict=True)
+        if not file.is_relative_to(path.resolve()):
+            raise ValueError(f"{MANIFEST} leads out of the package, to {part}")
+        spec = Model_pb2.Model()
+        spec.ParseFromString(file.read_bytes())
+    except (OSError, ValueError, KeyError, TypeError, DecodeError) as error:
+        raise ValueError(f"{path}: not a Core ML package that can be read ({error})") from error
+    return spec
+
+
+def write_specification(spec: Any, path: Path) -> None:
+    """Put a protobuf message in the place of a package's; the same one gives the same bytes."""
+    (file,) = path.rglob("*.mlmodel")
+    file.write_bytes(spec.SerializeToString(deterministic=True))
+
+
+def read(path: Path) -> Network:
+    """Read a package.
+
+    Raises:
+        ValueError: it cannot be read, or the weight file is missing.
+        NotImplementedError: something in the file that these records have no place for.
+    """
+    spec = specification(path)
+    function = spec.mlProgram.functions["main"]
+    block = function.block_specializations[function.opset]
+    blobs = _blob_reader(path)
+    features = {feature.name: feature for feature in spec.description.input}
+    return Network(
+        inputs=tuple(
+            Input(value=_value(i.name, i.type), kind=input_kind(features[i.name]))
+            for i in function.inputs
+        ),
+        operations=tuple(_operation(op, blobs) for op in block.operations),
+        outputs=tuple(str(name) for name in block.outputs),
+    )
+
+
+def input_kind(feature: Any) -> Literal["array", "image"]:
+    """How apps give an input, from its description; inside, the network takes floats either way.
+
+    Raises:
+        NotImplementedError: neither an array nor an RGB image.
+    """
+    kind = feature.type.WhichOneof("Type")
+    if kind == "multiArrayType":
+        return "array"
+    if kind == "imageType":
+        space = feature.type.imageType.colorSpace
+        if space == feature.type.imageType.RGB:
+            return "image"
+        kind = f"image of colour space {space}"
+    raise NotImplementedError(f"input '{feature.name}' is of type {kind}; RGB and arrays are known")
+
+
+def _value(name: str, declared: Any) -> Value:
+    from coremltools.proto import MIL_pb2
+
+    tensor = declared.tensorType
+    fixed = all(d.WhichOneof("dimension") == "constant" for d in tensor.dimensions)
+    if declared.WhichOneof("type") != "tensorType" or not fixed:
+        raise NotImplementedError(f"'{name}' is not a tensor of fixed shape")
+    dtype = str(MIL_pb2.DataType.Name(tensor.dataType)).lower()
+    return Value(
+        name=str(name),
+        dtype="bool" if dtype == "uint1" else dtype,
+        shape=tuple(int(d.constant.size) for d in tensor.dimensions),
+    )
+
+
+def _operation(op: Any, blobs: _Blobs) -> Operation:
+    attributes = {str(n): _constant(str(n), v, blobs) for n, v in op.attributes.items()}
+    outputs = tuple(_value(o.name, o.type) for o in op.outputs)
+    return Operation(
+        type=str(op.type),
+        name=str(attributes.pop("name", outputs[0].name)),
+        inputs={str(name): _argument(name, given, blobs) for name, given in op.inputs.items()},
+        attributes=attributes,
+        outputs=outputs,
+    )
+
+
+def _argument(name: str, given: Any, blobs: _Blobs) -> tuple[str, ...] | Constant:
+    kinds = {a.WhichOneof("binding") for a in given.arguments}
+    if kinds == {"name"}:
+        return tuple(str(a.name) for a in given.arguments)
+    if len(given.arguments) != 1:
+        raise NotImplementedError(f"argument '{name}' is a list with constants inside")
+    return _constant(name, given.arguments[0].value, blobs)
+
+
+def _constant(name: str, stored: Any, blobs: _Blobs) -> Constant:
+    """A constant of the specification, stored in place or in the weight file."""
+    declared = _value(name, stored.type)
+    if stored.HasField("blobFileValue"):
+        return blobs(declared.dtype, stored.blobFileValue.offset).reshape(declared.shape)
+    tensor = stored.immediateValue.tensor
+    field = tensor.WhichOneof("value")
+    content: Any = getattr(tensor, field).values if field is not None else []
+    if field == "strings" and declared.shape == ():
+        return str(content[0])
+    if field == "bytes":
+        if declared.dtype == "bool":  # eight to a byte
+            packed, count = np.frombuffer(content, np.uint8), math.prod(declared.shape)
+            content = np.unpackbits(packed, count=count, bitorder="little").astype(bool)
+            return np.reshape(content, declared.shape)
+        return np.frombuffer(content, declared.dtype).reshape(declared.shape)
+    return np.asarray(content, declared.dtype).reshape(declared.shape)
+
+
+def _blob_reader(path: Path) -> _Blobs:
+    """Reader of the package's weight file: (element type, offset) to a flat array."""
+    from coremltools.libmilstoragepython import _BlobStorageReader
+
+    file = next(path.rglob("weight.bin"), None)
+    reader = _BlobStorageReader(str(file)) if file is not None else None
+
+    def read_blob(dtype: str, offset: int) -> NDArray[Any]:
+        if reader is None:
+            raise ValueError(f"{path} names a weight file that is not there")
+        if dtype not in _BLOB_READERS:
+            raise NotImplementedError(f"{path}: weights of type {dtype}")
+        content = np.asarray(getattr(reader, _BLOB_READERS[dtype])(offset))
+        if dtype == "bool":
+            return content.astype(bool)
+        return content.view(np.float16) if dtype == "float16" else content
+
+    return read_blob

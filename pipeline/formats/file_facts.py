@@ -1,0 +1,124 @@
+"""What an exported file says of itself, and the comparison with what was learned."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.formats.format import ScalesExact
+
+aten = torch.ops.aten
+quantized = torch.ops.quantized_decomposed
+
+_KEEPING_VALUES = {
+    aten.flatten.using_ints,
+    aten.reshape.default,
+    aten.view.default,
+    aten.mean.dim,  # of one pixel
+}
+"""Operations that may give out what they take in."""
+
+Grid = tuple[float, int]
+"""Scale and zero point of an int8 activation (uint8 files: zero point - 128)."""
+
+NO_GRID: Grid = (math.nan, 0)
+"""For a tensor that is written on one grid and read on another."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileFacts:
+    """Read from a file, never from the writer's memory.
+
+    Attributes:
+        ops: number of operations by type.
+        int8_macs: multiply-accumulates of operations with int8 data and weights, one image.
+        macs: those of all operations.
+        layers: grid of every quantized activation, by its name; the program's name of the layer,
+            save for tensors that the program does not have, such as a padded one.
+        weights: weight scales, one tuple per quantized weight tensor.
+        partitions: parts of the graph that the runtime gives to its accelerating delegate; None
+            where the format's runtime has none.
+    """
+
+    ops: dict[str, int]
+    int8_macs: int
+    macs: int
+    layers: dict[str, Grid]
+    weights: Counter[tuple[float, ...]]
+    partitions: int | None = None
+
+    @property
+    def int8_coverage(self) -> float:
+        """Share of multiply-accumulates that run in int8 kernels, 0 to 1."""
+        return self.int8_macs / self.macs if self.macs else 0.0
+
+
+def conv_macs(weight_shape: Sequence[int], output_positions: int) -> int:
+    """Multiply-accumulates of a convolution: weights (out, in / groups, ...) x positions."""
+    total = output_positions
+    for size in weight_shape:
+        total *= size
+    return total
+
+
+def learned_scales(
+    program: torch.export.ExportedProgram,
+) -> tuple[dict[str, Grid], Counter[tuple[float, ...]]]:
+    """The grids of a quantized program, by layer name, and its weight scales.
+
+    A grid counts once where an operation changes neither the values nor the grid, such as a
+    flatten: runtimes then see one tensor.
+    """
+    layers: dict[str, Grid] = {}
+    weights: Counter[tuple[float, ...]] = Counter()
+    tensors = {
+        spec.arg.name: spec.target for spec in program.graph_signature.input_specs if spec.target
+    }
+    stored = {**program.state_dict, **program.constants}
+    for node in program.graph.nodes:
+        if node.target is quantized.quantize_per_tensor.default:
+            if _repeats_grid(node):
+                continue
+            layers[node.name] = (float(node.args[1]), int(node.args[2]))
+        elif node.target is quantized.dequantize_per_channel.default:
+            scales = stored[tensors[node.args[1].name]]
+            weights[tuple(float(s) for s in scales)] += 1
+    return layers, weights
+
+
+def _repeats_grid(quantize: torch.fx.Node) -> bool:
+    """Whether the same values are on the same grid before the operation that is quantized."""
+    operation = quantize.args[0]
+    assert isinstance(operation, torch.fx.Node)
+    if operation.target not in _KEEPING_VALUES:
+        return False
+    before = operation.args[0]
+    assert isinstance(before, torch.fx.Node)
+    sizes = [math.prod(n.meta["val"].shape[1:]) for n in (before, operation)]
+    return (
+        before.target is quantized.dequantize_per_tensor.default
+        and before.args[1:] == quantize.args[1:]
+        and sizes[0] == sizes[1]
+    )
+
+
+def scales_exact(program: torch.export.ExportedProgram, facts: FileFacts) -> ScalesExact | None:
+    """How many of the learned scales the file holds bit for bit; None for a float program.
+
+    Every activation grid counts once, looked up by the layer's name, and every channel's weight
+    scale. A tensor on a grid that was never learned counts as one that is not the same.
+    """
+    layers, weights = learned_scales(program)
+    if not layers:
+        return None
+    learned = set(layers.values())
+    foreign = [n for n, grid in facts.layers.items() if n not in layers and grid not in learned]
+    same_weights = sum(len(w) * n for w, n in (weights & facts.weights).items())
+    return ScalesExact(
+        same=sum(facts.layers.get(n) == grid for n, grid in layers.items()) + same_weights,
+        total=len(layers) + len(foreign) + sum(len(w) * n for w, n in weights.items()),
+    )

@@ -1,0 +1,48 @@
+"""What a file takes and gives: its inputs and outputs by name, type and shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Port:
+    """A tensor or image that goes in or comes out.
+
+    Attributes:
+        name: in the file.
+        shape: None stands for any number of images.
+        dtype: of its elements, as numpy names it.
+        kind: `image` where a platform's own type of image is given, 8-bit RGB; else a tensor.
+        scale: of the grid of an integer tensor, real = scale * (integer - zero_point); None
+            where integers are plain numbers, and for floats.
+        zero_point: of that grid.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+    kind: Literal["tensor", "image"] = "tensor"
+    scale: float | None = None
+    zero_point: int | None = None
+
+    @property
+    def layout(self) -> str:
+        """NCHW or NHWC, of an image; empty for what has no four dimensions."""
+        if len(self.shape) != 4:
+            return ""
+        return "NHWC" if self.shape[3] == 3 else "NCHW"
+
+    @property
+    def side(self) -> int:
+        """Of a square image, in pixels."""
+        return int(self.shape[2] or 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interface:
+    """The one input and the one output of a file."""
+
+    input: Port
+    output: Port

@@ -1,0 +1,295 @@
+"""TFLite files that keep the trained scales, run by LiteRT with XNNPACK.
+
+onnx2tf drops QuantizeLinear on purpose and calibrates anew. Here its translation of that one
+operation is replaced by TensorFlow's fake quantization with the trained range, and weights arrive
+as float constants that lie on their int8 grid; TFLiteConverter then finds the same scales again.
+Because they are float16 numbers, every product on the way is exact in float32.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from pipeline.formats import as_onnx
+from pipeline.formats.file_facts import FileFacts, Grid, conv_macs
+from pipeline.formats.pixels import camera_pixels, refuse_learned_input
+from pipeline.formats.ports import Interface, Port
+from pipeline.formats.tflite.flatbuffer import name_layers, pack, share_zero_points
+from pipeline.formats.tflite.onnx2tf_folder import scratch_directory
+from pipeline.formats.tflite.translations import own_translations
+
+
+def tflite_interface(path: Path) -> Interface:
+    """What a file of TFLite takes and gives."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    def port(details: dict[str, Any]) -> Port:
+        scale, zero_point = details["quantization"]
+        # The runtime says 0 where there is no grid; pixels are integers on a grid of ones.
+        plain = scale == 0 or (scale, zero_point) == (1, 0)
+        return Port(
+            name=details["name"],
+            shape=tuple(int(size) for size in details["shape"]),
+            dtype=np.dtype(details["dtype"]).name,
+            scale=None if plain else float(scale),
+            zero_point=None if plain else int(zero_point),
+        )
+
+    interpreter = Interpreter(model_path=str(path))
+    (image,), (logits,) = interpreter.get_input_details(), interpreter.get_output_details()
+    return Interface(input=port(image), output=port(logits))
+
+
+RUNTIME = "litert"
+TRACED_BY = "runtime"
+
+
+def write(program: torch.export.ExportedProgram, path: Path, *, pixels: bool = False) -> None:
+    """Write `program` (quantized or float) to the TFLite file `path`, batch 1, NHWC.
+
+    Args:
+        program: from the fold stage.
+        path: of the file.
+        pixels: the program takes pixel values 0..255; the file then takes 8-bit RGB images.
+    """
+    if pixels:
+        refuse_learned_input(program)
+    model = as_onnx.to_onnx(program)
+    fold_weights(model)
+    converted = _convert(model, quantized=_is_quantized(model), pixels=pixels)
+    path.write_bytes(share_zero_points(name_layers(converted.content, converted.layers)))
+
+
+def _is_quantized(model: onnx.ModelProto) -> bool:
+    return any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+
+
+def fold_weights(model: onnx.ModelProto) -> None:
+    """Replace each dequantized weight by the float constant it stands for, in place.
+
+    With them left in place the converted float network is silently wrong.
+    """
+    values = as_onnx.constants(model)
+    kept = []
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in values:
+            weight, scale = values[node.input[0]], values[node.input[1]]
+            shape = (-1, *[1] * (weight.ndim - 1))
+            folded = weight.astype(np.float32) * scale.reshape(shape)
+            model.graph.initializer.append(onnx.numpy_helper.from_array(folded, node.output[0]))
+        else:
+            kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    as_onnx.drop_unused_constants(model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """A TFLite file, and which of the program's layers TensorFlow's operations make.
+
+    `layers` maps the name of a TensorFlow operation to the name of the layer it gives out.
+    """
+
+    content: bytes
+    layers: dict[str, str]
+
+
+def _convert(model: onnx.ModelProto, *, quantized: bool, pixels: bool) -> Converted:
+    import onnx2tf
+    import tensorflow as tf
+
+    with scratch_directory(), own_translations() as rounded:
+        onnx.save(model, "model.onnx")
+        network = onnx2tf.convert(
+            input_onnx_file_path="model.onnx",
+            output_folder_path="model",
+            batch_size=1,
+            not_use_onnxsim=True,
+            # Only parity gates on the finished file decide; strict mode compares layouts op by
+            # op on random data, for minutes.
+            disable_strict_mode=True,
+            disable_model_save=True,
+            non_verbose=True,
+        )
+    # Not through the Keras model: its SavedModel holds every weight as JSON, which takes minutes.
+    # A float network of pixels casts; a quantized one gets its uint8 input from the converter.
+    cast = pixels and not quantized
+    signature = [
+        tf.TensorSpec(i.shape, tf.uint8 if cast else i.dtype, as_onnx.INPUT) for i in network.inputs
+    ]
+
+    def run(image: Any) -> dict[str, Any]:
+        return {as_onnx.OUTPUT: network(tf.cast(image, tf.float32) if cast else image)}
+
+    function = tf.function(run, input_signature=signature)
+    holder = tf.Module()
+    holder.function = function
+    traced = function.get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([traced], holder)
+    if quantized:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if pixels:
+            converter.inference_input_type = tf.uint8
+    return Converted(content=bytes(converter.convert()), layers=_layers(traced.graph, rounded))
+
+
+def _layers(graph: Any, rounded: dict[str, str]) -> dict[str, str]:
+    """Which layer each rounding of a TensorFlow graph makes, and each operation that it rounds.
+
+    The converter names a tensor after the operation that made it and drops the rounding, except
+    where nothing made it: the image.
+    """
+    layers = {}
+    for operation in graph.get_operations():
+        if operation.type == "FakeQuantWithMinMaxArgs":
+            layer = rounded[operation.name.split("/")[-2]]
+            layers[operation.name] = layer
+            layers[operation.inputs[0].op.name] = layer
+    return layers
+
+
+def inspect(path: Path) -> FileFacts:
+    """Read a TFLite file: operations, MACs and grids from its flatbuffer."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+    graph = model.subgraphs[0]
+    names = {
+        number: name for name, number in vars(schema.BuiltinOperator).items() if name.isupper()
+    }
+    ops: Counter[str] = Counter()
+    weights: Counter[tuple[float, ...]] = Counter()
+    macs = int8_macs = 0
+    for op in graph.operators:
+        code = model.operatorCodes[op.opcodeIndex]
+        name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        ops[name] += 1
+        if name in {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}:
+            data, weight, output = (graph.tensors[i] for i in (*op.inputs[:2], op.outputs[0]))
+            # Depthwise weights are (1, height, width, channels), and every output channel has
+            # its own: the same product.
+            count = conv_macs(weight.shape, int(np.prod(output.shape[1:-1])))
+            macs += count
+            if weight.type == schema.TensorType.INT8:
+                # Equal weights are stored once: each reader counts.
+                weights[tuple(float(s) for s in weight.quantization.scale)] += 1
+            types = {data.type, weight.type, output.type}
+            int8_macs += count if types == {schema.TensorType.INT8} else 0
+    layers: dict[str, Grid] = {}
+    for tensor in graph.tensors:
+        if tensor.type == schema.TensorType.INT8 and not _is_constant(model, tensor):
+            scale, zero_point = tensor.quantization.scale[0], tensor.quantization.zeroPoint[0]
+            layers[tensor.name.decode()] = (float(scale), int(zero_point))
+    return FileFacts(
+        ops=dict(ops),
+        int8_macs=int8_macs,
+        macs=macs,
+        layers=layers,
+        weights=weights,
+        partitions=open_file(path).partitions(),
+    )
+
+
+def _is_constant(model: Any, tensor: Any) -> bool:
+    data = model.buffers[tensor.buffer].data
+    return data is not None and len(data) > 0
+
+
+class TFLiteRunnable:
+    """A TFLite file opened in LiteRT; XNNPACK is its default delegate."""
+
+    batch: int | None = 1
+
+    def __init__(self, content: bytes, threads: int) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        self._interpreter = Interpreter(model_content=content, num_threads=threads)
+        self._interpreter.allocate_tensors()
+        self._input = self._interpreter.get_input_details()[0]
+        self._output = self._interpreter.get_output_details()[0]
+
+    def set_input(self, images: NDArray[np.float32]) -> None:
+        """Take one image (1, 3, side, side), normalised or pixel values as the file wants."""
+        takes_pixels = self._input["dtype"] == np.uint8
+        fed = camera_pixels(images) if takes_pixels else images.transpose(0, 2, 3, 1)
+        self._interpreter.set_tensor(self._input["index"], fed)
+
+    def invoke(self) -> None:
+        """Run the network on the image that was set."""
+        self._interpreter.invoke()
+
+    def output(self) -> NDArray[np.float32]:
+        """Logits (1, classes) of the last run."""
+        return np.asarray(self._interpreter.get_tensor(self._output["index"]), np.float32)
+
+    def partitions(self) -> int:
+        """How many parts of the graph XNNPACK runs; 1, and nothing beside it, is best."""
+        # LiteRT's execution plan has no public reader.
+        operations = self._interpreter._get_ops_details()
+        return sum(operation["op_name"] == "DELEGATE" for operation in operations)
+
+    def tensor(self, index: int) -> NDArray[np.int8]:
+        """The output tensor `index` of the last run, channels second."""
+        values = self._interpreter.get_tensor(index)
+        return np.ascontiguousarray(np.moveaxis(values, -1, 1)) if values.ndim == 4 else values
+
+
+def open_file(path: Path, threads: int = 1) -> TFLiteRunnable:
+    """Open a TFLite file for running."""
+    return TFLiteRunnable(path.read_bytes(), threads)
+
+
+def trace(path: Path, images: NDArray[np.float32]) -> dict[str, NDArray[np.int8]]:
+    """Every quantized tensor inside the file, as LiteRT with XNNPACK computes it.
+
+    The tensors become outputs of a copy of the file: inside XNNPACK's partition no other tensor
+    can be read.
+
+    Args:
+        path: the file.
+        images: (batch, 3, side, side), as for `set_input`.
+
+    Returns:
+        Integers (batch, channels, height, width) on the program's grid, by the name of the
+        program's layer.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+    graph = model.subgraphs[0]
+    outside = {int(i) for i in (*graph.inputs, *graph.outputs)}
+    tapped = {
+        graph.tensors[index].name.decode(): int(index)
+        for op in graph.operators
+        for index in op.outputs
+        if int(index) not in outside and graph.tensors[index].type == schema.TensorType.INT8
+    }
+    graph.outputs = [*graph.outputs, *tapped.values()]
+    model.signatureDefs = []
+    runnable = TFLiteRunnable(pack(model), threads=1)
+    found: dict[str, list[NDArray[np.int8]]] = {name: [] for name in tapped}
+    for image in np.split(images, len(images)):
+        runnable.set_input(image)
+        runnable.invoke()
+        for name, index in tapped.items():
+            found[name].append(runnable.tensor(index))
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def cannot_time() -> str | None:
+    """Why this host cannot time TFLite files; None, since every host can."""
+    return None
+
+
+def evaluated() -> Literal["runtime", "reference"]:
+    """What computes the answers here: the runtime itself."""
+    return "runtime"

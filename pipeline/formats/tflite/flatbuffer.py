@@ -1,0 +1,80 @@
+"""TFLite flatbuffers, changed after the converter is done: names of layers, shared vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.formats.as_onnx import INPUT, OUTPUT
+
+
+def name_layers(content: bytes, layers: dict[str, str]) -> bytes:
+    """Give every quantized tensor of a TFLite file the name of the program's layer.
+
+    What goes in and comes out is called as in the other formats.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    graph = model.subgraphs[0]
+    outside = {int(i) for i in (*graph.inputs, *graph.outputs)}
+    named: set[str] = set()
+    for op in graph.operators:
+        for index in op.outputs:
+            tensor = graph.tensors[index]
+            # A tensor that several operations were fused into has all their names, last first.
+            origins = tensor.name.decode().split(";")
+            found = [layers[origin] for origin in origins if origin in layers]
+            if int(index) in outside or tensor.type != schema.TensorType.INT8 or not found:
+                continue
+            if found[0] in named:
+                continue  # the same values in another layout
+            named.add(found[0])
+            tensor.name = found[0]
+    graph.tensors[graph.inputs[0]].name = INPUT
+    graph.tensors[graph.outputs[0]].name = OUTPUT
+    return pack(model)
+
+
+def share_zero_points(content: bytes) -> bytes:
+    """Store equal zero point vectors of a TFLite file once.
+
+    Per-channel tensors need a zero point for each channel, 8 bytes of zeros, for weights and
+    again for biases: more than a fiftieth of the file. A flatbuffer may refer to one vector from
+    many tables, and readers cannot tell.
+    """
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    class Builder(flatbuffers.Builder):  # type: ignore[misc]
+        def __init__(self, size: int) -> None:
+            super().__init__(size)
+            self._written: dict[bytes, int] = {}
+
+        def CreateNumpyVector(self, values: NDArray[Any]) -> int:
+            raw = values.tobytes()
+            if values.dtype == np.int64 and raw in self._written:
+                return self._written[raw]
+            # Tensor data must lie on 16 bytes, as the schema asks (force_align).
+            alignment = 16 if values.dtype == np.uint8 else values.dtype.itemsize
+            self.StartVector(values.dtype.itemsize, values.size, alignment)
+            self.head: int = self.head - len(raw)
+            self.Bytes[self.head : self.head + len(raw)] = raw
+            offset = int(self.EndVector())
+            if values.dtype == np.int64:
+                self._written[raw] = offset
+            return offset
+
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    return pack(model, Builder(len(content) + 1024))
+
+
+def pack(model: Any, builder: Any = None) -> bytes:
+    """The bytes of a TFLite model in its object form."""
+    import flatbuffers
+
+    builder = builder or flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())

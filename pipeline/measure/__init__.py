@@ -1,0 +1,1 @@
+"""How alike and how fast a file is."""

@@ -1,0 +1,199 @@
+"""The gates an exported file must pass: it answers as the quantized program does.
+
+compared = compare_logits(found, wanted, step=0.031)
+output_misses(compared, widened(FILE["onnx"], rounding))    # []
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.formats.file_facts import FileFacts
+from pipeline.formats.format import Limits, ScalesExact
+from pipeline.measure.layers import LayerSums, first_difference, percentile
+from pipeline.measure.parity_record import OutputSteps
+
+FOLDED = Limits(agreement=0.98, median=1, p99=6)
+"""For the program against the trained network: training does not round biases to int32. On a
+ResNeSt-50 that moves the logits by a step at the 99th percentile, on a net of a few channels by
+two or three."""
+
+Logits = Mapping[str, Tensor]
+"""Logits (images, classes) by set of images."""
+
+
+def agreement(found: Logits, wanted: Logits) -> float:
+    """Share of all images to which both give the same first class."""
+    same = torch.cat([found[name].argmax(1) == wanted[name].argmax(1) for name in wanted])
+    return float(same.double().mean())
+
+
+def output_steps(found: Logits, wanted: Logits, step: float) -> OutputSteps:
+    """How many steps of the output grid lie between two sets of logits.
+
+    Args:
+        found: of the file.
+        wanted: of the quantized program.
+        step: scale of the grid that the program's logits lie on.
+    """
+    apart = torch.cat([(found[name] - wanted[name]).abs().flatten() for name in wanted])
+    # The clamp also takes infinities; not a number counts as the farthest.
+    steps = torch.round(apart.double() / step).nan_to_num(255).clamp(max=255).long()
+    counts = torch.bincount(steps, minlength=256)
+    return OutputSteps(
+        median=percentile(counts, 0.5),
+        p99=percentile(counts, 0.99),
+        largest=int(steps.max()),
+        differing=float((steps > 0).double().mean()),
+    )
+
+
+def widened(limits: Limits, rounding: OutputSteps | None) -> Limits:
+    """Limits that no file misses for being computed in another order.
+
+    A network whose logits have a small range, such as one that learned smoothed labels, has a fine
+    grid for them. The program's own logits then move by several steps when its numbers are rounded
+    otherwise (`pipeline.rounding`), and a file's as much: it may differ by one step more.
+
+    Args:
+        limits: for a file against its program.
+        rounding: how far the program's own logits moved; None for a float program.
+    """
+    if rounding is None:
+        return limits
+    return replace(
+        limits,
+        median=max(limits.median, rounding.median + 1),
+        p99=max(limits.p99, rounding.p99 + 1),
+    )
+
+
+def float_difference(found: Logits, wanted: Logits) -> float:
+    """The 99th percentile of the difference of logits, as a share of the largest logit."""
+    apart = torch.cat([(found[name] - wanted[name]).abs().flatten() for name in wanted])
+    largest = max(float(wanted[name].abs().max()) for name in wanted)
+    # Not torch.quantile, which refuses more than 16 million numbers.
+    return float(np.quantile(apart.double().numpy(), 0.99)) / largest if largest else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """How far two sets of logits are apart; `steps` on a grid, `difference` without one.
+
+    Attributes:
+        images: number of them.
+        agreement: share with the same first class.
+        leads: of every other image, by how many steps of the grid the class that should be first
+            should lead the one that is; infinitely many without a grid.
+    """
+
+    images: int
+    agreement: float
+    leads: tuple[float, ...]
+    steps: OutputSteps | None
+    difference: float | None
+
+
+def compare_logits(found: Logits, wanted: Logits, step: float | None) -> Compared:
+    """Compare logits with those they should be; `step` is None for a float network."""
+    return Compared(
+        images=sum(len(logits) for logits in found.values()),
+        agreement=agreement(found, wanted),
+        leads=_leads(found, wanted, step),
+        steps=None if step is None else output_steps(found, wanted, step),
+        difference=float_difference(found, wanted) if step is None else None,
+    )
+
+
+def _leads(found: Logits, wanted: Logits, step: float | None) -> tuple[float, ...]:
+    """As `Compared.leads`."""
+    leads: list[float] = []
+    for name, right in wanted.items():
+        first, other = right.argmax(1), found[name].argmax(1)
+        rows = (first != other).nonzero().flatten()
+        apart = right[rows, first[rows]] - right[rows, other[rows]]
+        leads += [math.inf] * len(rows) if step is None else (apart / step).tolist()
+    return tuple(leads)
+
+
+def output_misses(compared: Compared, limits: Limits) -> list[str]:
+    """What of a network's answers is not as it must be, in words; [] if nothing.
+
+    Logits may move by `limits.p99` steps, so two classes that lie within twice as many may change
+    places: such an image does not count against the agreement. A network that is often in doubt
+    has many of them.
+    """
+    misses = []
+    steps, difference = compared.steps, compared.difference
+    beyond = sum(not lead <= 2 * limits.p99 for lead in compared.leads)
+    if beyond > (1 - limits.agreement) * compared.images:
+        misses.append(
+            f"the same top-1 on {compared.agreement:.2%} of the images (at least "
+            f"{limits.agreement:.1%}); rounding cannot explain {beyond} of the others"
+        )
+    if steps is not None and (steps.median > limits.median or steps.p99 > limits.p99):
+        misses.append(
+            f"logits {steps.median} steps apart at the median (at most {limits.median}) and "
+            f"{steps.p99} at the 99th percentile (at most {limits.p99})"
+        )
+    # Not a number is a miss too.
+    if difference is not None and not difference <= limits.difference:
+        misses.append(
+            f"logits {difference:.2g} of the largest apart at the 99th percentile (at most "
+            f"{limits.difference:g})"
+        )
+    return misses
+
+
+def finite_misses(logits: Logits) -> list[str]:
+    """Which sets have logits that are NaN or infinite, and how many images; [] if none has."""
+    bad = {name: (~found.isfinite()).any(1) for name, found in logits.items()}
+    return [
+        f"the logits of {int(rows.sum())} of {len(rows)} images of {name} are NaN or infinite"
+        for name, rows in bad.items()
+        if rows.any()
+    ]
+
+
+def file_misses(facts: FileFacts, exact: ScalesExact | None) -> list[str]:
+    """What an int8 file says of itself that is not as it must be; [] for a float file."""
+    misses = []
+    if exact is not None and exact.same != exact.total:
+        misses.append(f"{exact.same} of {exact.total} scales are the learned ones (all must be)")
+    if exact is not None and facts.int8_macs != facts.macs:
+        misses.append(f"{facts.int8_coverage:.2%} of the MACs run in int8 (all must)")
+    return misses
+
+
+def layer_misses(records: Sequence[LayerSums]) -> list[str]:
+    """How many layers of an int8 file compute otherwise than the program; [] if none does.
+
+    Args:
+        records: from `pipeline.layers.compare`.
+    """
+    wrong = sum(record.at_fault for record in records)
+    if wrong == 0:
+        return []
+    return [f"{wrong} of {len(records)} layers compute otherwise than the program's (none may)"]
+
+
+def describe_first_difference(records: Sequence[LayerSums]) -> str:
+    """Name the first layer of an int8 file that differs from the program.
+
+    Args:
+        records: from `pipeline.layers.compare`.
+    """
+    record = first_difference(records)
+    if record is None:
+        return "no layer differs on the images that were traced"
+    if not record.at_fault:
+        return f"{record.layer.title} differs most, but no layer alone by more than rounding"
+    share = float(record.own[1:].sum() / record.own.sum())
+    largest = int(record.own.nonzero().max())
+    return f"{record.layer.title}: {share:.2%} of its values differ, by {largest} steps at most"

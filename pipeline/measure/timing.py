@@ -1,0 +1,240 @@
+"""Accuracy, size and latency of anything that runs: the float model or an exported file."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import time
+import zipfile
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.measure.latency import Latency, latency_of
+from pipeline.tasks.evaluation import predictions
+from pipeline.tasks.images.dataset import Dataset
+from pipeline.tasks.images.pixels import normalize
+
+Key = TypeVar("Key", bound=Hashable)
+Run = Callable[[], Any]
+Timer = Callable[[Run], float]
+"""Runs something to its end and returns the milliseconds that took."""
+
+_COMPARED_MS = 1000.0
+
+
+class Runnable(Protocol):
+    """An exported file, opened. `batch` is the number of images a run takes; None is any."""
+
+    batch: int | None
+
+    def set_input(self, images: NDArray[np.float32]) -> None:
+        """Take images (batch, 3, side, side)."""
+
+    def invoke(self) -> None:
+        """Run the network."""
+
+    def output(self) -> NDArray[np.float32]:
+        """Logits (batch, classes) of the last run."""
+
+
+def run_images(runnable: Runnable, images: Tensor) -> Tensor:
+    """Logits (batch, classes) of an opened file for images (batch, 3, side, side)."""
+    parts = []
+    for part in torch.split(images, runnable.batch or len(images)):
+        runnable.set_input(part.numpy())
+        runnable.invoke()
+        parts.append(torch.from_numpy(runnable.output().copy()))
+    return torch.cat(parts)
+
+
+def logits_of(
+    runnable: Runnable, dataset: Dataset, progress: Callable[[int], None]
+) -> dict[str, Tensor]:
+    """Logits of every test image, by test set; `progress` gets the number of images done."""
+    done = 0
+
+    def predict(images: Tensor) -> Tensor:
+        nonlocal done
+        found = run_images(runnable, images)
+        done += len(images)
+        progress(done)
+        return found
+
+    return {name: predictions(predict, images, dataset) for name, images in dataset.tests.items()}
+
+
+def program_logits(program: torch.export.ExportedProgram, dataset: Dataset) -> dict[str, Tensor]:
+    """Logits of the quantized program, run by torch, by test set."""
+    module = program.module(check_guards=False)
+    return {name: predictions(module, images, dataset) for name, images in dataset.tests.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way to run a network on a batch.
+
+    Attributes:
+        run: one call.
+        ready: called before every run, untimed; sets how the device multiplies.
+    """
+
+    run: Run
+    ready: Callable[[], object] = lambda: None
+
+
+def wall_clock(wait: Callable[[], object]) -> Timer:
+    """A timer of what a caller waits for; `wait` returns when the device has done all it has."""
+
+    def timed(run: Run) -> float:
+        wait()
+        started = time.perf_counter()
+        run()
+        wait()
+        return (time.perf_counter() - started) * 1e3
+
+    return timed
+
+
+def in_turn(
+    ways: Mapping[Key, Way],
+    *,
+    warmup: int,
+    rounds: int,
+    timer: Timer,
+    advance: Callable[[int], object] = lambda done: None,
+) -> dict[Key, list[float]]:
+    """Milliseconds of every run of several ways, which take turns (A B A B ...).
+
+    A machine's speed can change many-fold for minutes, by its heat and its other work: timed in
+    turn, all see the same.
+
+    Args:
+        ways: by any name.
+        warmup: runs of each that do not count.
+        rounds: that do.
+        timer: of one run.
+        advance: called with the number of rounds done.
+    """
+    for way in ways.values():
+        way.ready()
+        for _ in range(warmup):
+            timer(way.run)
+    samples: dict[Key, list[float]] = {name: [] for name in ways}
+    for done in range(rounds):
+        for name, way in ways.items():
+            way.ready()
+            samples[name].append(timer(way.run))
+        advance(done + 1)
+    return samples
+
+
+def interleaved(
+    runs: dict[str, Callable[[], object]],
+    *,
+    warmup: int,
+    rounds: int,
+    threads: int,
+    untimed: int = 0,
+) -> dict[str, Latency]:
+    """Time several callables in turn, one image each, as `in_turn` does.
+
+    Args:
+        runs: by name.
+        warmup: runs of each before the first round.
+        rounds: that are timed.
+        threads: of torch, and recorded.
+        untimed: runs of each in every round before the one that is timed, which then finds its
+            weights in the caches as it would alone, whatever ran before it.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        ways = {
+            name: Way(run=run, ready=partial(_repeat, run, untimed)) for name, run in runs.items()
+        }
+        # A CPU has done a call when it returns.
+        timer = wall_clock(lambda: None)
+        samples = in_turn(ways, warmup=warmup, rounds=rounds, timer=timer)
+    finally:
+        torch.set_num_threads(before)
+    return {name: latency_of(taken, threads, 1) for name, taken in samples.items()}
+
+
+def _repeat(run: Run, times: int) -> None:
+    for _ in range(times):
+        run()
+
+
+def compared(
+    runs: dict[str, Callable[[], object]], *, rounds: int, threads: int
+) -> dict[str, Latency]:
+    """Time callables in turn where their ratio counts: for a second at least, warm.
+
+    Small files take a millisecond: thirty rounds of them are over before the caches and the
+    clock have settled, and the ratio of two such runs is off by a tenth.
+
+    Args:
+        runs: by name.
+        rounds: the least that count.
+        threads: of torch, and recorded.
+    """
+    first = interleaved(runs, warmup=3, rounds=5, threads=threads)
+    each = sum(latency.median for latency in first.values())
+    enough = max(rounds, math.ceil(_COMPARED_MS / each))
+    return interleaved(runs, warmup=enough // 4, rounds=enough, threads=threads)
+
+
+def float_run(model: nn.Module, image: Tensor) -> Callable[[], object]:
+    """One eager forward pass of the float model on `image` (1, 3, side, side)."""
+
+    def run() -> None:
+        with torch.inference_mode():
+            model(image)
+        if image.is_cuda:
+            torch.cuda.synchronize()
+
+    return run
+
+
+def first_image(dataset: Dataset) -> Tensor:
+    """A real test image, normalised, (1, 3, side, side)."""
+    images = next(iter(dataset.tests.values()))
+    return normalize(images.pixels(torch.tensor([0])), dataset.mean, dataset.std)
+
+
+def files_of(path: Path) -> Sequence[Path]:
+    """The file itself, or every file of a package, in a fixed order."""
+    return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+
+
+def size_bytes(path: Path) -> int:
+    """Bytes on disk of a file or package."""
+    return sum(file.stat().st_size for file in files_of(path))
+
+
+def download_bytes(path: Path) -> int:
+    """Bytes of a file or package in a zip archive (deflate), as an app store would send it."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for file in files_of(path):
+            archive.write(file, file.relative_to(path.parent))
+    return len(packed.getvalue())
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of a package's files."""
+    digest = hashlib.sha256()
+    for file in files_of(path):
+        if file != path:
+            digest.update(str(file.relative_to(path)).encode() + b"\0")
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

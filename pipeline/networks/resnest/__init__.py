@@ -1,0 +1,1 @@
+"""ResNeSt: the network, its branch form and its deploy form."""

@@ -1,0 +1,153 @@
+"""How a recipe prunes, sparsifies and quantizes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from pipeline.recipe.training import DistillConfig, TrainConfig
+from pipeline.recipe.values import Kept, LatencyTarget, Part, Share
+
+PRUNE_TARGETS = ("macs", "params", "size_mb", "latency")
+
+
+class PruneConfig(Part):
+    """Pruning of whole channels to one target: macs, params, size_mb or latency.
+
+    Attributes:
+        macs: share of the multiply-accumulates that is kept.
+        params: share of the parameters that is kept.
+        size_mb: most that the target's file may hold, in units of 1e6 bytes.
+        latency: share of the unpruned file's time that is kept, or a time such as `30 ms`; both
+            for one image on this machine, with the target's runtime and threads.
+        criterion: what says how much a channel matters. l1, l2: the norm of its weights.
+            bn_scale: the factors of its batch normalisations. taylor: how much the loss would
+            change without it, to first order. fisher: to second order, with squared gradients.
+        scope: among which channels the least important are sought. layer: in every group of
+            tied layers the same share. stage: in every stage the same share of the cost.
+            network: among all.
+        steps: removes the channels in so many steps, with `step_epochs` of training between.
+        step_epochs: of the fine-tuning after every step but the last.
+        round_to: channel counts stay multiples of this.
+        finetune: the training after the last step.
+        distill: on unless null is given, which learns from the labels alone.
+    """
+
+    macs: Kept | None = None
+    params: Kept | None = None
+    size_mb: Annotated[float, Field(gt=0)] | None = None
+    latency: LatencyTarget | None = None
+    criterion: Literal["l1", "l2", "bn_scale", "taylor", "fisher"] = "bn_scale"
+    scope: Literal["layer", "stage", "network"] = "layer"
+    steps: Annotated[int, Field(ge=1, le=100)] = 1
+    step_epochs: Annotated[int, Field(ge=0, le=100_000)] = 1
+    round_to: Annotated[int, Field(ge=1, le=256)] = 8
+    finetune: TrainConfig
+    distill: DistillConfig | None = DistillConfig()
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        given = [name for name in PRUNE_TARGETS if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) if given else "none"
+            raise ValueError(f"give one of {', '.join(PRUNE_TARGETS)}, not {found}")
+        return self
+
+    @property
+    def milliseconds(self) -> float | None:
+        """The latency asked for where it is a time; None where it is a share or not asked for."""
+        return float(self.latency.removesuffix("ms")) if isinstance(self.latency, str) else None
+
+
+class SparsifyConfig(Part):
+    """Weights set to zero during a training of their own, by neural-compressor's pruner.
+
+    Attributes:
+        sparsity: share of the weights that become zero; with an N:M pattern it is N / M.
+        pattern: which weights go together. 1x1: each alone. 4x1 and the like: blocks of output
+            channels x inputs. 2:4 and the like: so many of every so many inputs.
+        criterion: magnitude, snip (weight times gradient), or snip with momentum.
+        scope: whether the weights of all layers compete, or those of each layer.
+        start: share of the steps after which the first weights go.
+        end: share of the steps after which no more go.
+        train: the training.
+        distill: null learns from the labels alone.
+    """
+
+    sparsity: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    pattern: Annotated[
+        str,
+        Field(
+            pattern=r"^(?:[1-9][0-9]?x[1-9][0-9]?|[1-9]:[1-9][0-9]?)$",
+            description="1x1, blocks such as 4x1, or N:M such as 2:4",
+        ),
+    ] = "1x1"
+    criterion: Literal["magnitude", "snip", "snip_momentum"] = "snip_momentum"
+    scope: Literal["network", "layer"] = "network"
+    start: Share = 0.0
+    end: Share = 0.5
+    train: TrainConfig
+    distill: DistillConfig | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.end < self.start:
+            raise ValueError(f"end: got {self.end:g}; must be >= start, which is {self.start:g}")
+        if ":" in self.pattern:
+            zeros, block = map(int, self.pattern.split(":"))
+            if zeros >= block:
+                raise ValueError(f"pattern: got {self.pattern}; N must be < M")
+            if abs(self.sparsity - zeros / block) > 1e-6:
+                raise ValueError(
+                    f"sparsity: got {self.sparsity:g}; pattern {self.pattern} gives "
+                    f"{zeros / block:g}"
+                )
+        return self
+
+
+class Milestones(Part):
+    """When each phase of quantization-aware training begins, as shares of its steps.
+
+    Attributes:
+        observe: ranges are learned, nothing is rounded.
+        fake_quantize: values are rounded to the grids.
+        freeze_observers: grids stay as they are.
+        freeze_bn: batch normalisations use their running statistics, as they will when folded.
+    """
+
+    observe: Share = 0.0
+    fake_quantize: Share = 0.1
+    freeze_observers: Share = 0.5
+    freeze_bn: Share = 0.75
+
+    @field_validator("fake_quantize", "freeze_observers", "freeze_bn")
+    @classmethod
+    def _in_order(cls, value: float, info: ValidationInfo) -> float:
+        for name, earlier in info.data.items():
+            if value < earlier:
+                raise ValueError(f"must be >= {name}, which is {earlier:g}")
+        return value
+
+
+class QatConfig(Part):
+    """Quantization-aware training; left out where the target's precision is float.
+
+    Attributes:
+        train: the training; with 0 epochs the ranges are those of the calibration images.
+        milestones: its phases.
+        distill: null learns from the labels alone.
+    """
+
+    train: TrainConfig
+    milestones: Milestones = Milestones()
+    distill: DistillConfig | None = None
+
+    @field_validator("train")
+    @classmethod
+    def _whole_images(cls, train: TrainConfig) -> TrainConfig:
+        if train.sizes:
+            raise ValueError(
+                "sizes must be left out: the quantized program is made for one size of image"
+            )
+        return train

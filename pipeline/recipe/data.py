@@ -1,0 +1,87 @@
+"""The images that a recipe asks for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from pipeline.recipe.values import NAME, Deviation, FileName, Part, PathOnDisk, Share, Side
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class DigitsData(Part):
+    """scikit-learn's 8 x 8 handwritten digits, 1,797 images, inside the package: works offline.
+
+    Attributes:
+        kind: of the data.
+        tile: draws a digit that many pixels wide, and again beside and below itself until the
+            image is full; without it one digit fills the image.
+        test_images: below 450, the first of them only, where accuracy is not the question.
+        calibration_images: images taken out of the training images to calibrate on.
+    """
+
+    kind: Literal["digits"] = "digits"
+    tile: Side | None = None
+    test_images: Annotated[int, Field(ge=1, le=450)] = 450
+    calibration_images: Annotated[int, Field(ge=1, le=1000)] = 180
+
+
+class ImageFolderData(Part):
+    """Folders with one subfolder of images per class.
+
+    Attributes:
+        kind: of the data.
+        path: folder that holds all of them, in place of `train` and `test`: the training images in
+            `train`, and a test set in every folder whose name begins with test or val.
+        train: folder of the training images.
+        test: folder of every test set, by the name the report uses.
+        calibration_images: images taken out of `train` to calibrate on.
+        crop_pct: side of the square that is cut from an image's middle, as a share of the image's
+            shorter side: 0.875 is 224 of 256 pixels. `augment.crop` takes its random parts from
+            what lies around that square, too.
+        mean: of the red, green and blue channel, pixels as shares 0..1.
+        std: likewise.
+    """
+
+    kind: Literal["image_folder"] = "image_folder"
+    path: PathOnDisk | None = None
+    train: PathOnDisk | None = None
+    test: Annotated[dict[FileName, PathOnDisk], Field(min_length=1, description=NAME)] | None = None
+    calibration_images: Annotated[int, Field(ge=1)] = 256
+    crop_pct: Annotated[float, Field(ge=0.5, le=1)] = 1.0
+    mean: Annotated[tuple[Share, Share, Share], Field(strict=False)] = IMAGENET_MEAN
+    std: Annotated[tuple[Deviation, Deviation, Deviation], Field(strict=False)] = IMAGENET_STD
+
+    @field_validator("train", "test")
+    @classmethod
+    def _once(cls, value: object, info: ValidationInfo) -> object:
+        if "path" not in info.data:
+            return value
+        if value is None and info.data["path"] is None:
+            raise PydanticCustomError("missing", "Field required")
+        if value is not None and info.data["path"] is not None:
+            raise ValueError("data.path says where the images are; remove one of them")
+        return value
+
+
+class CifarData(Part):
+    """CIFAR-10 or CIFAR-100.
+
+    Attributes:
+        kind: of the data.
+        path: folder that holds the unpacked files.
+        download: fetch them where they are not there.
+        calibration_images: images taken out of the training images to calibrate on.
+    """
+
+    kind: Literal["cifar10", "cifar100"]
+    path: PathOnDisk
+    download: bool = False
+    calibration_images: Annotated[int, Field(ge=1)] = 256
+
+
+DataConfig = Annotated[DigitsData | ImageFolderData | CifarData, Field(discriminator="kind")]

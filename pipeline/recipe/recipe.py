@@ -1,0 +1,206 @@
+"""The recipe: what one run does for one target device, and every limit on it.
+
+    recipes = load_recipes([Path("recipes/resnest50/linux-arm-onnxruntime-int8.yaml")])
+
+The types here are the only place that says what a recipe may hold: the error texts, the JSON
+Schema for editors and the defaults all come from them. Reading YAML, `extends` and `--set` is
+in pipeline.recipe_loading, the wording of errors in pipeline.recipe_problems. Other modules
+need only this one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+
+from pipeline.base.errors import InputError
+from pipeline.base.record import MeasuredRecord, Sha256, Text
+from pipeline.recipe.compression import PruneConfig, QatConfig, SparsifyConfig
+from pipeline.recipe.data import DataConfig
+from pipeline.recipe.loading import read_overrides, read_tree, write_yaml
+from pipeline.recipe.model import ModelConfig
+from pipeline.recipe.problems import explain
+from pipeline.recipe.target import (
+    BudgetsConfig,
+    CardConfig,
+    GuardConfig,
+    MeasureConfig,
+    TargetConfig,
+)
+from pipeline.recipe.training import SaveConfig, TrainConfig
+from pipeline.recipe.tree import Place, Value, absolute_paths, merge, plain
+from pipeline.recipe.values import FileName, Part, Threads
+
+
+def recipe_info(recipe: Recipe) -> RecipeInfo:
+    """Name of a recipe and the hash of what it says in full."""
+    text = resolved_yaml(recipe).encode()
+    return RecipeInfo(name=recipe.name, sha256=hashlib.sha256(text).hexdigest())
+
+
+_PATHS = ("model.checkpoint", "data.path", "data.train", "data.test.*")
+
+
+class Recipe(Part):
+    """One run for one target device.
+
+    Attributes:
+        name: names the folder of the run; without it, the file's name.
+        description: in words, for people.
+        seed: of all random numbers.
+        threads: CPU threads of training and calibration; part of bit-for-bit repeatability.
+        model: the network.
+        data: its images.
+        train: training of the float network; skipped where `model.checkpoint` is used as it is.
+        prune: removal of channels; null does not prune.
+        sparsify: zeroing of single weights; null leaves every weight.
+        qat: quantization-aware training.
+        target: the device and its file.
+        budgets: limits that the file must keep, else the exit code is 3.
+        measure: timing.
+        save: states of a training, to go on from.
+        guard: where a run stops because a stage went wrong.
+        card: what the file and the bundle's model card say beside what was measured.
+    """
+
+    name: FileName
+    description: str = ""
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    threads: Threads = 2
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+    prune: PruneConfig | None = None
+    sparsify: SparsifyConfig | None = None
+    qat: QatConfig
+    target: TargetConfig
+    budgets: BudgetsConfig = BudgetsConfig()
+    measure: MeasureConfig = MeasureConfig()
+    save: SaveConfig = SaveConfig()
+    guard: GuardConfig = GuardConfig()
+    card: CardConfig = CardConfig()
+
+    @field_validator("prune", "sparsify", "qat")
+    @classmethod
+    def _only_the_float_network(cls, part: Part | None) -> Part | None:
+        """Later trainings are of other forms of the network, which drop and average nothing."""
+        train = getattr(part, "finetune", None) or getattr(part, "train", None)
+        for name, off in (("dropblock", 0.0), ("dropout", 0.0), ("ema", None)):
+            if train is not None and getattr(train, name) != off:
+                where = "finetune" if isinstance(part, PruneConfig) else "train"
+                raise ValueError(
+                    f"{where}.{name}: got {getattr(train, name):g}; only `train` can have it"
+                )
+        return part
+
+    @field_validator("train", "prune", "sparsify")
+    @classmethod
+    def _crops_fit(cls, part: Part | None, info: ValidationInfo) -> Part | None:
+        train = part.finetune if isinstance(part, PruneConfig) else part
+        train = train.train if isinstance(train, SparsifyConfig) else train
+        if not isinstance(train, TrainConfig) or "model" not in info.data:
+            return part
+        side = info.data["model"].input_size
+        too_large = [size for size in train.sizes if size > side]
+        if too_large and train.shrink == "crop":
+            raise ValueError(
+                f"sizes: got {max(too_large)}; a part cut out of an image is at most "
+                f"model.input_size, which is {side}"
+            )
+        return part
+
+
+def load_recipes(paths: Sequence[Path], overrides: Sequence[str] = ()) -> list[Recipe]:
+    """Read and check recipes, in the order of `paths`.
+
+    Args:
+        paths: YAML files. A file may say `extends: base.yaml` (relative to itself): mappings
+            merge, null removes, all else replaces. Relative paths in a recipe are relative to
+            the file that names them and come back absolute.
+        overrides: `a.b=c` texts laid over every recipe, c in YAML; relative paths here are
+            relative to the working directory.
+
+    Returns:
+        One recipe per path.
+
+    Raises:
+        InputError: with one line for every problem of every file and override.
+    """
+    problems: list[str] = []
+    if not paths:
+        problems.append("no recipe given; name at least one YAML file")
+    settings = read_overrides(overrides, problems)
+    recipes: list[Recipe] = []
+    names: dict[object, Path] = {}
+    for path in map(Path, paths):
+        tree = read_tree(path, problems)
+        if tree is None:
+            continue
+        for setting in settings:
+            tree = merge(tree, setting)
+        tree = _named(tree, path, names, problems)
+        try:
+            recipes.append(Recipe.model_validate(plain(absolute_paths(tree, _PATHS))))
+        except ValidationError as error:
+            problems += explain(error, tree, _schema())
+    if problems:
+        raise InputError("\n".join(dict.fromkeys(problems)))
+    return recipes
+
+
+def _named(tree: Value, path: Path, names: dict[object, Path], problems: list[str]) -> Value:
+    """Give a recipe without a name that of its file; no two of one call may share a name."""
+    assert isinstance(tree.content, dict)
+    name = tree.content.get("name")
+    if name is None or name.removed:
+        name = Value(Place(f"{path}:1", path.parent), path.stem)
+    if isinstance(name.content, str) and name.content in names:
+        problems.append(
+            f"{name.place.text}: name: got {name.content!r}, the name of {names[name.content]} "
+            "too; give every recipe of a run its own"
+        )
+    elif isinstance(name.content, str):
+        names[name.content] = path
+    return replace(tree, content=tree.content | {"name": name})
+
+
+def _schema() -> dict[str, Any]:
+    schema = Recipe.model_json_schema()
+    extends = {"type": "string", "description": "The recipe that this one changes."}
+    schema["properties"] = {"extends": extends} | schema["properties"]
+    return schema
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a recipe file, for editors.
+
+    A key may be absent, since the extended file may hold it, and a value may be null, which
+    removes it; only a null that drops a key of another kind of data is marked, though it loads.
+    """
+    schema = _schema()
+    for part in (schema, *schema["$defs"].values()):
+        part.pop("required", None)
+        for key, value in part["properties"].items():
+            part["properties"][key] = {"anyOf": [value, {"type": "null"}]}
+    data = schema["properties"]["data"]["anyOf"][0]
+    del data["discriminator"]
+    # Without `kind`, which may be in the extended file, several kinds of data can fit.
+    data["anyOf"] = data.pop("oneOf")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
+
+
+def resolved_yaml(recipe: Recipe) -> str:
+    """Return the whole recipe, defaults filled in and paths absolute, as YAML that loads again."""
+    return write_yaml(recipe.model_dump(mode="json"))
+
+
+class RecipeInfo(MeasuredRecord):
+    """The recipe; for a report of several, `combined` and the hash of their hashes."""
+
+    name: Text
+    sha256: Sha256

@@ -1,0 +1,105 @@
+"""The device, its budgets and what is measured."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from pipeline.recipe.values import Part, Threads, Words
+
+
+class TargetConfig(Part):
+    """The device and its file.
+
+    Attributes:
+        device: in words, for people.
+        format: of the file.
+        precision: int8 weights and activations, or float (in Core ML files float16).
+        input: what an app feeds the file. normalized: float32 images (Core ML: float16),
+            normalised as in training.
+            uint8_rgb: 8-bit RGB pixels of the camera, at the model's input size; the file
+            normalises them itself.
+        cpu: what the file's numbers are stored for. any: all CPUs. x86_amx: ONNX Runtime on x86
+            with AMX; the same answers, and slower on other CPUs.
+        threads: those of the timed runs.
+    """
+
+    device: Annotated[str, Field(min_length=1, max_length=200)]
+    format: Literal["onnx", "tflite", "coreml"]
+    precision: Literal["int8", "float"]
+    input: Literal["normalized", "uint8_rgb"] = "normalized"
+    cpu: Literal["any", "x86_amx"] = "any"
+    threads: Threads = 1
+
+    @field_validator("cpu")
+    @classmethod
+    def _of_onnx(cls, cpu: str, info: ValidationInfo) -> str:
+        form = (info.data.get("format"), info.data.get("precision"))
+        if cpu != "any" and None not in form and form != ("onnx", "int8"):
+            raise ValueError("must be any: only int8 ONNX files differ by CPU")
+        return cpu
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether the file takes pixel values instead of normalised ones."""
+        return self.input == "uint8_rgb"
+
+
+class BudgetsConfig(Part):
+    """Limits a target must keep; null is no limit.
+
+    Attributes:
+        accuracy_drop_pt: most percentage points of top-1 lost against the float baseline.
+        size_mb: largest file, in units of 1e6 bytes.
+        speedup: least ratio of the float model's median latency to the target's.
+        latency_ms: most milliseconds of the file for one image on this machine, by the median.
+        latency_share: most of the unpruned file's time; judged where `prune.latency` is given.
+    """
+
+    accuracy_drop_pt: Annotated[float, Field(ge=0, le=100)] | None = None
+    size_mb: Annotated[float, Field(gt=0)] | None = None
+    speedup: Annotated[float, Field(gt=0)] | None = None
+    latency_ms: Annotated[float, Field(gt=0)] | None = None
+    latency_share: Annotated[float, Field(gt=0)] | None = None
+
+
+class MeasureConfig(Part):
+    """How latency is timed.
+
+    Attributes:
+        warmup: runs that do not count.
+        rounds: runs that do; the files and the float model take turns.
+    """
+
+    warmup: Annotated[int, Field(ge=0, le=100_000)] = 5
+    rounds: Annotated[int, Field(ge=1, le=100_000)] = 30
+
+
+class GuardConfig(Part):
+    """Where a run stops because a stage went wrong, not because a budget is missed.
+
+    Changing it makes no stage anew: a run that was stopped goes on from the result it had.
+
+    Attributes:
+        accuracy_drop_pt: most percentage points of top-1, on the first test set, that a stage may
+            lie below the best stage before it; null lets every stage pass.
+    """
+
+    accuracy_drop_pt: Annotated[float, Field(gt=0, le=100)] | None = 30.0
+
+
+class CardConfig(Part):
+    """What only people know of a model: its file and the bundle's model card say it.
+
+    Attributes:
+        intended_use: what the model is for.
+        limits: what it is not for, and what it is known to get wrong.
+        licence: of the model, such as Apache-2.0.
+        author: who answers for it.
+    """
+
+    intended_use: Words | None = None
+    limits: Words | None = None
+    licence: Words | None = None
+    author: Words | None = None

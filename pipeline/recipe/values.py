@@ -1,0 +1,85 @@
+"""Types of single values of a recipe."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+
+def name_fault(name: str) -> str | None:
+    """What a recipe's or a test set's name must be; None where it is that."""
+    return None if re.match(_NAME_FORM, name) and len(name) <= 100 else f"must be {NAME}"
+
+
+def _to_path(value: object) -> Path:
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise ValueError("must be a path")
+    return Path(value)
+
+
+def _whole(value: object) -> object:
+    # Literal[1] would take True and 1.0, which equal 1.
+    return value if type(value) is int else repr(value)
+
+
+_TIME = r"^(?:[1-9][0-9]{0,5}(?:\.[0-9]{1,6})?|0\.[0-9]{0,5}[1-9]) ?ms$"
+_LATENCY = "a share of the unpruned file's time above 0 and up to 1, or a time such as 30 ms"
+
+
+def _to_latency(value: object) -> object:
+    share = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
+    if share or (isinstance(value, str) and re.match(_TIME, value)):
+        return value
+    raise ValueError(f"must be {_LATENCY}")
+
+
+NAME = "up to 100 of a-z, 0-9, '.', '_', '-', first a letter or digit, last no dot, no '..'"
+_NAME_FORM = r"^[a-z0-9](?:\.?[a-z0-9_-])*$"
+PathOnDisk = Annotated[Path, BeforeValidator(_to_path)]
+Splits = Annotated[Literal[1, 2, 4], BeforeValidator(_whole)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
+Depth = Annotated[int, Field(ge=1, le=1000)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Kept = Annotated[float, Field(gt=0, le=1)]
+# One schema for both, so that errors and editors can say it in a line.
+LatencyTarget = Annotated[
+    float | str,
+    BeforeValidator(_to_latency),
+    WithJsonSchema(
+        {
+            "type": ["number", "string"],
+            "exclusiveMinimum": 0,
+            "maximum": 1,
+            "pattern": _TIME,
+            "description": _LATENCY,
+        }
+    ),
+]
+WeightsFile = Annotated[
+    str,
+    Field(
+        pattern=r"^(?:timm:[A-Za-z0-9][A-Za-z0-9_.-]*|[^\x00]+\.(?:safetensors|pt|pth))$",
+        description="a path that ends in .safetensors, .pt or .pth, timm:NAME",
+    ),
+]
+Width = Annotated[int, Field(ge=1, le=1024)]
+Side = Annotated[int, Field(ge=32, le=1024, multiple_of=32)]
+Deviation = Annotated[float, Field(gt=0)]
+Words = Annotated[str, Field(min_length=1, max_length=4000)]
+FileName = Annotated[
+    str,
+    # A run writes into a folder of this name: no separators, no "..", no case to confuse.
+    Field(pattern=_NAME_FORM, max_length=100, description=NAME),
+]
+
+
+class Part(BaseModel):
+    """A part of a recipe: cannot be changed, refuses keys it does not know."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True
+    )

@@ -1,0 +1,227 @@
+"""A finished run, read back from its directory: what was exported, and from what."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from pipeline.base.checksums import damage
+from pipeline.base.errors import InputError, reading
+from pipeline.base.safe_files import content_of, json_of
+from pipeline.formats.write import SUFFIXES
+from pipeline.measure.timing import run_images
+from pipeline.networks.checkpoints import WEIGHTS, load_checkpoint
+from pipeline.networks.resnest.build import build
+from pipeline.networks.resnest.network import ResNeSt
+from pipeline.recipe.recipe import Recipe, load_recipes
+from pipeline.report.records import Report
+from pipeline.tasks.images.pixels import normalize
+from pipeline.tasks.images.statistics import mean_and_std
+
+STAGES_FILE = "stages.json"
+"""In a run's directory: where the store keeps the result of every stage."""
+MOST_BYTES = 64 * 2**20
+"""Of a report, and of the class names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """One recipe's run.
+
+    Attributes:
+        directory: of the run.
+        recipe: as it was resolved then.
+        file: the exported file.
+        classes: class names in the order of the logits.
+    """
+
+    directory: Path
+    recipe: Recipe
+    file: Path
+    classes: tuple[str, ...]
+
+    @property
+    def format(self) -> Any:
+        """The module of the file's format."""
+        return import_module(f"pipeline.formats.{self.recipe.target.format}.file")
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """What the file answers, opened in its runtime.
+
+        Args:
+            pixels: uint8 (images, 3, side, side), which are normalised where the file wants that.
+
+        Returns:
+            float32 (images, classes).
+
+        Raises:
+            InputError: the file cannot be run.
+        """
+        mean, std = mean_and_std(self.recipe.data)
+        fed = pixels.float() if self.recipe.target.takes_pixels else normalize(pixels, mean, std)
+        with reading(self.file):
+            return run_images(self.format.open_file(self.file, self.recipe.threads), fed)
+
+    def stages(self) -> dict[str, Path]:
+        """Directory of every stage's result in the store.
+
+        Raises:
+            InputError: the run does not say so.
+        """
+        try:
+            return self._places()
+        except (OSError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"{self.directory / STAGES_FILE}: does not say where its stages are; "
+                "run the recipe again"
+            ) from error
+
+    def stage(self, name: str, file: str) -> Path:
+        """A file that the stage `name` left in the store.
+
+        Raises:
+            InputError: it is gone.
+        """
+        try:
+            path = self._places()[name] / file
+        except (OSError, ValueError, AttributeError, KeyError) as error:
+            raise InputError(
+                f"{self.directory / STAGES_FILE}: does not say where stage {name} is; "
+                "run the recipe again"
+            ) from error
+        if not path.exists():
+            raise InputError(
+                f"{path}: missing; it is needed for this, and {self.directory / STAGES_FILE} "
+                "names it; run the recipe again"
+            )
+        return path
+
+    def report(self) -> Report:
+        """What the run found out, about its one target.
+
+        Raises:
+            InputError: it is missing, of another version, or of several targets.
+        """
+        path = self.directory / "report.json"
+        try:
+            found = Report.model_validate_json(content_of(path, MOST_BYTES))
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{path}: not a report of this version; run the recipe again"
+            ) from error
+        if len(found.targets) != 1:
+            raise InputError(
+                f"{path}: is of {len(found.targets)} targets, and a run has one; run the recipe "
+                "again"
+            )
+        return found
+
+    def _places(self) -> dict[str, Path]:
+        places = json_of(self.directory / STAGES_FILE)
+        if any("\0" in str(place) for place in places.values()):
+            raise ValueError("a path with a NUL")
+        return {name: self.directory / str(place) for name, place in places.items()}
+
+
+def open_runs(directory: Path, *, checked: bool = True) -> list[Finished]:
+    """Every run of a directory: one, or those that a combined report is of.
+
+    Args:
+        directory: of a run, or of a combined report.
+        checked: refuse a run whose files are not those that were written.
+
+    Raises:
+        InputError: it is not the directory of a finished run, or a file of it has changed.
+    """
+    if (directory / "recipe.yaml").is_file():
+        return [_open(directory, checked=checked)]
+    try:
+        report = Report.model_validate_json(content_of(directory / "report.json", MOST_BYTES))
+    except FileNotFoundError:
+        raise InputError(
+            f"{directory}: not the directory of a run, it has no recipe.yaml; give one such as "
+            "artifacts/android-litert-int8, or artifacts/combined"
+        ) from None
+    except ValidationError as error:
+        raise InputError(
+            f"{directory / 'report.json'}: not a report of this version ({error.error_count()} "
+            "problems); run the recipes again"
+        ) from None
+    names = [target.name for target in report.targets]
+    for name in names:
+        if Path(name).name != name or name == "..":
+            raise InputError(
+                f"{directory / 'report.json'}: names a run {name!r}, which is not the name of a "
+                "folder beside it; run the recipes again"
+            )
+        recipe_file = directory.parent / name / "recipe.yaml"
+        if not os.path.isfile(recipe_file):  # unlike Path's, also of a name that is too long
+            raise InputError(
+                f"{recipe_file}: missing, but {directory / 'report.json'} names this run; "
+                "run the recipes again"
+            )
+    return [_open(directory.parent / name, checked=checked) for name in names]
+
+
+def open_run(directory: Path, target: str | None) -> Finished:
+    """The run of one target; `target` may be left out where there is only one.
+
+    Raises:
+        InputError: no finished run, no such target, or none named among several.
+    """
+    runs = open_runs(directory)
+    names = [run.recipe.name for run in runs]
+    if target is None and len(runs) == 1:
+        return runs[0]
+    if target not in names:
+        given = "no target given" if target is None else f"target: got {target!r}"
+        raise InputError(f"{given}; {directory} has {', '.join(names)}")
+    return runs[names.index(target)]
+
+
+def float_network(runs: Sequence[Finished]) -> ResNeSt:
+    """The float network that the files of some runs were all made from, in evaluation mode.
+
+    Raises:
+        InputError: the runs are of different networks, or the float weights are gone.
+    """
+    first = runs[0]
+    weights = first.stage("train", WEIGHTS)
+    for run in runs[1:]:
+        if not run.stage("train", WEIGHTS).samefile(weights):
+            raise InputError(
+                f"{first.directory} and {run.directory} are of different networks or data; "
+                "take one at a time, or run both recipes into one folder"
+            )
+    model = build(first.recipe.model, len(first.classes)).eval()
+    load_checkpoint(model, weights)
+    return model
+
+
+def _open(directory: Path, *, checked: bool) -> Finished:
+    recipe_file = directory / "recipe.yaml"
+    if not recipe_file.is_file():
+        raise InputError(f"{recipe_file}: missing; run the recipe again")
+    # Before any runtime opens the model: some crash on a damaged one.
+    if checked and (fault := damage(directory, more_allowed=True)) is not None:
+        raise InputError(f"{directory}: {fault}; run the recipe again")
+    (recipe,) = load_recipes([recipe_file])
+    file = directory / f"model{SUFFIXES[recipe.target.format]}"
+    if not file.exists():
+        raise InputError(f"{file}: missing; run the recipe again")
+    for part in (file, *file.rglob("*")):
+        # A library would read a link to a device for ever.
+        if not part.is_file() and not part.is_dir():
+            raise InputError(f"{part}: is neither file nor folder; run the recipe again")
+    try:
+        labels = content_of(directory / "labels.txt", MOST_BYTES).decode("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{directory / 'labels.txt'}: {error}; run the recipe again") from error
+    return Finished(directory=directory, recipe=recipe, file=file, classes=tuple(labels))

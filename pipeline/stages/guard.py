@@ -1,0 +1,96 @@
+"""A stage after which the network answers far worse than before ends the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pipeline.base.errors import InputError, MismatchError
+from pipeline.base.store import Result
+from pipeline.recipe.recipe import Recipe
+
+_FIXES = {
+    "prune": "remove less, or raise prune.finetune.epochs",
+    "sparsify": "lower sparsify.sparsity, or raise sparsify.train.epochs",
+    "fold": "raise qat.train.epochs, or lower qat.train.learning_rate",
+}
+"""What to change, by the stage whose accuracy is the first to show it."""
+
+_NETWORKS = {"baseline": "train", "verify": "export", "measure": "export"}
+"""The stages that keep the network of those that only judge it."""
+
+
+def refuse_collapse(recipe: Recipe, results: Mapping[str, Result], result: Result) -> None:
+    """Stop where the accuracy of a stage is far below that of the best stage before it.
+
+    The result stays in the store: with another limit the next run goes on from it.
+
+    Args:
+        recipe: gives the limit.
+        results: of the stages so far, in their order; may hold `result`.
+        result: of the stage that is judged.
+
+    Raises:
+        InputError: names the stage, both accuracies, the limit, what to change, and the directory
+            of the last network that was good.
+    """
+    allowed = recipe.guard.accuracy_drop_pt
+    found = _top1(result)
+    before = [r for r in results.values() if r.stage != result.stage and _top1(r) is not None]
+    if allowed is None or found is None or not before:
+        return
+    best = max(before, key=lambda r: float(_top1(r) or 0.0))
+    highest = float(_top1(best) or 0.0)
+    drop = round(100 * (highest - found), 6)  # 0.9 - 0.6 is a little more than 0.3
+    if drop <= allowed:
+        return
+    last = before[-1].stage
+    good = results[_NETWORKS.get(last, last)]
+    fix = _FIXES.get(result.stage, "try target.precision float")
+    raise InputError(
+        f"{recipe.name}: top-1 is {found:.2%} after {result.stage}, {drop:.2f} points below the "
+        f"{highest:.2%} of {best.stage}; guard.accuracy_drop_pt allows {allowed:g}; {fix}; or "
+        "raise that (null: no limit), and the next run goes on from here; the last good network, "
+        f"that of {good.stage}, lies in {good.directory}"
+    )
+
+
+def _top1(result: Result) -> float | None:
+    """Share of the first test set's images whose class a stage's network found, if it says so."""
+    top1 = result.facts.get("top1")
+    return None if top1 is None else float(top1)
+
+
+_OF_THE_FILE = ("verify", "measure")
+"""The stages that judge the exported file."""
+
+
+def judged(
+    recipe: Recipe, results: dict[str, Result], allow_mismatch: bool, result: Result
+) -> None:
+    """Stop after a result that is not to be gone on from."""
+    if allow_mismatch and result.stage in _OF_THE_FILE:
+        return  # whoever wants a file that answers otherwise wants one that answers worse
+    refuse_mismatch(recipe, result)
+    refuse_collapse(recipe, results, result)
+
+
+def refuse_mismatch(recipe: Recipe, result: Result) -> None:
+    """Stop where the exported file does not answer as its program.
+
+    Raises:
+        MismatchError: names each gate that was missed and the first layer that differs.
+    """
+    found = result.facts.get("parity")
+    if found is None or found["passed"]:
+        return
+    lines = [
+        f"{recipe.name}: the {recipe.target.format} file is not the program that was trained:",
+        *(f"  - {miss}" for miss in found["misses"]),
+    ]
+    if found["first_difference"] is not None:
+        lines.append(f"  first layer that differs: {found['first_difference']}")
+    lines.append(
+        "  do not ship it. With --allow-mismatch the run goes on, the report says so, and "
+        "`pocketnest debug` shows every layer"
+    )
+    raise MismatchError("\n".join(lines))

@@ -1,0 +1,97 @@
+"""A run's folder: its report and what is handed over."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.markup import escape
+
+from pipeline.base.errors import printable
+from pipeline.base.locks import held
+from pipeline.base.safe_files import remove
+from pipeline.base.store import LOCKS, MAKING, STORE, Result, publish
+from pipeline.formats.description import labels_text
+from pipeline.measure.baseline.files import SHIPPED, Kept, any_in, model_sha256, newest_of_gpu
+from pipeline.measure.baseline.record import BASELINES
+from pipeline.recipe.recipe import Recipe, resolved_yaml
+from pipeline.report.assemble import assemble
+from pipeline.report.records import Report
+from pipeline.report.write import write_report
+from pipeline.stages.context import float_model
+from pipeline.stages.finished_run import STAGES_FILE
+from pipeline.stages.schedule import Run
+from pipeline.tasks.classification import PREDICTIONS, Predictions, gathered, write_predictions
+
+
+def reported(run: Run, out: Path, tell: Callable[[str], None]) -> tuple[Report, Path]:
+    """The report of a run whose stages are done, and the folder it was published in."""
+    recipe, dataset, results = run.context.recipe, run.context.dataset, run.results
+    answers = gathered(dataset, results["baseline"].directory, results["measure"].directory)
+    kept = _of_a_gpu_elsewhere(run, out, tell)
+    if kept is not None:
+        answers = kept.answering(answers)
+    elsewhere = None if kept is None else kept.baseline(dataset)
+    report = assemble(recipe, dataset, results, answers, elsewhere)
+    return report, publish_run(recipe, report, results, answers, out)
+
+
+def _of_a_gpu_elsewhere(run: Run, out: Path, tell: Callable[[str], None]) -> Kept | None:
+    """What another machine's GPU made of the float network; None where there is a GPU here."""
+    folders = [out / BASELINES, SHIPPED]
+    trained, here = run.results["train"], run.results["baseline"].facts["device_kind"]
+    if here == "gpu" or not any_in(folders):
+        return None
+    model = float_model(run.context, {"train": trained.directory})
+    found = model_sha256(model, run.context.recipe.model.input_size)
+    kept, notes = newest_of_gpu(folders, found, run.context.dataset)
+    for note in notes:
+        tell(f"  {escape(printable(note))}")
+    if kept is not None:
+        said = f"float baseline of {kept.found.device}, measured elsewhere: {kept.path}"
+        tell(f"  {escape(printable(said))}")
+    return kept
+
+
+def publish_run(
+    recipe: Recipe,
+    report: Report,
+    results: dict[str, Result],
+    answers: dict[str, Predictions],
+    out: Path,
+) -> Path:
+    """Write the run's directory: model file, resolved recipe, labels, report, stage directories.
+
+    The directory appears whole or not at all; the one of an earlier run stays until then.
+    """
+    with held(out / STORE / LOCKS / f"publish-{recipe.name}.json", lambda owner: None):
+        return _published(recipe, report, results, answers, out)
+
+
+def _published(
+    recipe: Recipe,
+    report: Report,
+    results: dict[str, Result],
+    answers: dict[str, Predictions],
+    out: Path,
+) -> Path:
+    final = out / recipe.name
+    scratch = out / f"{MAKING}-{recipe.name}"
+    remove(scratch)  # of a process that was killed
+    scratch.mkdir(parents=True)
+    file = results["export"].directory / str(results["export"].facts["file"])
+    if file.is_dir():
+        shutil.copytree(file, scratch / file.name)
+    else:
+        shutil.copy2(file, scratch / file.name)
+    (scratch / "recipe.yaml").write_text(resolved_yaml(recipe), encoding="utf-8")
+    (scratch / "labels.txt").write_text(labels_text(report.data.classes), encoding="utf-8")
+    write_predictions(answers, scratch / PREDICTIONS)
+    places = {name: os.path.relpath(r.directory, final) for name, r in results.items()}
+    (scratch / STAGES_FILE).write_text(json.dumps(places, indent=1), encoding="utf-8")
+    write_report(report, scratch)
+    publish(scratch, final)
+    return final

@@ -1,0 +1,188 @@
+"""The order of the stages, and the runs that go through them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from pipeline.base import torchrun
+from pipeline.base.children import Children
+from pipeline.base.console import tracked
+from pipeline.base.errors import InputError
+from pipeline.base.locks import held
+from pipeline.base.safe_files import refuse_link
+from pipeline.base.store import IMAGES, LOCKS, RUN, STORE, Result, Store, refuse_links
+from pipeline.measure.baseline.record import BASELINES
+from pipeline.recipe.recipe import Recipe
+from pipeline.report.records import COMBINED, Report
+from pipeline.report.write import combine, write_report
+from pipeline.stages.context import Context
+from pipeline.stages.explain import Explained, explain
+from pipeline.stages.graph import STAGES, stages_until
+from pipeline.stages.guard import judged
+from pipeline.stages.publish import reported
+from pipeline.stages.schedule import Run, code_hash, passes, run_stages, run_together
+from pipeline.tasks.images.calibration import check_calibration
+from pipeline.tasks.images.dataset import Dataset
+from pipeline.tasks.images.load import load_dataset
+
+
+def run_recipes(
+    recipes: Sequence[Recipe],
+    out: Path,
+    console: Console,
+    *,
+    fresh: bool = False,
+    allow_mismatch: bool = False,
+    until: str | None = None,
+) -> list[tuple[Report, Path]]:
+    """Run recipes, sharing every stage they have in common.
+
+    All of them go as far as the first stage that works in a child process, take that one together,
+    and so on. Nothing else runs beside a stage that times.
+
+    Args:
+        recipes: from `load_recipes`.
+        out: gets one directory per recipe, and `combined` for several recipes.
+        console: where progress and results are shown.
+        fresh: compute every stage again.
+        allow_mismatch: go on where a file does not answer as its program; the report says so.
+        until: name of the last stage to run; its result stays in the store.
+
+    Returns:
+        Each report with its directory; the combined one last where there are several recipes
+        of one network and dataset. None where `until` ends the runs early.
+
+    Raises:
+        InputError: data, checkpoint or a figure of the recipe that turns out impossible.
+        MismatchError: a result is not what went into it.
+    """
+    with _at_work(out):
+        return _reports(recipes, out, console, fresh, allow_mismatch, until)
+
+
+@contextmanager
+def _at_work(out: Path) -> Iterator[None]:
+    """Say that this process uses the results of the store, so that none is removed."""
+    at_work = out / STORE / LOCKS / f"{RUN}-{socket.gethostname()}-{os.getpid()}.json"
+    refuse_links(out / STORE)  # before the first lock is written there
+    with held(at_work, lambda owner: None):
+        yield
+
+
+@contextmanager
+def begun(recipe: Recipe, out: Path, console: Console, until: str) -> Iterator[Run]:
+    """The run of one recipe after its first stages, for what is done with them beside a report.
+
+    Args:
+        recipe: from `load_recipes`.
+        out: as of `run_recipes`.
+        console: where progress is shown.
+        until: name of the last stage to run, none of which works in a child process.
+
+    Raises:
+        InputError: data, checkpoint or a figure of the recipe that turns out impossible.
+    """
+    with _at_work(out):
+        store = Store(directory=out / STORE, tell=partial(console.print, highlight=False))
+        (run,) = _prepared([recipe], out / STORE, console, allow_mismatch=False)
+        run_stages(stages_until(until), run, store, console)
+        yield run
+
+
+def _reports(
+    recipes: Sequence[Recipe],
+    out: Path,
+    console: Console,
+    fresh: bool,
+    allow_mismatch: bool,
+    until: str | None,
+) -> list[tuple[Report, Path]]:
+    wanted = stages_until(until)
+    for stage in STAGES:
+        for name in stage.code:
+            code_hash(name)  # kept: a file edited during the run must not enter its keys
+    tell = partial(console.print, highlight=False)
+    store = Store(directory=out / STORE, tell=tell, fresh=fresh)
+    runs = _prepared(recipes, out / STORE, console, allow_mismatch)
+    reports: list[tuple[Report, Path]] = []
+    for stages in passes(wanted):
+        if not torchrun.is_first() and not any(stage.shared for stage in stages):
+            return []
+        if stages[0].in_child:
+            run_together(stages[0], runs, store, console)
+            continue
+        for run in runs:
+            if len(runs) > 1 or stages[0] is wanted[0]:
+                _announce_recipe(console, run.context.recipe)
+            run_stages(stages, run, store, console)
+            if until is None and stages[-1] is wanted[-1]:
+                reports.append(reported(run, out, tell))
+    if len(reports) > 1:
+        try:
+            whole = combine([report for report, _ in reports])
+        except ValueError as error:
+            console.print(f"no combined report: {error}", highlight=False)
+            return reports
+        directory = out / COMBINED
+        refuse_link(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_report(whole, directory)
+        reports.append((whole, directory))
+    return reports
+
+
+def explain_recipes(
+    recipes: Sequence[Recipe], out: Path, console: Console
+) -> dict[str, list[Explained]]:
+    """What a run would do about every stage of some recipes, by the recipe's name.
+
+    Raises:
+        InputError: data or checkpoint cannot be read.
+    """
+    store = Store(directory=out / STORE, tell=lambda line: None)
+    runs = _prepared(recipes, out / STORE, console, allow_mismatch=False)
+    return {run.context.recipe.name: explain(STAGES, run.context, store) for run in runs}
+
+
+def _prepared(
+    recipes: Sequence[Recipe], store: Path, console: Console, allow_mismatch: bool
+) -> list[Run]:
+    """A run of every recipe, with its data."""
+    refuse_links(store)
+    datasets: dict[tuple[str, int], Dataset] = {}
+    children = Children()
+    runs = []
+    for recipe in recipes:
+        if recipe.name == BASELINES:
+            raise InputError(
+                f"name: got {BASELINES!r}, which is the folder of `pocketnest baseline` beside "
+                "those of the runs; give the recipe another name"
+            )
+        side = recipe.model.input_size
+        key = (recipe.data.model_dump_json(), side)
+        if key not in datasets:
+            with torchrun.first_before_others():  # who find the images decoded
+                datasets[key] = load_dataset(recipe.data, side, cache=store / IMAGES)
+            for note in (*datasets[key].notes, *check_calibration(datasets[key])):
+                console.print(note, highlight=False)
+        context = Context(
+            recipe=recipe,
+            dataset=datasets[key],
+            tracked=partial(tracked, console),
+            children=children,
+        )
+        results: dict[str, Result] = {}
+        gate = partial(judged, recipe, results, allow_mismatch)
+        runs.append(Run(context=context, gate=gate, results=results))
+    return runs
+
+
+def _announce_recipe(console: Console, recipe: Recipe) -> None:
+    console.print(f"[bold]{recipe.name}[/bold]  {recipe.target.device}", highlight=False)

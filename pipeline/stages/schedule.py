@@ -1,0 +1,281 @@
+"""How stages are run: those of one recipe in order, those of child processes side by side."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from pipeline.base import torchrun
+from pipeline.base.checksums import hash_of
+from pipeline.base.children import at_once
+from pipeline.base.errors import InputError, listed
+from pipeline.base.machine import TOOLS, host_info
+from pipeline.base.memory import keep_freed_memory
+from pipeline.base.store import Facts, Place, Result, Store, key_of
+from pipeline.base.torchrun import device, has_bfloat16
+from pipeline.networks.hub import local_file
+from pipeline.recipe.recipe import Recipe
+from pipeline.stages.context import Context, Inputs
+
+PACKAGE = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One step of the pipeline.
+
+    Attributes:
+        name: in the report and the store.
+        make: the function; writes its files and returns its facts.
+        after: the stages whose results it reads, those that are needed.
+        reads: the parts of the recipe that decide its result, as dotted names.
+        code: the modules that decide its result.
+        also_reads: parts that decide the result of some recipes only.
+        needed: whether a recipe has this stage at all.
+        on_host: whether the result belongs to the machine that made it.
+        in_child: whether a child process does the work, so that those of several recipes can be
+            made at the same time. `make` then runs in a thread, and no other stage beside it.
+        shared: whether all processes that torchrun started work on it. What the first one makes
+            is the result.
+    """
+
+    name: str
+    make: Callable[[Context, Inputs, Path], Facts]
+    after: tuple[str, ...]
+    reads: tuple[str, ...]
+    code: tuple[str, ...]
+    also_reads: Callable[[Recipe], tuple[str, ...]] = lambda recipe: ()
+    needed: Callable[[Recipe], bool] = lambda recipe: True
+    on_host: bool = False
+    in_child: bool = False
+    shared: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One recipe on its way through the stages.
+
+    Attributes:
+        context: what its stages are given.
+        gate: sees every result, and raises to stop.
+        results: of the stages so far, by name.
+    """
+
+    context: Context
+    gate: Callable[[Result], None]
+    results: dict[str, Result] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """Of the results so far, by stage."""
+        return {name: result.key for name, result in self.results.items()}
+
+
+def passes(stages: Sequence[Stage]) -> list[tuple[Stage, ...]]:
+    """The stages in order, each that works in a child process by itself."""
+    parts: list[tuple[Stage, ...]] = []
+    for stage in stages:
+        if parts and not stage.in_child and not parts[-1][0].in_child:
+            parts[-1] += (stage,)
+        else:
+            parts.append((stage,))
+    return parts
+
+
+def run_stages(stages: Sequence[Stage], run: Run, store: Store, console: Console) -> None:
+    """Obtain the result of every stage that the recipe needs, in order."""
+    keep_freed_memory()
+    torch.set_num_threads(max(1, run.context.recipe.threads // torchrun.on_this_machine()))
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # A debugging aid, and slow.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    for stage in [stage for stage in stages if stage.needed(run.context.recipe)]:
+        _announce_wait(console, stage)
+        if any(stage.shared for stage in stages):
+            result = _obtained_together(stage, run, store)
+        else:
+            result = _obtained(stage, run, store)
+        _announce(console, f"{stage.name:<9}", result)
+        run.results[stage.name] = result
+        run.gate(result)
+
+
+def run_together(stage: Stage, runs: Sequence[Run], store: Store, console: Console) -> None:
+    """Obtain the result of one stage of every recipe, several at a time, equal ones once.
+
+    Where one fails no more are started, those beside it are finished and kept, and then its error
+    is raised. Where the program is interrupted they are ended.
+    """
+    equal = _equal_runs(stage, runs)
+    together = at_once(len(equal))
+    labels = {run.context.recipe.name: f"{stage.name:<9}" for run in runs}
+    if len(runs) > 1:
+        labels = {name: f"{name:<{max(map(len, labels))}}" for name in labels}
+        console.print(f"[bold]{stage.name}[/bold]  {together} at a time", highlight=False)
+    failures: list[BaseException] = []
+
+    def attempt(run: Run) -> Result | None:
+        if failures:
+            return None
+        try:
+            return _obtained(stage, run, store)
+        except BaseException as error:
+            if not failures:
+                console.print(f"  {labels[run.context.recipe.name]} failed", highlight=False)
+            failures.append(error)
+            return None
+
+    with ThreadPoolExecutor(together) as pool:
+        futures = {pool.submit(attempt, same[0]): same for same in equal}
+        try:
+            _announce_wait(console, stage)
+            for future in as_completed(futures):
+                if (result := future.result()) is None:
+                    continue
+                same = futures[future]
+                rest = [_obtained(stage, run, store) for run in same[1:]]
+                for run, found in zip(same, [result, *rest], strict=True):
+                    _announce(console, labels[run.context.recipe.name], found)
+                    run.results[stage.name] = found
+                    run.gate(found)
+        except BaseException as error:
+            failures.append(error)
+            for run in runs:
+                run.context.children.end()
+            raise
+    if failures:
+        raise failures[0]
+
+
+def _equal_runs(stage: Stage, runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs that need a stage; those to which it gives the same result stand together."""
+    by_key: dict[str, list[Run]] = {}
+    for run in [run for run in runs if stage.needed(run.context.recipe)]:
+        key = key_of(stage_ingredients(stage, run.context, run.keys))
+        by_key.setdefault(key, []).append(run)
+    return list(by_key.values())
+
+
+def _obtained(
+    stage: Stage, run: Run, store: Store, begun: Callable[[Place], None] = lambda place: None
+) -> Result:
+    """The result of a stage; `begun` is told where it is made, if it is."""
+
+    def make(place: Place) -> Facts:
+        begun(place)
+        return _made(stage, run, place)
+
+    return store.obtain(stage.name, stage_ingredients(stage, run.context, run.keys), make)
+
+
+def _made(stage: Stage, run: Run, place: Place) -> Facts:
+    inputs = {name: result.directory for name, result in run.results.items()}
+    with torchrun.together() if stage.shared else nullcontext():
+        return stage.make(replace(run.context, partial=place.partial), inputs, place.result)
+
+
+def _obtained_together(stage: Stage, run: Run, store: Store) -> Result:
+    """The result of a stage that the first process obtains; the others help to make it.
+
+    They see the same files: the store lies on a disk that all machines share.
+    """
+    if torchrun.is_first():
+        result = _obtained(stage, run, store, torchrun.tell_others)
+        torchrun.tell_others(result)
+        return result
+    while not isinstance(word := torchrun.told(), Result):
+        assert isinstance(word, Place)
+        if stage.shared:
+            with tempfile.TemporaryDirectory() as scratch:
+                _made(stage, run, replace(word, result=Path(scratch)))
+    return word
+
+
+def stage_ingredients(stage: Stage, context: Context, keys: Mapping[str, str]) -> dict[str, object]:
+    """Everything that decides the result of a stage, as plain JSON for its key.
+
+    Args:
+        stage: to be made.
+        context: of the recipe.
+        keys: of the stages before it, by name.
+    """
+    recipe = context.recipe.model_dump(mode="json")
+    reads: dict[str, object] = {}
+    for dotted in stage.reads + stage.also_reads(context.recipe):
+        value: object = recipe
+        for part in dotted.split("."):
+            value = value[part] if isinstance(value, dict) else value
+        reads[dotted] = value
+    return {
+        "stage": stage.name,
+        "recipe": reads,
+        "checkpoint": _checkpoint_hash(context.recipe) if stage.name == "train" else None,
+        "inputs": {name: keys[name] for name in stage.after if name in keys},
+        "data": context.dataset.sha256,
+        "normalization": {
+            "mean": list(context.dataset.mean),
+            "std": list(context.dataset.std),
+        },
+        "side": context.recipe.model.input_size,
+        "margin": context.dataset.train.margin,
+        "code": {name: code_hash(name) for name in stage.code},
+        "tools": {name: version(name) for name in TOOLS},
+        "host": host_info().model_dump() if stage.on_host else None,
+        "device": device().type,
+        "bfloat16": has_bfloat16(),
+    }
+
+
+def _checkpoint_hash(recipe: Recipe) -> str | None:
+    if recipe.model.checkpoint is None:
+        return None
+    try:
+        return hash_of(local_file(recipe.model.checkpoint))
+    except (OSError, InputError):
+        return "unreadable"  # the train stage says so, with its cause
+
+
+@functools.cache
+def code_hash(name: str) -> str:
+    """Hash of a module of the package, or of every module of a subpackage."""
+    path = PACKAGE / name
+    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _announce_wait(console: Console, stage: Stage) -> None:
+    """Show what is under way; the next line takes its place."""
+    if console.is_terminal:
+        console.print(f"  {stage.name} ...", end="\r", highlight=False)
+
+
+def _announce(console: Console, label: str, result: Result) -> None:
+    """Print one line about a finished stage."""
+    facts = result.facts
+    parts = ["reused" if result.reused else f"{result.seconds:.1f} s"]
+    if facts.get("macs"):
+        parts.append(f"{facts['macs'] / 1e6:.1f} M MACs")
+    if facts.get("params"):
+        parts.append(f"{facts['params'] / 1e6:.2f} M parameters")
+    if facts.get("sparsity") is not None:
+        parts.append(f"{facts['sparsity']:.1%} of the weights zero")
+    if attempts := facts.get("pruning", {}).get("attempts"):
+        parts.append(f"time of a file {attempts[-1]['measured']:.3f} of the unpruned one's")
+    if silent := facts.get("silent"):
+        parts.append(f"zero for every calibration image: {listed(silent)}")
+    if facts.get("top1") is not None:
+        parts.append(f"top-1 {facts['top1']:.2%}")
+    console.print(f"  {label} {', '.join(parts)}", highlight=False)

@@ -1,0 +1,144 @@
+"""The stage that times files of the unpruned network, and the goal that follows from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from pipeline.base.errors import InputError
+from pipeline.base.store import Facts
+from pipeline.compress.pruning.groups import groups_of
+from pipeline.compress.pruning.prune import Goal, goal_of
+from pipeline.compress.quantization import program
+from pipeline.compress.quantization.fold import quantized_program
+from pipeline.formats.format import BYTES
+from pipeline.formats.write import SUFFIXES, export
+from pipeline.measure import timing, width_times
+from pipeline.networks.resnest.network import ResNeSt
+from pipeline.stages.context import (
+    PROGRAM,
+    Context,
+    Inputs,
+    branched_model,
+    calibrate,
+    fed,
+    quantized_graph,
+    write_json,
+)
+
+SAMPLES = "samples.json"
+_TOLERANCE, _LISTED = 0.1, 6
+
+
+def times(context: Context, inputs: Inputs, out: Path) -> Facts:
+    """Write the unpruned network's file, with random weights, and time files cut from it.
+
+    Raises:
+        InputError: this host cannot time the target's format, or the target is not int8.
+    """
+    recipe = context.recipe
+    assert recipe.prune is not None
+    target, side = recipe.target, recipe.model.input_size
+    if target.precision == "float":
+        raise InputError(
+            "prune.latency: layers are timed in int8 files, and target.precision is float; give "
+            "prune.macs, params or size_mb, or precision int8"
+        )
+    if target.cpu != "any":
+        raise InputError(
+            f"prune.latency: widths are searched for in files for any CPU, and target.cpu is "
+            f"{target.cpu}; give prune.macs, params or size_mb, or cpu any"
+        )
+    if (
+        why_not := import_module(f"pipeline.formats.{target.format}.file").cannot_time()
+    ) is not None:
+        raise InputError(
+            f"prune.latency: {target.format} files cannot be timed here: {why_not}; give "
+            "prune.macs, params or size_mb"
+        )
+    torch.manual_seed(0)
+    graph = quantized_graph(context, branched_model(context))
+    calibrate(context, graph)
+    program.save(quantized_program(graph, torch.zeros(2, 3, side, side)), out / PROGRAM)
+    here = {"times": out}
+    path = unpruned_file(context, here)
+    export(out / PROGRAM, target.format, path, pixels=target.takes_pixels)
+    file = timed_file(context, here)
+    samples = width_times.take_samples(file, recipe.prune.round_to)
+    write_json(out / SAMPLES, [asdict(sample) for sample in samples])
+    return {"errors": width_times.fit(file.layers, samples).errors}
+
+
+def unpruned_file(context: Context, inputs: Inputs) -> Path:
+    """The file of the unpruned network with random weights."""
+    return inputs["times"] / f"unpruned{SUFFIXES[context.recipe.target.format]}"
+
+
+def timed_file(context: Context, inputs: Inputs) -> width_times.TimedFile:
+    """The unpruned network's file that the stage `times` left."""
+    recipe, side = context.recipe, context.recipe.model.input_size
+    model = branched_model(context)
+    groups = groups_of(model, side)
+    return width_times.TimedFile(
+        content=unpruned_file(context, inputs).read_bytes(),
+        format_name=recipe.target.format,
+        layers=width_times.file_layers(program.load(inputs["times"] / PROGRAM), model, groups),
+        groups=groups,
+        image=timing.first_image(fed(context).dataset).numpy(),
+        threads=recipe.target.threads,
+        rounds=recipe.measure.rounds,
+    )
+
+
+def goal_and_file(
+    context: Context, inputs: Inputs, model: ResNeSt
+) -> tuple[Goal, width_times.TimedFile | None]:
+    """What the pruning is to reach; with the file to time where that is a latency.
+
+    Args:
+        context: of a recipe that prunes.
+        inputs: earlier results.
+        model: the network in branch form, before anything is removed.
+    """
+    recipe = context.recipe
+    config = recipe.prune
+    assert config is not None
+    if config.latency is None:
+        stored = BYTES[recipe.target.format, recipe.target.precision]
+        return goal_of(model, recipe.model.input_size, config, stored), None
+    file = timed_file(context, inputs)
+    content = json.loads((inputs["times"] / SAMPLES).read_text(encoding="utf-8"))
+    samples = [width_times.Sample(**sample) for sample in content]
+    cost = width_times.fit(file.layers, samples).cost
+    whole = cost.of({group.name: group.channels for group in file.groups})
+    share = isinstance(config.latency, float | int)
+    asked = float(config.latency) if config.milliseconds is None else config.milliseconds
+    limit = asked * whole if share else asked / samples[0].milliseconds * whole
+    goal = Goal(
+        key="latency", cost=cost, whole=whole, limit=min(limit, whole), asked=asked, share=share
+    )
+    return goal, file
+
+
+def refuse_too_slow(goal: Goal, attempts: Sequence[width_times.Attempt], limit: float) -> None:
+    """Stop before training where no file that was timed comes near the time asked for.
+
+    Raises:
+        InputError: gives the nearest time that was measured, and the layers at their floor.
+    """
+    wanted = limit / goal.whole
+    best = width_times.nearest(attempts, wanted)
+    if best.measured <= wanted * (1 + _TOLERANCE):
+        return
+    smallest = [name for name, width in best.widths.items() if width == min(best.widths.values())]
+    took = best.measured if goal.share else best.measured * goal.asked / wanted
+    raise InputError(
+        f"prune.latency: got {goal.asked:g}; the nearest file that was timed takes {took:.3f}, "
+        f"though {best.predicted * took / best.measured:.3f} was predicted; ask for that or more. "
+        f"Narrowest layers: {', '.join(smallest[:_LISTED])} ({min(best.widths.values())} channels)"
+    )

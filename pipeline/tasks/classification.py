@@ -1,0 +1,110 @@
+"""Classification: accuracy of logits, and the classes that were named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from pipeline.tasks.accuracy import Accuracy
+from pipeline.tasks.evaluation import network_logits
+from pipeline.tasks.images.dataset import Dataset
+
+NAMED = "named.safetensors"
+"""Name of the file in which a stage keeps the class that was named for every test image."""
+PREDICTIONS = "predictions.safetensors"
+"""Name of the file in a run's directory that says what its file answered to every test image."""
+
+
+def named(logits: Tensor) -> Tensor:
+    """The class that is named first for every image: int64 [N] of logits [N, classes]."""
+    return _ranked(logits)[:, 0]
+
+
+def _ranked(logits: Tensor) -> Tensor:
+    """The first five classes; of equal logits, which an int8 file has many, any may come first."""
+    return logits.topk(min(5, logits.shape[1]), dim=1).indices
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
+    """Share of images whose label is the first, or among the first five, of `logits`."""
+    hits = _ranked(logits) == labels[:, None]
+    return Accuracy(
+        top1=float(hits[:, 0].double().mean()),
+        top5=float(hits.any(1).double().mean()),
+        images=len(labels),
+    )
+
+
+def accuracies(logits: Mapping[str, Tensor], dataset: Dataset) -> dict[str, Accuracy]:
+    """Accuracy by test set of `dataset`; `logits` may hold those of further images."""
+    return {name: accuracy(logits[name], test.labels) for name, test in dataset.tests.items()}
+
+
+def evaluate(model: nn.Module, dataset: Dataset, stage: str = "evaluation") -> dict[str, Accuracy]:
+    """Accuracy of a network on every test set; as `network_logits`."""
+    return accuracies(network_logits(model, dataset, stage), dataset)
+
+
+def write_named(logits: Mapping[str, Tensor], dataset: Dataset, path: Path) -> None:
+    """Keep which class was named for every test image: int32 [N] by test set, as safetensors."""
+    kept = {name: named(logits[name]).to(torch.int32) for name in dataset.tests}
+    safetensors.torch.save_file(kept, path)
+
+
+def read_named(path: Path) -> dict[str, list[int]]:
+    """What `write_named` kept."""
+    return {name: kept.tolist() for name, kept in safetensors.torch.load_file(path).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """The classes of the images of one test set.
+
+    Attributes:
+        labels: their own.
+        float_model: named by the float model.
+        file: named by the exported file.
+    """
+
+    labels: list[int]
+    float_model: list[int]
+    file: list[int]
+
+
+def gathered(dataset: Dataset, baseline: Path, file: Path) -> dict[str, Predictions]:
+    """What two stages kept with `write_named` in their directories, by test set of `dataset`."""
+    float_model, exported = read_named(baseline / NAMED), read_named(file / NAMED)
+    return {
+        name: Predictions(
+            labels=images.labels.tolist(), float_model=float_model[name], file=exported[name]
+        )
+        for name, images in dataset.tests.items()
+    }
+
+
+def write_predictions(predictions: Mapping[str, Predictions], path: Path) -> None:
+    """Keep the classes of every test image, as int32 tensors TEST_SET/labels, /float and /file."""
+    kept = {}
+    for name, found in predictions.items():
+        every = {"labels": found.labels, "float": found.float_model, "file": found.file}
+        for whose, classes in every.items():
+            kept[f"{name}/{whose}"] = torch.tensor(classes, dtype=torch.int32)
+    safetensors.torch.save_file(kept, path)
+
+
+def read_predictions(path: Path) -> dict[str, Predictions]:
+    """What `write_predictions` kept, by test set."""
+    kept = {name: found.tolist() for name, found in safetensors.torch.load_file(path).items()}
+    return {
+        name: Predictions(
+            labels=kept[f"{name}/labels"],
+            float_model=kept[f"{name}/float"],
+            file=kept[f"{name}/file"],
+        )
+        for name in dict.fromkeys(key.rpartition("/")[0] for key in kept)
+    }

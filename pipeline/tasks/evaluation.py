@@ -1,0 +1,59 @@
+"""One accuracy count for every stage that judges a network or a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.base import torchrun
+from pipeline.networks.sanity import refuse_bad_logits
+from pipeline.tasks.images.batches import batches
+from pipeline.tasks.images.dataset import Dataset
+from pipeline.tasks.images.pixels import Images
+
+_EVALUATION_BATCH, _EVALUATION_PIXELS = 64, 2**19
+
+
+def evaluation_batch(side: int) -> int:
+    """Images of `side` pixels that are run at once: few large ones, so that caches hold them."""
+    return max(2, min(_EVALUATION_BATCH, _EVALUATION_PIXELS // side**2))
+
+
+def predictions(predict: Callable[[Tensor], Tensor], images: Images, dataset: Dataset) -> Tensor:
+    """Logits (images, classes) of `predict`, float32 on the CPU, in the order of `images`.
+
+    The processes of `processes.together` take a part of the images each, and all get all logits.
+    """
+    size = evaluation_batch(images.size)
+    own = torchrun.own_rows(len(images))
+    with torch.inference_mode():
+        given = batches(images, size, dataset, order=own)
+        parts = [predict(x).float().cpu() for x, _ in given]
+    logits = torch.cat(parts) if parts else torch.empty(0, len(dataset.classes))
+    return torchrun.all_rows(logits, len(images))
+
+
+def network_logits(model: nn.Module, dataset: Dataset, stage: str) -> dict[str, Tensor]:
+    """Logits [images, classes] of a network by test set; it must be in evaluation mode.
+
+    Raises:
+        InputError: logits are not finite; names `stage`, the test set and the first layer.
+    """
+    place = next(model.parameters()).device
+
+    def predict(images: Tensor) -> Tensor:
+        return model(images.to(place))  # type: ignore[no-any-return]
+
+    def image_at(images: Images, row: int) -> Tensor:
+        ((image, _),) = batches(images.take(torch.tensor([row])), 1, dataset)
+        return image.to(place)
+
+    found = {}
+    for name, images in dataset.tests.items():
+        found[name] = predictions(predict, images, dataset)
+        where = f"{stage}: test set {name}"
+        refuse_bad_logits(where, found[name], model, partial(image_at, images))
+    return found

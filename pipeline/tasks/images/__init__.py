@@ -1,0 +1,1 @@
+"""Images: read, kept decoded, augmented, batched."""

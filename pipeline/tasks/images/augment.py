@@ -1,0 +1,125 @@
+"""Random changes of images in training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.recipe.training import AugmentConfig
+
+
+def random_parts(pixels: Tensor, crop: tuple[float, float], size: int) -> Tensor:
+    """A random part of every image, resized (Szegedy et al. 2014, section 6).
+
+    It draws from torch's own generator.
+
+    Args:
+        pixels: uint8 [B, 3, R, R].
+        crop: least and largest share of the area; sides are up to 4:3 or 3:4.
+        size: side S of what is returned, in pixels.
+
+    Returns:
+        uint8 [B, 3, S, S].
+    """
+    # torchvision takes seconds to import.
+    from torchvision.transforms import v2
+
+    return _each(pixels, v2.RandomResizedCrop(size, scale=crop, antialias=True))
+
+
+def _each(pixels: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """The images changed one by one: a transform draws once for all that it is given."""
+    return torch.stack([change(image) for image in pixels])
+
+
+def by_policy(pixels: Tensor, policy: str) -> Tensor:
+    """Every image changed by a policy that was found by search, or is drawn from all changes.
+
+    autoaugment and autoaugment_cifar10: Cubuk et al. 2018, "AutoAugment: Learning Augmentation
+    Policies from Data". randaugment: Cubuk et al. 2019, "RandAugment: Practical automated data
+    augmentation with a reduced search space". trivialaugment: Müller and Hutter 2021,
+    "TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation". They draw from torch's
+    own generator.
+
+    Args:
+        pixels: uint8 [B, 3, S, S].
+        policy: key of AugmentConfig.policy.
+
+    Returns:
+        uint8 [B, 3, S, S].
+    """
+    # torchvision takes seconds to import.
+    from torchvision.transforms import v2
+
+    change = {
+        "autoaugment": lambda: v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET),
+        "autoaugment_cifar10": lambda: v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10),
+        "randaugment": v2.RandAugment,
+        "trivialaugment": v2.TrivialAugmentWide,
+    }[policy]()
+    return _each(pixels, change)
+
+
+def augment(x: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Random flip, rotation, scale and shift of every image of a batch.
+
+    With all settings off `x` itself comes back and nothing is drawn. What moves in from
+    outside repeats the border pixels.
+
+    Args:
+        x: float [B, 3, S, S].
+        config: the widest change on either side; each image draws its own, uniformly.
+        generator: on the CPU, so that every device sees the same draws.
+
+    Returns:
+        float [B, 3, S, S].
+    """
+    return augment_as(x, config, draw_changes(len(x), config, generator))
+
+
+def draw_changes(count: int, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """What `augment_as` takes for so many images: float [5, count], uniform from 0 to 1."""
+    draws = torch.full((5, count), 0.5)
+    if config.flip:
+        draws[0] = torch.rand(count, generator=generator)
+    if not config.shift == config.rotate_deg == config.scale == 0:
+        draws[1:] = torch.rand((4, count), generator=generator)
+    return draws
+
+
+def augment_as(x: Tensor, config: AugmentConfig, draws: Tensor) -> Tensor:
+    """Every image x (float [B, 3, S, S]) changed as its draws (float [5, B]) say."""
+    if config.flip:
+        flipped = draws[0] < 0.5
+        x = torch.where(flipped.to(x.device)[:, None, None, None], x.flip(-1), x)
+    if config.shift == config.rotate_deg == config.scale == 0:
+        return x
+    draws = draws[1:] * 2 - 1
+    if config.rotate_deg == config.scale == 0:
+        return _shifted(x, (draws[2:] * config.shift * x.shape[-1]).round().to(torch.int64))
+    angle = draws[0] * math.radians(config.rotate_deg)
+    # The grid runs from output to input: enlarging by s samples a region 1 / s as wide.
+    zoom = 1 / (1 + draws[1] * config.scale)
+    # The grid's unit is half a side.
+    shift_x, shift_y = draws[2:] * config.shift * 2
+    cos, sin = angle.cos() * zoom, angle.sin() * zoom
+    rows = (torch.stack((cos, -sin, shift_x), dim=1), torch.stack((sin, cos, shift_y), dim=1))
+    theta = torch.stack(rows, dim=1).to(x.device, x.dtype)
+    grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
+    return functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+def _shifted(x: Tensor, pixels: Tensor) -> Tensor:
+    """Every image x (float [B, 3, S, S]) taken from so many pixels (int64 [2, B]) right and down.
+
+    Images of the test sets are not resampled, so those of the training are not either: at 32 x 32
+    a shift by half a pixel blurs all that is small.
+    """
+    side = torch.arange(x.shape[-1], device=x.device)
+    columns, rows = (pixels.to(x.device)[:, :, None] + side).clamp(0, x.shape[-1] - 1)
+    images = torch.arange(len(x), device=x.device)[:, None, None]
+    return x[images, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -1,0 +1,142 @@
+"""A dataset as the pipeline uses it: fixed splits and a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from pipeline.base.errors import InputError
+from pipeline.tasks.images.pixels import Images, fits_in_memory
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """A dataset as the pipeline uses it.
+
+    Attributes:
+        name: digits, image_folder, cifar10 or cifar100.
+        classes: class names in the order of the labels.
+        train: images to train on; none of them is in `calibration`.
+        calibration: images that set activation ranges, classes mixed, in a fixed order.
+        tests: test sets by name.
+        mean: per channel, scale 0 to 1.
+        std: per channel, scale 0 to 1.
+        sha256: of class names, labels and image content of every set, in order. Pixels count
+            as stored (before any resize), files by their bytes.
+        notes: what the user is to know about the loading, a line each.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Images
+    calibration: Images
+    tests: dict[str, Images]
+    mean: Triple
+    std: Triple
+    sha256: str
+    notes: tuple[str, ...] = ()
+
+
+def pixel_values(dataset: Dataset) -> Dataset:
+    """The same dataset with batches of plain pixel values 0..255, as a camera gives them.
+
+    They are floats that miss the whole number by 2e-5 at most.
+    """
+    return replace(dataset, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
+
+
+def draw_stratified(labels: Tensor, count: int, seed: int) -> Tensor:
+    """Indices of `count` images, drawn from the classes in proportion to what they can spare.
+
+    A class of n images can spare n - 1, so no class is used up. Rounding is by largest
+    remainder. The result, int64 [count], is in mixed order.
+
+    Args:
+        labels: int64 [N].
+        count: 0 to N minus the number of classes.
+        seed: the same seed gives the same draw.
+
+    Raises:
+        ValueError: more images are asked for than the classes can spare.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    spare = (torch.bincount(labels) - 1).clamp(min=0)
+    total = int(spare.sum())
+    if count > total:
+        raise ValueError(f"count: got {count}; at most {total} can be drawn")
+    quota = count * spare // max(total, 1)
+    remainder = count * spare % max(total, 1)
+    leftover = count - int(quota.sum())
+    quota[remainder.argsort(descending=True, stable=True)[:leftover]] += 1
+    picks = []
+    for label, number in enumerate(quota.tolist()):
+        members = (labels == label).nonzero().flatten()
+        picks.append(members[torch.randperm(len(members), generator=generator)[:number]])
+    drawn = torch.cat(picks)
+    return drawn[torch.randperm(len(drawn), generator=generator)]
+
+
+def others(count: int, drawn: Tensor) -> Tensor:
+    """The indices below `count` that were not drawn, in order."""
+    left = torch.ones(count, dtype=torch.bool)
+    left[drawn] = False
+    return left.nonzero().flatten()
+
+
+def split_calibration(labels: Tensor, wanted: int, seed: int, where: str) -> tuple[Tensor, Tensor]:
+    """Indices of the images to train on and of those that calibrate."""
+    classes = int((torch.bincount(labels) > 0).sum())
+    most = len(labels) - classes
+    if wanted > most:
+        raise InputError(
+            f"data.calibration_images: got {wanted}; {where} has {len(labels)} images in "
+            f"{classes} classes and keeps one of each for training, so at most {most}; "
+            "lower it or add images"
+        )
+    drawn = draw_stratified(labels, wanted, seed)
+    return others(len(labels), drawn), drawn
+
+
+def fingerprint(
+    classes: Sequence[str], sets: Mapping[str, Images], digests: Mapping[str, Sequence[bytes]]
+) -> str:
+    """SHA-256 of the class names, and of the labels and contents of every set."""
+    whole = hashlib.sha256(json.dumps(list(classes)).encode())
+    for name, images in sets.items():
+        whole.update(json.dumps([name, images.labels.tolist()]).encode())
+        for digest in digests[name]:
+            whole.update(digest)
+    return whole.hexdigest()
+
+
+def array_dataset(
+    name: str, classes: Sequence[str], sets: Mapping[str, Images], mean: Triple, std: Triple
+) -> Dataset:
+    """A dataset of images in memory; `sets` holds train, calibration and test, unresized."""
+    digests, size = {}, sets["train"].size
+    if fits_in_memory(sum(len(images) for images in sets.values()), size):
+        delivered = {key: images.resized() for key, images in sets.items()}
+    else:
+        delivered = dict(sets)
+    for key, images in sets.items():
+        assert isinstance(images.source, Tensor)
+        stored = images.source.numpy()
+        rows = range(len(images)) if images.rows is None else images.rows.tolist()
+        digests[key] = [hashlib.sha256(stored[row].tobytes()).digest() for row in rows]
+    return Dataset(
+        name=name,
+        classes=tuple(classes),
+        train=delivered["train"],
+        calibration=delivered["calibration"],
+        tests={"test": delivered["test"]},
+        mean=mean,
+        std=std,
+        sha256=fingerprint(classes, sets, digests),
+    )

@@ -1,0 +1,47 @@
+"""The images of a recipe, from wherever it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.recipe.data import DataConfig
+from pipeline.tasks.images.cifar import cifar_dataset
+from pipeline.tasks.images.dataset import Dataset
+from pipeline.tasks.images.digits import digits_dataset
+from pipeline.tasks.images.folders import folders_dataset
+from pipeline.tasks.images.pixels import decode, margin_of, middle
+
+
+def load_dataset(
+    config: DataConfig, input_size: int, seed: int = 0, cache: Path | None = None
+) -> Dataset:
+    """Load the data of a recipe; the same arguments give the same dataset, image by image.
+
+    Args:
+        config: the recipe's `data`.
+        input_size: side of the delivered images in pixels.
+        seed: picks which training images calibrate. Test sets never depend on it.
+        cache: directory that keeps the decoded images of folders for later runs. Without it they
+            are decoded in every run.
+
+    Raises:
+        InputError: data is missing, unreadable or does not fit together.
+    """
+    if config.kind == "digits":
+        return digits_dataset(config, input_size, seed)
+    if config.kind == "image_folder":
+        return folders_dataset(config, input_size, seed, cache)
+    return cifar_dataset(config, input_size, seed)
+
+
+def decoded(config: DataConfig, content: bytes, file: Path, size: int) -> Tensor:
+    """An image file's content as the images of a recipe are: uint8 [3, size, size].
+
+    Raises:
+        InputError: `content` is not an image that can be decoded; `file` is named.
+    """
+    margin = margin_of(size, config.crop_pct) if config.kind == "image_folder" else 0
+    return middle(torch.tensor(decode(content, file, size + 2 * margin)), size)

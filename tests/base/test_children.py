@@ -1,0 +1,181 @@
+"""Child processes: how many at once, and none left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.base import children
+from pipeline.base.children import CHILD_BYTES, Children, at_once, free_bytes
+from tests.making.cli import ROOT
+
+SLEEP = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
+
+
+def python(code: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-c", code, *map(str, arguments)]
+
+
+def when(condition: Callable[[], bool], then: Callable[[], object]) -> threading.Thread:
+    """Do something in another thread as soon as a condition holds, or after ten seconds."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 10
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        then()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def written(*paths: Path) -> Callable[[], bool]:
+    return lambda: all(path.exists() and path.read_text() for path in paths)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_the_exit_status_and_the_environment(tmp_path: Path) -> None:
+    command = python("import os, sys; sys.exit(int(os.environ['STATUS']))")
+    assert Children().run(command, os.environ | {"STATUS": "7"}) == 7
+    assert Children().run(command, os.environ | {"STATUS": "0"}) == 0
+
+
+def test_a_child_that_would_end_with_its_parent_ends_well_by_itself() -> None:
+    code = (
+        "import time; from pipeline.base.children import end_with_parent; "
+        "end_with_parent(); time.sleep(.2)"
+    )
+    assert Children().run(python(code), os.environ | {"PYTHONPATH": str(ROOT)}) == 0
+
+
+def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    child = f"from pipeline.base.children import end_with_parent as end; end(); {SLEEP}"
+    parent = "import os, sys; from pipeline.base.children import Children; "
+    parent += "Children().run([sys.executable, '-c', *sys.argv[1:]], os.environ)"
+    environment, mark = os.environ | {"PYTHONPATH": str(ROOT)}, tmp_path / "child"
+    with subprocess.Popen(python(parent, child, mark), env=environment) as process:
+        when(written(mark), process.kill).join()
+    deadline = time.monotonic() + 10
+    while is_alive(int(mark.read_text())) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_alive(int(mark.read_text()))
+
+
+def test_all_that_run_are_ended_and_no_more_are_started(tmp_path: Path) -> None:
+    together, status = Children(), {}
+    marks = [tmp_path / "a", tmp_path / "b"]
+
+    def run(mark: Path) -> None:
+        status[mark] = together.run(python(SLEEP, mark), os.environ)
+
+    threads = [threading.Thread(target=run, args=(mark,)) for mark in marks]
+    for thread in threads:
+        thread.start()
+    when(written(*marks), together.end).join()
+    for thread in threads:
+        thread.join(10)
+    assert status == dict.fromkeys(marks, -signal.SIGTERM)
+    with pytest.raises(RuntimeError, match="not started"):
+        together.run(python(SLEEP, tmp_path / "c"), os.environ)
+    assert not (tmp_path / "c").exists()
+
+
+def test_one_that_is_ended_leaves_the_others_of_the_program_alone(tmp_path: Path) -> None:
+    Children().end()
+    assert Children().run(python("pass"), os.environ) == 0
+
+
+def test_an_interrupted_wait_ends_the_child(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    thread = when(written(mark), lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        Children().run(python(SLEEP, mark), os.environ)
+    thread.join()
+    assert not is_alive(int(mark.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("count", "cores", "free", "expected"),
+    [
+        (3, 2, 100.0, 2),
+        (3, 64, 100.0, 3),
+        (9, 64, 2.5, 2),
+        (9, 64, 0.5, 1),
+        (9, 64, -1.0, 1),
+        (9, 4, None, 4),
+        (1, 64, 100.0, 1),
+    ],
+)
+def test_as_many_as_cores_and_memory_allow(
+    count: int, cores: int, free: float | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`free` counts in children."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(cores), raising=False)
+    found = None if free is None else int(free * CHILD_BYTES)
+    monkeypatch.setattr(children, "free_bytes", lambda: found)
+    assert at_once(count) == expected
+
+
+def machine(root: Path, available_kb: int, **group: str) -> Path:
+    (root / "proc").mkdir()
+    lines = ("MemTotal: 9000000 kB", f"MemAvailable: {available_kb} kB", "HugePages_Total: 0")
+    (root / "proc" / "meminfo").write_text("\n".join(lines) + "\n")
+    directory = root / "sys" / "fs" / "cgroup"
+    directory.mkdir(parents=True)
+    for name, text in group.items():
+        (directory / f"memory.{name}").write_text(text)
+    return root
+
+
+def test_free_memory_is_what_the_kernel_can_give(tmp_path: Path) -> None:
+    assert free_bytes(machine(tmp_path, 5_000)) == 5_000 * 1024
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("1000000\n", 700_000), ("max\n", 5_120_000)])
+def test_a_container_has_its_own_limit(limit: str, expected: int, tmp_path: Path) -> None:
+    stat = "anon 350000\ninactive_file 50000\n"
+    assert (
+        free_bytes(machine(tmp_path, 5_000, max=limit, current="350000\n", stat=stat)) == expected
+    )
+
+
+def test_a_limit_above_the_machine_is_none(tmp_path: Path) -> None:
+    stat = "inactive_file 0\n"
+    root = machine(tmp_path, 5_000, max=str(10**12), current="0", stat=stat)
+    assert free_bytes(root) == 5_000 * 1024
+
+
+def test_unknown_memory_is_said_to_be_so(tmp_path: Path) -> None:
+    assert free_bytes(tmp_path) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_this_machine() -> None:
+    found = free_bytes()
+    assert found is not None
+    assert 0 < found < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def test_a_child_that_watches_its_parent_ends_as_any_other() -> None:
+    code = (
+        "import sys, time; from pipeline.base.children import end_with_parent; "
+        "end_with_parent(); time.sleep(0.2); sys.stdin = None"
+    )
+    assert Children().run(python(code), os.environ | {"PYTHONPATH": str(ROOT)}) == 0

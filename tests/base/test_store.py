@@ -1,0 +1,230 @@
+"""Stage results: keys, atomic publishing, reuse."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.base.checksums import damage, seal
+from pipeline.base.errors import InputError
+from pipeline.base.store import (
+    IMAGES,
+    LOCKS,
+    PARTIAL,
+    Facts,
+    Place,
+    Result,
+    Store,
+    key_of,
+    refuse_links,
+)
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=6,
+)
+
+
+def write_hello(place: Place) -> Facts:
+    (place.result / "hello.txt").write_text("hello")
+    return {"params": 3}
+
+
+def refuse(place: Place) -> Facts:
+    raise AssertionError("must not run")
+
+
+def fail(place: Place) -> Facts:
+    (place.result / "half.txt").write_text("half")
+    raise ValueError("stop")
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def store(tmp_path: Path, told: list[str]) -> Store:
+    return Store(directory=tmp_path, tell=told.append)
+
+
+def again(store: Store, **changes: Any) -> Store:
+    """The same directory in another call of the program."""
+    return replace(store, known=set(), **changes)
+
+
+def hello(store: Store, make: Callable[[Place], Facts] = write_hello) -> Result:
+    return store.obtain("train", {"a": 1}, make)
+
+
+def results(store: Store) -> list[Path]:
+    return [p for p in store.directory.iterdir() if p.name not in {LOCKS, PARTIAL}]
+
+
+@given(st.dictionaries(st.text(max_size=3), PLAIN, max_size=4))
+def test_equal_ingredients_give_equal_keys(ingredients: dict) -> None:
+    assert key_of(ingredients) == key_of(dict(reversed(ingredients.items())))
+
+
+@given(st.dictionaries(st.text(max_size=3), PLAIN, max_size=4), PLAIN)
+def test_one_more_ingredient_gives_another_key(ingredients: dict, value: object) -> None:
+    assert key_of(ingredients) != key_of(ingredients | {"another name": value})
+
+
+def test_a_result_is_made_once(store: Store) -> None:
+    first = hello(store)
+    for later in (hello(store, refuse), hello(again(store), refuse)):
+        assert (first.reused, later.reused) == (False, True)
+        assert later.facts == {"params": 3}
+        assert later.seconds == first.seconds
+        assert (later.directory / "hello.txt").read_text() == "hello"
+    assert damage(first.directory) is None
+
+
+def test_fresh_results_are_made_once_per_call(store: Store) -> None:
+    hello(store)
+    fresh = again(store, fresh=True)
+    assert not hello(fresh).reused
+    assert hello(fresh, refuse).reused
+
+
+def test_a_failed_stage_leaves_nothing(store: Store) -> None:
+    with pytest.raises(ValueError, match="stop"):
+        hello(store, fail)
+    assert not results(store)
+    assert not list((store.directory / LOCKS).glob("*.json"))
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(store: Store) -> None:
+    first = hello(store)
+    left = store.directory / f".making-{first.directory.name}-abc"
+    other = store.directory / ".making-prune-0123-abc"
+    for directory in (left, other):
+        directory.mkdir()
+    hello(again(store, fresh=True))
+    assert not left.exists()
+    assert other.exists(), "another process may be writing it"
+
+
+def test_a_failed_remake_keeps_the_old_result(store: Store) -> None:
+    old = hello(store)
+    with pytest.raises(ValueError, match="stop"):
+        hello(again(store, fresh=True), fail)
+    assert (old.directory / "hello.txt").read_text() == "hello"
+    assert hello(again(store), refuse).reused
+
+
+@pytest.mark.parametrize("name", ["hello.txt", "stage.json", "SHA256SUMS"])
+def test_a_damaged_result_is_set_aside_and_made_again(
+    store: Store, told: list[str], name: str
+) -> None:
+    first = hello(store)
+    with (first.directory / name).open("r+b") as file:
+        file.truncate(3)
+    assert not hello(again(store)).reused
+    (line,) = told
+    assert str(first.directory) in line
+    (aside,) = store.directory.glob(".damaged-*")
+    assert aside.name in line
+    assert (aside / first.directory.name / name).stat().st_size == 3
+    assert hello(again(store), refuse).reused
+
+
+def test_what_a_stage_keeps_is_there_again_until_it_is_done(store: Store) -> None:
+    def stopped(place: Place) -> Facts:
+        place.partial.mkdir(parents=True)
+        (place.partial / "step").write_text("7")
+        raise KeyboardInterrupt
+
+    def go_on(place: Place) -> Facts:
+        assert (place.partial / "step").read_text() == "7"
+        return {}
+
+    with pytest.raises(KeyboardInterrupt):
+        hello(store, stopped)
+    result = hello(again(store), go_on)
+    assert not (store.directory / PARTIAL / result.directory.name).exists()
+
+
+def test_who_waits_takes_the_others_result(store: Store, told: list[str]) -> None:
+    lock = store.directory / LOCKS / f"train-{key_of({'a': 1})}.json"
+    other = again(store, tell=lambda line: None)
+
+    def work() -> None:
+        made.append(hello(other, slowly))
+
+    def slowly(place: Place) -> Facts:
+        begun.set()
+        go.wait(10)
+        return write_hello(place)
+
+    made: list[Result] = []
+    begun, go = threading.Event(), threading.Event()
+    thread = threading.Thread(target=work)
+    thread.start()
+    begun.wait(10)
+    assert lock.is_file()
+    threading.Timer(0.3, go.set).start()
+    assert hello(store, refuse).reused
+    thread.join()
+    assert not made[0].reused
+    assert told == [f"  train: waiting for process {os.getpid()} on {socket.gethostname()}"]
+
+
+def test_a_full_disk_is_the_users_to_mend(store: Store) -> None:
+    def full(place: Place) -> Facts:
+        raise RuntimeError("writer failed") from OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match="disk space"):
+        hello(store, full)
+
+
+def test_links_lead_nothing_out_of_a_store(store: Store, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    store.directory.joinpath(PARTIAL).mkdir()
+    name = f"train-{key_of({'a': 1})}"
+    (store.directory / name).symlink_to(tmp_path / "nowhere")
+    (store.directory / PARTIAL / name).symlink_to(outside)
+
+    def save(place: Place) -> Facts:
+        place.partial.mkdir(parents=True)
+        (place.partial / "state").touch()
+        return {}
+
+    hello(store, save)
+    assert not (store.directory / name).is_symlink()
+    assert list(outside.iterdir()) == []
+
+
+@pytest.mark.parametrize("shared", [LOCKS, PARTIAL, IMAGES])
+def test_shared_folders_of_a_store_are_no_links(tmp_path: Path, shared: str) -> None:
+    refuse_links(tmp_path)
+    (tmp_path / shared).symlink_to(tmp_path)
+    with pytest.raises(InputError, match=f"{shared}: is a link"):
+        refuse_links(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "{}", "\xff"])
+def test_a_record_that_is_none_is_set_aside(store: Store, told: list[str], content: str) -> None:
+    first = hello(store)
+    (first.directory / "stage.json").write_text(content, encoding="latin1")
+    seal(first.directory)
+    assert not hello(again(store)).reused
+    assert "stage.json cannot be read" in told[-1]
+    assert again(store).ingredients("train")

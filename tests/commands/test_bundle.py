@@ -1,0 +1,308 @@
+"""The bundle: interfaces read from files, contracts, golden vectors, cards and code."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import tree_sitter_cpp
+import tree_sitter_kotlin
+import tree_sitter_swift
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from pydantic import ValidationError
+from tree_sitter import Language, Parser
+
+from pipeline.commands.bundle.card import model_card
+from pipeline.commands.bundle.contract import Contract, _rounded_up
+from pipeline.commands.bundle.golden import Vectors, clearest, spread, write
+from pipeline.commands.bundle.snippets import SOURCES, snippets
+from pipeline.formats.coreml import file as coreml_file
+from pipeline.formats.interface import interface
+from pipeline.formats.onnx import file as onnx_file
+from pipeline.formats.ports import Port
+from pipeline.formats.tflite import file as tflite_file
+from pipeline.formats.write import SUFFIXES
+from pipeline.recipe.data import ImageFolderData
+from pipeline.recipe.target import CardConfig
+from pipeline.tasks.images.load import decoded
+from tests.making import programs, reports
+from tests.report import test_report
+from tests.report.test_page import NAMES
+from tests.report.test_report import MARKDOWN
+
+WRITERS = {"onnx": onnx_file.write, "tflite": tflite_file.write, "coreml": coreml_file.write}
+GRAMMARS = {
+    ".kt": Parser(Language(tree_sitter_kotlin.language())),
+    ".swift": Parser(Language(tree_sitter_swift.language())),
+    ".hpp": Parser(Language(tree_sitter_cpp.language())),
+    ".cpp": Parser(Language(tree_sitter_cpp.language())),
+}
+
+
+# What files take and give
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+@pytest.mark.parametrize("form", SUFFIXES)
+def test_the_interface_is_read_from_the_file(form: str, pixels: bool, tmp_path: Path) -> None:
+    file = tmp_path / f"model{SUFFIXES[form]}"
+    WRITERS[form](programs.quantized("radix2", pixels=pixels).program, file, pixels=pixels)
+    batch = None if form == "onnx" else 1
+    shape: tuple[int | None, ...] = (batch, 3, 32, 32)
+    if pixels or form == "tflite":
+        shape = (batch, 32, 32, 3)
+    real = "float16" if form == "coreml" else "float32"
+    found = interface(file, form)
+    assert found.input == Port(
+        name="image",
+        shape=shape,
+        dtype="uint8" if pixels else real,
+        kind="image" if pixels and form == "coreml" else "tensor",
+    )
+    assert found.input.layout == ("NHWC" if shape[3] == 3 else "NCHW")
+    assert found.input.side == 32
+    assert found.output == Port(name="logits", shape=(batch, programs.CLASSES), dtype=real)
+
+
+# Golden vectors
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=60))
+def test_images_of_all_classes_come_first(labels: list[int]) -> None:
+    rows = spread(torch.tensor(labels)).tolist()
+    assert sorted(rows) == list(range(len(labels)))
+    classes = len(set(labels))
+    assert {labels[row] for row in rows[:classes]} == set(labels)
+    for label in set(labels):
+        mine = [row for row in rows if labels[row] == label]
+        assert mine == sorted(mine)
+
+
+def test_images_whose_class_is_clear_come_first() -> None:
+    logits = torch.tensor([[1.0, 0.0], [5.0, 0.0], [0.0, 2.0], [0.0, 2.1]])
+    assert clearest(logits, 1.0).tolist() == [1, 3, 0, 2]
+
+
+def vectors(**changes: Any) -> Vectors:
+    draw = np.random.default_rng(0)
+    whole = {
+        "pixels": draw.integers(0, 256, (3, 3, 32, 32), np.uint8),
+        "labels": (4, 0, 1),
+        "logits": draw.normal(size=(3, 5)).astype(np.float32),
+        "tolerance": 0.25,
+        "why": "two steps",
+    }
+    return Vectors(**(whole | changes))
+
+
+def test_golden_files_hold_the_very_pixels_and_logits(tmp_path: Path) -> None:
+    found = vectors()
+    write(found, tmp_path / "golden")
+    with (tmp_path / "golden" / "expected.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert [int(row["label"]) for row in rows] == [4, 0, 1]
+    for row, pixels, logits in zip(rows, found.pixels, found.logits, strict=True):
+        said = np.array([row[f"logit_{n}"] for n in range(5)], np.float32)
+        assert np.array_equal(said, logits), "bit for bit"
+        assert int(row["named"]) == logits.argmax()
+        picture = np.asarray(Image.open(tmp_path / "golden" / f"{row['image']}.png"))
+        raw = np.fromfile(tmp_path / "golden" / f"{row['image']}.rgb", np.uint8)
+        assert np.array_equal(picture, pixels.transpose(1, 2, 0))
+        assert np.array_equal(raw, picture.ravel())
+
+
+@given(st.floats(1e-6, 1e3))
+def test_a_tolerance_is_rounded_up_to_four_digits(value: float) -> None:
+    assert value <= _rounded_up(value) <= value * 1.0011
+    assert float(f"{_rounded_up(value):.4g}") == _rounded_up(value)
+
+
+# Code
+
+
+def contract(form: str, *, pixels: bool, **changes: Any) -> Contract:
+    last = pixels or form == "tflite"
+    real = "float16" if form == "coreml" else "float32"
+    whole = {
+        "name": "a-phone",
+        "file": f"model{SUFFIXES[form]}",
+        "sha256": "0" * 64,
+        "format": form,
+        "runtime": "its runtime",
+        "precision": "int8",
+        "network": "resnest50",
+        "input": {
+            "name": "image",
+            "kind": "image" if pixels and form == "coreml" else "tensor",
+            "shape": (1, 32, 32, 3) if last else (1, 3, 32, 32),
+            "layout": "NHWC" if last else "NCHW",
+            "dtype": "uint8" if pixels else real,
+            "side": 32,
+            "value": "how",
+            "mean": None if pixels else (0.485, 0.456, 0.406),
+            "std": None if pixels else (0.229, 0.224, 0.225),
+        },
+        "output": {"name": "logits", "shape": (1, 7), "dtype": real, "classes": 7},
+        "golden": {"images": 3, "tolerance": 2e-05, "why": "so", "computed_by": "it"},
+    }
+    return Contract.model_validate(whole | changes)
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+@pytest.mark.parametrize("form", SUFFIXES)
+def test_code_can_be_parsed_and_says_what_the_contract_says(form: str, pixels: bool) -> None:
+    found = snippets(contract(form, pixels=pixels), "1.23.0")
+    assert set(found) == {"README.md", *(source.path for source in SOURCES[form])}
+    for path, text in found.items():
+        assert "{{" not in text, path
+        assert "{%" not in text, path
+        assert not any(line != line.rstrip() for line in text.split("\n")), path
+        suffix = Path(path).suffix
+        if suffix == ".py":
+            compile(text, path, "exec")
+        elif suffix != ".md":
+            tree = GRAMMARS[suffix].parse(text.encode())
+            assert not tree.root_node.has_error, f"{path}\n{text}"
+        if "lassif" in path:
+            assert "2e-05" in text, path
+            assert ("0.485" in text) is not pixels, path
+    for path in set(found) - {"README.md"}:
+        assert f"`{path}`" in found["README.md"]
+
+
+@pytest.mark.parametrize("form", SUFFIXES)
+def test_code_cuts_the_square_of_the_contract(form: str, tmp_path: Path) -> None:
+    plain = contract(form, pixels=False)
+    cut = plain.model_copy(update={"input": plain.input.model_copy(update={"kept": 0.875})})
+    for path, text in snippets(cut, "1.23.0").items():
+        if "lassif" not in path or path.endswith(".hpp"):
+            continue  # the C++ takes pixels of the right size
+        assert "0.875" in text, path
+        assert "0.875" not in snippets(plain, "1.23.0")[path], path
+        if (parser := GRAMMARS.get(Path(path).suffix)) is not None:
+            assert not parser.parse(text.encode()).root_node.has_error, text
+        else:
+            code: dict[str, Any] = {"__file__": str(tmp_path / path)}
+            exec(compile(text, path, "exec"), code)
+            file = tmp_path / "photo.png"
+            noise = np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)
+            Image.fromarray(noise).resize((180, 180), Image.Resampling.BICUBIC).save(file)
+            data = ImageFolderData(path=str(tmp_path), crop_pct=32 / 36)
+            fitted = cut.model_copy(
+                update={"input": cut.input.model_copy(update={"kept": 32 / 36})}
+            )
+            exec(compile(snippets(fitted, "1.23.0")[path], path, "exec"), code)
+            expected = decoded(data, file.read_bytes(), file, 32).permute(1, 2, 0).numpy()
+            off = np.abs(code["rgb_of"](file).astype(int) - expected.astype(int))
+            assert off.max() <= 1
+
+
+def test_the_grammars_see_errors() -> None:
+    for suffix, parser in GRAMMARS.items():
+        assert parser.parse(b"func class ( { \n").root_node.has_error, suffix
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\nb", "a$b", "a\\b", "é"])
+def test_names_that_could_end_a_string_are_refused(name: str) -> None:
+    found = contract("onnx", pixels=False)
+    wrong = found.model_copy(update={"input": found.input.model_copy(update={"name": name})})
+    with pytest.raises(ValueError, match="can stand in code"):
+        snippets(wrong, "1.23.0")
+
+
+def test_a_contract_refuses_what_it_cannot_mean() -> None:
+    with pytest.raises(ValidationError):
+        contract("onnx", pixels=False, format="caffe2")
+    with pytest.raises(ValidationError):
+        contract("onnx", pixels=False, surprise=1)
+
+
+# The card
+
+
+def one(classes: list[str]) -> Any:
+    """A report of one target."""
+    return reports.full(1, classes)
+
+
+def cells(markdown: str) -> list[str]:
+    tokens = MARKDOWN.parse(markdown)
+    return [token.content for token in tokens if token.type == "inline"]
+
+
+def shown(markdown: str) -> str:
+    """The text that a reader of the rendered card sees."""
+    found = []
+    for token in MARKDOWN.parse(markdown):
+        found += [child.content for child in token.children or []]
+    return "\n".join(found)
+
+
+def test_a_card_shows_hostile_words_as_text() -> None:
+    classes = [*NAMES, *reports.DIGITS[len(NAMES) :]]
+    card = CardConfig(
+        intended_use="# <b>Birds</b> | cats", limits="| none |", licence="MIT", author="Ü <x@y.z>"
+    )
+    text = shown(model_card(one(classes), card))
+    for name in classes:
+        line = " ".join(name.split())
+        assert "".join(char if char.isprintable() else "\ufffd" for char in line) in text
+    for said in ("# <b>Birds</b> | cats", "| none |", "MIT", "Ü <x@y.z>"):
+        assert said in text
+    tokens = MARKDOWN.parse(model_card(one(classes), card))
+    assert not any(token.type.startswith("html") for token in tokens)
+    assert sum(token.type == "heading_open" for token in tokens) == 10
+
+
+def test_what_nobody_stated_is_said_to_be_missing() -> None:
+    text = model_card(one(list(reports.DIGITS)), CardConfig())
+    for key in ("intended_use", "limits", "licence", "author"):
+        assert f"Not stated. The recipe's `card.{key}` says it." in text
+
+
+def test_figures_of_a_card_come_from_the_report() -> None:
+    report = one(list(reports.DIGITS))
+    text = model_card(report, CardConfig())
+    (target,) = report.targets
+    assert f"{target.accuracy['test'].top1:.2%}".replace("%", " %") in text
+    changed = target.model_copy(update={"size_bytes": 1_230_000_000})
+    other = model_card(report.model_copy(update={"targets": (changed,)}), CardConfig())
+    assert "1230 MB" in other
+    assert "1230 MB" not in text
+
+
+def test_a_card_of_a_thousand_classes_has_the_worst_twenty() -> None:
+    report = one([f"class {n}" for n in range(1000)])
+    text = model_card(report, CardConfig())
+    assert "The 20 classes that this file knows least, of 1000." in text
+    assert sum(cell.startswith("class ") for cell in cells(text)) == 20
+
+
+def test_a_card_without_figures_says_why() -> None:
+    report = test_report.report(test_report.target("x", top1=None))
+    text = model_card(report, CardConfig())
+    assert "Not measured: " in text
+    assert "| test | 450 | 98.00 % | not measured |" in text
+
+
+def test_a_card_says_which_budget_is_missed() -> None:
+    report = test_report.report(test_report.target("x", size_bytes=9_000_000))
+    assert "- Missed: size 9 MB, allowed at most 7 MB." in model_card(report, CardConfig())
+
+
+def test_a_grid_of_a_file_stands_in_the_contract(tmp_path: Path) -> None:
+    """Ours take and give real numbers; a file of integers would say how to read them."""
+    port = Port(name="x", shape=(1, 32, 32, 3), dtype="int8", scale=0.5, zero_point=-3)
+    from pipeline.commands.bundle.contract import _grid
+
+    found = _grid(port)
+    assert found is not None
+    assert (found.scale, found.zero_point) == (0.5, -3)
+    assert _grid(dataclasses.replace(port, scale=None, zero_point=None)) is None

@@ -1,0 +1,342 @@
+"""Files that other tools make of the same network, calibrated on the same images."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from pipeline.commands.bench.peers import make as make_module
+from pipeline.commands.bench.peers import onnx_int8
+from pipeline.commands.bench.peers.make import Peer, make
+from pipeline.commands.bench.peers.plans import (
+    CALIBRATION,
+    NAIVE,
+    NAIVE_TIMM,
+    PLANS,
+    Plan,
+    report_of,
+)
+from pipeline.commands.bench.peers.research import (
+    ResearchAttention,
+    TimmAttention,
+    load_network,
+    research_form,
+    save_network,
+)
+from pipeline.formats import as_onnx
+from pipeline.formats.tflite.onnx2tf_folder import scratch_directory
+from pipeline.formats.write import child_environment
+from tests.making import programs
+from tests.making.networks import CLASSES, ONE_BLOCK, images, small
+
+INT8 = [plan.name for plan in PLANS if plan.precision == "int8"]
+STATIC, COMPRESSOR, OIQT, *_ = INT8
+TFLITE_FLOAT, COREML = "tflite float, onnx2tf", "coreml float16, coremltools"
+LAYERS = {"layers": ONE_BLOCK}
+NO_TOOL = Plan(name="no such tool", format="onnx", precision="int8", file="no.onnx", start=0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("peers")
+
+
+@pytest.fixture(scope="module")
+def made(folder: Path) -> dict[str, Peer]:
+    """Every peer of a small network, calibrated on 16 images."""
+    return {peer.name: peer for peer in make(small(**LAYERS), images(16), folder)}
+
+
+def file_of(peer: Peer) -> Path:
+    assert peer.path is not None, peer.missing
+    return peer.path
+
+
+def logits_of(peer: Peer) -> torch.Tensor:
+    runnable = import_module(f"pipeline.formats.{peer.format}.file").open_file(file_of(peer))
+    return programs.run(runnable, fed=images(8, seed=5))
+
+
+def wanted() -> torch.Tensor:
+    with torch.no_grad():
+        logits: torch.Tensor = small(**LAYERS)(images(8, seed=5))
+    return logits
+
+
+def test_every_peer_is_made(made: dict[str, Peer], folder: Path) -> None:
+    assert [peer.missing for peer in made.values()] == [None] * len(PLANS)
+    assert list(made) == [plan.name for plan in PLANS]
+    files = {plan.file for plan in PLANS}
+    assert {file_of(peer).name for peer in made.values()} == files
+    assert {path.name for path in folder.iterdir()} == files | {f"{file}.log" for file in files}
+    for peer in made.values():
+        assert peer.seconds > 0
+        assert peer.peak_bytes is not None
+        assert 50e6 < peer.peak_bytes < 4e9
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [(NAIVE, 1e-5), (NAIVE_TIMM, 1e-5), (TFLITE_FLOAT, 1e-5), (COREML, 5e-3)]
+)
+def test_float_files_answer_as_the_network(
+    made: dict[str, Peer], name: str, tolerance: float
+) -> None:
+    torch.testing.assert_close(logits_of(made[name]), wanted(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", INT8)
+def test_int8_files_answer_nearly_as_the_network(made: dict[str, Peer], name: str) -> None:
+    found, right = logits_of(made[name]), wanted()
+    assert found.shape == (8, CLASSES)
+    for one, other in zip(found, right, strict=True):
+        assert torch.corrcoef(torch.stack([one, other]))[0, 1] > 0.99
+    assert (found - right).abs().max() > 1e-4
+
+
+def input_grid(path: Path) -> tuple[float, int]:
+    """Scale and int8 zero point that a file quantizes its image with."""
+    if path.suffix == ".onnx":
+        model = onnx.load(path)
+        values = as_onnx.constants(model)
+        (node,) = [n for n in model.graph.node if n.input[0] == "image"]
+        return float(values[node.input[1]]), int(values[node.input[2]]) - 128
+    graph = tflite_graph(path.read_bytes()).subgraphs[0]
+    grid = graph.tensors[graph.operators[0].outputs[0]].quantization
+    return float(grid.scale[0]), int(grid.zeroPoint[0])
+
+
+@pytest.mark.parametrize("name", INT8)
+def test_the_calibration_images_set_the_ranges(made: dict[str, Peer], name: str) -> None:
+    """As they are: neither normalised again nor with channels mistaken for rows."""
+    low, high = images(16).min().item(), images(16).max().item()
+    scale, zero_point = input_grid(file_of(made[name]))
+    assert scale == pytest.approx((high - low) / 255, rel=1e-5)
+    assert zero_point == pytest.approx(-128 - low / scale, abs=0.6)
+
+
+def test_int8_files_are_int8(made: dict[str, Peer]) -> None:
+    operations = {
+        name: Counter(node.op_type for node in onnx.load(file_of(made[name])).graph.node)
+        for name in (STATIC, COMPRESSOR)
+    }
+    (weights,) = {
+        len(as_onnx.constants(onnx.load(file_of(made[STATIC])))[node.input[1]].reshape(-1))
+        for node in onnx.load(file_of(made[STATIC])).graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0].startswith("conv1.0.weight")
+    }
+    assert weights == 8, "not one scale per channel"
+    assert operations[STATIC]["QuantizeLinear"] > operations[STATIC]["Conv"] > 0
+    convolutions = operations[STATIC]["Conv"]
+    assert operations[COMPRESSOR]["QLinearConv"] == convolutions
+    assert operations[COMPRESSOR]["Conv"] == 0
+    described = Counter(line[:2] for line in content(file_of(made[OIQT]).read_bytes()).elements())
+    assert sum(n for (op, types), n in described.items() if op == "CONV_2D") == convolutions
+    assert all(types == "int8" for op, types in described if op == "CONV_2D")
+
+
+def tflite_graph(file: bytes) -> Any:
+    from ai_edge_litert import schema_py_generated as schema
+
+    return schema.ModelT.InitFromPackedBuf(file, 0)
+
+
+def content(file: bytes) -> Counter[tuple[object, ...]]:
+    """Every operation of a TFLite file, its tensors' shapes, types, grids and constants.
+
+    What the same thing can be said with in several ways is left out: the shape that a reshape is
+    given (-1 is as good as a number) and the order of the axes of a mean.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    names = {number: name for name, number in vars(schema.BuiltinOperator).items()}
+    types = {number: name for name, number in vars(schema.TensorType).items()}
+    model = tflite_graph(file)
+    graph = model.subgraphs[0]
+
+    def described(index: int) -> tuple[object, ...]:
+        tensor = graph.tensors[index]
+        data, grid = model.buffers[tensor.buffer].data, tensor.quantization
+        scale = () if grid is None or grid.scale is None else (*grid.scale, *grid.zeroPoint)
+        constant = None if data is None else bytes(data)
+        return (tuple(tensor.shape), types[tensor.type], scale, constant)
+
+    loose = {"RESHAPE": 1, "MEAN": 1}
+
+    found: Counter[tuple[object, ...]] = Counter()
+    for op in graph.operators:
+        code = model.operatorCodes[op.opcodeIndex]
+        name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        inputs = op.inputs[: loose.get(name)]
+        options = sorted(vars(op.builtinOptions).items()) if op.builtinOptions else []
+        found[
+            name,
+            types[graph.tensors[op.outputs[0]].type].lower(),
+            tuple(described(index) for index in (*inputs, *op.outputs)),
+            str(options) if name != "RESHAPE" else "",
+        ] += 1
+    return found
+
+
+@pytest.mark.parametrize("name", [TFLITE_FLOAT, OIQT])
+def test_a_tflite_file_is_what_onnx2tf_itself_writes(
+    made: dict[str, Peer], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx2tf
+
+    programs_beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    monkeypatch.setenv("PATH", programs_beside)
+    calibration = images(16).permute(0, 2, 3, 1).contiguous().numpy()
+    options: dict[str, Any] = {}
+    if name == OIQT:
+        options["output_integer_quantized_tflite"] = True
+        options["custom_input_op_name_np_data_path"] = [["image", "images.npy", 0.0, 1.0]]
+    with scratch_directory():
+        np.save("images.npy", calibration)
+        shutil.copy(file_of(made[NAIVE]), "model.onnx")
+        onnx2tf.convert(input_onnx_file_path="model.onnx", output_folder_path="out", **options)
+        suffix = "integer_quant" if name == OIQT else "float32"
+        own = Path(f"out/model_{suffix}.tflite").read_bytes()
+    assert content(file_of(made[name]).read_bytes()) == content(own)
+
+
+@pytest.mark.parametrize("variant", programs.VARIANTS)
+@pytest.mark.parametrize("attention", [ResearchAttention, TimmAttention])
+def test_research_form_computes_the_same(variant: str, attention: type[ResearchAttention]) -> None:
+    ours = programs.network(variant)
+    research = research_form(ours, attention)
+    assert any(isinstance(module, ResearchAttention) for module in research.modules())
+    assert not any(isinstance(module, ResearchAttention) for module in ours.modules())
+    with torch.no_grad():
+        found, right = research(programs.images()), ours(programs.images())
+    torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
+
+
+def test_the_naive_export_has_the_research_codes_operations(made: dict[str, Peer]) -> None:
+    model = onnx.load(file_of(made[NAIVE]))
+    operations = Counter(node.op_type for node in model.graph.node)
+    assert operations["Softmax"] == operations["Transpose"] == 1
+    assert operations["Split"] == 2
+    assert operations["Reshape"] == 3
+    assert operations["GatherND"] == operations["BatchNormalization"] == 0
+    assert [i.name for i in model.graph.input] == [as_onnx.INPUT]
+    assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 32, 32]
+    assert [o.name for o in model.graph.output] == [as_onnx.OUTPUT]
+    assert all(node.op_type != "Conv" or len(node.input) == 3 for node in model.graph.node)
+
+
+def test_a_network_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    model = programs.network("radix4").train()
+    save_network(model, tmp_path / "network.safetensors")
+    loaded = load_network(tmp_path / "network.safetensors")
+    assert loaded.config == model.config
+    assert not loaded.training
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+def with_plans(monkeypatch: pytest.MonkeyPatch, *plans: Plan) -> None:
+    monkeypatch.setattr(make_module, "PLANS", plans)
+
+
+def planned(name: str) -> Plan:
+    (plan,) = [plan for plan in PLANS if plan.name == name]
+    return plan
+
+
+def test_a_tool_that_fails_leaves_the_others(
+    made: dict[str, Peer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after = dataclasses.replace(
+        planned(STATIC), name="after it", file="after.onnx", source=NO_TOOL.name
+    )
+    with_plans(monkeypatch, NO_TOOL, after, dataclasses.replace(planned(STATIC), source=None))
+    shutil.copy(file_of(made[NAIVE]), tmp_path)
+    (tmp_path / NO_TOOL.file).write_text("of an earlier run")
+    told: list[str] = []
+    failed, unmade, static = make(small(**LAYERS), images(2), tmp_path, 1, told.append)
+    assert failed.missing == "KeyError: 'no such tool' (more in no.onnx.log)"
+    assert unmade.missing == "it is made from 'no such tool', which is missing"
+    assert (failed.path, unmade.path, unmade.seconds) == (None, None, 0.0)
+    assert file_of(static).is_file()
+    assert len(told) == 3
+    assert told[0] == f"no such tool: {failed.missing}"
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *(NO_TOOL.file + ".log", planned(NAIVE).file),
+        *(planned(STATIC).file, planned(STATIC).file + ".log"),
+    }
+
+
+def test_a_damaged_source_is_reported_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / planned(NAIVE).file).write_bytes(b"no ONNX file")
+    np.save(tmp_path / CALIBRATION, images(2).numpy())
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "pipeline.commands.bench.peers.child",
+            STATIC,
+            tmp_path,
+            tmp_path,
+        ],
+        env=child_environment(),
+        cwd=tmp_path,
+        capture_output=True,
+    )
+    assert result.returncode == 1
+    assert not (tmp_path / planned(STATIC).file).exists()
+    report = json.loads(report_of(planned(STATIC), tmp_path).read_text())
+    assert report["error"].startswith("google.protobuf.message.DecodeError: Error parsing message")
+    assert report["error"] in result.stderr.decode()
+    assert report["peak_bytes"] > 50e6
+
+
+def test_neural_compressors_own_reason_is_kept(
+    made: dict[str, Peer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It logs an exception and returns nothing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(onnx, "mapping", onnx_int8._types(), raising=False)
+    reason = r"Unexpected exception InvalidArgument\(.*Got invalid dimensions for input: image"
+    too_small = images(2)[..., :16].numpy()
+    with pytest.raises(RuntimeError, match=reason):
+        onnx_int8.neural_compressor(file_of(made[NAIVE]), too_small, tmp_path / "none.onnx")
+
+
+def test_children_end_with_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_plans(monkeypatch, NO_TOOL, planned(COREML))
+    started, start = [], make_module._start
+
+    def noting(*arguments: Any) -> Any:
+        started.append(start(*arguments))
+        return started[-1]
+
+    def interrupt(line: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(make_module, "_start", noting)
+    with pytest.raises(KeyboardInterrupt):
+        make(small(**LAYERS), images(2), tmp_path, progress=interrupt)
+    assert [child.process.returncode for child in started] == [1, -9]
+    assert {path.suffix for path in tmp_path.iterdir()} == {".log"}
+
+
+def test_peak_memory_is_the_childs_own() -> None:
+    """What the parent held when it started the child does not count."""
+    held = np.ones(400 << 20, np.uint8)
+    code = "from pipeline.commands.bench.peers.child import _peak_bytes; print(_peak_bytes())"
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", code], env=child_environment(), capture_output=True, check=True
+    )
+    assert held[-1] == 1
+    assert 10e6 < int(result.stdout) < 200e6

@@ -1,0 +1,192 @@
+"""Runs are verified and stores are cleared: what is damaged is named, what is needed stays."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.base.checksums import MANIFEST, seal
+from pipeline.base.errors import InputError
+from pipeline.base.locks import held
+from pipeline.base.store import PARTIAL
+from pipeline.commands.upkeep import removable, remove_all, verify
+from pipeline.recipe.recipe import load_recipes, resolved_yaml
+from pipeline.stages.finished_run import STAGES_FILE
+from tests.making.cli import DEVICE_RECIPES
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """The output of one run, with two stage results, and one result that no run needs."""
+    for stage in ("train-1", "fold-2", "fold-3"):
+        place = tmp_path / ".store" / stage
+        place.mkdir(parents=True)
+        (place / "result").write_text(stage)
+        seal(place)
+    (recipe,) = load_recipes([DEVICE_RECIPES["onnx"]])
+    directory = tmp_path / "run"
+    directory.mkdir()
+    (directory / "model.onnx").write_text("a model")
+    (directory / "recipe.yaml").write_text(resolved_yaml(recipe))
+    (directory / "labels.txt").write_text("zero\n")
+    places = {"train": "../.store/train-1", "fold": "../.store/fold-2"}
+    (directory / STAGES_FILE).write_text(json.dumps(places))
+    seal(directory)
+    return tmp_path
+
+
+def test_a_whole_run(out: Path) -> None:
+    (out / "run" / "debug.csv").write_text("added since")
+    looked_at, faults = verify(out / "run")
+    assert {place.name for place in looked_at} == {"run", "train-1", "fold-2"}
+    assert faults == []
+
+
+@pytest.mark.parametrize(
+    ("damaged", "says"),
+    [
+        ("run/model.onnx", "model.onnx is not what was written"),
+        ("run/labels.txt", "labels.txt is not what was written"),
+        (".store/train-1/result", "result is not what was written"),
+        (f".store/fold-2/{MANIFEST}", "not an entry"),
+    ],
+)
+def test_every_damage_is_named(out: Path, damaged: str, says: str) -> None:
+    (out / damaged).write_text("another")
+    _, (fault,) = verify(out / "run")
+    assert says in fault
+    assert str((out / damaged).parent) in fault
+
+
+def test_lost_results_are_named(out: Path) -> None:
+    shutil.rmtree(out / ".store" / "train-1")
+    _, (fault,) = verify(out / "run")
+    assert fault == f"{out / '.store' / 'train-1'}: {MANIFEST} is missing"
+
+
+def test_a_stage_outside_the_store_is_refused(out: Path) -> None:
+    (out / "run" / STAGES_FILE).write_text(json.dumps({"train": "../.store/train-1", "fold": "/"}))
+    seal(out / "run")
+    places, (fault,) = verify(out / "run")
+    assert len(places) == 3
+    where = out / "run" / STAGES_FILE
+    assert fault.startswith(f"{where}: says that stage fold is in /, which is not in {out}/.store")
+
+
+def test_a_store_that_is_elsewhere_is_named_as_the_run_names_it(out: Path) -> None:
+    (out / ".store").rename(out / "away")
+    (out / ".store").symlink_to("nowhere")
+    _, faults = verify(out / "run")
+    assert {fault.split(": ")[0] for fault in faults} == {
+        str(out / ".store" / "train-1"),
+        str(out / ".store" / "fold-2"),
+    }
+
+
+def names(out: Path) -> set[str]:
+    return {one.path.name for one in removable(out, out / ".store")}
+
+
+def left_over(out: Path) -> None:
+    """What killed processes leave."""
+    for name in (".making-fold-9-x", ".damaged-fold-9-y", ".old-fold-9-1", ".partial/train-9"):
+        (out / ".store" / name).mkdir(parents=True)
+        (out / ".store" / name / "part").write_bytes(bytes(1000))
+    (out / ".making-run").mkdir()
+    (out / ".store" / "images" / "kept").mkdir(parents=True)
+
+
+def test_what_no_run_needs_goes(out: Path) -> None:
+    left_over(out)
+    found = removable(out, out / ".store")
+    leftovers = {".making-fold-9-x", ".damaged-fold-9-y", ".old-fold-9-1", "train-9", ".making-run"}
+    assert {one.path.name for one in found} == {"fold-3", *leftovers}
+    assert {one.size_bytes for one in found if one.path.name in leftovers - {".making-run"}} == {
+        1000
+    }
+    remove_all(found)
+    assert names(out) == set()
+    assert verify(out / "run")[1] == []
+    assert (out / ".store" / "images" / "kept").is_dir()
+
+
+@pytest.fixture
+def busy(out: Path) -> Iterator[None]:
+    """A living process makes fold-9 and train-9, and publishes a run."""
+    locks = out / ".store" / ".locks"
+    with (
+        held(locks / "fold-9.json", lambda owner: None),
+        held(locks / "train-9.json", lambda owner: None),
+        held(locks / "publish-run.json", lambda owner: None),
+    ):
+        yield
+
+
+def test_what_a_living_process_works_on_stays(out: Path, busy: None) -> None:
+    left_over(out)
+    assert names(out) == {"fold-3"}
+
+
+def test_results_stay_while_a_run_is_at_work(out: Path) -> None:
+    left_over(out)
+    with held(out / ".store" / ".locks" / "run-here-1.json", lambda owner: None):
+        assert "fold-3" not in names(out)
+        assert ".damaged-fold-9-y" in names(out)
+    assert "fold-3" in names(out)
+
+
+def test_locks_of_ended_processes_go(out: Path) -> None:
+    lock = out / ".store" / ".locks" / "fold-9.json"
+    with held(lock, lambda owner: None):
+        owner = json.loads(lock.read_text())
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    lock.write_text(json.dumps(owner | {"pid": ended.pid}))
+    assert "fold-9.json" in names(out)
+    remove_all(removable(out, out / ".store"))
+    assert not lock.exists()
+
+
+def test_what_is_needed_must_be_known(out: Path) -> None:
+    (out / "run" / STAGES_FILE).write_text("{")
+    with pytest.raises(InputError, match=r"stages\.json: cannot be read .* run the recipe again"):
+        removable(out, out / ".store")
+    with pytest.raises(InputError, match="not a folder of runs"):
+        removable(out / "run", out / "run" / ".store")
+
+
+def test_links_are_removed_and_not_what_they_lead_to(
+    out: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "precious").write_text("x")
+    store = out / ".store"
+    for name in ("fold-link", ".making-link"):
+        (store / name).symlink_to(outside)
+    (store / "fold-file").write_text("a file where a folder belongs")
+    remove_all(removable(out, store))
+    assert not any((store / name).is_symlink() for name in ("fold-link", ".making-link"))
+    assert not (store / "fold-file").exists()
+    (store / PARTIAL).symlink_to(outside)
+    with pytest.raises(InputError, match=r"\.partial: is a link"):
+        removable(out, store)
+    assert (outside / "precious").read_text() == "x"
+
+
+def test_links_in_a_circle_are_no_results(out: Path) -> None:
+    (out / ".store" / "fold-loop").symlink_to("fold-loop")
+    (out / "run" / STAGES_FILE).write_text(json.dumps({"fold": "../.store/fold-loop"}))
+    assert "fold-loop" not in names(out)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "3", '{"train": "\\u0000"}'])
+def test_a_run_that_does_not_say_what_it_needs_keeps_everything(out: Path, content: str) -> None:
+    (out / "run" / STAGES_FILE).write_text(content)
+    with pytest.raises(InputError, match=r"stages\.json: cannot be read"):
+        removable(out, out / ".store")

@@ -1,0 +1,53 @@
+"""The size of a file is known before it is written: estimates beside files really written."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.compress.pruning import costs, sizes
+from pipeline.compress.pruning.groups import groups_of
+from pipeline.compress.quantization import qat
+from pipeline.compress.quantization.fold import float_program, quantized_program
+from pipeline.formats import format
+from pipeline.formats.coreml import file as coreml_file
+from pipeline.formats.onnx import file as onnx_file
+from pipeline.formats.tflite import file as tflite_file
+from pipeline.formats.write import SUFFIXES
+from pipeline.measure.timing import size_bytes
+from pipeline.networks.count import count
+from pipeline.networks.resnest.branches import branch_form
+from pipeline.networks.resnest.deploy import deploy_form
+from pipeline.networks.resnest.network import ResNeSt
+from tests.making.networks import randomise
+from tests.making.programs import SIDE, SMALL, coloured_noise
+
+WRITERS = {"onnx": onnx_file.write, "tflite": tflite_file.write, "coreml": coreml_file.write}
+
+
+@pytest.mark.parametrize("precision", ["int8", "float"])
+@pytest.mark.parametrize(("radix", "width"), [(2, 1 / 32), (2, 0.25), (1, 0.25)])
+def test_the_size_of_a_file_is_known_before_it_is_written(
+    radix: int, width: float, precision: str, tmp_path: Path
+) -> None:
+    """A description is most of so small a file, which makes this the hardest case."""
+    torch.manual_seed(0)
+    model = ResNeSt(replace(SMALL, radix=radix, width_multiplier=width)).eval()
+    randomise(model)
+    branched = branch_form(model)
+    groups = groups_of(branched, SIDE)
+    shapes = costs.layer_shapes(groups, count(branched, SIDE))
+    widths = {group.name: group.channels for group in groups}
+    deploy, example = deploy_form(branched), torch.zeros(2, 3, SIDE, SIDE)
+    if precision == "int8":
+        graph = qat.prepare(deploy, SIDE)
+        qat.calibrate(graph, lambda: [coloured_noise(8, seed=2)])
+        program = quantized_program(graph, example)
+    else:
+        program = float_program(deploy, example)
+    for form, write in WRITERS.items():
+        path = tmp_path / f"model{SUFFIXES[form]}"
+        write(program, path)
+        cost = sizes.size_mb(branched, shapes, groups, format.BYTES[form, precision])
+        assert cost.of(widths) == pytest.approx(size_bytes(path) / 1e6, rel=0.05), form

@@ -1,0 +1,63 @@
+"""Bundles as app teams get them: unpacked, and used through the code that is in them."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from pipeline.commands.bundle.write import contract_in
+from pipeline.formats.coreml import file as coreml_file
+
+
+def unpacked(archive: Path, folder: Path) -> Path:
+    """The one folder of an archive."""
+    with zipfile.ZipFile(archive) as packed:
+        assert packed.testzip() is None
+        packed.extractall(folder)
+    return folder / archive.stem
+
+
+def golden(bundle: Path) -> subprocess.CompletedProcess[str]:
+    """Run a bundle's own check, as on another computer: without this package."""
+    return subprocess.run(
+        [sys.executable, "-P", bundle / "python" / "classify.py", "--golden"],
+        cwd=bundle.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def code_of(bundle: Path) -> ModuleType:
+    """The Python code of a bundle, to run in parts."""
+    spec = importlib.util.spec_from_file_location("classify", bundle / "python" / "classify.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def reference(bundle: Path) -> Callable[[Any], Any]:
+    """In place of Core ML, which runs on Apple systems only: the reference evaluator.
+
+    It takes what the bundle's code makes for Core ML, an array or a PIL image.
+    """
+    runnable = coreml_file.ReferenceRunnable(bundle / contract_in(bundle).file)
+
+    def run(given: Any) -> Any:
+        if not isinstance(given, np.ndarray):
+            given = np.asarray(given).transpose(2, 0, 1)[None]
+        runnable.set_input(given.astype(np.float32))
+        runnable.invoke()
+        return runnable.output()[0]
+
+    return run

@@ -1,0 +1,538 @@
+"""Recipes: what loads, what is refused, and how the refusal reads."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.base.errors import InputError
+from pipeline.recipe.compression import PruneConfig
+from pipeline.recipe.recipe import Recipe, load_recipes, resolved_yaml
+
+WHOLE = """\
+model:
+  name: resnest50
+data:
+  kind: digits
+train:
+  epochs: 2
+  batch_size: 32
+  learning_rate: 0.1
+qat:
+  train: {epochs: 1, batch_size: 8, learning_rate: 1e-4}
+target:
+  device: test
+  format: onnx
+  precision: int8
+"""
+TRAIN = "{epochs: 1, batch_size: 8, learning_rate: 0.1}"
+PRUNE = f"prune: {{macs: 0.5, finetune: {TRAIN}}}\n"
+SPARSIFY = f"sparsify: {{sparsity: 0.5, pattern: '1x1', train: {TRAIN}}}\n"
+FOLDERS = "data: {kind: image_folder, train: a, test: {real: b}}\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory that holds whole.yaml."""
+    monkeypatch.chdir(tmp_path)
+    Path("whole.yaml").write_text(WHOLE)
+    return tmp_path
+
+
+def load(text: str, *overrides: str, name: str = "x.yaml") -> Recipe:
+    Path(name).write_text(text)
+    (recipe,) = load_recipes([Path(name)], overrides)
+    return recipe
+
+
+def problems(text: str, *overrides: str) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        load(text, *overrides)
+    return str(caught.value).splitlines()
+
+
+def changed(text: str) -> str:
+    return f"extends: whole.yaml\n{text}"
+
+
+def test_a_whole_recipe_loads_with_defaults(folder: Path) -> None:
+    recipe = load(WHOLE, name="my-phone.yaml")
+    assert recipe.name == "my-phone"
+    assert recipe.qat.train.learning_rate == 1e-4
+    assert recipe.prune is None
+    assert recipe.model.input_size == 224
+    assert (recipe.measure.warmup, recipe.measure.rounds) == (5, 30)
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.seed = 1
+
+
+def test_every_problem_of_every_file_comes_at_once(folder: Path) -> None:
+    Path("a.yaml").write_text(WHOLE.replace("epochs: 2", "epochs: -3").replace("onnx", "onxx"))
+    Path("b.yaml").write_text("model: [")
+    Path("c.yaml").write_text(WHOLE.replace("  epochs: 2", "  epoch: 2"))
+    with pytest.raises(InputError) as caught:
+        load_recipes([Path(f"{name}.yaml") for name in "abc"], ["seed=x", "broken"])
+    assert str(caught.value).splitlines() == [
+        "--set broken: must be key=value, such as train.epochs=3",
+        "--set seed=x: seed: got 'x'; must be a whole number >= 0 and <= 4294967295",
+        "a.yaml:6: train.epochs: got -3; must be a whole number >= 0 and <= 100000",
+        "a.yaml:13: target.format: got 'onxx'; must be one of onnx, tflite, coreml; "
+        "did you mean 'onnx'?",
+        "b.yaml:1: not valid YAML: while parsing a flow node "
+        "expected the node content, but found '<stream end>'",
+        "c.yaml:5: train.epochs: missing; add it: a whole number >= 0 and <= 100000",
+        "c.yaml:6: train.epoch: unknown key 'epoch'; did you mean 'epochs'? allowed: "
+        "epochs, batch_size, accumulate, sync_bn, learning_rate, learning_rate_batch, "
+        "momentum, weight_decay, warmup_epochs, milestones, "
+        "label_smoothing, mixup, cutmix, dropblock, dropout, ema, clip_norm, "
+        "precision, sizes, shrink, augment",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("train: {epochs: '3'}", "train.epochs: got '3'; must be a whole number >= 0 and "
+         "<= 100000; remove the quotes"),
+        ("train: {epochs: true}", "train.epochs: got true; must be a whole number"),
+        ("train: {epochs: 2.0}", "train.epochs: got 2.0; must be a whole number"),
+        ("train: {epochs: }", "train.epochs: removed by null, but needed; add it: a whole"),
+        ("train: {learning_rate: .nan}", "train.learning_rate: got nan; must be a number > 0"),
+        ("train: {learning_rate: .inf}", "train.learning_rate: got .inf; must be a number > 0"),
+        ("train: {learning_rate: 1e999}", "train.learning_rate: got .inf; must be a number > 0"),
+        ("train: {learning_rate: true}", "train.learning_rate: got true; must be a number > 0"),
+        ("train: {momentum: 1}", "train.momentum: got 1; must be a number >= 0 and < 1"),
+        ("train: {clip_norm: 0}", "train.clip_norm: got 0; must be a number > 0 or null"),
+        ("train: {augment: {flip: yes}}", "train.augment.flip: got 'yes'; must be true or false"),
+        ("train: {augment: {flip: 1}}", "train.augment.flip: got 1; must be true or false"),
+        ("train: 5", "train: got 5; must be a mapping with the keys epochs, batch_size,"),
+        ("model: {input_size: 33}", "model.input_size: got 33; must be a whole number >= 32 and "
+         "<= 1024, a multiple of 32"),
+        ("model: {layers: [3, 4, 6]}", "model.layers: got [3, 4, 6]; must be a list of 4, each a "
+         "whole number >= 1 and <= 1000 or null"),
+        ("model: {layers: [3, 4, 6, 3, 1]}", "model.layers: got [3, 4, 6, 3, 1]; must be a list"),
+        ("model: {layers: [3, 4, 6, x]}", "model.layers.3: got 'x'; must be a whole number >= 1"),
+        ("model: {radix: 3}", "model.radix: got 3; must be one of 1, 2, 4 or null"),
+        ("model: {stem: large}", "model.stem: got 'large'; must be one of deep, small or null"),
+        ("model: {stem: smal}", "model.stem: got 'smal'; must be one of deep, small or null; did "
+         "you mean 'small'?"),
+        ("model: {radix: true}", "model.radix: got true; must be one of 1, 2, 4 or null"),
+        ("model: {checkpoint: weights.bin}", "model.checkpoint: got 'weights.bin'; must be a path "
+         "that ends in .safetensors, .pt or .pth, timm:NAME or null"),
+        ("model: {name: resnet50}", "model.name: got 'resnet50'; must be one of resnest14,"),
+        ("data: {path: x}", "data.path: unknown key 'path'; allowed: kind"),
+        ("data: {kind: imagefolder}", "data.kind: got 'imagefolder'; must be one of cifar10, "
+         "cifar100, digits, image_folder; did you mean 'image_folder'?"),
+        ("data: {kind: cifar10}", "data.path: missing; add it: a path"),
+        ("data: {kind: null}", "data.kind: removed by null, but needed; add it: one of cifar10,"),
+        ("data: {kind: cifar10, path: ''}", "data.path: got ''; must be a path"),
+        ("data: {kind: cifar10, path: 5}", "data.path: got 5; must be a path"),
+        ("data: []", "data: got []; must be a mapping with kind: one of cifar10,"),
+        (FOLDERS.replace("{real: b}", "{}"), "data.test: got {}; must be a mapping of names with"),
+        (FOLDERS.replace("real", "a/b"), "data.test.'a/b': the key 'a/b' must be up to 100 of"),
+        (FOLDERS.replace("b}}", "b}, std: [1, 1, 0]}"), "data.std.2: got 0; must be a number > 0"),
+        (
+            "target: {device: 5}",
+            "target.device: got 5; must be text, not empty, at most 200 characters; put it in "
+            "quotes",
+        ),
+        ("name: ../up", "name: got '../up'; must be up to 100 of a-z, 0-9,"),
+        ("name: a..b", "name: got 'a..b'; must be up to 100 of a-z, 0-9,"),
+        ("prune: {macs: 0}", "prune.macs: got 0; must be a number > 0 and <= 1"),
+        (PRUNE.replace("macs: 0.5", "latency: 30s"), "prune.latency: got '30s'; must be a share of "
+         "the unpruned file's time above 0 and up to 1, or a time such as 30 ms"),
+        (PRUNE.replace("macs: 0.5", "latency: 1.5"), "prune.latency: got 1.5; must be a share"),
+        (PRUNE.replace("macs: 0.5", "latency: 0 ms"), "prune.latency: got '0 ms'; must be a share"),
+        (PRUNE.replace("macs: 0.5", "latency: true"), "prune.latency: got true; must be a share"),
+        (PRUNE.replace("macs: 0.5", "seed: 1"), "prune.seed: unknown key 'seed'; allowed: macs, "
+         "params, size_mb, latency,"),
+        (PRUNE.replace("macs: 0.5,", ""), "prune: got {"),
+        (PRUNE.replace("0.5", "0.5, criterion: tailor"), "prune.criterion: got 'tailor'; must be "
+         "one of l1, l2, bn_scale, taylor, fisher; did you mean 'taylor'?"),
+        (PRUNE.replace("0.5", "0.5, distill: {weight: 2}"), "prune.distill.weight: got 2; must be "
+         "a number >= 0 and <= 1"),
+        (SPARSIFY.replace("1x1", "4:2"), "sparsify: got {"),
+        (SPARSIFY.replace("1x1", "half"), "sparsify.pattern: got 'half'; must be 1x1, blocks such "
+         "as 4x1, or N:M such as 2:4"),
+        ("qat: {milestones: {freeze_bn: 0.2}}", "qat.milestones.freeze_bn: got 0.2; "
+         "must be >= freeze_observers, which is 0.5"),
+        ("qat: {milestones: {observe: 0.3}}", "qat.milestones.fake_quantize: got 0.1; "
+         "must be >= observe, which is 0.3 (here the default)"),
+        ("trian: {epochs: 1}", "trian: unknown key 'trian'; did you mean 'train'? allowed: "
+         "extends, name,"),
+        ("seed: null", "seed: got null; must be a whole number"),
+        ("seed: 1_000", "seed: got '1_000'; must be a whole number"),
+        ("seed: 1:30", "seed: got '1:30'; must be a whole number"),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_named_with_its_line_and_what_is_allowed(
+    folder: Path, text: str, line: str
+) -> None:
+    found = problems(changed(text))
+    assert any(problem.startswith(f"x.yaml:2: {line}") for problem in found), found
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (PRUNE.replace("macs: 0.5,", ""), "give one of macs, params, size_mb, latency, not none"),
+        (PRUNE.replace("0.5", "0.5, params: 0.4"), "size_mb, latency, not macs and params"),
+        (SPARSIFY.replace("1x1", "4:2"), "pattern: got 4:2; N must be < M"),
+        (SPARSIFY.replace("1x1", "1:4"), "sparsity: got 0.5; pattern 1:4 gives 0.25"),
+        (SPARSIFY.replace("0.5", "0.5, start: 0.7"), "end: got 0.5; must be >= start, which is"),
+    ],
+)
+def test_values_that_contradict_each_other_are_named(folder: Path, text: str, problem: str) -> None:
+    (found,) = problems(changed(text))
+    assert problem in found
+
+
+def test_a_latency_is_a_share_or_a_time(folder: Path) -> None:
+    def prune(latency: str) -> PruneConfig | None:
+        return load(changed(PRUNE.replace("macs: 0.5", f"latency: {latency}"))).prune
+
+    for text, share, milliseconds in (
+        ("0.5", 0.5, None),
+        ("1", 1, None),
+        ("30 ms", "30 ms", 30.0),
+        ("2.5ms", "2.5ms", 2.5),
+        ("0.25 ms", "0.25 ms", 0.25),
+    ):
+        found = prune(text)
+        assert found is not None
+        assert (found.latency, found.milliseconds) == (share, milliseconds)
+    assert changed_macs(load(changed(PRUNE))) == (0.5, None)
+
+
+def changed_macs(recipe: Recipe) -> tuple[object, float | None]:
+    assert recipe.prune is not None
+    return recipe.prune.macs, recipe.prune.milliseconds
+
+
+def test_a_bad_inherited_value_is_named_where_it_stands_and_once(folder: Path) -> None:
+    Path("base.yaml").write_text(WHOLE.replace("batch_size: 32", "batch_size: 1"))
+    for name in ("a", "b"):
+        Path(f"{name}.yaml").write_text("extends: base.yaml\n")
+    with pytest.raises(InputError) as caught:
+        load_recipes([Path("a.yaml"), Path("b.yaml")])
+    assert str(caught.value) == (
+        "base.yaml:7: train.batch_size: got 1; must be a whole number >= 2 and <= 65536"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("", "x.yaml:1: the file is empty; must hold a recipe"),
+        ("- 1\n", "x.yaml:1: got [1]; must be a mapping (key: value lines)"),
+        ("a: 1\nb: \x07\n", "x.yaml:2: holds the control character 7; remove it"),
+        (b"a: 1\nb: \xff\n", "x.yaml:2: not UTF-8 text; save the file as UTF-8"),
+        ("a: !!python/object/apply:os.getcwd []\n", "x.yaml:1: the tag"),
+        ("a: 1\nb: !!binary aGk=\n", "x.yaml:2: the tag"),
+        ("a: !!int x\n", "x.yaml:1: got 'x', which is no int"),
+        ('a: "\\ud800"\n', "x.yaml:1: got '\\ud800'; half a character; remove it"),
+        ("a: " + "9" * 5000, "x.yaml:1: got a number of 5000 digits; use fewer"),
+        ("---\na: 1\n---\nb: 2\n", "x.yaml:3: not valid YAML: expected a single document"),
+        ("[" * 1000, "x.yaml:1: not valid YAML: must have at most 20 levels"),
+        ("a: [" + "1," * 30_000 + "]", "x.yaml:1: not valid YAML: must have at most 20 levels"),
+        ("#" * (1 << 20) + "\n", "x.yaml:1: larger than 1 MiB; a recipe must be smaller"),
+        ("a: *b\n", "x.yaml:1: not valid YAML: found undefined alias 'b'"),
+        ('a: "\\Uffffffff"\n', "x.yaml:1: not valid YAML: "),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused(folder: Path, content: str | bytes, line: str) -> None:
+    Path("x.yaml").write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(InputError) as caught:
+        load_recipes([Path("x.yaml")])
+    assert str(caught.value).startswith(line), str(caught.value)[:300]
+
+
+def test_a_recursive_alias_and_an_alias_bomb_are_refused(folder: Path) -> None:
+    (line,) = problems("a: &a {b: *a}\n")
+    assert line.startswith("x.yaml:1: aliases (*name) make more than 20 levels")
+    bomb = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)
+    )
+    (line,) = problems(bomb)
+    assert "aliases (*name) make more than 20 levels and 10000 values; use fewer" in line
+
+
+def test_duplicate_and_unreadable_keys_are_refused_with_all_else(folder: Path) -> None:
+    text = "seed: 1\nseed: 2\n5: x\n[a]: y\n<<: {a: 1}\nthreads: 0\n"
+    assert problems(changed(text)) == [
+        "x.yaml:3: duplicate key 'seed' (also at x.yaml:2); remove one",
+        "x.yaml:4: key '5': must be text; put it in quotes",
+        "x.yaml:5: key 'a list': must be text; put it in quotes",
+        "x.yaml:6: '<<' is not supported; use 'extends' or *name",
+        "x.yaml:7: threads: got 0; must be a whole number >= 1 and <= 1024",
+    ]
+
+
+def test_missing_files_folders_and_an_empty_call_are_refused(folder: Path) -> None:
+    Path("sub").mkdir()
+    with pytest.raises(InputError) as caught:
+        load_recipes([Path("nope.yaml"), Path("sub"), Path("a\0b")])
+    assert str(caught.value).splitlines() == [
+        "nope.yaml:1: no such file; check the name",
+        "sub:1: is a folder; name the YAML file itself",
+        "a\0b:1: no such file; check the name",
+    ]
+    with pytest.raises(InputError, match="name at least one YAML file"):
+        load_recipes([])
+
+
+def test_extends_merges_deeply_along_a_chain(folder: Path) -> None:
+    Path("sub").mkdir()
+    Path("mid.yaml").write_text(
+        changed("train: {momentum: 0.5}\nprune: {macs: 0.5, finetune: &t\n"
+                "  {epochs: 1, batch_size: 4, learning_rate: 1.e-2}}\n")
+    )  # fmt: skip
+    recipe = load("extends: ../mid.yaml\ntrain: {epochs: 7}\n", name="sub/leaf.yaml")
+    assert (recipe.train.epochs, recipe.train.momentum, recipe.train.batch_size) == (7, 0.5, 32)
+    assert recipe.prune is not None
+    assert recipe.prune.finetune.learning_rate == 0.01
+    assert load("extends: ../mid.yaml\nprune: null\n", name="sub/leaf.yaml").prune is None
+    base = Path("mid.yaml").read_text() + FOLDERS
+    Path("mid.yaml").write_text(base)
+    text = "extends: mid.yaml\ndata: {kind: digits, train: null, test: null}\n"
+    assert load(text).data.kind == "digits"
+
+
+def test_a_fault_in_a_base_names_who_extends_it(folder: Path) -> None:
+    Path("y.yaml").write_bytes(b"extends: z.yaml\n")
+    Path("z.yaml").write_bytes(b"a\0b")
+    (problem,) = problems("\nextends: y.yaml\n")
+    assert problem.startswith("z.yaml:1: holds the control character")
+    assert problem.endswith(" (y.yaml:1 extends it)")
+    Path("y.yaml").write_bytes(b"[")
+    (problem,) = problems("\nextends: y.yaml\n")
+    assert problem.endswith(" (x.yaml:2 extends it)")
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ("x.yaml", "x.yaml:1: extends: goes round in a circle: x.yaml -> x.yaml; remove one"),
+        ("nope.yaml", "x.yaml:1: extends: nope.yaml: no such file; check the name"),
+        (".", "x.yaml:1: extends: .: is a folder; name the YAML file itself"),
+        ("[a, b]", "x.yaml:1: extends: got ['a', 'b']; must be one file, such as base.yaml"),
+        ("", "x.yaml:1: extends: got null; must be one file, such as base.yaml"),
+    ],
+)
+def test_a_bad_extends_is_refused(folder: Path, value: str, line: str) -> None:
+    (problem,) = problems(f"extends: {value}\n")
+    assert problem.startswith(line), problem
+
+
+def test_a_longer_circle_is_shown_whole(folder: Path) -> None:
+    Path("y.yaml").write_text("seed: 1\nextends: z.yaml\n")
+    Path("z.yaml").write_text("extends: ./x.yaml\n")
+    assert problems("extends: y.yaml\n") == [
+        "z.yaml:1: extends: goes round in a circle: x.yaml -> y.yaml -> z.yaml -> x.yaml; "
+        "remove one 'extends'"
+    ]
+
+
+def test_paths_are_relative_to_the_file_that_names_them(folder: Path) -> None:
+    Path("sub").mkdir()
+    Path("sub/base.yaml").write_text(
+        WHOLE.replace("kind: digits", "{kind: image_folder, train: a, test: {real: ../b}}")
+    )
+    text = "extends: sub/base.yaml\nmodel: {checkpoint: w.pth}\ndata: {test: {far: /c}}\n"
+    recipe = load(text, "data.train=d", name="x.yaml")
+    assert recipe.model.checkpoint == str(folder / "w.pth")
+    assert recipe.data.kind == "image_folder"
+    assert recipe.data.train == folder / "d"
+    assert recipe.data.test == {"real": folder / "b", "far": Path("/c")}
+    home = load(text, "model.checkpoint=~/w.pt").model.checkpoint
+    assert home == os.path.expanduser("~/w.pt")
+
+
+def test_overrides_are_yaml_and_the_last_one_wins(folder: Path) -> None:
+    recipe = load(
+        WHOLE, "seed=1", "seed=7", "train.learning_rate=1e-4", "train={epochs: 9}",
+        "model.layers=[1, 1, 1, 1]", "target.device=a b", "qat.milestones={}", "budgets.size_mb=",
+    )  # fmt: skip
+    assert (recipe.seed, recipe.train.epochs, recipe.train.batch_size) == (7, 9, 32)
+    assert recipe.train.learning_rate == 1e-4
+    assert recipe.model.layers == (1, 1, 1, 1)
+    assert recipe.target.device == "a b"
+    assert recipe.budgets.size_mb is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ("=1", "--set =1: must be key=value"),
+        ("a..b=1", "--set a..b=1: must be key=value"),
+        ("extends=y", "--set extends=y: 'extends' cannot be set here"),
+        ("seed=[", "--set seed=[: the value is not valid YAML: expected the node content"),
+        ("seed=a\nb: c", "--set 'seed=a\\nb: c': the value is not valid YAML: mapping values"),
+        ("seed=\a", "--set 'seed=\\x07': the value is not valid YAML: put the value in quotes"),
+        ("seed=!!set {}", "--set seed=!!set {}: the tag"),
+        ("seed.x=1", "--set seed.x=1: seed: got {x: 1}; must be a whole number"),
+        ("target=null", "--set target=null: target: removed by null, but needed; add it"),
+        ("epochs=1", "--set epochs=1: epochs: unknown key 'epochs'; allowed: extends, name"),
+    ],
+)
+def test_a_bad_override_is_refused(folder: Path, setting: str, line: str) -> None:
+    (problem,) = problems(WHOLE, setting)
+    assert problem.startswith(line), problem
+
+
+def test_what_an_override_lacks_is_missing_in_the_file(folder: Path) -> None:
+    assert problems(WHOLE, "prune.macs=0.5") == [
+        "--set prune.macs=0.5: prune.finetune: missing; add it: a mapping with the keys epochs, "
+        "batch_size, accumulate, sync_bn, learning_rate, learning_rate_batch, "
+        "momentum, weight_decay, warmup_epochs, milestones, "
+        "label_smoothing, mixup, cutmix, dropblock, dropout, ema, clip_norm, "
+        "precision, sizes, shrink, augment"
+    ]
+    (line,) = problems(WHOLE.replace("  device: test\n", ""), "target.format=tflite")
+    assert (
+        line == "x.yaml:11: target.device: missing; add it: text, not empty, at most 200 characters"
+    )
+
+
+@pytest.mark.parametrize("part", ["train", "prune.finetune"])
+def test_a_part_larger_than_the_image_is_refused(folder: Path, part: str) -> None:
+    finetune = "{epochs: 1, batch_size: 8, learning_rate: 0.1}"
+    prune = f"prune={{macs: 0.5, finetune: {finetune}}}"
+    sizes = f"{part}.sizes=[64, 256]"
+    load(WHOLE, prune, sizes)
+    (line,) = problems(WHOLE, prune, sizes, f"{part}.shrink=crop")
+    assert "sizes: got 256; a part cut out of an image is at most model.input_size" in line
+
+
+def test_two_recipes_of_one_name_are_refused(folder: Path) -> None:
+    Path("y.yaml").write_text(changed("name: whole\n"))
+    with pytest.raises(InputError) as caught:
+        load_recipes([Path("whole.yaml"), Path("y.yaml")])
+    assert str(caught.value) == (
+        "y.yaml:2: name: got 'whole', the name of whole.yaml too; "
+        "give every recipe of a run its own"
+    )
+    (problem,) = problems_of_file("My Phone.yaml")
+    assert problem.startswith("My Phone.yaml:1: name: got 'My Phone'; must be up to 100 of a-z")
+
+
+def problems_of_file(name: str) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        load(WHOLE, name=name)
+    return str(caught.value).splitlines()
+
+
+numbers = st.floats(min_value=1e-12, max_value=1e12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    device=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200)
+    | st.sampled_from(["1e5", "0o17", "yes", "~", "null", "1:30", "2020-01-01", "<<", "=", ".5"]),
+    rate=numbers,
+    name=st.from_regex(r"[a-z0-9](\.?[a-z0-9_-]){0,20}", fullmatch=True),
+)
+def test_a_resolved_recipe_loads_as_itself(
+    tmp_path_factory: pytest.TempPathFactory, device: str, rate: float, name: str
+) -> None:
+    data = yaml.safe_load(WHOLE) | {"name": name}
+    data["qat"]["train"]["learning_rate"] = rate
+    data["target"]["device"] = device
+    recipe = Recipe.model_validate(data)
+    path = tmp_path_factory.getbasetemp() / "resolved.yaml"
+    path.write_text(resolved_yaml(recipe))
+    assert load_recipes([path]) == [recipe]
+    assert resolved_yaml(load_recipes([path])[0]) == resolved_yaml(recipe)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    section=st.sampled_from(["", "model.", "data.", "train.augment.", "qat.milestones."]),
+    key=st.text(min_size=1, max_size=12).filter(lambda k: not set(k) & set("=.") and k.strip()),
+)
+def test_an_unknown_key_never_passes(
+    tmp_path_factory: pytest.TempPathFactory, section: str, key: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "unknown.yaml"
+    path.write_text(WHOLE)
+    key = f"_{key.strip()}"  # no known key begins so
+    with pytest.raises(InputError) as caught:
+        load_recipes([path], [f"{section}{key}=1"])
+    (line,) = str(caught.value).split("\n")
+    assert f"unknown key {key!r}" in line
+    assert "allowed: " in line
+
+
+MARKS = "extends: x.yaml &a *a !!int !!map ? - [ ] { } , | > ' \" ~ << # %"
+KEYS = """
+name description seed threads model data train prune qat target budgets measure model.name
+model.layers model.radix model.checkpoint model.avd data.kind data.test data.train data.mean
+train.epochs train.augment train.augment.flip qat.milestones qat.milestones.observe
+target.device budgets.size_mb prune.finetune
+"""
+words = st.sampled_from(f"{WHOLE} {MARKS}".split())
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    text=st.binary(max_size=80)
+    | st.text(max_size=80).map(lambda text: text.encode("utf-8", "surrogatepass"))
+    | st.lists(st.tuples(words, st.sampled_from([" ", "\n", "\n  "])), max_size=25).map(
+        lambda pairs: "".join(map("".join, pairs)).encode()
+    )
+)
+def test_any_text_gives_a_recipe_or_an_input_error(
+    tmp_path_factory: pytest.TempPathFactory, text: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "x.yaml"
+    path.write_bytes(text)
+    with pytest.raises(InputError, match=re.escape(str(path))):
+        load_recipes([path])
+
+
+@settings(max_examples=70, deadline=None)
+@given(
+    key=st.sampled_from(KEYS.split()),
+    value=values,
+    folders=st.booleans(),
+)
+def test_any_value_gives_a_recipe_or_an_input_error(
+    tmp_path_factory: pytest.TempPathFactory, key: str, value: object, folders: bool
+) -> None:
+    data = yaml.safe_load(WHOLE) | (yaml.safe_load(FOLDERS) if folders else {})
+    at = data
+    *parents, last = key.split(".")
+    for parent in parents:
+        at = at.setdefault(parent, {})
+    at[last] = value
+    path = tmp_path_factory.getbasetemp() / "x.yaml"
+    path.write_text(yaml.safe_dump(data))
+    try:
+        (recipe,) = load_recipes([path])
+    except InputError as error:
+        for line in str(error).split("\n"):
+            assert re.match(re.escape(str(path)) + r":\d+: ", line)
+    else:
+        assert isinstance(recipe, Recipe)
+
+
+def test_importing_is_light() -> None:
+    code = (
+        "import sys, pipeline.recipe; "
+        "print([m for m in ('torch', 'numpy', 'tensorflow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,594 @@
+"""The report: what people read, what programs read, and the files of both."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from pipeline.base.machine import CodeInfo, HostInfo
+from pipeline.formats.format import ScalesExact
+from pipeline.measure.baseline.record import Baseline
+from pipeline.measure.latency import Latency, latency_of, speedup
+from pipeline.measure.parity_record import OutputSteps, Parity
+from pipeline.networks.model_info import ModelInfo
+from pipeline.recipe.recipe import RecipeInfo
+from pipeline.report import write
+from pipeline.report.markdown import render
+from pipeline.report.records import (
+    DataInfo,
+    Pruning,
+    Report,
+    StageRecord,
+    TargetResult,
+    all_met,
+    budget,
+)
+from pipeline.report.words import markdown_text, percent
+from pipeline.report.write import combine, json_schema, write_report
+from pipeline.tasks.accuracy import Accuracy, accuracy_drop_pt
+
+SCHEMA = Path(write.__file__).parent / "report.schema.json"
+MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+NO_PHONE = "Core ML runs on Apple systems only."
+FLOAT = latency_of([84.0, 85.4, 90.0], threads=1, batch=1)
+TOP1 = Accuracy(top1=0.98, top5=1.0, images=450)
+
+
+def float_model(**changes: Any) -> Baseline:
+    whole = {
+        "device": "Example CPU",
+        "device_kind": "cpu",
+        "measured_here": True,
+        "accuracy": {"test": TOP1},
+        "latency_ms": FLOAT,
+        "size_bytes": 102_400_000,
+    }
+    return Baseline(**(whole | changes))
+
+
+def parity(**changes: Any) -> Parity:
+    whole = {
+        "images": 630,
+        "agreement": 1.0,
+        "steps": OutputSteps(median=0, p99=1, largest=3, differing=0.02),
+        "rounding": OutputSteps(median=0, p99=2, largest=4, differing=0.03),
+        "difference": None,
+        "layers": 80,
+        "layers_alike": 80,
+        "passed": True,
+    }
+    return Parity(**(whole | changes))
+
+
+def target(
+    name: str = "android",
+    top1: float | None = 0.9755,
+    latency: Latency | None = None,
+    size_bytes: int = 6_800_000,
+    limits: tuple[float, float, float] = (1.0, 7.0, 2.0),
+    **changes: Any,
+) -> TargetResult:
+    """A file that was measured, or with `top1` None one that nothing here can run."""
+    runs = top1 is not None
+    accuracy = {"test": Accuracy(top1=top1, top5=1.0, images=450)} if top1 is not None else None
+    latency = (latency or latency_of([20.0, 21.35, 23.0], threads=1, batch=1)) if runs else None
+    missing = None if runs else NO_PHONE
+    drop, faster = accuracy_drop_pt({"test": TOP1}, accuracy), speedup(FLOAT, latency)
+    budgets = (
+        budget("accuracy_drop_pt", limits[0], drop, missing),
+        budget("size_mb", limits[1], size_bytes / 1e6),
+        budget("speedup", limits[2], faster, missing),
+    )
+    whole = {
+        "name": name,
+        "device": "Pixel 8",
+        "format": "tflite",
+        "precision": "int8",
+        "runtime": "LiteRT 2.1.0",
+        "input": "normalized",
+        "evaluated": "runtime",
+        "path": f"{name}.tflite",
+        "sha256": "a" * 64,
+        "size_bytes": size_bytes,
+        "download_bytes": 6_100_000,
+        "accuracy": accuracy,
+        "accuracy_missing": missing,
+        "accuracy_drop_pt": drop,
+        "agreement": 0.996 if runs else None,
+        "parity": parity(),
+        "scales_exact": ScalesExact(same=191, total=192) if runs else None,
+        "scales_missing": missing,
+        "int8_coverage": 0.99996 if runs else None,
+        "coverage_missing": missing,
+        "ops": {"CONV_2D": 60},
+        "partitions": 1,
+        "latency_ms": latency,
+        "latency_missing": missing,
+        "speedup": faster,
+        "speedup_missing": missing,
+        "budgets": budgets,
+        "passed": all_met(budgets),
+    }
+    return TargetResult(**(whole | changes))
+
+
+def report(*targets: TargetResult, name: str = "android", **changes: Any) -> Report:
+    targets = targets or (target(),)
+    whole = {
+        "recipe": RecipeInfo(name=name, sha256="b" * 64),
+        "code": CodeInfo(version="0.1.0", commit=None),
+        "host": HostInfo(cpu="Example CPU", cores=2, gpu=None),
+        "tools": {"torch": "2.12.1"},
+        "model": ModelInfo(
+            name="resnest50",
+            block="bottleneck",
+            input_shape=(1, 3, 224, 224),
+            num_classes=10,
+            params=25_600_000,
+            macs=5_400_000_000,
+        ),
+        "data": DataInfo(
+            name="digits", sha256="c" * 64, train_images=1167, test_sets={"test": 450}
+        ),
+        "baseline": float_model(),
+        "float_cpu": float_model(),
+        "stages": (
+            StageRecord(
+                name="baseline",
+                status="reused",
+                seconds=12.5,
+                params=25_600_000,
+                macs=5_400_000_000,
+                top1=0.98,
+            ),
+            StageRecord(name="export", status="done", seconds=61.0),
+        ),
+        "targets": targets,
+        "passed": all(item.passed for item in targets),
+    }
+    return Report(**(whole | changes))
+
+
+def rows(markdown: str, table: int = 0) -> dict[str, dict[str, str]]:
+    """Cells of a table of the rendered Markdown by the text of their row and column."""
+    tokens = MARKDOWN.parse(markdown)
+    starts = [index for index, token in enumerate(tokens) if token.type == "table_open"]
+    lines: list[list[str]] = []
+    for token in tokens[starts[table] :]:
+        if token.type == "table_close":
+            break
+        if token.type == "tr_open":
+            lines.append([])
+        elif token.type == "inline":
+            assert token.children is not None
+            lines[-1].append("".join(child.content for child in token.children))
+    header, *body = lines
+    assert all(len(line) == len(header) for line in body)
+    return {line[0]: dict(zip(header, line, strict=True)) for line in body}
+
+
+def test_the_table_says_it_in_a_minute() -> None:
+    text = render(report())
+    table = rows(text)
+    assert list(table) == ["float baseline", "android"]
+    assert table["float baseline"]["size MB"] == "102"
+    assert table["float baseline"]["top-1"] == "98.00 %"
+    assert table["float baseline"]["latency"] == "85.4 ms (84.3 to 89.1), 1 thread"
+    assert table["android"] == {
+        "target": "android",
+        "device": "Pixel 8",
+        "format": "tflite int8, LiteRT 2.1.0",
+        "size MB": "6.80 (15.1x smaller)",
+        "download MB": "6.10",
+        "top-1": "97.55 % (drop 0.450 pt)",
+        "speedup": "4.00x (float 85.4 ms)",
+        "latency": "21.4 ms (20.3 to 22.7), 1 thread",
+        "int8": "99.996 %",
+        "scales": "191/192",
+        "budgets": "met",
+    }
+    assert "**Passed**: 3 of 3 budgets met." in text
+    assert "- Tools: torch 2.12.1" in text
+    assert "1 x 3 x 224 x 224, classes: 10, 25.6 M params, 5.40 G MACs" in text
+
+
+def pruning_row(found: Pruning | None, **changes: Any) -> dict[str, str]:
+    text = render(report(target(pruning=found, **changes)))
+    return rows(text, table=1)["android"]
+
+
+def test_what_pruning_was_to_reach_and_reached() -> None:
+    macs = Pruning(goal="macs", asked=0.5, unit="share", predicted=0.499, reached=0.499)
+    row = pruning_row(macs, sparsity=0.5)
+    assert list(row.values())[1:] == [
+        *("MACs, share of the float network's", "0.500", "0.499", "0.499", "+0.0 %", "n/a"),
+        "50.00 %",
+    ]
+    time = Pruning(
+        goal="latency", asked=0.5, unit="share", predicted=0.48, reached=0.5, reached_share=0.5,
+        first_predicted=0.5, first_measured=0.53,
+    )  # fmt: skip
+    row = pruning_row(time)
+    assert list(row.values())[1:6] == ["time of the file", "0.500", "0.480", "0.500", "-4.0 %"]
+    assert row["before correction, predicted and measured"] == "0.500, 0.530"
+    milliseconds = Pruning(
+        goal="latency", asked=30, unit="ms", predicted=30, reached=33, reached_share=0.6
+    )
+    assert pruning_row(milliseconds)["reached"] == "33.0 ms (0.600 of the unpruned file's time)"
+    nowhere = Pruning(
+        goal="latency", asked=30, unit="ms", predicted=30, reached=None, reached_missing=NO_PHONE
+    )
+    assert pruning_row(nowhere)["reached"] == "not measured (1)"
+    assert pruning_row(None, sparsity=0.5)["goal"] == "n/a"
+    assert "## Pruning" not in render(report())
+
+
+def test_budgets_of_time_judge_the_file() -> None:
+    found = Pruning(
+        goal="latency", asked=0.5, unit="share", predicted=0.5, reached=0.54, reached_share=0.54
+    )
+    budgets = (budget("latency_ms", 20.0, 21.35), budget("latency_share", 0.55, 0.54))
+    judged = report(target(pruning=found, budgets=budgets, passed=False))
+    text = render(judged)
+    assert "android: latency 21.35 ms, allowed at most 20 ms" in text
+    assert "**Failed**: 1 of 2 budgets missed" in text
+    with pytest.raises(ValueError, match=r"latency_share judges 0\.5, not 0\.54"):
+        target(pruning=found, budgets=(budget("latency_share", 0.55, 0.5),), passed=True)
+
+
+def test_a_gpu_baseline_and_the_float_model_here_stand_apart() -> None:
+    gpu = float_model(
+        device="H200", device_kind="gpu", measured_here=False, latency_ms=latency_of([3.1], 8, 1)
+    )
+    table = rows(render(report(baseline=gpu)))
+    assert list(table) == ["float baseline", "float on this CPU", "android"]
+    assert table["float baseline"]["device"] == "H200 (GPU, measured elsewhere)"
+    assert table["float baseline"]["latency"] == "3.10 ms (3.10 to 3.10)"
+    assert table["float baseline"]["speedup"] == "n/a"
+    assert table["float on this CPU"]["speedup"] == "1x"
+
+
+@pytest.mark.parametrize(
+    ("changed", "column", "cell"),
+    [
+        (target(size_bytes=3_400_000), "size MB", "3.40 (30.1x smaller)"),
+        (target(size_bytes=204_800_000), "size MB", "205 (2.00x larger)"),
+        (target(top1=0.95), "top-1", "95.00 % (drop 3.00 pt)"),
+        (target(top1=0.99), "top-1", "99.00 % (drop -1.00 pt)"),
+        (target(latency=latency_of([42.7], 1, 1)), "speedup", "2.00x (float 85.4 ms)"),
+        (target(latency=latency_of([42.7], 1, 1)), "latency", "42.7 ms (42.7 to 42.7), 1 thread"),
+        (target(download_bytes=5_000_000), "download MB", "5.00"),
+        (target(int8_coverage=1.0), "int8", "100.00 %"),
+        (target(int8_coverage=0.0), "int8", "0.00 %"),
+        (target(scales_exact=ScalesExact(same=3, total=9)), "scales", "3/9"),
+        (target(limits=(0.1, 7.0, 9.0)), "budgets", "missed: top-1 drop, speedup"),
+        (target(budgets=()), "budgets", "none set"),
+    ],
+)
+def test_a_changed_figure_changes_the_table(changed: TargetResult, column: str, cell: str) -> None:
+    assert rows(render(report(changed)))["android"][column] == cell
+    assert rows(render(report()))["android"][column] != cell
+
+
+def test_missed_budgets_are_listed_with_value_and_limit() -> None:
+    text = render(report(target(limits=(0.2, 6.5, 9.0)), target("other")))
+    assert "**Failed**: 3 of 6 budgets missed." in text
+    listed = text.split("## Budgets missed\n\n")[1].split("\n\n")[0].splitlines()
+    assert listed == [
+        "- android: top-1 drop 0.45 pt, allowed at most 0.2 pt",
+        "- android: size 6.8 MB, allowed at most 6.5 MB",
+        "- android: speedup 4x, allowed at least 9x",
+    ]
+
+
+def test_a_value_just_past_its_limit_does_not_read_as_equal() -> None:
+    text = render(report(target(size_bytes=7_000_001)))
+    assert "size 7.000001 MB, allowed at most 7 MB" in text
+    assert "None." in render(report(target(size_bytes=7_000_000)))
+
+
+def test_missing_figures_say_so_and_why() -> None:
+    unrun = target("iphone", top1=None, scales_missing="The file holds no scales: a float file.")
+    unjudged = float_model(latency_ms=None, latency_missing="No GPU here.", device="H200")
+    text = render(report(unrun, baseline=unjudged))
+    table = rows(text)
+    assert table["float baseline"]["latency"] == "not measured (1)"
+    assert table["iphone"] == table["iphone"] | {
+        "top-1": "not measured (2)",
+        "speedup": "not measured (2)",
+        "latency": "not measured (2)",
+        "int8": "not measured (2)",
+        "scales": "not measured (3)",
+        "budgets": "met; not measured: top-1 drop, speedup",
+    }
+    assert rows(text, 1)["iphone"]["top-1"] == "not measured (2)"
+    assert rows(text, 3)["export"]["MACs"] == "not measured (4)"
+    reasons = text.split("## Not measured\n\n")[1].split("\n\n")[0].splitlines()
+    assert reasons == [
+        "1. No GPU here.",
+        f"2. {NO_PHONE}",
+        "3. The file holds no scales: a float file.",
+        "4. This stage does not measure this figure.",
+    ]
+    assert "**Passed**: 1 of 3 budgets met, 2 not measured." in text
+    assert "- iphone: speedup, allowed at least 2x: not measured (2)" in text
+
+
+def test_every_test_set_has_its_row() -> None:
+    found = {"real": TOP1, "drawn": Accuracy(top1=0.5, top5=0.75, images=8)}
+    text = render(
+        report(
+            target(accuracy={"real": TOP1, "drawn": found["drawn"]}, accuracy_drop_pt=0.0,
+                   budgets=()),
+            data=report().data.model_copy(update={"test_sets": {"real": 450, "drawn": 8}}),
+            baseline=float_model(accuracy=found),
+            float_cpu=float_model(accuracy=found),
+        )
+    )  # fmt: skip
+    section = text.split("## Accuracy")[1].split("##")[0]
+    assert section.count("| android |") == 2
+    assert "| android | drawn | 8 | 50.00 % | 75.00 % | 99.60 % |" in section
+
+
+def test_parity_has_a_table_of_its_own() -> None:
+    table = rows(render(report()), 2)
+    assert table["android"] == {
+        "target": "android",
+        "computed by": "its runtime",
+        "input": "normalized",
+        "images": "630",
+        "same top-1": "100.00 %",
+        "layers alike": "80/80",
+        "median": "0 steps",
+        "99th percentile": "1 step",
+        "largest": "3 steps",
+        "own rounding, 99th percentile": "2 steps",
+        "XNNPACK partitions": "1",
+        "verdict": "passed",
+    }
+    float_file = target(
+        parity=parity(steps=None, rounding=None, difference=2e-6),
+        partitions=None,
+        partitions_missing="No delegate.",
+    )
+    found = rows(render(report(float_file)), 2)["android"]
+    assert found["99th percentile"] == "2.0e-06 of the largest logit"
+    assert found["median"] == found["own rounding, 99th percentile"] == "n/a"
+    assert found["XNNPACK partitions"] == "not measured (1)"
+
+
+def test_what_the_evaluator_computed_says_so() -> None:
+    text = render(report(target("iphone", evaluated="reference")))
+    assert rows(text)["iphone"]["top-1"] == "97.55 % (drop 0.450 pt, reference)"
+    assert rows(text, 2)["iphone"]["computed by"] == "reference evaluator"
+
+
+def test_an_allowed_mismatch_stands_at_the_top() -> None:
+    wrong = parity(
+        agreement=0.9, misses=("90 % only",), first_difference="stem.0.0 conv2d", passed=False
+    )
+    text = render(report(target(parity=wrong), target("other")))
+    first, verdict = text.split("\n\n")[1:3]
+    assert first.startswith("**Do not ship android**")
+    assert verdict.startswith("**Passed**")
+    assert "- android: 90 % only" in text
+    assert "- android: first layer that differs: stem.0.0 conv2d" in text
+    assert rows(text, 2)["android"]["verdict"] == "missed"
+    assert rows(text, 2)["other"]["verdict"] == "passed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"passed": False}, "passed: got False, with 0 misses"),
+        ({"misses": ("a",)}, "passed: got True, with 1 misses"),
+        ({"steps": None}, "give steps"),
+        ({"difference": 0.5}, "give steps"),
+        ({"steps": None, "difference": 0.5}, "rounding: a float file has no grid"),
+    ],
+)
+def test_parity_refuses_to_contradict_itself(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parity(**changes)
+
+
+@given(st.floats(min_value=0, max_value=1))
+def test_only_nothing_reads_as_0_and_only_all_as_100percent(share: float) -> None:
+    number = float(percent(share).removesuffix(" %"))
+    assert number == pytest.approx(100 * share, abs=0.005)
+    if 1e-12 < share < 1 - 1e-12:
+        assert 0 < number < 100
+
+
+SPECIAL = st.sampled_from("|\\`*_[]()<>&~#+-=.!:$1a \n\t\r\u2028\0\x1b")
+TRICKY = st.text(SPECIAL | st.characters())
+
+
+def shown(text: str) -> str:
+    """What a reader must see: one line, control characters replaced."""
+    line = " ".join(text.split())
+    return "".join(char if char.isprintable() else "\ufffd" for char in line)
+
+
+@given(TRICKY)
+def test_any_text_shows_as_it_is_in_cells_and_lists(text: str) -> None:
+    cells = MARKDOWN.parse(f"| a | b |\n| --- | --- |\n| {markdown_text(text)} | end |\n")
+    found = [token for token in cells if token.type == "inline"][2:]
+    assert len(found) == 2
+    listed = MARKDOWN.parse(f"- {markdown_text(text)}\n")
+    found += [token for token in listed if token.type == "inline"]
+    blocks = {token.type for token in listed if token.nesting == 1}
+    assert blocks <= {"bullet_list_open", "list_item_open", "paragraph_open"}
+    for inline in (token for token in found if token.content != "end"):
+        kinds = {child.type for child in inline.children or ()}
+        assert kinds <= {"text", "text_special"}
+        assert "".join(child.content for child in inline.children or ()) == shown(text)
+
+
+NAMES = st.text(SPECIAL, min_size=1).filter(str.strip)
+
+
+@given(NAMES, NAMES)
+def test_names_from_outside_cannot_break_the_report(name: str, device: str) -> None:
+    text = render(report(target(name, device=device), name=name))
+    tokens = MARKDOWN.parse(text)
+    kinds = [token.type for token in tokens]
+    assert kinds.count("table_open") == 4
+    assert kinds.count("heading_open") == 7
+    assert not {"html_block", "fence", "code_block", "hr"} & set(kinds)
+    assert rows(text)[shown(name)]["device"] == shown(device)
+
+
+def test_the_report_refuses_to_contradict_itself() -> None:
+    whole = report()
+    for change, message in [
+        ({"passed": False}, "passed: got False"),
+        ({"float_cpu": float_model(device_kind="gpu")}, "device_kind must be cpu"),
+        ({"targets": (target(), target())}, "names must differ"),
+        ({"baseline": float_model(accuracy={"other": TOP1})}, "tested on {'other': 450}"),
+        (
+            {"baseline": float_model(accuracy={"test": TOP1.model_copy(update={"top1": 0.99})})},
+            "accuracy_drop_pt must be 1.45",
+        ),
+        ({"targets": ()}, "at least 1 item"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Report(**(dict(whole) | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"passed": False}, "passed: got False, against the budgets"),
+        ({"speedup": 3.0}, "speedup judges 4.0, not 3.0"),
+        ({"budgets": (budget("size_mb", 7.0, 6.9),)}, "size_mb judges 6.9, not 6.8"),
+        ({"agreement": None}, "give agreement or accuracy_missing"),
+        ({"coverage_missing": "no profile"}, "give int8_coverage or coverage_missing"),
+        ({"latency_ms": None}, "give latency_ms or latency_missing"),
+        ({"name": " "}, "name"),
+        ({"sha256": "A" * 64}, "sha256"),
+    ],
+)
+def test_a_target_refuses_to_contradict_itself(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        target(**change)
+
+
+def test_combined_report_joins_targets_and_stages() -> None:
+    reused = StageRecord(name="baseline", status="reused", seconds=0.1)
+    done = StageRecord(name="baseline", status="done", seconds=40.0)
+    again = StageRecord(name="baseline", status="done", seconds=50.0)
+    qat = StageRecord(name="qat", status="reused", seconds=0.2)
+    slower = float_model(latency_ms=latency_of([170.8], threads=1, batch=1))
+    one = report(target("a"), name="a", stages=(reused,))
+    two = report(
+        target("b", limits=(1.0, 1.0, 1.0)), name="b", stages=(qat, done), tools={"onnx": "1.19.1"}
+    )
+    three = report(target("c"), name="c", stages=(again,), float_cpu=slower, baseline=slower)
+    both = combine([one, two, three])
+    assert [item.name for item in both.targets] == ["a", "b", "c"]
+    assert both.stages == (done, qat)
+    assert both.recipe.name == "combined"
+    assert both.tools == {"torch": "2.12.1", "onnx": "1.19.1"}
+    assert both.float_cpu == one.float_cpu
+    assert not both.passed
+    other_recipe = one.model_copy(update={"recipe": RecipeInfo(name="a", sha256="d" * 64)})
+    assert combine([other_recipe, two]).recipe.sha256 != combine([one, two]).recipe.sha256
+    assert combine([one]) == one
+
+
+def test_reports_of_different_float_models_do_not_combine() -> None:
+    one, whole = report(target("a"), name="a"), report(target("b"), name="b")
+    data = whole.data.model_copy(update={"sha256": "e" * 64})
+    model = whole.model.model_copy(update={"macs": 7})
+    other = whole.model_copy(update={"data": data, "model": model})
+    with pytest.raises(ValueError, match="'a' and 'b'") as caught:
+        combine([one, other])
+    assert "model.macs is 5400000000 and 7" in str(caught.value)
+    assert f"data.sha256 is '{'c' * 64}' and '{'e' * 64}'" in str(caught.value)
+    for change, message in [
+        ({"baseline": float_model(size_bytes=5)}, "baseline.size_bytes is 102400000 and 5"),
+        ({"tools": {"torch": "2.11.0"}}, "tools.torch is '2.12.1' and '2.11.0'"),
+        ({"host": HostInfo(cpu="Other", cores=2, gpu=None)}, "host.cpu is 'Example CPU'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            combine([one, whole.model_copy(update=change)])
+    with pytest.raises(ValueError, match="at least 1"):
+        combine([])
+    with pytest.raises(ValueError, match="names must differ"):
+        combine([one, report(target("a"), name="b")])
+
+
+def test_written_report_reads_back_and_fits_its_schema(tmp_path: Path) -> None:
+    written = report(target(), target("iphone", top1=None, device="Größe | 8"))
+    paths = write_report(written, tmp_path / "deep" / "run")
+    assert [path.name for path in paths] == ["report.json", "report.md", "report.html"]
+    assert sorted(paths[0].parent.iterdir()) == sorted(paths)
+    content = paths[0].read_bytes()
+    assert Report.model_validate_json(content) == written
+    assert paths[1].read_text(encoding="utf-8") == render(written)
+    tree = json.loads(content)
+    jsonschema.validate(tree, json_schema())
+    assert tree["schema_version"] == 1
+    assert tree["targets"][1]["latency_ms"] is None
+    assert tree["targets"][1]["latency_missing"] == NO_PHONE
+    assert "Größe" in content.decode()
+
+
+def test_the_contract_names_are_in_report_json(tmp_path: Path) -> None:
+    tree = json.loads(write_report(report(), tmp_path)[0].read_text())
+    assert set(tree) == {
+        "schema_version", "recipe", "code", "host", "tools", "model", "data", "baseline",
+        "float_cpu", "stages", "targets", "passed",
+    }  # fmt: skip
+    assert set(tree["baseline"]["latency_ms"]) >= {"median", "p10", "p90", "runs", "threads"}
+    assert set(tree["targets"][0]) == {
+        "name", "device", "format", "precision", "runtime", "path", "sha256", "size_bytes",
+        "input", "evaluated", "parity", "partitions", "partitions_missing",
+        "download_bytes", "accuracy", "accuracy_missing", "accuracy_drop_pt", "agreement",
+        "scales_exact", "scales_missing", "int8_coverage", "coverage_missing", "ops",
+        "latency_ms", "latency_missing", "latency_by_threads", "speedup",
+        "speedup_missing", "pruning", "sparsity", "budgets", "passed",
+        "confusion", "confusion_missing", "changes", "layers", "stages",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("schema_version", 2), ("passed", None), ("extra", 1), ("targets", []), ("tools", {"a": 1})],
+)
+def test_the_schema_marks_what_is_no_report(key: str, value: object) -> None:
+    tree = report().model_dump(mode="json") | {key: value}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(tree, json_schema())
+
+
+def test_a_failed_write_leaves_the_old_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = write_report(report(), tmp_path)
+    before = [path.read_bytes() for path in paths]
+
+    def full_disk(_: int) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        write_report(report(target(size_bytes=1_000_000)), tmp_path)
+    assert [path.read_bytes() for path in paths] == before
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+
+
+def test_the_shipped_schema_is_current() -> None:
+    assert json.loads(SCHEMA.read_text()) == json_schema(), (
+        "run: python -c 'import json; from pipeline.report.write import json_schema; "
+        f"print(json.dumps(json_schema(), indent=2))' > {SCHEMA}"
+    )
