@@ -182,12 +182,12 @@ def test_an_unchanged_writer_passes(form: str, tmp_path: Path) -> None:
 
 def onnx_with_a_wrong_scale() -> Any:
     change = (
-        "    qdq.drop_unused_constants(model)\n    onnx.checker",
+        "    as_onnx.drop_unused_constants(model)\n    onnx.checker",
         "    nodes = [n for n in model.graph.node if 'conv2d_3' in n.input]\n"
-        "    wrong = qdq.constants(model)[nodes[0].input[1]] * np.float32(1.5)\n"
+        "    wrong = as_onnx.constants(model)[nodes[0].input[1]] * np.float32(1.5)\n"
         "    nodes[0].input[1] = 'wrong'\n"
-        "    qdq.set_constant(model, 'wrong', wrong)\n"
-        "    qdq.drop_unused_constants(model)\n    onnx.checker",
+        "    as_onnx.set_constant(model, 'wrong', wrong)\n"
+        "    as_onnx.drop_unused_constants(model)\n    onnx.checker",
     )
     return copied("pipeline.formats.onnx.file", change)
 
@@ -244,9 +244,9 @@ SWAPPED_CHANNELS = {
         "        unsigned_activations(model)\n    ",
         "        unsigned_activations(model)\n"
         "        conv = next(n for n in model.graph.node if n.op_type == 'Conv')\n"
-        "        name = qdq.producers(model)[conv.input[1]].input[0]\n"
-        "        swapped = qdq.constants(model)[name][:, ::-1].copy()\n"
-        "        qdq.set_constant(model, name, swapped)\n    ",
+        "        name = as_onnx.producers(model)[conv.input[1]].input[0]\n"
+        "        swapped = as_onnx.constants(model)[name][:, ::-1].copy()\n"
+        "        as_onnx.set_constant(model, name, swapped)\n    ",
     ),
     "tflite": (
         "            folded = weight.astype(np.float32) * scale.reshape(shape)\n",

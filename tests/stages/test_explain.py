@@ -18,9 +18,17 @@ from tests.making import networks
 from tests.making.cli import DEVICE_RECIPES
 
 STAGES = (
-    Stage(name="train", make=lambda *_: {}, after=(), reads=("train", "seed"), code=("train.py",)),
+    Stage(
+        name="train",
+        make=lambda *_: {},
+        after=(),
+        reads=("train", "seed"),
+        code=("stages/weights.py",),
+    ),
     Stage(name="prune", make=lambda *_: {}, after=("train",), reads=("prune",), code=()),
-    Stage(name="fold", make=lambda *_: {}, after=("prune",), reads=(), code=("fold.py",)),
+    Stage(
+        name="fold", make=lambda *_: {}, after=("prune",), reads=(), code=("compress/quantization",)
+    ),
     Stage(
         name="sparsify",
         make=lambda *_: {},
@@ -105,7 +113,11 @@ def test_code_and_data_are_said_to_have_changed(
     about = context()
     other = replace(about, dataset=replace(about.dataset, sha256="1" * 64))
     monkeypatch.setattr(schedule, "code_hash", lambda name: "another")
-    assert told(store, other)[0] == ("train", False, "code.train.py: changed; data: changed")
+    assert told(store, other)[0] == (
+        "train",
+        False,
+        "code.stages/weights.py: changed; data: changed",
+    )
 
 
 def test_what_images_are_normalised_by_counts(store: Store) -> None:

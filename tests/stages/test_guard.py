@@ -120,7 +120,7 @@ def stage(name: str, top1: float | None) -> Stage:
         (out / "weights").touch()
         return {} if top1 is None else {"top1": top1}
 
-    return Stage(name=name, make=make, after=(), reads=("model", "prune"), code=("errors.py",))
+    return Stage(name=name, make=make, after=(), reads=("model", "prune"), code=("base/errors.py",))
 
 
 @pytest.fixture

@@ -388,8 +388,8 @@ def test_a_wrong_writer_stops_the_run_unless_that_is_allowed(out: Path, tmp_path
     swap = """\
         unsigned_activations(model)
         conv = next(n for n in model.graph.node if n.op_type == "Conv")
-        name = qdq.producers(model)[conv.input[1]].input[0]
-        qdq.set_constant(model, name, qdq.constants(model)[name][:, ::-1].copy())
+        name = as_onnx.producers(model)[conv.input[1]].input[0]
+        as_onnx.set_constant(model, name, as_onnx.constants(model)[name][:, ::-1].copy())
     """
     writer.write_text(text.replace(before, swap))
     arguments = ["run", DEVICE_RECIPES["onnx"], "--out", out, *settings(*NARROW, "name=wrong")]
