@@ -14,6 +14,7 @@ from pipeline.stages.finished_run import Finished, float_network
 from pipeline.tasks.images.load import decoded
 from pipeline.tasks.images.pixels import normalize
 from pipeline.tasks.images.statistics import mean_and_std
+from pipeline.tasks.ranking import first_class, ranked
 
 FLOAT = "float"
 
@@ -61,9 +62,8 @@ def predict(
     for run in runs:
         with reading(run.file):
             logits[run.recipe.name] = _fitting(run.logits(pixels), logits[FLOAT])
-    scores = {name: found.softmax(1) for name, found in logits.items()}
     names = [name for name, _ in images]
-    return [_prediction(name, i, scores, first.classes, top) for i, name in enumerate(names)]
+    return [ranked_prediction(name, i, logits, first.classes, top) for i, name in enumerate(names)]
 
 
 def _fitting(found: Tensor, expected: Tensor) -> Tensor:
@@ -78,15 +78,26 @@ def _fitting(found: Tensor, expected: Tensor) -> Tensor:
     return found
 
 
-def _prediction(
-    name: str, index: int, scores: dict[str, Tensor], classes: Sequence[str], top: int
+def ranked_prediction(
+    name: str, index: int, logits: dict[str, Tensor], classes: Sequence[str], top: int
 ) -> Prediction:
-    mine = {column: found[index] for column, found in scores.items()}
-    order = mine[FLOAT].argsort(descending=True, stable=True)[:top].tolist()
+    """The answers to one image, the classes ordered by the float network's logits.
+
+    Args:
+        name: of the image.
+        index: row of the image in `logits`.
+        logits: (images, classes) by column, the float network's among them.
+        classes: names.
+        top: how many classes to give.
+    """
+    given = {column: found[index] for column, found in logits.items()}
+    # By the logits: probabilities of logits far apart are all 0, and would tie.
+    order = ranked(given[FLOAT])[:top].tolist()
+    mine = {column: found.softmax(0) for column, found in given.items()}
     return Prediction(
         image=name,
         classes=tuple(classes[i] for i in order),
         scores={column: tuple(float(s[i]) for i in order) for column, s in mine.items()},
-        best={column: classes[int(s.argmax())] for column, s in mine.items()},
+        best={column: classes[int(first_class(found))] for column, found in given.items()},
         largest_difference=max(float((s - mine[FLOAT]).abs().max()) for s in mine.values()),
     )

@@ -18,6 +18,7 @@ from pipeline.formats.file_facts import FileFacts
 from pipeline.formats.format import Limits, ScalesExact
 from pipeline.measure.layers import LayerSums, first_difference, percentile
 from pipeline.measure.parity_record import OutputSteps
+from pipeline.tasks.ranking import first_class
 
 FOLDED = Limits(agreement=0.98, median=1, p99=6)
 """For the program against the trained network: training does not round biases to int32. On a
@@ -30,7 +31,7 @@ Logits = Mapping[str, Tensor]
 
 def agreement(found: Logits, wanted: Logits) -> float:
     """Share of all images to which both give the same first class."""
-    same = torch.cat([found[name].argmax(1) == wanted[name].argmax(1) for name in wanted])
+    same = torch.cat([first_class(found[name]) == first_class(wanted[name]) for name in wanted])
     return float(same.double().mean())
 
 
@@ -115,7 +116,7 @@ def _leads(found: Logits, wanted: Logits, step: float | None) -> tuple[float, ..
     """As `Compared.leads`."""
     leads: list[float] = []
     for name, right in wanted.items():
-        first, other = right.argmax(1), found[name].argmax(1)
+        first, other = first_class(right), first_class(found[name])
         rows = (first != other).nonzero().flatten()
         apart = right[rows, first[rows]] - right[rows, other[rows]]
         leads += [math.inf] * len(rows) if step is None else (apart / step).tolist()

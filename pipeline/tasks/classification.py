@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pipeline.tasks.accuracy import Accuracy
 from pipeline.tasks.evaluation import network_logits
 from pipeline.tasks.images.dataset import Dataset
+from pipeline.tasks.ranking import first_class, ranked
 
 NAMED = "named.safetensors"
 """Name of the file in which a stage keeps the class that was named for every test image."""
@@ -20,19 +21,9 @@ PREDICTIONS = "predictions.safetensors"
 """Name of the file in a run's directory that says what its file answered to every test image."""
 
 
-def named(logits: Tensor) -> Tensor:
-    """The class that is named first for every image: int64 [N] of logits [N, classes]."""
-    return _ranked(logits)[:, 0]
-
-
-def _ranked(logits: Tensor) -> Tensor:
-    """The first five classes; of equal logits, which an int8 file has many, any may come first."""
-    return logits.topk(min(5, logits.shape[1]), dim=1).indices
-
-
 def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
     """Share of images whose label is the first, or among the first five, of `logits`."""
-    hits = _ranked(logits) == labels[:, None]
+    hits = ranked(logits)[:, :5] == labels[:, None]
     return Accuracy(
         top1=float(hits[:, 0].double().mean()),
         top5=float(hits.any(1).double().mean()),
@@ -52,7 +43,7 @@ def evaluate(model: nn.Module, dataset: Dataset, stage: str = "evaluation") -> d
 
 def write_named(logits: Mapping[str, Tensor], dataset: Dataset, path: Path) -> None:
     """Keep which class was named for every test image: int32 [N] by test set, as safetensors."""
-    kept = {name: named(logits[name]).to(torch.int32) for name in dataset.tests}
+    kept = {name: first_class(logits[name]).to(torch.int32) for name in dataset.tests}
     safetensors.torch.save_file(kept, path)
 
 

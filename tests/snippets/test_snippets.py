@@ -125,9 +125,10 @@ def test_kotlin_prepares_images_as_python_does(
     assert "error:" not in said
     captured = folder / "captured"
     row = folder / "golden" / "01.rgb"
-    well(
+    said = well(
         *("java", f"-Dcaptured={captured}", "-cp", f"{stubs}:{compiled}:{library()}"),
         *("com.example.classifier.MainKt", folder / "labels.txt", row),
     )
+    assert "[1, 3, 0, 2]" in said, "of equal logits the lower class comes first"
     tensor = code_of(folder).tensor_of(rgb_of(folder, 1))
     assert captured.read_bytes() == tensor.tobytes()

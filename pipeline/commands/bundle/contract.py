@@ -22,7 +22,10 @@ _FIT = (
 )
 _NORMALIZED = "value = (pixel / 255 - mean) / std, per channel, pixel 0..255"
 _PIXELS = "value = pixel, 0..255; the file normalises"
-_LOGITS = "one number per class, in the order of labels.txt; softmax makes probabilities of them"
+_LOGITS = (
+    "one number per class, in the order of labels.txt; the largest names the class, the first of "
+    "equal ones; softmax makes probabilities of them"
+)
 
 
 class Grid(Record):

@@ -19,6 +19,7 @@ from pipeline.report.records import TargetResult
 from pipeline.stages.context import PROGRAM
 from pipeline.stages.finished_run import Finished
 from pipeline.tasks.images.dataset import Dataset
+from pipeline.tasks.ranking import first_class, ranked
 
 IMAGES = 10
 """In a bundle, where the test set has as many."""
@@ -76,7 +77,7 @@ def clearest(logits: Tensor, tolerance: float) -> Tensor:
     Returns:
         int64 [N]; else in their order.
     """
-    best = logits.topk(2, dim=1).values
+    best = logits.gather(1, ranked(logits)[:, :2])
     return (best[:, 0] - best[:, 1] <= 2 * tolerance).to(torch.uint8).argsort(stable=True)
 
 
@@ -126,6 +127,7 @@ def write(found: Vectors, folder: Path) -> None:
     folder.mkdir()
     classes = found.logits.shape[1]
     lines = [",".join(["image", "label", "named", *(f"logit_{n}" for n in range(classes))])]
+    named = first_class(torch.from_numpy(found.logits)).tolist()
     for row, (pixels, label) in enumerate(zip(found.pixels, found.labels, strict=True)):
         name = f"{row:02d}"
         rows = np.ascontiguousarray(pixels.transpose(1, 2, 0))
@@ -134,6 +136,5 @@ def write(found: Vectors, folder: Path) -> None:
         values = found.logits[row].astype(np.float32)
         # Nine digits: a float32 comes back as it was.
         logits = [f"{value:.9g}" for value in values.tolist()]
-        named = int(values.argmax())
-        lines.append(",".join([name, str(label), str(named), *logits]))
+        lines.append(",".join([name, str(label), str(named[row]), *logits]))
     (folder / EXPECTED).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -34,6 +34,7 @@ from pipeline.networks.sanity import calmer, refuse_dead, refuse_not_finite
 from pipeline.recipe.training import TrainConfig
 from pipeline.tasks.images.batches import Share, batches
 from pipeline.tasks.images.dataset import Dataset
+from pipeline.tasks.ranking import first_class
 
 CURVE = "curve.json"
 """Name of the file in which a stage keeps its learning curve."""
@@ -361,7 +362,7 @@ def _step(training: _Training, parts: Sequence[Part]) -> _Done:
             weight = len(part[1]) * torchrun.count() / images
             logits, its_loss = _part(training, part, weight)
         loss += its_loss * len(part[1])
-        right += int((logits.argmax(1).cpu() == part[1]).sum())
+        right += int((first_class(logits).cpu() == part[1]).sum())
     found = torchrun.summed(torch.tensor([loss, right], dtype=torch.float64, device=device()))
     return _Done(loss=float(found[0]), right=int(found[1]), images=images)
 

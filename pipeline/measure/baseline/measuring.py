@@ -36,10 +36,11 @@ from pipeline.networks.family import model_info
 from pipeline.networks.resnest.network import ResNeSt
 from pipeline.recipe.recipe import Recipe, recipe_info
 from pipeline.tasks.accuracy import Accuracy
-from pipeline.tasks.classification import accuracies, named
+from pipeline.tasks.classification import accuracies
 from pipeline.tasks.evaluation import network_logits
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.pixels import normalize
+from pipeline.tasks.ranking import first_class
 
 _BATCHES = (1, 32)
 _LARGEST = {"cuda": 256, "cpu": 32}
@@ -212,7 +213,9 @@ def _accuracies(
             logits = network_logits(model, dataset, f"baseline in {precision}")
             found[precision] = accuracies(logits, dataset)
             if precision == EXACT:
-                answers = {name: tuple(named(logits[name]).tolist()) for name in dataset.tests}
+                answers = {
+                    name: tuple(first_class(logits[name]).tolist()) for name in dataset.tests
+                }
             advance(len(found), precision)
     return found, answers
 
