@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import cache, partial
@@ -24,7 +24,7 @@ from pipeline.__main__ import main
 from pipeline.base.children import Children
 from pipeline.base.errors import InputError
 from pipeline.base.store import Result
-from pipeline.measure.baseline import files, measuring, record, speed
+from pipeline.measure.baseline import calls, files, forms, measuring, record, speed
 from pipeline.measure.baseline.clocks import cpu_clocks, gpu_clocks
 from pipeline.measure.baseline.record import BASELINES, Baseline, ClocksFound, FloatBaseline
 from pipeline.measure.latency import latency_of
@@ -97,7 +97,7 @@ def newest(*folders: Path, data: Dataset | None = None) -> tuple[files.Kept | No
 
 def test_a_cpu_is_measured_in_what_it_multiplies() -> None:
     found = here()
-    wanted = {"fp32", "bf16"} if measuring.has_bfloat16() else {"fp32"}
+    wanted = {"fp32", "bf16"} if forms.has_bfloat16() else {"fp32"}
     assert set(found.accuracy) == {timing.precision for timing in found.timings} == wanted
     assert set(found.not_measured) == {"fp32", "tf32", "bf16"} - wanted
     assert [t.batch for t in found.timings if t.precision == "fp32"] == [1, 32]
@@ -114,10 +114,73 @@ def test_a_cpu_is_measured_in_what_it_multiplies() -> None:
     assert found.data.sha256 == dataset().sha256
 
 
+class Watched(nn.Module):
+    """A network that writes down how kernels are chosen whenever it is called."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.seen = model, set[tuple[bool, ...]]()
+
+    def __deepcopy__(self, memo: object) -> Watched:
+        return self
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen.add(kernels())
+        answer: torch.Tensor = self.model(images)
+        return answer
+
+
+def kernels() -> tuple[bool, ...]:
+    """Deterministic kernels, cuDNN's fastest, and products rounded to tf32."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        cudnn.benchmark,
+        cudnn.allow_tf32 or matmul.allow_tf32,
+    )
+
+
+@pytest.fixture
+def as_in_a_stage() -> Iterator[None]:
+    """Deterministic kernels, as the stages of a run have them."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.mark.usefixtures("as_in_a_stage")
+def test_the_float_network_is_timed_with_the_fastest_kernels_in_full_float32() -> None:
+    """`pocketnest baseline` and the stage of a run alike: the one function they both call."""
+    staged = kernels()
+    assert staged == (True, False, True), "as torch and the stages set it"
+    model = Watched(network())
+    found = calls.timed_exact(recipe(), model, dataset(), torch.device("cpu"), silent)
+    assert model.seen == {(False, True, False)}
+    assert (found.precision, found.batch, found.latency_ms.runs) == ("fp32", 1, 3)
+    assert kernels() == staged
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+@pytest.mark.usefixtures("as_in_a_stage")
+def test_the_settings_of_the_stages_come_back_after_an_error() -> None:
+    staged = kernels()
+
+    def run() -> None:
+        with forms.fastest_kernels():
+            forms.round_products(False)
+            assert kernels() == (False, True, False)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run()
+    assert kernels() == staged
+
+
 def test_another_precision_changes_its_own_copy_alone() -> None:
     model = networks.small()
     before = networks.small()
-    formed = measuring.Formed(model, measuring.FORMS["bf16"], torch.device("cpu")).eval()
+    formed = forms.Formed(model, forms.FORMS["bf16"], torch.device("cpu")).eval()
     assert same_state(model, before)
     kinds = {type(m): m.weight.dtype for m in formed.modules() if hasattr(m, "weight")}
     assert kinds.pop(nn.BatchNorm2d) == torch.float32
@@ -157,7 +220,7 @@ def test_a_batch_without_memory_is_left_out_with_its_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(measuring, "largest_batch", lambda attempt, batch: 4)
-    formed = {"fp32": measuring.Formed(network(), measuring.FORMS["fp32"], torch.device("cpu"))}
+    formed = {"fp32": forms.Formed(network(), forms.FORMS["fp32"], torch.device("cpu"))}
     timings, why = measuring._timings(recipe(), formed, dataset(), torch.device("cpu"), silent)
     assert [timing.batch for timing in timings] == [1, 4]
     assert why == {"batch 32": "out of memory"}
@@ -166,18 +229,18 @@ def test_a_batch_without_memory_is_left_out_with_its_reason(
 def test_both_ways_of_a_call_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     def timed(batch: int) -> record.Timing:
         images = networks.images(batch)
-        (found,) = measuring._timed(recipe(), formed, images, silent)
+        (found,) = calls.timed(recipe(), formed, images, silent)
         return found
 
     def fail(run: object, images: torch.Tensor) -> Any:
         raise NO_MEMORY if len(images) == 1 else RuntimeError("not\nallowed " + "x" * 500)
 
-    formed = {"fp32": measuring.Formed(network(), measuring.FORMS["fp32"], torch.device("cpu"))}
-    monkeypatch.setattr(measuring, "_graph", lambda run, images: run)
+    formed = {"fp32": forms.Formed(network(), forms.FORMS["fp32"], torch.device("cpu"))}
+    monkeypatch.setattr(calls, "_graph", lambda run, images: run)
     found = timed(2)
     assert found.other_ms is not None
     assert found.other_ms.runs == found.latency_ms.runs == 3
-    monkeypatch.setattr(measuring, "_graph", fail)
+    monkeypatch.setattr(calls, "_graph", fail)
     assert timed(1).other_missing == "out of memory"
     why = timed(2).other_missing
     assert why is not None
@@ -186,10 +249,10 @@ def test_both_ways_of_a_call_take_turns(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_an_old_gpu_has_no_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(forms, "has_bfloat16", lambda: True)
     for capability, expected in (((7, 5), ["fp32", "bf16"]), ((9, 0), ["fp32", "tf32", "bf16"])):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
-        chosen, left_out = measuring.precisions(torch.device("cuda"))
+        chosen, left_out = forms.precisions(torch.device("cuda"))
         assert chosen == expected
         if "tf32" not in chosen:
             assert left_out == {"tf32": "it needs compute capability 8.0, this GPU has 7.5"}
@@ -198,7 +261,7 @@ def test_an_old_gpu_has_no_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("graph_ms", "graph"), [(1.0, True), (3.0, False)])
 def test_the_better_way_is_kept_and_named(graph_ms: float, graph: bool) -> None:
     samples = {False: [2.0, 2.0], True: [graph_ms] * 2}
-    found = measuring.timing_of("tf32", samples, threads=1, batch=32, no_graph=None)
+    found = calls.timing_of("tf32", samples, threads=1, batch=32, no_graph=None)
     assert found.cuda_graph is graph
     assert found.latency_ms.median == min(2.0, graph_ms)
     assert found.other_ms is not None
@@ -363,7 +426,7 @@ def test_a_baseline_refuses_to_contradict_itself(changes: dict[str, Any], messag
 )
 def test_a_timing_refuses_to_contradict_itself(changes: dict[str, Any], message: str) -> None:
     samples = {False: [2.0], True: [1.0]}
-    whole = measuring.timing_of("fp32", samples, threads=1, batch=1, no_graph=None)
+    whole = calls.timing_of("fp32", samples, threads=1, batch=1, no_graph=None)
     with pytest.raises(ValueError, match=message):
         record.Timing(**dict(whole) | changes)
 
