@@ -21,6 +21,9 @@ Advance = Callable[[int, str], None]
 """Called with (steps done so far, a short note such as the loss)."""
 
 
+LOG = "run.log"
+"""In the folder of a run, and in that of all runs: what libraries print."""
+
 _SECONDS_BETWEEN_LINES = 30.0
 _WIDTH_ELSEWHERE = 160
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import stat
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -87,6 +88,32 @@ def refuse_to_write(path: Path) -> None:
         raise InputError(f"{path}: is {kind}, so nothing is written there; remove it")
 
 
+def refuse_outputs(*, files: Iterable[Path] = (), folders: Iterable[Path] = ()) -> None:
+    """Refuse what a command is to write where it cannot, or may not, be written.
+
+    Every command that writes somewhere calls this before it does any work: an hour of timing is
+    not to end with a link in the way.
+
+    Args:
+        files: that will be written, or written over.
+        folders: of the command's own, to which it will add files; they need not be there yet.
+
+    Raises:
+        InputError: a link, or something of another kind, stands in the place of one, or the
+            folder around a file is not there or cannot be written to.
+    """
+    for folder in folders:
+        refuse_link(folder)
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder}: is no folder, and one is to be made there; remove it")
+    for file in files:
+        refuse_to_write(file)
+        if not file.parent.is_dir():
+            raise InputError(f"{file}: its folder is not there; make it, or name another file")
+        if not os.access(file.parent, os.W_OK | os.X_OK):
+            raise InputError(f"{file}: its folder cannot be written to; name another file")
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a text file so that a reader sees it whole, the old one or the new one.
 
@@ -130,3 +157,8 @@ def remove(path: Path) -> None:
     else:
         with suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
+
+
+def real(path: Path) -> Path:
+    """Where a path leads; unlike `resolve`, also where links go round in a circle."""
+    return Path(os.path.realpath(path))

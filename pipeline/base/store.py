@@ -31,6 +31,8 @@ _KEY_LENGTH = 20
 _RECORD = "stage.json"
 STORE = ".store"
 """Name of the store, beside the directories of the runs."""
+STAGES_FILE = "stages.json"
+"""In a run's directory: where the store keeps the result of every stage."""
 LOCKS, PARTIAL, IMAGES = ".locks", ".partial", "images"
 RUN = "run"
 """What the names of the locks begin with that a run holds from its first stage to its last."""

@@ -1,21 +1,137 @@
-"""`pocketnest gc`: remove what no run needs."""
+"""`pocketnest gc`: remove what no run of a folder needs."""
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.base.errors import printable
+from pipeline.base.errors import InputError, printable
+from pipeline.base.locks import is_dead, owner_of
+from pipeline.base.safe_files import json_of, real, remove
+from pipeline.base.store import (
+    IMAGES,
+    LOCKS,
+    MAKING,
+    OLD,
+    PARTIAL,
+    RUN,
+    STAGES_FILE,
+    STORE,
+    refuse_links,
+)
+from pipeline.commands.command import OK, Command
 
 
-def gc(out: Path, *, dry_run: bool) -> None:
-    """Remove what no run of a folder needs, and say what it was."""
-    from pipeline.base.store import STORE
-    from pipeline.commands.upkeep import removable, remove_all
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Take the folder of runs."""
+    parser.add_argument("out", type=Path, nargs="?", default=Path("artifacts"), metavar="DIR")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
 
-    found = removable(out, out / STORE)
+
+def run(arguments: argparse.Namespace) -> int:
+    """Remove what no run of a folder needs, and say what it was.
+
+    Raises:
+        InputError: it is no folder of runs, or a run does not say what it needs.
+    """
+    dry_run: bool = arguments.dry_run
+    found = removable(arguments.out, arguments.out / STORE)
     for one in found:
         print(f"{one.size_bytes / 1e6:8.1f} MB  {printable(one.path.name)}: {one.why}")
     total = sum(one.size_bytes for one in found) / 1e6
     if not dry_run:
         remove_all(found)
     print(f"{total:.1f} MB {'could be freed' if dry_run else 'freed'}")
+    return OK
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removable:
+    """Something in a store that no run needs.
+
+    Attributes:
+        path: of it.
+        size_bytes: of all its files.
+        why: it is not needed, in words.
+    """
+
+    path: Path
+    size_bytes: int
+    why: str
+
+
+def removable(out: Path, store: Path) -> list[Removable]:
+    """What a store holds that no run of `out` was made from and no living process works on.
+
+    Results of runs that were stopped before they had a report count as not needed, too: removing
+    them costs time, never a right result. While a run is at work, all results stay.
+
+    Raises:
+        InputError: there is no store.
+    """
+    if not store.is_dir():
+        raise InputError(f"{store}: not a folder of runs; give the folder that `run --out` named")
+    refuse_links(store)
+    used = set(_used(out))
+    locks = {lock: _is_held(lock) for lock in sorted((store / LOCKS).glob("*.json"))}
+    busy = {lock.stem for lock, is_held in locks.items() if is_held}
+    running = any(name.startswith(f"{RUN}-") for name in busy)
+    found = [
+        _removable(lock, "of a process that has ended")
+        for lock, is_held in locks.items()
+        if not is_held
+    ]
+    for path in sorted(store.iterdir()):
+        if path.name in {LOCKS, PARTIAL, IMAGES}:
+            continue
+        if path.name.startswith("."):
+            if path.is_dir() and not any(name in path.name for name in busy):
+                found.append(_removable(path, "left over or set aside"))
+        elif real(path) not in used and not running:  # of any result that is there already
+            found.append(_removable(path, "no run was made from it"))
+    for path in sorted((store / PARTIAL).glob("*")):
+        if path.name not in busy:
+            found.append(_removable(path, "of a stage that was stopped"))
+    for path in sorted([*out.glob(f"{MAKING}-*"), *out.glob(f"{OLD}-*")]):
+        if not any(name.startswith("publish-") for name in busy):
+            found.append(_removable(path, "left over"))
+    return found
+
+
+def remove_all(found: list[Removable]) -> None:
+    """Remove what `removable` found."""
+    for one in found:
+        remove(one.path)
+
+
+def _used(out: Path) -> Iterator[Path]:
+    for file in out.glob(f"*/{STAGES_FILE}"):
+        try:
+            places = json_of(file)
+            yield from (real(file.parent / str(place)) for place in places.values())
+        except (OSError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"{file}: cannot be read ({error}), so that it is not known which results its run "
+                "needs; remove that run's folder or run the recipe again"
+            ) from error
+
+
+def _is_held(lock: Path) -> bool:
+    owner = owner_of(lock)
+    return owner is not None and not is_dead(owner)
+
+
+def _removable(path: Path, why: str) -> Removable:
+    files = [path] if path.is_symlink() or not path.is_dir() else path.rglob("*")
+    size = sum(file.lstat().st_size for file in files if file.is_symlink() or not file.is_dir())
+    return Removable(path=path, size_bytes=size, why=why)
+
+
+GC = Command(
+    help="remove stage results that no run needs, left-overs and damaged results",
+    examples=("pocketnest gc artifacts --dry-run",),
+    add_arguments=add_arguments,
+    run=run,
+)

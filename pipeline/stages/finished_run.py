@@ -15,6 +15,7 @@ from torch import Tensor
 from pipeline.base.checksums import damage
 from pipeline.base.errors import InputError, reading
 from pipeline.base.safe_files import content_of, json_of
+from pipeline.base.store import STAGES_FILE
 from pipeline.formats.write import SUFFIXES
 from pipeline.measure.timing import run_images
 from pipeline.networks.checkpoints import WEIGHTS, load_checkpoint
@@ -25,8 +26,6 @@ from pipeline.report.records import Report
 from pipeline.tasks.images.pixels import normalize
 from pipeline.tasks.images.statistics import mean_and_std
 
-STAGES_FILE = "stages.json"
-"""In a run's directory: where the store keeps the result of every stage."""
 MOST_BYTES = 64 * 2**20
 """Of a report, and of the class names."""
 

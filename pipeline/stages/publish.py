@@ -13,7 +13,7 @@ from rich.markup import escape
 from pipeline.base.errors import printable
 from pipeline.base.locks import held
 from pipeline.base.safe_files import remove
-from pipeline.base.store import LOCKS, MAKING, STORE, Result, publish
+from pipeline.base.store import LOCKS, MAKING, STAGES_FILE, STORE, Result, publish
 from pipeline.formats.description import labels_text
 from pipeline.measure.baseline.files import SHIPPED, Kept, any_in, model_sha256, newest_of_gpu
 from pipeline.measure.baseline.record import BASELINES
@@ -22,7 +22,6 @@ from pipeline.report.assemble import assemble
 from pipeline.report.records import Report
 from pipeline.report.write import write_report
 from pipeline.stages.context import float_model
-from pipeline.stages.finished_run import STAGES_FILE
 from pipeline.stages.schedule import Run
 from pipeline.tasks.classification import PREDICTIONS, Predictions, gathered, write_predictions
 

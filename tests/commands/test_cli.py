@@ -8,6 +8,7 @@ import resource
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,14 +45,14 @@ def test_they_answer_within_a_second(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("command", "example"),
-    [(name, line) for name, lines in __main__.EXAMPLES.items() for line in lines],
+    [(name, line) for name, made in __main__.COMMANDS.items() for line in made.examples],
 )
 def test_every_example_of_the_help_is_a_command(command: str, example: str) -> None:
     program, *arguments = shlex.split(example)
     stops = [arguments.index(sign) for sign in ("<", ">") if sign in arguments]
-    parsed = __main__._parser().parse_args(arguments[: min(stops, default=None)])
+    parsed = __main__.parser().parse_args(arguments[: min(stops, default=None)])
     assert (program, parsed.command) == ("pocketnest", command)
-    assert set(__main__.EXAMPLES) == set(__main__._COMMANDS)
+    assert all(made.examples for made in __main__.COMMANDS.values())
 
 
 def test_help_names_the_exit_codes() -> None:
@@ -201,7 +202,8 @@ def test_an_output_directory_that_cannot_be_written(
     def fail(arguments: object) -> int:
         raise OSError(number, os.strerror(number), "artifacts")
 
-    monkeypatch.setitem(__main__._COMMANDS, "check", fail)
+    replaced = replace(__main__.COMMANDS["check"], run=fail)
+    monkeypatch.setitem(__main__.COMMANDS, "check", replaced)
     assert __main__.main(["check", str(ONNX)]) == 2
     assert "artifacts" in capsys.readouterr().err
 
@@ -212,7 +214,8 @@ def test_an_internal_error_gives_1(
     def fail(arguments: object) -> int:
         raise RuntimeError("a bug")
 
-    monkeypatch.setitem(__main__._COMMANDS, "check", fail)
+    replaced = replace(__main__.COMMANDS["check"], run=fail)
+    monkeypatch.setitem(__main__.COMMANDS, "check", replaced)
     assert __main__.main(["check", str(ONNX)]) == 1
     assert "a bug" in capsys.readouterr().err
 
@@ -247,7 +250,8 @@ def test_a_file_that_is_in_the_way_is_named(
     def fail(arguments: object) -> int:
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), "artifacts/run.log")
 
-    monkeypatch.setitem(__main__._COMMANDS, "check", fail)
+    replaced = replace(__main__.COMMANDS["check"], run=fail)
+    monkeypatch.setitem(__main__.COMMANDS, "check", replaced)
     assert __main__.main(["check", str(ONNX)]) == 2
     assert capsys.readouterr().err == "error: artifacts/run.log: Is a directory\n"
 

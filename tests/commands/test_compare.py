@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 
 from pipeline.base.checksums import seal
 from pipeline.base.errors import InputError
-from pipeline.commands.changes import Change, Limits, compare, markdown, mcnemar
+from pipeline.base.store import STAGES_FILE
+from pipeline.commands.compare.changes import Allowances, Change, changes_between, mcnemar
+from pipeline.commands.compare.table import markdown
 from pipeline.measure.latency import latency_of
 from pipeline.recipe.recipe import load_recipes, resolved_yaml
 from pipeline.report.records import all_met, budget
 from pipeline.report.write import write_report
-from pipeline.stages.finished_run import STAGES_FILE, open_runs
+from pipeline.stages.finished_run import open_runs
 from pipeline.tasks.accuracy import Accuracy, Changes, accuracy_drop_pt
 from pipeline.tasks.classification import PREDICTIONS, Predictions, write_predictions
 from tests.making.cli import DEVICE_RECIPES, pocketnest
@@ -77,7 +79,7 @@ def run(
 
 
 def found(old: Path, new: Path, **limits: float) -> dict[str, Change]:
-    changes = compare(open_runs(old), open_runs(new), Limits(**limits))
+    changes = changes_between(open_runs(old), open_runs(new), Allowances(**limits))
     return {one.what: one for one in changes}
 
 
@@ -193,10 +195,10 @@ def test_other_targets_cannot_be_compared(tmp_path: Path) -> None:
         **vars(other[0]) | {"recipe": other[0].recipe.model_copy(update={"name": "other"})}
     )
     with pytest.raises(InputError, match="no target is in both"):
-        compare(old, other, Limits())
-    names = {one.target: one.verdict for one in compare(old, [*new, *other], Limits())}
+        changes_between(old, other, Allowances())
+    names = {one.target: one.verdict for one in changes_between(old, [*new, *other], Allowances())}
     assert names["other"] == "changed"
-    names = {one.target: one.verdict for one in compare([*old, *other], new, Limits())}
+    names = {one.target: one.verdict for one in changes_between([*old, *other], new, Allowances())}
     assert names["other"] == "worse"
 
 

@@ -14,10 +14,10 @@ import pytest
 from pipeline.base.checksums import MANIFEST, seal
 from pipeline.base.errors import InputError
 from pipeline.base.locks import held
-from pipeline.base.store import PARTIAL
-from pipeline.commands.upkeep import removable, remove_all, verify
+from pipeline.base.store import PARTIAL, STAGES_FILE
+from pipeline.commands.gc import removable, remove_all
+from pipeline.commands.verify import damaged as verify
 from pipeline.recipe.recipe import load_recipes, resolved_yaml
-from pipeline.stages.finished_run import STAGES_FILE
 from tests.making.cli import DEVICE_RECIPES
 
 

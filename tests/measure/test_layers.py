@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.commands.debug_table import worst_first
+from pipeline.commands.debug.layers import worst_first
 from pipeline.compress.quantization import qat
 from pipeline.compress.quantization.fold import float_twin, quantized_program
 from pipeline.measure import layers

@@ -327,7 +327,7 @@ def prepare(work: Path, quick: bool) -> None:
 def warm(quick: bool) -> None:
     """Import what the commands need; `check` needs no torch."""
     if quick:
-        import pipeline.commands.run  # noqa: F401
+        import pipeline.commands.run.table  # noqa: F401
 
         whole(), shipped()
     else:

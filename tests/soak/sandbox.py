@@ -148,12 +148,12 @@ def warm() -> None:
     import coremltools.proto.MIL_pb2  # noqa: F401
     import onnxruntime  # noqa: F401
 
-    import pipeline.commands.answers
     import pipeline.commands.bundle.write
-    import pipeline.commands.changes
-    import pipeline.commands.debug_table
-    import pipeline.commands.layer_table
-    import pipeline.commands.upkeep  # noqa: F401
+    import pipeline.commands.compare.changes
+    import pipeline.commands.debug.layers
+    import pipeline.commands.inspect.layers
+    import pipeline.commands.predict.classify
+    import pipeline.stages.finished_run  # noqa: F401
 
     warm_run()
 

@@ -11,9 +11,10 @@ import pytest
 
 from pipeline.base.checksums import MANIFEST, seal
 from pipeline.base.errors import InputError, reading
+from pipeline.base.store import STAGES_FILE
 from pipeline.recipe.recipe import load_recipes, resolved_yaml
 from pipeline.report.write import combine, write_report
-from pipeline.stages.finished_run import STAGES_FILE, open_run, open_runs
+from pipeline.stages.finished_run import open_run, open_runs
 from pipeline.tasks.images.files import image_files
 from tests.making.cli import DEVICE_RECIPES
 from tests.report.test_report import report, target

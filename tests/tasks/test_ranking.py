@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline.commands.answers import ranked_prediction
+from pipeline.commands.predict.classify import ranked_scores
 from pipeline.commands.bundle.golden import Vectors, clearest, write
 from pipeline.commands.bundle.snippets import snippets
 from pipeline.measure import parity
@@ -88,7 +88,7 @@ def test_predict_follows_the_rule() -> None:
     for row in range(0, IMAGES, 7):
         logits = torch.from_numpy(LOGITS[row : row + 1])
         given = {"float": logits, "file": logits.flip(1)}
-        found = ranked_prediction("image", 0, given, classes, 5)
+        found = ranked_scores("image", 0, given, classes, 5)
         assert list(found.classes) == [classes[n] for n in ORDER[row, :5]]
         assert found.best["float"] == classes[FIRST[row]]
         assert found.best["file"] == classes[LOGITS[row, ::-1].argmax()]
@@ -97,7 +97,7 @@ def test_predict_follows_the_rule() -> None:
 def test_probabilities_that_are_all_zero_do_not_change_the_order() -> None:
     """Logits far below the largest: their probabilities tie at 0 though they do not."""
     logits = torch.tensor([[0.0, 200.0, 400.0, 600.0]])
-    found = ranked_prediction("image", 0, {"float": logits}, ["a", "b", "c", "d"], 4)
+    found = ranked_scores("image", 0, {"float": logits}, ["a", "b", "c", "d"], 4)
     assert found.classes == ("d", "c", "b", "a")
     assert found.scores["float"] == (1, 0, 0, 0)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.__main__ import _parser
+from pipeline.__main__ import parser as whole_parser
 from pipeline.recipe.recipe import load_recipes
 from tests.making.cli import DEVICE_RECIPES, ROOT, environment
 from tests.making.documented import (
@@ -159,7 +159,7 @@ def test_recipes_of_the_pages_load(tmp_path: Path, block: Block) -> None:
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
-    (found,) = [a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    (found,) = [a for a in whole_parser()._actions if isinstance(a, argparse._SubParsersAction)]
     return dict(found.choices)
 
 
@@ -175,7 +175,7 @@ def test_every_command_and_option_of_the_program_is_documented() -> None:
 def test_no_option_is_documented_that_does_not_exist() -> None:
     options = {
         option
-        for parser in (_parser(), *parsers().values())
+        for parser in (whole_parser(), *parsers().values())
         for action in parser._actions
         for option in action.option_strings
     }

@@ -16,7 +16,7 @@ from pipeline.commands.bench import bars as bars_of
 from pipeline.commands.bench.contestants import (
     EAGER,
     Contestant,
-    Run,
+    Invocation,
     first,
     of_peer,
     of_run,
@@ -124,7 +124,9 @@ def benchmark(
 
 
 def _time(contestants: Sequence[Contestant], threads: int, rounds: int, tracked: Tracked) -> Timed:
-    runs: dict[str, Run] = {c.name: c.open(threads) for c in contestants if c.open is not None}
+    runs: dict[str, Invocation] = {
+        c.name: c.open(threads) for c in contestants if c.open is not None
+    }
     with tracked(f"rounds on {threads} thread{'s' * (threads > 1)}", rounds) as advance:
         done = 0
 

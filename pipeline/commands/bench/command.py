@@ -6,27 +6,48 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from pipeline.base.console import third_party_output_to, tracked
-from pipeline.base.safe_files import refuse_link, refuse_to_write
-from pipeline.commands.run import LOG
+from pipeline.commands.arguments import completes_folders, positive
+from pipeline.commands.command import BUDGET_MISSED, OK, Command
 
 
-def bench(arguments: argparse.Namespace) -> bool:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Take folders of runs, what to time beside them, and what must come out."""
+    completes_folders(parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR"))
+    parser.add_argument("--rounds", type=positive, default=50, metavar="N")
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="make and time what other tools make of the same network",
+    )
+    parser.add_argument(
+        "--bars",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="YAML list of what must hold; exit code 3 where it does not",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="for bench.json and bench.svg")
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Time the files of runs in turn with the float network and, if asked, other tools' files.
 
-    Returns:
-        Whether every bar that was given is met.
-
     Raises:
-        InputError: no finished runs of one network, or bars that cannot be read.
+        InputError: no finished runs of one network, bars that cannot be read, or results that
+            cannot be written.
     """
+    from pipeline.base.console import LOG, third_party_output_to, tracked
+    from pipeline.base.safe_files import refuse_outputs
     from pipeline.stages.finished_run import open_runs
 
-    runs = [run for directory in arguments.run_dirs for run in open_runs(directory)]
-    first: Path = arguments.run_dirs[0]
-    out: Path = arguments.out or (first if len(arguments.run_dirs) == 1 else first.parent)
+    directories: list[Path] = arguments.run_dirs
+    runs = [finished for directory in directories for finished in open_runs(directory)]
+    first = directories[0]
+    out: Path = arguments.out or (first if len(directories) == 1 else first.parent)
     out.mkdir(parents=True, exist_ok=True)
-    refuse_link(out / "peers")
+    data, picture, peers = out / "bench.json", out / "bench.svg", out / "peers"
+    refuse_outputs(folders=[peers], files=[data, picture])
     with third_party_output_to(out / LOG) as console:
         from pipeline.commands.bench.bars import load_bars
         from pipeline.commands.bench.benchmark import benchmark, write_json
@@ -37,14 +58,23 @@ def bench(arguments: argparse.Namespace) -> bool:
         found = benchmark(
             runs,
             rounds=arguments.rounds,
-            peers=out / "peers" if arguments.peers else None,
+            peers=peers if arguments.peers else None,
             bars=bars,
             tracked=partial(tracked, console),
         )
-        refuse_to_write(out / "bench.json")
-        refuse_to_write(out / "bench.svg")
-        write_json(found, out / "bench.json")
-        write_plot(found, out / "bench.svg")
+        write_json(found, data)
+        write_plot(found, picture)
         show(found, console)
-        console.print(f"{out / 'bench.json'}, {out / 'bench.svg'}", highlight=False)
-    return found.passed
+        console.print(f"{data}, {picture}", highlight=False)
+    return OK if found.passed else BUDGET_MISSED
+
+
+BENCH = Command(
+    help="time the files of runs again, in turn with the float model",
+    examples=(
+        "pocketnest bench artifacts/android-litert-int8",
+        "pocketnest bench artifacts/android-litert-int8 --peers --rounds 100",
+    ),
+    add_arguments=add_arguments,
+    run=run,
+)

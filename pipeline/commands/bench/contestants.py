@@ -22,7 +22,7 @@ from pipeline.tasks.images.dataset import Dataset, pixel_values
 
 EAGER = "torch eager"
 
-Run = Callable[[], object]
+Invocation = Callable[[], object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Contestant:
     size_bytes: int | None
     made_in_s: float | None
     accuracy: Accuracy | None
-    open: Callable[[int], Run] | None
+    open: Callable[[int], Invocation] | None
     missing: str | None
 
 
@@ -65,14 +65,14 @@ def of_torch(
         variants: whether to have them all.
     """
 
-    def eager(threads: int) -> Run:
+    def eager(threads: int) -> Invocation:
         return timing.float_run(model, image)
 
-    def channels_last(threads: int) -> Run:
+    def channels_last(threads: int) -> Invocation:
         turned = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return timing.float_run(turned, image.to(memory_format=torch.channels_last))
 
-    def compiled(threads: int) -> Run:
+    def compiled(threads: int) -> Invocation:
         # The number of threads is compiled in.
         torch._dynamo.reset()
         torch.set_num_threads(threads)
@@ -151,17 +151,17 @@ def of_peer(peer: Peer, dataset: Dataset) -> Contestant:
     )
 
 
-def opener(format_name: str, file: Path, image: Tensor) -> Callable[[int], Run]:
+def opener(format_name: str, file: Path, image: Tensor) -> Callable[[int], Invocation]:
     """Gives one run of a file on `image` (1, 3, side, side) on so many threads."""
 
-    def opened(threads: int) -> Run:
+    def opened(threads: int) -> Invocation:
         with reading(file):
             runnable = import_module(f"pipeline.formats.{format_name}.file").open_file(
                 file, threads
             )
             runnable.set_input(image.numpy())
             runnable.invoke()
-        run: Run = runnable.invoke
+        run: Invocation = runnable.invoke
         return run
 
     return opened

@@ -2,30 +2,59 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
-from pipeline.base.console import third_party_output_to
-from pipeline.commands.run import LOG
+from pipeline.commands.arguments import completes_folders
+from pipeline.commands.command import BUDGET_MISSED, OK, Command
 
 
-def bundle(directory: Path, out: Path | None) -> bool:
-    """Pack every run of a directory; True where all of them meet their budgets.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Take the folder of a run, and one for the archives."""
+    completes_folders(parser.add_argument("run_dir", type=Path, metavar="RUN_DIR"))
+    completes_folders(
+        parser.add_argument(
+            "--out", type=Path, metavar="DIR", help="for the archives; default: each run's folder"
+        )
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Pack every run of a directory.
 
     Raises:
-        InputError: a run cannot be read, or cannot be handed over.
+        InputError: a run cannot be read, or cannot be handed over, or an archive cannot be
+            written.
     """
+    from pipeline.base.console import LOG, third_party_output_to
+    from pipeline.base.safe_files import refuse_outputs
     from pipeline.stages.finished_run import open_runs
 
-    runs = open_runs(directory)
+    out: Path | None = arguments.out
+    archives = {
+        (out or finished.directory) / f"{finished.recipe.name}.zip": finished
+        for finished in open_runs(arguments.run_dir)
+    }
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    refuse_outputs(files=archives)
     passed = True
-    with third_party_output_to(directory / LOG) as console:
+    with third_party_output_to(arguments.run_dir / LOG) as console:
         from pipeline.commands.bundle.write import write_bundle
 
-        for run in runs:
-            path = write_bundle(run, out)
+        for path, finished in archives.items():
+            write_bundle(finished, path)
             size = f"{path.stat().st_size / 1e6:.1f} MB"
-            met = run.report().passed
+            met = finished.report().passed
             passed = passed and met
             note = "" if met else "; a budget is missed, the model card says which"
             console.print(f"{path}  {size}{note}", highlight=False)
-    return passed
+    return OK if passed else BUDGET_MISSED
+
+
+BUNDLE = Command(
+    help="pack what app teams need: model, contract, golden vectors, code; as a zip",
+    examples=("pocketnest bundle artifacts/combined --out hand-over",),
+    add_arguments=add_arguments,
+    run=run,
+)

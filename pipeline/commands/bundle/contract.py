@@ -28,7 +28,7 @@ _LOGITS = (
 )
 
 
-class Grid(Record):
+class IntegerGrid(Record):
     """Of integers: real = scale * (integer - zero_point)."""
 
     scale: Above0
@@ -66,7 +66,7 @@ class Input(Record):
     value: Text
     mean: tuple[Share, Share, Share] | None
     std: tuple[Above0, Above0, Above0] | None
-    grid: Grid | None = None
+    grid: IntegerGrid | None = None
 
 
 class Output(Record):
@@ -78,7 +78,7 @@ class Output(Record):
     meaning: Text = _LOGITS
     labels: Text = "labels.txt"
     classes: Positive
-    grid: Grid | None = None
+    grid: IntegerGrid | None = None
 
 
 class Golden(Record):
@@ -171,10 +171,10 @@ def _output(port: Port, classes: int) -> Output:
     )
 
 
-def _grid(port: Port) -> Grid | None:
+def _grid(port: Port) -> IntegerGrid | None:
     if port.scale is None or port.zero_point is None:
         return None
-    return Grid(scale=port.scale, zero_point=port.zero_point)
+    return IntegerGrid(scale=port.scale, zero_point=port.zero_point)
 
 
 def _rounded_up(value: float) -> float:

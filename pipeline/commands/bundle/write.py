@@ -10,7 +10,6 @@ from pathlib import Path
 
 from pipeline.base.checksums import flush, seal
 from pipeline.base.errors import InputError, reading
-from pipeline.base.safe_files import refuse_to_write
 from pipeline.base.store import IMAGES, STORE
 from pipeline.commands.bundle import golden
 from pipeline.commands.bundle.card import model_card
@@ -24,16 +23,13 @@ from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.load import load_dataset
 
 
-def write_bundle(run: Finished, out: Path | None = None) -> Path:
+def write_bundle(run: Finished, path: Path) -> None:
     """Write the bundle of a run.
 
     Args:
         run: finished.
-        out: folder of the archive; None takes that of the run, where the next run removes it with
-            the file that it is of.
-
-    Returns:
-        Path of the archive.
+        path: of the archive, in a folder that is there. In the run's own folder the next run
+            removes it with the file that it is of.
 
     Raises:
         InputError: the run has no report of this version, its file is not its program, its test
@@ -47,11 +43,7 @@ def write_bundle(run: Finished, out: Path | None = None) -> Path:
             "and was written with --allow-mismatch; nothing to hand over"
         )
     dataset = _dataset(run, report)
-    folder = out or run.directory
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{run.recipe.name}.zip"
-    refuse_to_write(path)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".bundle-") as scratch:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bundle-") as scratch:
         root = Path(scratch, run.recipe.name)
         root.mkdir()
         _fill(root, run, report, target, dataset)
@@ -60,8 +52,7 @@ def write_bundle(run: Finished, out: Path | None = None) -> Path:
         _pack(root, packed)
         flush(packed)
         os.replace(packed, path)
-    flush(folder)
-    return path
+    flush(path.parent)
 
 
 def _dataset(run: Finished, report: Report) -> Dataset:

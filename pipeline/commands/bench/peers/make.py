@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from pipeline.commands.bench.peers.plans import CALIBRATION, NETWORK, PLANS, Plan, report_of
+from pipeline.commands.bench.peers.plans import CALIBRATION, NETWORK, PLANS, PeerPlan, report_of
 from pipeline.commands.bench.peers.research import save_network
 from pipeline.formats.write import child_environment
 from pipeline.networks.resnest.network import ResNeSt
@@ -53,7 +53,7 @@ class Peer:
 class _Child:
     """A running process and when it started."""
 
-    plan: Plan
+    plan: PeerPlan
     process: subprocess.Popen[bytes]
     started: float
     log: Path
@@ -129,7 +129,7 @@ def _make_all(
 
 
 def _peer(
-    plan: Plan,
+    plan: PeerPlan,
     *,
     path: Path | None = None,
     seconds: float = 0.0,
@@ -147,7 +147,7 @@ def _peer(
     )
 
 
-def _start(plan: Plan, inputs: Path, folder: Path) -> _Child:
+def _start(plan: PeerPlan, inputs: Path, folder: Path) -> _Child:
     """Start a process that makes the file, in a working directory of its own below `inputs`."""
     work = inputs / f"{plan.file}.work"
     work.mkdir()

@@ -14,7 +14,7 @@ CALIBRATION = "calibration.npy"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class PeerPlan:
     """A file to make.
 
     Attributes:
@@ -42,14 +42,14 @@ NAIVE_TIMM = "onnx float, naive export of timm's"
 """timm's code computes the same with tensors of five axes, which runtimes are slower with."""
 
 PLANS = (
-    Plan(
+    PeerPlan(
         name=NAIVE,
         format="onnx",
         precision="float",
         file="onnx-float-naive.onnx",
         start=0,
     ),
-    Plan(
+    PeerPlan(
         name="onnx int8, onnxruntime quantize_static",
         format="onnx",
         precision="int8",
@@ -57,7 +57,7 @@ PLANS = (
         start=5,
         source=NAIVE,
     ),
-    Plan(
+    PeerPlan(
         name="onnx int8, neural-compressor",
         format="onnx",
         precision="int8",
@@ -65,7 +65,7 @@ PLANS = (
         start=4,
         source=NAIVE,
     ),
-    Plan(
+    PeerPlan(
         name="tflite float, onnx2tf",
         format="tflite",
         precision="float",
@@ -73,7 +73,7 @@ PLANS = (
         start=3,
         source=NAIVE,
     ),
-    Plan(
+    PeerPlan(
         name="tflite int8, onnx2tf -oiqt",
         format="tflite",
         precision="int8",
@@ -81,14 +81,14 @@ PLANS = (
         start=2,
         source=NAIVE,
     ),
-    Plan(
+    PeerPlan(
         name=NAIVE_TIMM,
         format="onnx",
         precision="float",
         file="onnx-float-naive-timm.onnx",
         start=0,
     ),
-    Plan(
+    PeerPlan(
         name="onnx int8, quantize_static of timm's",
         format="onnx",
         precision="int8",
@@ -96,7 +96,7 @@ PLANS = (
         start=5,
         source=NAIVE_TIMM,
     ),
-    Plan(
+    PeerPlan(
         name="tflite int8, onnx2tf -oiqt of timm's",
         format="tflite",
         precision="int8",
@@ -104,7 +104,7 @@ PLANS = (
         start=2,
         source=NAIVE_TIMM,
     ),
-    Plan(
+    PeerPlan(
         name="coreml float16, coremltools",
         format="coreml",
         precision="float",
@@ -115,6 +115,6 @@ PLANS = (
 """In the order of reports."""
 
 
-def report_of(plan: Plan, inputs: Path) -> Path:
+def report_of(plan: PeerPlan, inputs: Path) -> Path:
     """Where the process that makes a file says how it went: JSON, `peak_bytes` and `error`."""
     return inputs / f"{plan.file}.json"

@@ -29,7 +29,7 @@ REST = "(other operations)"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Size:
+class LayerSize:
     """One layer at one width.
 
     Attributes:
@@ -49,7 +49,7 @@ class Size:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class LayerCost:
     """One layer; what is not a convolution or linear layer stands together for its block.
 
     Attributes:
@@ -65,13 +65,13 @@ class Row:
     name: str
     kernel: str = ""
     groups: int | None = None
-    before: Size | None = None
-    after: Size | None = None
+    before: LayerSize | None = None
+    after: LayerSize | None = None
     milliseconds: float | None = None
     share: float | None = None
 
 
-def table_of_recipe(recipe: Recipe) -> list[Row]:
+def table_of_recipe(recipe: Recipe) -> list[LayerCost]:
     """The layers of the network that a recipe starts from.
 
     Raises:
@@ -82,7 +82,7 @@ def table_of_recipe(recipe: Recipe) -> list[Row]:
     return _rows(_branched(recipe, classes), None, side)
 
 
-def table_of_run(run: Finished, rounds: int) -> list[Row]:
+def table_of_run(run: Finished, rounds: int) -> list[LayerCost]:
     """The layers of a finished run, each with its share of the file's time on this machine.
 
     Args:
@@ -109,10 +109,10 @@ def _branched(recipe: Recipe, classes: int) -> ResNeSt:
     return branch_form(build(recipe.model, classes).eval())
 
 
-def _rows(whole: ResNeSt, small: ResNeSt | None, side: int) -> list[Row]:
+def _rows(whole: ResNeSt, small: ResNeSt | None, side: int) -> list[LayerCost]:
     after = {} if small is None else {n.name: _size(n) for n in count(small, side).layers}
     return [
-        Row(
+        LayerCost(
             name=layer.name,
             kernel="x".join(map(str, layer.kernel)),
             groups=layer.groups,
@@ -123,10 +123,10 @@ def _rows(whole: ResNeSt, small: ResNeSt | None, side: int) -> list[Row]:
     ]
 
 
-def _size(layer: LayerCount) -> Size:
+def _size(layer: LayerCount) -> LayerSize:
     weights = layer.inputs * layer.outputs * math.prod(layer.kernel) // layer.groups
     height, width = layer.output_shape[2:] or (1, 1)
-    return Size(
+    return LayerSize(
         outputs=layer.outputs,
         height=height,
         width=width,
@@ -152,7 +152,7 @@ def _times(run: Finished, small: ResNeSt, rounds: int) -> Counter[str]:
     return found
 
 
-def _with_times(rows: Sequence[Row], times: Counter[str]) -> list[Row]:
+def _with_times(rows: Sequence[LayerCost], times: Counter[str]) -> list[LayerCost]:
     """Rows with their times, and further ones for what is no layer with weights of its own.
 
     The logits of a second split come of the same convolution as the first one's.
@@ -163,15 +163,15 @@ def _with_times(rows: Sequence[Row], times: Counter[str]) -> list[Row]:
     for row in rows:
         ms = times.get(row.name)
         share = None if ms is None else ms / total
-        found.append(Row(**{**vars(row), "milliseconds": ms, "share": share}))
+        found.append(LayerCost(**{**vars(row), "milliseconds": ms, "share": share}))
     for place in (place for place in times if place not in known):
         ms = times[place]
         name = f"{place} {REST}".strip()
-        found.append(Row(name=name, milliseconds=ms, share=ms / total))
+        found.append(LayerCost(name=name, milliseconds=ms, share=ms / total))
     return found
 
 
-def write_csv(rows: Sequence[Row], path: Path) -> None:
+def write_csv(rows: Sequence[LayerCost], path: Path) -> None:
     """Write every row with all its figures; what does not apply is empty."""
     header = ["layer", "kernel", "groups", "height", "width"]
     header += ["outputs before", "params before", "macs before"]

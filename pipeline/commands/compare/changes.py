@@ -1,6 +1,6 @@
 """What changed between two runs of the same targets, worst first.
 
-    changes = compare(open_runs(Path("before/combined")), open_runs(Path("after/combined")))
+    changes = changes_between(old, new, Allowances())
 
 A change is a regression where it is past its limit and more than chance: two files may differ by
 an image or two, and the same file takes another time in every run.
@@ -8,9 +8,8 @@ an image or two, and the same file takes another time in every run.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import comb
 from typing import Literal
 
@@ -28,7 +27,7 @@ ORDER: tuple[Verdict, ...] = ("regression", "worse", "changed", "unknown", "bett
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class Allowances:
     """How much worse a run may be before it is a regression.
 
     Attributes:
@@ -65,7 +64,9 @@ class Change:
     verdict: Verdict
 
 
-def compare(old: Sequence[Finished], new: Sequence[Finished], limits: Limits) -> list[Change]:
+def changes_between(
+    old: Sequence[Finished], new: Sequence[Finished], allowed: Allowances
+) -> list[Change]:
     """Every figure of every target of both, worst first.
 
     Raises:
@@ -79,7 +80,7 @@ def compare(old: Sequence[Finished], new: Sequence[Finished], limits: Limits) ->
             f"no target is in both: {', '.join(before)} and {', '.join(after)}; "
             "compare runs of the same recipes"
         )
-    found = [one for name in shared for one in _of_target(before[name], after[name], limits)]
+    found = [one for name in shared for one in _of_target(before[name], after[name], allowed)]
     for name in sorted(before.keys() ^ after.keys()):
         gone = name in before
         found.append(
@@ -108,18 +109,18 @@ def mcnemar(changes: Changes) -> float:
     return float(min(1.0, 2 * tail / 2**discordant))
 
 
-def _of_target(old: Finished, new: Finished, limits: Limits) -> Iterator[Change]:
+def _of_target(old: Finished, new: Finished, allowed: Allowances) -> Iterator[Change]:
     before, after = old.report(), new.report()
     (one,), (two,) = before.targets, after.targets
     name = two.name
     if one.sha256 == two.sha256:
         note = f"sha256 {two.sha256[:12]}"
         yield Change(target=name, what="file", before="", after="", note=note, verdict="same")
-    yield from _accuracies(old, new, before, after, limits)
+    yield from _accuracies(old, new, before, after, allowed)
     yield _parity(one, two)
-    yield _size(name, "size", one.size_bytes, two.size_bytes, limits)
-    yield _size(name, "download", one.download_bytes, two.download_bytes, limits)
-    yield _latency(before, after, limits)
+    yield _size(name, "size", one.size_bytes, two.size_bytes, allowed)
+    yield _size(name, "download", one.download_bytes, two.download_bytes, allowed)
+    yield _latency(before, after, allowed)
     yield from _inside(one, two)
     yield from _budgets(one, two)
 
@@ -134,7 +135,7 @@ def _predictions(run: Finished) -> dict[str, Predictions] | None:
 
 
 def _accuracies(
-    old: Finished, new: Finished, before: Report, after: Report, limits: Limits
+    old: Finished, new: Finished, before: Report, after: Report, allowed: Allowances
 ) -> Iterator[Change]:
     (one,), (two,) = before.targets, after.targets
     ours, theirs = _predictions(old), _predictions(new)
@@ -150,7 +151,7 @@ def _accuracies(
             note = "not measured in both"
         else:
             drop = round(100 * (first.top1 - second.top1), 9)
-            past = drop > limits.accuracy_drop_pt
+            past = drop > allowed.accuracy_drop_pt
             note = f"{-drop:+.2f} pt"
             verdict = "same" if drop == 0 else "better" if drop < 0 else "worse"
             if paired and ours is not None and theirs is not None:
@@ -158,7 +159,7 @@ def _accuracies(
                     found = changes_of(ours[name].labels, ours[name].file, theirs[name].file)
                 chance = mcnemar(found)
                 note += f"; {found.lost} lost, {found.gained} gained, p = {chance:.2g}"
-                past = past and chance < limits.significance
+                past = past and chance < allowed.significance
             else:
                 note += "; not paired: other images, or a run of an older PocketNest"
             verdict = "regression" if past else verdict
@@ -186,10 +187,10 @@ def _parity(one: TargetResult, two: TargetResult) -> Change:
     )
 
 
-def _size(target: str, what: str, before: int, after: int, limits: Limits) -> Change:
+def _size(target: str, what: str, before: int, after: int, allowed: Allowances) -> Change:
     growth = after / before - 1
     verdict: Verdict = "same" if growth == 0 else "better" if growth < 0 else "worse"
-    if growth > limits.size_growth:
+    if growth > allowed.size_growth:
         verdict = "regression"
     return Change(
         target=target,
@@ -201,7 +202,7 @@ def _size(target: str, what: str, before: int, after: int, limits: Limits) -> Ch
     )
 
 
-def _latency(before: Report, after: Report, limits: Limits) -> Change:
+def _latency(before: Report, after: Report, allowed: Allowances) -> Change:
     (one,), (two,) = before.targets, after.targets
     first, second = one.latency_ms, two.latency_ms
     verdict: Verdict = "unknown"
@@ -221,7 +222,7 @@ def _latency(before: Report, after: Report, limits: Limits) -> Change:
         elif growth < 0:
             verdict = "better"
         else:
-            verdict = "regression" if growth > limits.latency_growth else "worse"
+            verdict = "regression" if growth > allowed.latency_growth else "worse"
     return Change(
         target=two.name,
         what="latency",
@@ -298,29 +299,3 @@ def _budgets(one: TargetResult, two: TargetResult) -> Iterator[Change]:
             note=words.limit(item),
             verdict=verdict,
         )
-
-
-def markdown(changes: Sequence[Change]) -> str:
-    """The changes as a table for a pull request; what is the same is only counted."""
-    found = [one for one in changes if one.verdict == "regression"]
-    same = sum(one.verdict == "same" for one in changes)
-    verdict = f"**{words.plural(len(found), 'regression')}**" if found else "**No regression**"
-    lines = [f"{verdict}; {words.plural(same, 'figure')} the same.", ""]
-    rows = [one for one in changes if one.verdict != "same"]
-    if rows:
-        lines += ["| | target | figure | before | after | |", "| --- " * 6 + "|"]
-        lines += [
-            "| "
-            + " | ".join(
-                words.markdown_text(text)
-                for text in (one.verdict, one.target, one.what, one.before, one.after, one.note)
-            )
-            + " |"
-            for one in rows
-        ]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def as_json(changes: Sequence[Change]) -> str:
-    """The changes as a JSON list, worst first."""
-    return json.dumps([asdict(one) for one in changes], indent=2, ensure_ascii=False) + "\n"

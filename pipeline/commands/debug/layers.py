@@ -26,7 +26,7 @@ _IDEAL_DB = 6.02 * 8 + 1.76
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ComparedLayer:
     """One layer; the attributes are the columns of the CSV file, in this order.
 
     Attributes:
@@ -70,7 +70,7 @@ class Row:
     at_fault: bool
 
 
-def debug_rows(run: Finished, images: int) -> list[Row]:
+def compared_layers(run: Finished, images: int) -> list[ComparedLayer]:
     """Compare a run's file with its program and the float network on calibration images.
 
     Args:
@@ -108,7 +108,7 @@ def _program(file: Path) -> torch.export.ExportedProgram:
         return program.load(file)
 
 
-def worst_first(records: Sequence[LayerSums], grids: dict[str, Grid]) -> list[Row]:
+def worst_first(records: Sequence[LayerSums], grids: dict[str, Grid]) -> list[ComparedLayer]:
     """The rows of compared layers; `grids` are the file's, by layer name."""
     ratios = {record.layer.name: record.file_sqnr_db for record in records}
     rows = [_row(record, grids[record.layer.name], ratios) for record in records]
@@ -117,13 +117,13 @@ def worst_first(records: Sequence[LayerSums], grids: dict[str, Grid]) -> list[Ro
     return wrong + sorted(others, key=lambda row: row.lost_db, reverse=True)
 
 
-def _row(record: LayerSums, found: Grid, ratios: dict[str, float]) -> Row:
+def _row(record: LayerSums, found: Grid, ratios: dict[str, float]) -> ComparedLayer:
     layer, steps = record.layer, record.steps
     # A flatten that no file holds has no ratio of its own.
     before = [ratios[name] for name in layer.inputs if name in ratios]
     reached = min(before, default=_IDEAL_DB)
     lost = 0.0 if math.isinf(reached) else reached - record.file_sqnr_db
-    return Row(
+    return ComparedLayer(
         layer=layer.name,
         module=layer.module,
         operation=layer.operation,
@@ -144,9 +144,9 @@ def _row(record: LayerSums, found: Grid, ratios: dict[str, float]) -> Row:
     )
 
 
-def write_csv(rows: Sequence[Row], path: Path) -> None:
+def write_csv(rows: Sequence[ComparedLayer], path: Path) -> None:
     """Write every row, in order, under a header of the attributes' names."""
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(Row.__dataclass_fields__))
+        writer = csv.DictWriter(file, fieldnames=list(ComparedLayer.__dataclass_fields__))
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)

@@ -1,53 +1,20 @@
-"""`pocketnest inspect`: list the layers of a network, before and after."""
+"""The layers of a network on the screen."""
 
 from __future__ import annotations
 
-import argparse
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.base.console import third_party_output_to
-from pipeline.commands.run import LOG
-from pipeline.recipe.recipe import load_recipes
-
 if TYPE_CHECKING:
-    from pipeline.commands.layer_table import Row as LayerRow
-    from pipeline.commands.layer_table import Size
+    from pipeline.commands.inspect.layers import LayerCost, LayerSize
 
 
-def inspect(arguments: argparse.Namespace) -> None:
-    """Show every layer of a recipe's network, or of a run before and after pruning.
-
-    Raises:
-        InputError: neither a recipe nor the directory of a finished run.
-    """
-    from pipeline.stages.finished_run import open_run
-
-    target: Path = arguments.target
-    if target.is_dir():
-        finished = open_run(target, arguments.name)
-        with third_party_output_to(target / LOG) as console:
-            from pipeline.commands.layer_table import table_of_run
-
-            rows = table_of_run(finished, arguments.rounds)
-            _show_layers(rows, finished.recipe.name, arguments.csv, console)
-        return
-    (recipe,) = load_recipes([target], arguments.overrides)
-    with third_party_output_to(Path(os.devnull)) as console:
-        from pipeline.commands.layer_table import table_of_recipe
-
-        _show_layers(table_of_recipe(recipe), recipe.name, arguments.csv, console)
-
-
-def _show_layers(rows: Sequence[LayerRow], name: str, path: Path | None, console: Console) -> None:
-    from pipeline.commands.layer_table import write_csv
-
+def show(rows: Sequence[LayerCost], name: str, console: Console) -> None:
+    """Print every layer of the recipe `name`, and the sums."""
     pruned = any(row.after is not None for row in rows)
     timed = any(row.share is not None for row in rows)
     table = Table(box=None, pad_edge=False)
@@ -63,13 +30,10 @@ def _show_layers(rows: Sequence[LayerRow], name: str, path: Path | None, console
     table.add_row(*_total_cells(rows, pruned, timed))
     console.print(f"[bold]{escape(name)}[/bold]", highlight=False)
     console.print(table)
-    if path is not None:
-        write_csv(rows, path)
-        console.print(f"all figures: {path}", highlight=False)
 
 
-def _layer_cells(row: LayerRow, pruned: bool, timed: bool) -> list[str]:
-    def size(found: Size | None, first: str) -> list[str]:
+def _layer_cells(row: LayerCost, pruned: bool, timed: bool) -> list[str]:
+    def size(found: LayerSize | None, first: str) -> list[str]:
         return [first, f"{found.params:,}", f"{found.macs:,}"] if found else [""] * 3
 
     before, after = row.before, row.after
@@ -83,8 +47,8 @@ def _layer_cells(row: LayerRow, pruned: bool, timed: bool) -> list[str]:
     return cells
 
 
-def _total_cells(rows: Sequence[LayerRow], pruned: bool, timed: bool) -> list[str]:
-    def sums(found: Sequence[Size | None]) -> list[str]:
+def _total_cells(rows: Sequence[LayerCost], pruned: bool, timed: bool) -> list[str]:
+    def sums(found: Sequence[LayerSize | None]) -> list[str]:
         sizes = [size for size in found if size is not None]
         return [f"{sum(s.params for s in sizes):,}", f"{sum(s.macs for s in sizes):,}"]
 

@@ -1,62 +1,19 @@
-"""What the commands of the command line do, once their arguments are parsed."""
+"""The result of a run on the screen, and as JSON."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.base.console import third_party_output_to
-from pipeline.recipe.recipe import load_recipes
-from pipeline.report.records import Report, TargetResult
-
-LOG = "run.log"
-
-
-def run(recipes: Sequence[Path], arguments: argparse.Namespace) -> bool:
-    """Run recipes and show the result; True where every budget is met."""
-    loaded = load_recipes(recipes, arguments.overrides)
-    out: Path = arguments.out
-    # torchrun started it to help another process, which says what there is to say.
-    helps = "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0"
-    quiet = arguments.quiet or arguments.json or helps
-    with third_party_output_to(out / LOG, quiet=quiet and not arguments.explain) as console:
-        # Imported here: torch and what it loads print while they load.
-        from pipeline.stages.run import explain_recipes, run_recipes
-
-        if arguments.explain:
-            for name, stages in explain_recipes(loaded, out, console).items():
-                console.print(f"[bold]{name}[/bold]", highlight=False)
-                for stage in stages:
-                    does = "reused" if stage.reused else "made"
-                    console.print(
-                        f"  {stage.stage:<9} {does:<7}", escape(stage.why), highlight=False
-                    )
-            return True
-        reports = run_recipes(
-            loaded,
-            out,
-            console,
-            fresh=arguments.fresh,
-            allow_mismatch=arguments.allow_mismatch,
-            until=arguments.until,
-        )
-        if helps:
-            return True
-        combined = len(reports) > len(loaded)
-        shown = reports[-1:] if combined else reports
-        for report, directory in shown:
-            show(report, directory, console)
-    if arguments.json:
-        print(json.dumps([_summary(report, directory) for report, directory in shown], indent=2))
-    return all(report.passed for report, _ in reports)
+if TYPE_CHECKING:
+    from pipeline.report.records import Report, TargetResult
+    from pipeline.stages.explain import Explained
 
 
 def show(report: Report, directory: Path, console: Console) -> None:
@@ -69,13 +26,25 @@ def show(report: Report, directory: Path, console: Console) -> None:
     where = "" if report.baseline.measured_here else ", elsewhere"
     table.add_row("float", f"({report.baseline.device_kind}{where})", size, f"{base.top1:.2%}")
     for target in report.targets:
-        table.add_row(*_row(target, directory))
+        table.add_row(*_cells(target, directory))
     console.print(table)
     console.print(f"report: {directory / 'report.html'}", highlight=False)
 
 
+def show_stages(name: str, stages: Sequence[Explained], console: Console) -> None:
+    """Print what a run of the recipe `name` would do about every stage, and why."""
+    console.print(f"[bold]{name}[/bold]", highlight=False)
+    for stage in stages:
+        does = "reused" if stage.reused else "made"
+        console.print(f"  {stage.stage:<9} {does:<7}", escape(stage.why), highlight=False)
+
+
+def as_json(reports: Sequence[tuple[Report, Path]]) -> str:
+    """What a program wants to know of reports in their directories; those have the rest."""
+    return json.dumps([_summary(report, directory) for report, directory in reports], indent=2)
+
+
 def _summary(report: Report, directory: Path) -> dict[str, Any]:
-    """What a program wants to know of a run that has ended; the report has the rest."""
     figures = ("device", "format", "size_bytes", "accuracy_drop_pt", "speedup", "passed")
     return {
         "passed": report.passed,
@@ -97,7 +66,7 @@ def _file(target: TargetResult, directory: Path) -> Path:
     return directory.parent / target.name / target.path
 
 
-def _row(target: TargetResult, directory: Path) -> list[str]:
+def _cells(target: TargetResult, directory: Path) -> list[str]:
     def shown(value: float | None, form: str) -> str:
         return "not measured" if value is None else format(value, form)
 

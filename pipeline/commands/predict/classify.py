@@ -20,8 +20,8 @@ FLOAT = "float"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """One image.
+class ImageScores:
+    """What the float network and every file say of one image.
 
     Attributes:
         image: its name.
@@ -39,9 +39,9 @@ class Prediction:
     largest_difference: float
 
 
-def predict(
+def classify(
     runs: Sequence[Finished], images: Sequence[tuple[str, bytes]], top: int
-) -> list[Prediction]:
+) -> list[ImageScores]:
     """Classify images with the float network of some runs and with each of their files.
 
     Args:
@@ -63,7 +63,7 @@ def predict(
         with reading(run.file):
             logits[run.recipe.name] = _fitting(run.logits(pixels), logits[FLOAT])
     names = [name for name, _ in images]
-    return [ranked_prediction(name, i, logits, first.classes, top) for i, name in enumerate(names)]
+    return [ranked_scores(name, i, logits, first.classes, top) for i, name in enumerate(names)]
 
 
 def _fitting(found: Tensor, expected: Tensor) -> Tensor:
@@ -78,9 +78,9 @@ def _fitting(found: Tensor, expected: Tensor) -> Tensor:
     return found
 
 
-def ranked_prediction(
+def ranked_scores(
     name: str, index: int, logits: dict[str, Tensor], classes: Sequence[str], top: int
-) -> Prediction:
+) -> ImageScores:
     """The answers to one image, the classes ordered by the float network's logits.
 
     Args:
@@ -94,7 +94,7 @@ def ranked_prediction(
     # By the logits: probabilities of logits far apart are all 0, and would tie.
     order = ranked(given[FLOAT])[:top].tolist()
     mine = {column: found.softmax(0) for column, found in given.items()}
-    return Prediction(
+    return ImageScores(
         image=name,
         classes=tuple(classes[i] for i in order),
         scores={column: tuple(float(s[i]) for i in order) for column, s in mine.items()},

@@ -1,0 +1,56 @@
+"""Arguments that several commands take: numbers, names that shells complete, `--set`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+import shtab
+
+
+def completes_files(argument: argparse.Action) -> None:
+    """Have shells complete names of files."""
+    argument.complete = shtab.FILE  # type: ignore[attr-defined]
+
+
+def completes_folders(argument: argparse.Action) -> None:
+    """Have shells complete names of folders."""
+    argument.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Add `--set KEY=VALUE`, which changes values of the recipes."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="change a recipe value, such as train.epochs=3; can be given several times",
+    )
+
+
+def positive(text: str) -> int:
+    """A whole number above 0.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not.
+    """
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"got {text!r}; must be a whole number above 0")
+    return int(text)
+
+
+def number(text: str) -> float:
+    """A finite number of at least 0.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not.
+    """
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text!r}; must be a number of at least 0")
+    return found

@@ -1,0 +1,1 @@
+"""`pocketnest baseline`: measure the float network on this machine, and keep it for reports."""

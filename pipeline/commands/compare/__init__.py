@@ -1,0 +1,1 @@
+"""`pocketnest compare`: what changed between two runs, worst first."""

@@ -1,0 +1,36 @@
+"""Changes between two runs, as Markdown for a pull request and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from pipeline.commands.compare.changes import Change
+from pipeline.report import words
+
+
+def markdown(changes: Sequence[Change]) -> str:
+    """The changes as a table for a pull request; what is the same is only counted."""
+    found = [one for one in changes if one.verdict == "regression"]
+    same = sum(one.verdict == "same" for one in changes)
+    verdict = f"**{words.plural(len(found), 'regression')}**" if found else "**No regression**"
+    lines = [f"{verdict}; {words.plural(same, 'figure')} the same.", ""]
+    rows = [one for one in changes if one.verdict != "same"]
+    if rows:
+        lines += ["| | target | figure | before | after | |", "| --- " * 6 + "|"]
+        lines += [
+            "| "
+            + " | ".join(
+                words.markdown_text(text)
+                for text in (one.verdict, one.target, one.what, one.before, one.after, one.note)
+            )
+            + " |"
+            for one in rows
+        ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def as_json(changes: Sequence[Change]) -> str:
+    """The changes as a JSON list, worst first."""
+    return json.dumps([asdict(one) for one in changes], indent=2, ensure_ascii=False) + "\n"

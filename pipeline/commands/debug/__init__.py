@@ -1,0 +1,1 @@
+"""`pocketnest debug`: compare a file with its program and the float network, layer by layer."""

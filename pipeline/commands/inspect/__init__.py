@@ -1,0 +1,1 @@
+"""`pocketnest inspect`: list the layers of a network, before and after."""

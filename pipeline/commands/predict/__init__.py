@@ -1,0 +1,1 @@
+"""`pocketnest predict`: classify images with the float network and every exported file."""

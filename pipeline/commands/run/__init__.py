@@ -1,0 +1,1 @@
+"""`pocketnest run`: run recipes, and show what came out."""
