@@ -12,9 +12,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline.commands.predict.classify import ranked_scores
 from pipeline.commands.bundle.golden import Vectors, clearest, write
 from pipeline.commands.bundle.snippets import snippets
+from pipeline.commands.predict.classify import ranked_scores
 from pipeline.measure import parity
 from pipeline.tasks.classification import accuracy
 from pipeline.tasks.ranking import first_class, ranked
