@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from pipeline.base.errors import InputError
 from pipeline.recipe.recipe import Recipe
-from pipeline.stages import files, times, weights
+from pipeline.stages import (
+    baseline,
+    export,
+    fold,
+    measure,
+    prune,
+    qat,
+    sparsify,
+    times,
+    train,
+    verify,
+)
 from pipeline.stages.schedule import Stage
 
 CORE = (
@@ -15,7 +26,7 @@ CORE = (
     "base/replacing.py",
     "stages/context.py",
 )
-_TRAINING = ("stages/weights.py",)
+_TRAINING = ("stages/fitting.py",)
 _PRUNING = ("compress/pruning",)
 _GOALS = ("measure/width_times.py", "stages/times.py")
 _QUANTIZER = ("compress/quantization",)
@@ -45,18 +56,18 @@ def _quantizes(recipe: Recipe) -> bool:
 STAGES = (
     Stage(
         name="train",
-        make=weights.train,
+        make=train.train,
         after=(),
         reads=("model", "train", "seed", "threads"),
-        code=(*CORE, "stages/weights.py"),
+        code=(*CORE, *_TRAINING, "stages/train.py"),
         shared=True,
     ),
     Stage(
         name="baseline",
-        make=weights.baseline,
+        make=baseline.baseline,
         after=("train",),
         reads=("measure", "target.threads"),
-        code=(*CORE, "measure/timing.py", "measure/latency.py", "stages/weights.py"),
+        code=(*CORE, "measure/timing.py", "measure/latency.py", "stages/baseline.py"),
         on_host=True,
         shared=True,
     ),
@@ -76,59 +87,62 @@ STAGES = (
     ),
     Stage(
         name="prune",
-        make=weights.prune,
+        make=prune.prune,
         after=("train", "times"),
         reads=("prune", "seed", "threads"),
         also_reads=_pruning_reads,
-        code=(*CORE, *_PRUNING, *_GOALS, *_TRAINING),
+        code=(*CORE, *_PRUNING, *_GOALS, *_TRAINING, "stages/prune.py"),
         shared=True,
     ),
     Stage(
         name="sparsify",
-        make=weights.sparsify,
+        make=sparsify.sparsify,
         after=("train", "prune"),
         reads=("sparsify", "seed", "threads"),
-        code=(*CORE, *_TRAINING, "compress/pruning"),
+        code=(*CORE, *_TRAINING, "compress/pruning", "stages/sparsify.py"),
         needed=_sparsifies,
         shared=True,
     ),
     Stage(
         name="qat",
-        make=weights.quantize,
+        make=qat.quantize,
         after=("train", "prune", "sparsify"),
         reads=("qat", "target.input", "seed", "threads"),
-        code=(*CORE, *_TRAINING, *_QUANTIZER, "compress/pruning"),
+        code=(*CORE, *_TRAINING, *_QUANTIZER, "compress/pruning", "stages/qat.py"),
         needed=_quantizes,
         shared=True,
     ),
     Stage(
         name="fold",
-        make=files.fold,
+        make=fold.fold,
         after=("prune", "sparsify", "qat"),
         reads=("target.precision", "target.input", "threads"),
-        code=(*CORE, *_QUANTIZER, *_COMPARING, "compress/pruning", "stages/files.py"),
+        code=(
+            *(*CORE, *_QUANTIZER, *_COMPARING, "compress/pruning"),
+            *("stages/exported.py", "stages/fold.py"),
+        ),
     ),
     Stage(
         name="export",
-        make=files.write,
+        make=export.write,
         after=("fold",),
         reads=(
             *("target.format", "target.input", "target.cpu", "target.precision"),
             *("model.name", "card.intended_use", "card.author", "card.licence"),
         ),
-        code=("formats", "compress/quantization", "stages/files.py"),
+        code=("formats", "compress/quantization", "stages/export.py"),
         in_child=True,
     ),
     Stage(
         name="verify",
-        make=files.verify,
+        make=verify.verify,
         after=("export", "fold"),
         reads=("target.format", "target.input", "threads"),
-        code=(*CORE, *_COMPARING, "formats", "stages/files.py"),
+        code=(*CORE, *_COMPARING, "formats", "stages/exported.py", "stages/verify.py"),
     ),
     Stage(
         name="measure",
-        make=files.judge,
+        make=measure.measure,
         after=("export", "verify", "train", "times"),
         reads=("target", "measure", "threads"),
         code=(
@@ -136,7 +150,8 @@ STAGES = (
             "formats",
             "measure/timing.py",
             "measure/latency.py",
-            "stages/files.py",
+            "stages/exported.py",
+            "stages/measure.py",
             "stages/times.py",
         ),
         on_host=True,

@@ -16,7 +16,8 @@ from pipeline.base.errors import InputError
 from pipeline.base.store import Facts, Result
 from pipeline.compress.quantization import qat
 from pipeline.recipe.recipe import load_recipes
-from pipeline.stages import schedule, weights
+from pipeline.stages import qat as stage
+from pipeline.stages import schedule
 from pipeline.stages.context import Context
 from tests.making.cli import DEVICE_RECIPES
 from tests.making.networks import calibrated, dataset, images, prepared
@@ -92,15 +93,15 @@ def quantized(
     graph: fx.GraphModule, out: Path, monkeypatch: pytest.MonkeyPatch, epochs: int = 0
 ) -> Facts:
     """The facts of quantizing a prepared graph as it is."""
-    monkeypatch.setattr(weights, "small_model", lambda context, inputs: None)
-    monkeypatch.setattr(weights, "quantized_graph", lambda context, model: graph)
+    monkeypatch.setattr(stage, "small_model", lambda context, inputs: None)
+    monkeypatch.setattr(stage, "quantized_graph", lambda context, model: graph)
     (recipe,) = load_recipes([DEVICE_RECIPES["onnx"]], [f"qat.train.epochs={epochs}"])
     context = Context(
         recipe=recipe,
         dataset=dataset(),
         tracked=lambda title, total: nullcontext(lambda done, text: None),
     )
-    return weights.quantize(context, {}, out)
+    return stage.quantize(context, {}, out)
 
 
 def test_the_console_names_silent_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pipeline.base import torchrun
 from pipeline.base.errors import InputError
 from pipeline.base.torchrun import device
 from pipeline.compress.quantization import qat
 from pipeline.compress.quantization.fake_quantize import ActivationFakeQuantize
-from pipeline.compress.training import loop
 from pipeline.compress.training.loop import Hooks, Step, fit
 from pipeline.compress.training.schedule import learning_rate_factor
 from pipeline.networks.checkpoints import WEIGHTS
 from pipeline.recipe.compression import Milestones
 from pipeline.recipe.recipe import load_recipes
 from pipeline.recipe.training import AugmentConfig, TrainConfig
-from pipeline.stages import weights
+from pipeline.stages import train
 from pipeline.stages.context import Context
 from pipeline.tasks import evaluation
 from pipeline.tasks.accuracy import Accuracy
@@ -332,7 +332,7 @@ def test_training_from_random_weights_starts_from_the_shortcuts(tmp_path: Path) 
         dataset=dataset(),
         tracked=lambda title, total: nullcontext(lambda done, text: None),
     )
-    weights.train(context, {}, tmp_path)
+    train.train(context, {}, tmp_path)
     last = [v for k, v in load_file(tmp_path / WEIGHTS).items() if k.endswith(".bn3.weight")]
     assert len(last) == 4
     assert not any(scale.any() for scale in last)
@@ -358,7 +358,7 @@ def test_the_device_is_one_that_exists() -> None:
 
 def trained_in(precision: str, monkeypatch: pytest.MonkeyPatch, *, flag: str) -> list[torch.dtype]:
     """Types of a convolution's outputs in training and evaluation, in the order seen."""
-    monkeypatch.setattr(loop, "cpu_flags", lambda: frozenset({"avx2", flag}))
+    monkeypatch.setattr(torchrun, "cpu_flags", lambda: frozenset({"avx2", flag}))
     model = tiny()
     seen: list[torch.dtype] = []
     model[0].register_forward_hook(lambda module, x, y: seen.append(y.dtype))
@@ -391,7 +391,7 @@ def test_training_multiplies_in_the_precision_of_the_recipe(
 def test_quantization_aware_training_keeps_to_float32_unless_told(
     precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "cpu_flags", lambda: frozenset({"amx_bf16"}))
+    monkeypatch.setattr(torchrun, "cpu_flags", lambda: frozenset({"amx_bf16"}))
     graph = calibrated()
     given: list[torch.dtype] = []
     made: list[torch.dtype] = []

@@ -13,7 +13,7 @@ from pipeline.compress.training.loop import CURVE
 from pipeline.networks.checkpoints import WEIGHTS, read_checkpoint, save_checkpoint
 from pipeline.networks.resnest.network import named
 from pipeline.recipe.recipe import load_recipes
-from pipeline.stages import weights
+from pipeline.stages import train as stage
 from pipeline.stages.context import Context
 from tests.making import networks
 from tests.making.cli import DEVICE_RECIPES
@@ -42,7 +42,7 @@ def train(checkpoint: Path, out: Path, epochs: int) -> dict[str, torch.Tensor]:
         dataset=networks.dataset(),
         tracked=lambda title, total: nullcontext(lambda done, text: None),
     )
-    weights.train(context, {}, out)
+    stage.train(context, {}, out)
     return read_checkpoint(out / WEIGHTS)
 
 

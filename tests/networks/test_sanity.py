@@ -19,7 +19,7 @@ from pipeline.networks.resnest.network import named
 from pipeline.networks.sanity import dead_layers, not_finite, refuse_dead, refuse_not_finite
 from pipeline.recipe.recipe import load_recipes
 from pipeline.recipe.training import TrainConfig
-from pipeline.stages import weights
+from pipeline.stages import train
 from pipeline.stages.context import Context
 from pipeline.tasks.classification import evaluate
 from tests.making.cli import DEVICE_RECIPES
@@ -181,12 +181,12 @@ def test_a_checkpoint_without_weights_is_refused(tmp_path: Path) -> None:
             tracked=lambda title, total: nullcontext(lambda done, text: None),
         )
         if not spoiled:
-            assert weights.train(context, {}, tmp_path) == {}
+            assert train.train(context, {}, tmp_path) == {}
             continue
         dead = "all weights of layer3.0.conv3 are zero"
         message = rf"^model\.checkpoint: {re.escape(f'{path}: {dead}')}, .*; take another"
         with pytest.raises(InputError, match=message):
-            weights.train(context, {}, tmp_path)
+            train.train(context, {}, tmp_path)
 
 
 # Answers

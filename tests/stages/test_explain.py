@@ -23,7 +23,7 @@ STAGES = (
         make=lambda *_: {},
         after=(),
         reads=("train", "seed"),
-        code=("stages/weights.py",),
+        code=("stages/train.py",),
     ),
     Stage(name="prune", make=lambda *_: {}, after=("train",), reads=("prune",), code=()),
     Stage(
@@ -116,7 +116,7 @@ def test_code_and_data_are_said_to_have_changed(
     assert told(store, other)[0] == (
         "train",
         False,
-        "code.stages/weights.py: changed; data: changed",
+        "code.stages/train.py: changed; data: changed",
     )
 
 

@@ -1,0 +1,49 @@
+"""What the stages after `export` share: its file, and the calibration images as a test set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.formats.write import SUFFIXES
+from pipeline.measure import layers, timing
+from pipeline.stages.context import Context, Inputs, fed
+from pipeline.tasks.images.dataset import Dataset
+
+CALIBRATION = "(calibration)"
+"""Key of the calibration images beside the test sets; no test set can be named so."""
+
+
+def with_calibration(dataset: Dataset) -> Dataset:
+    """The dataset with its calibration images as a further test set."""
+    return replace(dataset, tests={**dataset.tests, CALIBRATION: dataset.calibration})
+
+
+def step_of(folded: torch.export.ExportedProgram) -> float | None:
+    """The step of the grid that a quantized program's logits lie on; None for a float one."""
+    found = layers.layers_of(folded)
+    return found[-1].scale if found else None
+
+
+def file_of(context: Context, inputs: Inputs) -> Path:
+    """The file that `export` wrote."""
+    return inputs["export"] / f"model{SUFFIXES[context.recipe.target.format]}"
+
+
+def format_of(context: Context) -> Any:
+    """The module of the file's format."""
+    # Imported late: each format loads its runtime.
+    return import_module(f"pipeline.formats.{context.recipe.target.format}.file")
+
+
+def run_of(context: Context, file: Path, threads: int) -> Callable[[], object]:
+    """One run of a file on a test image."""
+    runnable = format_of(context).open_file(file, threads)
+    runnable.set_input(timing.first_image(fed(context).dataset).numpy())
+    run: Callable[[], object] = runnable.invoke
+    return run

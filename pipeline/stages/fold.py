@@ -1,0 +1,73 @@
+"""The stage that folds batch normalisation into one program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.base.errors import MismatchError, reading
+from pipeline.base.store import Facts
+from pipeline.compress.quantization import program, qat
+from pipeline.compress.quantization.fake_quantize import only_round
+from pipeline.compress.quantization.fold import float_program, float_twin, quantized_program
+from pipeline.measure import parity, timing
+from pipeline.networks.checkpoints import WEIGHTS, read_checkpoint
+from pipeline.stages.context import (
+    LOGITS,
+    PROGRAM,
+    TWIN,
+    Context,
+    Inputs,
+    deployed,
+    fed,
+    first_top1,
+    quantized_graph,
+    small_model,
+)
+from pipeline.stages.exported import CALIBRATION, step_of, with_calibration
+from pipeline.tasks.classification import accuracies
+from pipeline.tasks.evaluation import predictions
+from pipeline.tasks.images.dataset import Dataset
+
+
+def fold(context: Context, inputs: Inputs, out: Path) -> Facts:
+    """Fold batch normalisation and write the one program that every format is made from.
+
+    Raises:
+        MismatchError: the program does not answer as the trained network does.
+    """
+    side = context.recipe.model.input_size
+    example = torch.zeros(2, 3, side, side)
+    dataset = with_calibration(fed(context).dataset)
+    small = small_model(context, inputs)
+    trained: nn.Module
+    if context.recipe.target.precision == "float":
+        trained = deployed(context, small).eval()
+        expected = _calibration_logits(trained, dataset)
+        folded = float_program(trained, example)
+    else:
+        trained = quantized_graph(context, small)
+        with reading(inputs["qat"] / WEIGHTS):
+            qat.load_state(trained, read_checkpoint(inputs["qat"] / WEIGHTS))
+        qat.set_training(trained, False)
+        only_round(trained)
+        expected = _calibration_logits(trained, dataset)
+        program.save(float_twin(trained, example), out / TWIN)
+        folded = quantized_program(trained, example)
+    program.save(folded, out / PROGRAM)
+    logits = timing.program_logits(folded, dataset)
+    torch.save(logits, out / LOGITS)
+    found = parity.compare_logits({CALIBRATION: logits[CALIBRATION]}, expected, step_of(folded))
+    misses = [*parity.finite_misses(logits), *parity.output_misses(found, parity.FOLDED)]
+    if misses:
+        raise MismatchError(
+            f"{context.recipe.name}: the folded program does not answer as the trained network "
+            f"does: {'; '.join(misses)}; this is a fault of PocketNest, please report it"
+        )
+    return {"top1": first_top1(accuracies(logits, context.dataset))}
+
+
+def _calibration_logits(model: nn.Module, dataset: Dataset) -> dict[str, Tensor]:
+    return {CALIBRATION: predictions(model, dataset.calibration, dataset)}

@@ -1,0 +1,186 @@
+"""The stage that removes channels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.base import torchrun
+from pipeline.base.store import Facts
+from pipeline.compress.pruning.costs import Widths
+from pipeline.compress.pruning.groups import Removed
+from pipeline.compress.pruning.prune import Goal, plan_of, prune_to, take_shapes
+from pipeline.compress.pruning.widths import choose
+from pipeline.compress.training.loop import CURVE, Hooks
+from pipeline.measure import width_times
+from pipeline.networks.checkpoints import WEIGHTS, save_checkpoint
+from pipeline.networks.count import count
+from pipeline.networks.resnest.branches import branch_form
+from pipeline.networks.resnest.network import ResNeSt
+from pipeline.recipe.compression import PruneConfig
+from pipeline.stages.context import (
+    Context,
+    Inputs,
+    branched_model,
+    first_top1,
+    float_model,
+    write_json,
+)
+from pipeline.stages.fitting import Curve, taught, trained
+from pipeline.stages.times import goal_and_file, refuse_too_slow
+from pipeline.tasks.classification import evaluate
+from pipeline.tasks.images.batches import batches
+
+_IMPORTANCE_BATCH, _IMPORTANCE_MACS = 8, 1.5e11
+"""Where channels are judged by gradients: images a gradient is taken of at once, and the most
+multiply-accumulates of all together: 256 images of 32 x 32, 24 of 224 x 224, some ten seconds."""
+
+
+def prune(context: Context, inputs: Inputs, out: Path) -> Facts:
+    """Remove channels and fine-tune; without a pruning target, only take branch form."""
+    recipe, side = context.recipe, context.recipe.model.input_size
+    model = branch_form(float_model(context, inputs))
+    before = count(model, side).layers
+    facts: Facts = {}
+    if recipe.prune is not None:
+        model, facts = _prune(context, inputs, model, recipe.prune, out)
+    save_checkpoint(model.cpu().eval(), out / WEIGHTS, None)
+    counts = count(model, side)
+    after = {layer.name: layer.outputs for layer in counts.layers}
+    return facts | {
+        "layers": [
+            {
+                "name": layer.name,
+                "kernel": "x".join(map(str, layer.kernel)),
+                "before": layer.outputs,
+                "after": after.get(layer.name, 0),
+            }
+            for layer in before
+        ],
+        "params": counts.params,
+        "macs": counts.macs,
+        "top1": first_top1(evaluate(model, context.dataset, "prune")),
+    }
+
+
+def _prune(
+    context: Context, inputs: Inputs, model: ResNeSt, config: PruneConfig, out: Path
+) -> tuple[ResNeSt, Facts]:
+    """Prune in the recipe's steps, with training after each."""
+    goal, file = goal_and_file(context, inputs, model)
+    cuts: list[_Cut] = []
+    curve: Curve = []
+    for step in range(1, config.steps + 1):
+        # By one process for all: another machine's times, or rounding, would give other widths.
+        cut = torchrun.told_by_first(partial(_cut, context, model, config, (goal, file), step))
+        model = branched_model(context)
+        take_shapes(model, cut.weights)
+        cuts.append(cut)
+        curve += _finetune(context, inputs, model, config, step)
+        model = model.cpu()
+    write_json(out / "removed.json", [cut.removed for cut in cuts])
+    write_json(out / CURVE, curve)
+    facts = {
+        "goal": goal.key,
+        "asked": goal.asked,
+        "limit": goal.limit,
+        "whole": goal.whole,
+        "predicted": goal.cost.of(cuts[-1].widths),
+        "attempts": [asdict(attempt) for attempt in cuts[-1].attempts],
+    }
+    return model, {"masked_difference": max(cut.difference for cut in cuts), "pruning": facts}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cut:
+    """A network after one step of pruning, before it is trained.
+
+    Attributes:
+        weights: its state, which has its shapes.
+        widths: channels that are left, by group.
+        removed: channels that went, by group.
+        difference: to the masked original.
+        attempts: of finding the widths by timing files.
+    """
+
+    weights: dict[str, Tensor]
+    widths: Widths
+    removed: Removed
+    difference: float
+    attempts: list[width_times.Attempt]
+
+
+def _cut(
+    context: Context,
+    model: ResNeSt,
+    config: PruneConfig,
+    wanted: tuple[Goal, width_times.TimedFile | None],
+    step: int,
+) -> _Cut:
+    """Remove the channels of one step."""
+    side = context.recipe.model.input_size
+    goal, file = wanted
+    plan = plan_of(model, side, goal, config, partial(_labelled, context, model))
+    limit = goal.after(step, config.steps)
+    attempts: list[width_times.Attempt] = []
+    if file is None:
+        widths = choose(plan, limit, config.scope)
+    else:
+        timed = partial(width_times.measured_share, file)
+        tried = partial(width_times.choose_in_time, plan, limit, goal.whole, config.scope, timed)
+        attempts = _remembered(context, f"attempts-{step}.json", tried)
+        widths = width_times.nearest(attempts, limit / goal.whole).widths
+        refuse_too_slow(goal, attempts, limit)
+    pruned = prune_to(model, side, plan, widths)
+    return _Cut(
+        weights=pruned.model.state_dict(),
+        widths=widths,
+        removed=pruned.removed,
+        difference=pruned.difference,
+        attempts=attempts,
+    )
+
+
+def _remembered(
+    context: Context, name: str, try_them: Callable[[], list[width_times.Attempt]]
+) -> list[width_times.Attempt]:
+    """What was measured before this stage was stopped: another time would give other widths."""
+    if context.partial is None:
+        return try_them()
+    file = context.partial / name
+    with suppress(OSError, ValueError, TypeError):
+        return [width_times.Attempt(**attempt) for attempt in json.loads(file.read_text())]
+    attempts = try_them()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    scratch = file.with_suffix(".new")
+    write_json(scratch, [asdict(attempt) for attempt in attempts])
+    scratch.replace(file)
+    return attempts
+
+
+def _labelled(context: Context, model: ResNeSt) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images that the network was not trained on, to judge channels by."""
+    dataset = context.dataset
+    each = count(model, context.recipe.model.input_size).macs
+    most = max(_IMPORTANCE_BATCH, int(_IMPORTANCE_MACS / each))
+    images = dataset.calibration.take(torch.arange(min(most, len(dataset.calibration))))
+    return batches(images, _IMPORTANCE_BATCH, dataset)
+
+
+def _finetune(
+    context: Context, inputs: Inputs, model: ResNeSt, config: PruneConfig, step: int
+) -> Curve:
+    last = step == config.steps
+    shorter = {} if last else {"epochs": config.step_epochs, "warmup_epochs": 0}
+    title = "fine-tune" if config.steps == 1 else f"fine-tune {step}/{config.steps}"
+    with taught(context, inputs, model, config.distill) as adjust_loss:
+        finetune = config.finetune.model_copy(update=shorter)
+        hooks = Hooks(part="prune.finetune", adjust_loss=adjust_loss)
+        return trained(context, model, title, finetune, hooks)

@@ -1,0 +1,54 @@
+"""The stage of quantization-aware training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from pipeline.base.store import Facts
+from pipeline.compress.pruning.sparsify import keep_zeros, zero_masks
+from pipeline.compress.quantization import qat
+from pipeline.compress.training.loop import CURVE, Hooks
+from pipeline.networks.checkpoints import WEIGHTS, save_checkpoint
+from pipeline.stages.context import (
+    Context,
+    Inputs,
+    calibrate,
+    fed,
+    quantized_graph,
+    small_model,
+    write_json,
+)
+from pipeline.stages.fitting import taught, trained
+
+
+def quantize(context: Context, inputs: Inputs, out: Path) -> Facts:
+    """Quantization-aware training from calibrated ranges."""
+    recipe = context.recipe
+    torch.manual_seed(recipe.seed)
+    graph = quantized_graph(context, small_model(context, inputs))
+    calibrate(context, graph)
+    qat.refuse_bad_grids(graph)
+    silent = qat.silent_layers(graph)
+    qat.merge_rounding(graph)
+    schedule = qat.Schedule(graph, recipe.qat.milestones)
+    zeros = zero_masks(graph) if recipe.sparsify is not None else {}
+    with taught(context, inputs, graph, recipe.qat.distill) as adjust_loss:
+        hooks = Hooks(
+            part="qat.train",
+            before_step=schedule.before_step,
+            after_step=keep_zeros(graph, zeros),
+            adjust_loss=adjust_loss,
+            set_training=schedule.set_training,
+            load=qat.load_state,
+        )
+        curve = trained(
+            fed(context), graph, "quantize", recipe.qat.train, hooks, lambda: f"{schedule.phase}, "
+        )
+    write_json(out / CURVE, curve)
+    graph.cpu()
+    qat.set_training(graph, False)
+    qat.refuse_bad_grids(graph)
+    save_checkpoint(graph.state_dict(), out / WEIGHTS, None)
+    return {"silent": silent}

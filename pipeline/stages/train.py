@@ -1,0 +1,40 @@
+"""The stage that gives the float network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from pipeline.base.store import Facts
+from pipeline.compress.training.loop import CURVE, Hooks
+from pipeline.compress.training.regularize import drop_while_training
+from pipeline.networks.checkpoints import WEIGHTS, load_checkpoint, save_checkpoint
+from pipeline.networks.hub import local_file
+from pipeline.networks.resnest.build import build
+from pipeline.networks.sanity import refuse_dead
+from pipeline.stages.context import Context, Inputs, write_json
+from pipeline.stages.fitting import trained
+
+
+def train(context: Context, inputs: Inputs, out: Path) -> Facts:
+    """The float network: read from the recipe's checkpoint, trained here, or both.
+
+    A checkpoint whose classifier is replaced gives the rest, and training goes on from there.
+    """
+    recipe = context.recipe
+    torch.manual_seed(recipe.seed)
+    model = build(recipe.model, len(context.dataset.classes))
+    replaces_head = recipe.model.head == "replace"
+    if recipe.model.checkpoint is None:
+        model.start_as_identity()
+    else:
+        given = local_file(recipe.model.checkpoint)
+        load_checkpoint(model, given, context.dataset.classes, head=not replaces_head)
+        refuse_dead("model.checkpoint", model, given)
+    if recipe.model.checkpoint is None or replaces_head:
+        drop_while_training(model, recipe.train)
+        write_json(out / CURVE, trained(context, model, "train", recipe.train, Hooks()))
+    save_checkpoint(model.cpu(), out / WEIGHTS, {"classes": json.dumps(context.dataset.classes)})
+    return {}

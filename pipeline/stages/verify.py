@@ -1,0 +1,94 @@
+"""The stage that runs the file beside its program."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.base.errors import reading
+from pipeline.base.store import Facts
+from pipeline.compress.quantization import program
+from pipeline.compress.quantization.other_rounding import rounded_otherwise
+from pipeline.formats import format
+from pipeline.formats.file_facts import scales_exact
+from pipeline.measure import layers, parity, timing
+from pipeline.measure.parity_record import OutputSteps, Parity
+from pipeline.stages.context import LOGITS, PROGRAM, Context, Inputs, fed, first_top1
+from pipeline.stages.exported import CALIBRATION, file_of, format_of, step_of, with_calibration
+from pipeline.tasks.classification import accuracies
+from pipeline.tasks.evaluation import predictions
+from pipeline.tasks.images.dataset import Dataset
+
+
+def verify(context: Context, inputs: Inputs, out: Path) -> Facts:
+    """Run the exported file on all calibration and test images beside the quantized program."""
+    recipe, dataset = context.recipe, with_calibration(fed(context).dataset)
+    file, form = file_of(context, inputs), format_of(context)
+    folded = program.load(inputs["fold"] / PROGRAM)
+    found = form.inspect(file)
+    exact = scales_exact(folded, found)
+    images = sum(len(test) for test in dataset.tests.values())
+    with context.tracked("run the file", images) as advance:
+        runnable = form.open_file(file, recipe.threads)
+        logits = timing.logits_of(runnable, dataset, lambda done: advance(done, ""))
+    torch.save(logits, out / LOGITS)
+    with reading(inputs["fold"] / LOGITS):
+        expected = torch.load(inputs["fold"] / LOGITS, weights_only=True)
+    limits = format.FILE[recipe.target.format]
+    compared = parity.compare_logits(logits, expected, step_of(folded))
+    rounding = _rounding(folded, dataset, expected, limits.epsilon)
+    trace = partial(form.trace, file)
+    traced = (
+        layers.compare(folded, None, trace, layers.probes(dataset)) if exact is not None else []
+    )
+    misses = [
+        *parity.file_misses(found, exact),
+        *parity.finite_misses(logits),
+        *parity.output_misses(compared, parity.widened(limits, rounding)),
+        *parity.layer_misses(traced),
+    ]
+    record = Parity(
+        images=images,
+        agreement=compared.agreement,
+        steps=compared.steps,
+        difference=compared.difference,
+        rounding=rounding,
+        layers=len(traced),
+        layers_alike=sum(not layer.at_fault for layer in traced),
+        misses=tuple(misses),
+        first_difference=parity.describe_first_difference(traced) if misses and traced else None,
+        passed=not misses,
+    )
+    return {
+        "runtime": form.RUNTIME,
+        "evaluated": form.evaluated(),
+        "ops": found.ops,
+        "partitions": found.partitions,
+        "int8_coverage": found.int8_coverage,
+        "scales_exact": exact.model_dump() if exact else None,
+        "parity": record.model_dump(),
+        "agreement": parity.agreement(logits, _only(expected, context.dataset)),
+        "top1": first_top1(accuracies(logits, context.dataset)),
+    }
+
+
+def _rounding(
+    folded: torch.export.ExportedProgram,
+    dataset: Dataset,
+    expected: dict[str, Tensor],
+    epsilon: float,
+) -> OutputSteps | None:
+    """How far the calibration images' logits move when a program rounds otherwise."""
+    step = step_of(folded)
+    if step is None:
+        return None
+    answers = rounded_otherwise(folded, epsilon)
+    moved = {CALIBRATION: predictions(answers, dataset.tests[CALIBRATION], dataset)}
+    return parity.output_steps(moved, {CALIBRATION: expected[CALIBRATION]}, step)
+
+
+def _only(logits: dict[str, Tensor], dataset: Dataset) -> dict[str, Tensor]:
+    return {name: logits[name] for name in dataset.tests}
