@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.base.errors import InputError, printable
-from pipeline.base.locks import is_dead, owner_of
+from pipeline.base.locks import is_held, remove_lock
 from pipeline.base.safe_files import json_of, real, remove
 from pipeline.base.store import (
     IMAGES,
@@ -75,13 +75,13 @@ def removable(out: Path, store: Path) -> list[Removable]:
         raise InputError(f"{store}: not a folder of runs; give the folder that `run --out` named")
     refuse_links(store)
     used = set(_used(out))
-    locks = {lock: _is_held(lock) for lock in sorted((store / LOCKS).glob("*.json"))}
-    busy = {lock.stem for lock, is_held in locks.items() if is_held}
+    locks = {lock: is_held(lock) for lock in sorted((store / LOCKS).glob("*.json"))}
+    busy = {lock.stem for lock, at_work in locks.items() if at_work}
     running = any(name.startswith(f"{RUN}-") for name in busy)
     found = [
         _removable(lock, "of a process that has ended")
-        for lock, is_held in locks.items()
-        if not is_held
+        for lock, at_work in locks.items()
+        if not at_work
     ]
     for path in sorted(store.iterdir()):
         if path.name in {LOCKS, PARTIAL, IMAGES}:
@@ -103,7 +103,10 @@ def removable(out: Path, store: Path) -> list[Removable]:
 def remove_all(found: list[Removable]) -> None:
     """Remove what `removable` found."""
     for one in found:
-        remove(one.path)
+        if one.path.parent.name == LOCKS and one.path.is_file():
+            remove_lock(one.path)  # somebody may have taken it since
+        else:
+            remove(one.path)
 
 
 def _used(out: Path) -> Iterator[Path]:
@@ -116,11 +119,6 @@ def _used(out: Path) -> Iterator[Path]:
                 f"{file}: cannot be read ({error}), so that it is not known which results its run "
                 "needs; remove that run's folder or run the recipe again"
             ) from error
-
-
-def _is_held(lock: Path) -> bool:
-    owner = owner_of(lock)
-    return owner is not None and not is_dead(owner)
 
 
 def _removable(path: Path, why: str) -> Removable:

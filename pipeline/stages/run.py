@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -70,7 +71,9 @@ def run_recipes(
 @contextmanager
 def _at_work(out: Path) -> Iterator[None]:
     """Say that this process uses the results of the store, so that none is removed."""
-    at_work = out / STORE / LOCKS / f"{RUN}-{socket.gethostname()}-{os.getpid()}.json"
+    # Containers can share a name and a number: this lock is to be nobody else's.
+    mine = f"{RUN}-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    at_work = out / STORE / LOCKS / f"{mine}.json"
     refuse_links(out / STORE)  # before the first lock is written there
     with held(at_work, lambda owner: None):
         yield

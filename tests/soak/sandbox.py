@@ -30,10 +30,10 @@ MEMORY_BYTES = 4 * 2**30
 _POLL_SECONDS = 0.05
 _WAITS = re.compile(r"^  \w+: waiting for process ", re.MULTILINE)
 _SECONDS_TO_WAIT = 5.0
-"""A command that waits for another machine's lock, and says so, is not waited for longer."""
+"""A command that waits for a lock, and says so, is not waited for longer: nobody holds one."""
 
 OK, REFUSED = "ok", "refused"
-GOOD = (OK, REFUSED, "waits")
+GOOD = (OK, REFUSED)
 """Outcomes that are no faults."""
 
 
@@ -118,7 +118,7 @@ class Outcome:
     """What became of a command.
 
     Attributes:
-        kind: ok, refused, waits, traceback, crash, hang, memory, wrote outside, bad message or
+        kind: ok, refused, traceback, waits, crash, hang, memory, wrote outside, bad message or
             accepted (what had to be refused).
         code: exit code; below 0, a signal.
         seconds: that it took.

@@ -100,7 +100,7 @@ def lock(rng: random.Random, place: Place) -> Case:
     locks = out / ".store" / ".locks"
     locks.mkdir(exist_ok=True)
     file = locks / f"{rng.choice((stage.name, 'publish-onnx'))}.json"
-    owner = asdict(this_process()) | {"pid": 2**22 + 5}
+    owner = asdict(this_process()) | {"host": "gone", "pid": 2**22 + 5}
     does = rng.randrange(5)
     if does == 0:
         file.write_bytes(damaged(json.dumps(owner).encode(), rng))
@@ -110,8 +110,7 @@ def lock(rng: random.Random, place: Place) -> Case:
         file.write_bytes(rubbish(rng))
     else:
         file.write_text(json.dumps(owner))
-        places = (file, locks, locks / ".mutex", locks / f".{file.name}.{os.getpid()}")
-        replace_by_oddity(rng.choice(places), place.canary, rng)
+        replace_by_oddity(rng.choice((file, locks)), place.canary, rng)
     shutil.rmtree(stage)
     return _command(rng, place, until=stage.name.split("-")[0])
 
@@ -123,7 +122,7 @@ def odd_place(rng: random.Random, place: Place) -> Case:
     stage = rng.choice(sorted(store.glob("[a-z]*-*")))
     soon = next(store.glob(f"{rng.choice(('train', 'baseline', 'prune'))}-*"))
     inside = rng.choice(sorted(path for path in soon.rglob("*")))
-    special = [store / name for name in (".locks", ".partial", "images", ".locks/.mutex")]
+    special = [store / name for name in (".locks", ".partial", "images", ".locks/x.json")]
     special += [out / "run.log", out / "onnx", out / "combined", out / ".making-onnx"]
     special += [store / ".partial" / soon.name, store, out / ".old-x", store / ".making-x"]
     path = rng.choice((stage, soon, inside, rng.choice(special), rng.choice(special)))
