@@ -1,24 +1,81 @@
-"""Classification: accuracy of logits, and the classes that were named."""
+"""Classification: one class an image, the one of its largest logit.
+
+The module of the task, as `pipeline.tasks.task.TaskModule` says: a network gives a logit for every
+class, and an image's target is the number of its class.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import safetensors.torch
-import torch
 from torch import Tensor, nn
 
-from pipeline.tasks.accuracy import Accuracy
+from pipeline.recipe.training import TrainConfig
+from pipeline.tasks.accuracy import Accuracy, changes_of, confusion_of
+from pipeline.tasks.classified import Classified, classified
 from pipeline.tasks.evaluation import network_logits
+from pipeline.tasks.golden import clearest, spread, table
 from pipeline.tasks.images.dataset import Dataset
+from pipeline.tasks.images.load import load_dataset
+from pipeline.tasks.mixing import mixer
+from pipeline.tasks.predictions import (
+    NAMED,
+    PREDICTIONS,
+    Predictions,
+    gathered,
+    read_named,
+    read_predictions,
+    write_predictions,
+)
+from pipeline.tasks.predictions import write_named as write_classes
 from pipeline.tasks.ranking import first_class, ranked
+from pipeline.tasks.task import Agreement, Counted
 
-NAMED = "named.safetensors"
-"""Name of the file in which a stage keeps the class that was named for every test image."""
-PREDICTIONS = "predictions.safetensors"
-"""Name of the file in a run's directory that says what its file answered to every test image."""
+__all__ = [
+    "NAMED",
+    "PREDICTIONS",
+    "Predictions",
+    "accuracies",
+    "compare",
+    "counted",
+    "evaluate",
+    "gathered",
+    "golden_clear",
+    "golden_order",
+    "golden_table",
+    "keep",
+    "load",
+    "loss",
+    "mixer",
+    "named",
+    "outputs",
+    "prediction",
+    "read_named",
+    "read_predictions",
+    "right",
+    "write_named",
+    "write_predictions",
+]
+
+load = load_dataset
+golden_order, golden_clear, golden_table = spread, clearest, table
+
+
+def outputs(classes: Sequence[str]) -> tuple[str, ...]:
+    """A logit for every class."""
+    return tuple(classes)
+
+
+def loss(config: TrainConfig) -> nn.Module:
+    """Cross entropy of logits [N, classes] with labels [N], or with shares of all classes."""
+    return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+
+
+def right(answers: Tensor, targets: Tensor) -> float:
+    """Images whose class was found, by logits [N, classes] and labels [N]."""
+    return float((first_class(answers) == targets.to(answers.device)).sum())
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
@@ -31,71 +88,61 @@ def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
     )
 
 
-def accuracies(logits: Mapping[str, Tensor], dataset: Dataset) -> dict[str, Accuracy]:
-    """Accuracy by test set of `dataset`; `logits` may hold those of further images."""
-    return {name: accuracy(logits[name], test.labels) for name, test in dataset.tests.items()}
+def accuracies(answers: Mapping[str, Tensor], dataset: Dataset) -> dict[str, Accuracy]:
+    """Accuracy by test set of `dataset`; `answers` may hold those of further images."""
+    return {name: accuracy(answers[name], test.labels) for name, test in dataset.tests.items()}
+
+
+def compare(
+    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], step: float | None
+) -> Agreement:
+    """How often the same class comes first."""
+    leads: list[float] = []
+    images = 0
+    for name, logits in wanted.items():
+        first, other = first_class(logits), first_class(found[name])
+        rows = (first != other).nonzero().flatten()
+        apart = logits[rows, first[rows]] - logits[rows, other[rows]]
+        leads += [math.inf] * len(rows) if step is None else (apart / step).tolist()
+        images += len(logits)
+    return Agreement(
+        same="the same top-1",
+        units=images,
+        share=(images - len(leads)) / images,
+        leads=tuple(leads),
+    )
+
+
+def named(answers: Mapping[str, Tensor], dataset: Dataset) -> dict[str, tuple[int, ...]]:
+    """The class that is named for every test image."""
+    return {name: tuple(first_class(answers[name]).tolist()) for name in dataset.tests}
+
+
+def keep(answers: Mapping[str, Tensor], dataset: Dataset, path: Path) -> None:
+    """Keep which class was named for every test image."""
+    write_classes(named(answers, dataset), path)
+
+
+def counted(predictions: Mapping[str, Predictions]) -> Counted:
+    """Which classes were named for which, and what became of the float network's right ones."""
+    every = predictions.items()
+    return Counted(
+        float_model={name: confusion_of(one.labels, one.float_model) for name, one in every},
+        file={name: confusion_of(one.labels, one.file) for name, one in every},
+        changes={name: changes_of(one.labels, one.float_model, one.file) for name, one in every},
+    )
+
+
+def prediction(
+    image: str, answers: Mapping[str, Tensor], classes: Sequence[str], top: int
+) -> Classified:
+    """The best classes of an image."""
+    return classified(image, answers, classes, top)
+
+
+write_named = keep
 
 
 def evaluate(model: nn.Module, dataset: Dataset, stage: str = "evaluation") -> dict[str, Accuracy]:
     """Accuracy of a network on every test set; as `network_logits`."""
     return accuracies(network_logits(model, dataset, stage), dataset)
-
-
-def write_named(logits: Mapping[str, Tensor], dataset: Dataset, path: Path) -> None:
-    """Keep which class was named for every test image: int32 [N] by test set, as safetensors."""
-    kept = {name: first_class(logits[name]).to(torch.int32) for name in dataset.tests}
-    safetensors.torch.save_file(kept, path)
-
-
-def read_named(path: Path) -> dict[str, list[int]]:
-    """What `write_named` kept."""
-    return {name: kept.tolist() for name, kept in safetensors.torch.load_file(path).items()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Predictions:
-    """The classes of the images of one test set.
-
-    Attributes:
-        labels: their own.
-        float_model: named by the float model.
-        file: named by the exported file.
-    """
-
-    labels: list[int]
-    float_model: list[int]
-    file: list[int]
-
-
-def gathered(dataset: Dataset, baseline: Path, file: Path) -> dict[str, Predictions]:
-    """What two stages kept with `write_named` in their directories, by test set of `dataset`."""
-    float_model, exported = read_named(baseline / NAMED), read_named(file / NAMED)
-    return {
-        name: Predictions(
-            labels=images.labels.tolist(), float_model=float_model[name], file=exported[name]
-        )
-        for name, images in dataset.tests.items()
-    }
-
-
-def write_predictions(predictions: Mapping[str, Predictions], path: Path) -> None:
-    """Keep the classes of every test image, as int32 tensors TEST_SET/labels, /float and /file."""
-    kept = {}
-    for name, found in predictions.items():
-        every = {"labels": found.labels, "float": found.float_model, "file": found.file}
-        for whose, classes in every.items():
-            kept[f"{name}/{whose}"] = torch.tensor(classes, dtype=torch.int32)
-    safetensors.torch.save_file(kept, path)
-
-
-def read_predictions(path: Path) -> dict[str, Predictions]:
-    """What `write_predictions` kept, by test set."""
-    kept = {name: found.tolist() for name, found in safetensors.torch.load_file(path).items()}
-    return {
-        name: Predictions(
-            labels=kept[f"{name}/labels"],
-            float_model=kept[f"{name}/float"],
-            file=kept[f"{name}/file"],
-        )
-        for name in dict.fromkeys(key.rpartition("/")[0] for key in kept)
-    }

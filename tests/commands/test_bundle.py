@@ -21,7 +21,7 @@ from tree_sitter import Language, Parser
 
 from pipeline.commands.bundle.card import model_card
 from pipeline.commands.bundle.contract import Contract, _rounded_up
-from pipeline.commands.bundle.golden import Vectors, clearest, spread, write
+from pipeline.commands.bundle.golden import Vectors, write
 from pipeline.commands.bundle.snippets import SOURCES, snippets
 from pipeline.formats.coreml import file as coreml_file
 from pipeline.formats.interface import interface
@@ -31,6 +31,7 @@ from pipeline.formats.tflite import file as tflite_file
 from pipeline.formats.write import SUFFIXES
 from pipeline.recipe.data import ImageFolderData
 from pipeline.recipe.target import CardConfig
+from pipeline.tasks.golden import clearest, spread
 from pipeline.tasks.images.load import decoded
 from tests.making import programs, reports
 from tests.report import test_report

@@ -12,13 +12,14 @@ from torch import nn
 
 from pipeline.base.errors import InputError
 from pipeline.compress.training.loop import Hooks, Step, fit
-from pipeline.compress.training.regularize import drop_while_training, mixer
+from pipeline.compress.training.regularize import drop_while_training
 from pipeline.compress.training.resume import Saves
 from pipeline.compress.training.schedule import learning_rate_factor
 from pipeline.networks.resnest.network import DropBlock
 from pipeline.recipe.recipe import load_recipes
 from pipeline.recipe.training import AugmentConfig, TrainConfig
 from pipeline.tasks.images.augment import by_policy, random_parts
+from pipeline.tasks.mixing import mixer
 from tests.making.cli import DEVICE_RECIPES
 from tests.making.networks import CLASSES, ONE_BLOCK, dataset, same_state, small
 

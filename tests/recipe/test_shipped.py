@@ -11,11 +11,11 @@ import torch
 import yaml
 
 from pipeline.base.errors import InputError
-from pipeline.compress.training.regularize import mixer
 from pipeline.compress.training.schedule import highest_rate
 from pipeline.recipe.recipe import json_schema, load_recipes
 from pipeline.tasks.images.batches import batches
 from pipeline.tasks.images.load import load_dataset
+from pipeline.tasks.mixing import mixer
 from tests.tasks.test_data import write_image
 
 RECIPES = Path(__file__).parents[2] / "recipes"

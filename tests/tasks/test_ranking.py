@@ -12,11 +12,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline.commands.bundle.golden import Vectors, clearest, write
+from pipeline.commands.bundle.golden import Vectors, write
 from pipeline.commands.bundle.snippets import snippets
-from pipeline.commands.predict.classify import ranked_scores
 from pipeline.measure import parity
 from pipeline.tasks.classification import accuracy
+from pipeline.tasks.classified import classified
+from pipeline.tasks.golden import clearest
 from pipeline.tasks.ranking import first_class, ranked
 from tests.commands.test_bundle import contract
 
@@ -86,9 +87,9 @@ def test_parity_follows_the_rule() -> None:
 def test_predict_follows_the_rule() -> None:
     classes = [f"class {n}" for n in range(CLASSES)]
     for row in range(0, IMAGES, 7):
-        logits = torch.from_numpy(LOGITS[row : row + 1])
-        given = {"float": logits, "file": logits.flip(1)}
-        found = ranked_scores("image", 0, given, classes, 5)
+        logits = torch.from_numpy(LOGITS[row])
+        given = {"float": logits, "file": logits.flip(0)}
+        found = classified("image", given, classes, 5)
         assert list(found.classes) == [classes[n] for n in ORDER[row, :5]]
         assert found.best["float"] == classes[FIRST[row]]
         assert found.best["file"] == classes[LOGITS[row, ::-1].argmax()]
@@ -96,8 +97,8 @@ def test_predict_follows_the_rule() -> None:
 
 def test_probabilities_that_are_all_zero_do_not_change_the_order() -> None:
     """Logits far below the largest: their probabilities tie at 0 though they do not."""
-    logits = torch.tensor([[0.0, 200.0, 400.0, 600.0]])
-    found = ranked_scores("image", 0, {"float": logits}, ["a", "b", "c", "d"], 4)
+    logits = torch.tensor([0.0, 200.0, 400.0, 600.0])
+    found = classified("image", {"float": logits}, ["a", "b", "c", "d"], 4)
     assert found.classes == ("d", "c", "b", "a")
     assert found.scores["float"] == (1, 0, 0, 0)
 

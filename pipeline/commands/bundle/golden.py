@@ -18,8 +18,8 @@ from pipeline.measure.layers import layers_of
 from pipeline.report.records import TargetResult
 from pipeline.stages.context import PROGRAM
 from pipeline.stages.finished_run import Finished
+from pipeline.tasks.golden import clearest, spread, table
 from pipeline.tasks.images.dataset import Dataset
-from pipeline.tasks.ranking import first_class, ranked
 
 IMAGES = 10
 """In a bundle, where the test set has as many."""
@@ -71,35 +71,6 @@ def vectors(run: Finished, dataset: Dataset, target: TargetResult) -> Vectors:
     )
 
 
-def clearest(logits: Tensor, tolerance: float) -> Tensor:
-    """Rows of logits [N, classes], those first whose best class leads by over twice `tolerance`.
-
-    Returns:
-        int64 [N]; else in their order.
-    """
-    best = logits.gather(1, ranked(logits)[:, :2])
-    return (best[:, 0] - best[:, 1] <= 2 * tolerance).to(torch.uint8).argsort(stable=True)
-
-
-def spread(labels: Tensor) -> Tensor:
-    """Rows of images, a first one of every class, then a second one, and so on.
-
-    Args:
-        labels: int64 [N].
-
-    Returns:
-        int64 [N].
-    """
-    seen: dict[int, int] = {}
-    turn = []
-    for label in labels.tolist():
-        turn.append(seen.get(label, 0))
-        seen[label] = turn[-1] + 1
-    return torch.tensor(
-        sorted(range(len(turn)), key=lambda row: (turn[row], int(labels[row]), row))
-    )
-
-
 def _tolerance(run: Finished, target: TargetResult, logits: Tensor) -> tuple[float, str]:
     """How far a logit may be off, from what runtimes were allowed and seen to differ."""
     limits = FILE[target.format]
@@ -125,16 +96,12 @@ def _tolerance(run: Finished, target: TargetResult, logits: Tensor) -> tuple[flo
 def write(found: Vectors, folder: Path) -> None:
     """Write NN.png and NN.rgb for every image, and expected.csv with the logits."""
     folder.mkdir()
-    classes = found.logits.shape[1]
-    lines = [",".join(["image", "label", "named", *(f"logit_{n}" for n in range(classes))])]
-    named = first_class(torch.from_numpy(found.logits)).tolist()
-    for row, (pixels, label) in enumerate(zip(found.pixels, found.labels, strict=True)):
+    heads, rows = table(torch.from_numpy(found.logits), found.labels)
+    lines = [",".join(["image", *heads])]
+    for row, (pixels, cells) in enumerate(zip(found.pixels, rows, strict=True)):
         name = f"{row:02d}"
-        rows = np.ascontiguousarray(pixels.transpose(1, 2, 0))
-        Image.fromarray(rows).save(folder / f"{name}.png")
-        (folder / f"{name}.rgb").write_bytes(rows.tobytes())
-        values = found.logits[row].astype(np.float32)
-        # Nine digits: a float32 comes back as it was.
-        logits = [f"{value:.9g}" for value in values.tolist()]
-        lines.append(",".join([name, str(label), str(named[row]), *logits]))
+        rgb = np.ascontiguousarray(pixels.transpose(1, 2, 0))
+        Image.fromarray(rgb).save(folder / f"{name}.png")
+        (folder / f"{name}.rgb").write_bytes(rgb.tobytes())
+        lines.append(",".join([name, *cells]))
     (folder / EXPECTED).write_text("\n".join(lines) + "\n", encoding="utf-8")

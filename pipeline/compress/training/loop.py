@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,7 +19,7 @@ from pipeline.base.errors import InputError
 from pipeline.base.memory import keep_freed_memory
 from pipeline.base.signals import Interrupted, deferred
 from pipeline.base.torchrun import device, has_bfloat16
-from pipeline.compress.training.regularize import Mix, average_of, mixer
+from pipeline.compress.training.regularize import average_of
 from pipeline.compress.training.resume import Saves, State
 from pipeline.compress.training.schedule import (
     Part,
@@ -34,7 +34,11 @@ from pipeline.networks.sanity import calmer, refuse_dead, refuse_not_finite
 from pipeline.recipe.training import TrainConfig
 from pipeline.tasks.images.batches import Share, batches
 from pipeline.tasks.images.dataset import Dataset
+from pipeline.tasks.mixing import mixer
 from pipeline.tasks.ranking import first_class
+
+if TYPE_CHECKING:
+    from pipeline.tasks.task import Mix
 
 CURVE = "curve.json"
 """Name of the file in which a stage keeps its learning curve."""

@@ -2,40 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline.networks.resnest.network import DropBlock, ResNeSt
 from pipeline.recipe.training import TrainConfig
 
-Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Makes of images and labels other images, and the share of every class in each of them."""
-
 _DROPPING_STAGES = 2
-
-
-def mixer(config: TrainConfig, classes: int) -> Mix | None:
-    """How the images of a batch are mixed; None where they are not.
-
-    mixup adds two images by weights (Zhang et al. 2018, "mixup: Beyond Empirical Risk
-    Minimization"); cutmix puts a part of one into the other (Yun et al. 2019, "CutMix:
-    Regularization Strategy to Train Strong Classifiers with Localizable Features"). Where both are
-    asked for, every batch takes one of them. They draw from torch's own generator.
-    """
-    if not config.mixup and not config.cutmix:
-        return None
-    # torchvision takes seconds to import.
-    from torchvision.transforms import v2
-
-    kinds = [
-        kind(alpha=alpha, num_classes=classes)
-        for kind, alpha in ((v2.MixUp, config.mixup), (v2.CutMix, config.cutmix))
-        if alpha
-    ]
-    found: Mix = kinds[0] if len(kinds) == 1 else v2.RandomChoice(kinds)
-    return found
 
 
 def drop_while_training(model: ResNeSt, config: TrainConfig) -> None:

@@ -1,0 +1,166 @@
+"""A task: what is known of it without torch, and what its module must offer.
+
+A network gives one tensor of numbers for every image, its answer: (images, classes) for a
+classifier, maps (images, channels, height, width) elsewhere. What an image should be answered with
+is its target: a class, a mask, boxes. Only the module of a task looks into either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.recipe.data import DataConfig
+    from pipeline.recipe.training import TrainConfig
+    from pipeline.tasks.accuracy import Accuracy, Changes, Confusion
+    from pipeline.tasks.images.dataset import Dataset
+    from pipeline.tasks.predictions import Predictions
+
+    Answers = Mapping[str, Tensor]
+    """By set of images."""
+    Loss = Callable[[Tensor, Tensor], Tensor]
+    """Of answers and targets, the mean over a batch."""
+    Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    """Makes of images and targets other images with targets of their own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How often two sets of answers come to the same result.
+
+    Attributes:
+        same: what is the same, in words, such as `the same top-1`.
+        units: what was counted: images, or pixels, or boxes.
+        share: of the units with the same result.
+        leads: of every other unit, by how many steps of the output's grid the result that should
+            be should lead the one that is; infinitely many without a grid.
+    """
+
+    same: str
+    units: int
+    share: float
+    leads: tuple[float, ...]
+
+
+class Prediction(Protocol):
+    """The answers to one image, for people."""
+
+    @property
+    def image(self) -> str:
+        """Its name."""
+
+    def heading(self) -> str:
+        """What the rows of the table are of."""
+
+    def rows(self) -> Sequence[tuple[str, Mapping[str, str]]]:
+        """Name of each row, and its cells by the name of the network or file that answers."""
+
+    def notes(self) -> Sequence[str]:
+        """What else is to be said, a line each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """What kept predictions come to, by test set, as a report has it."""
+
+    float_model: dict[str, Confusion]
+    file: dict[str, Confusion]
+    changes: dict[str, Changes]
+
+
+class TaskModule(Protocol):
+    """What the module of a task offers: its data, its loss, and everything that judges answers."""
+
+    def load(
+        self, config: DataConfig, input_size: int, seed: int = 0, cache: Path | None = None
+    ) -> Dataset:
+        """Load the data of a recipe; the same arguments give the same dataset, image by image.
+
+        Args:
+            config: the recipe's `data`.
+            input_size: side of the delivered images in pixels.
+            seed: picks which training images calibrate.
+            cache: directory that keeps decoded images for later runs.
+
+        Raises:
+            InputError: data is missing, unreadable or does not fit together.
+        """
+
+    def outputs(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """Names of the numbers that a network gives for an image, or for a place of its map."""
+
+    def loss(self, config: TrainConfig) -> Loss:
+        """What is minimised."""
+
+    def mixer(self, config: TrainConfig, outputs: int) -> Mix | None:
+        """How the images of a batch are mixed; None where they are not."""
+
+    def right(self, answers: Tensor, targets: Tensor) -> float:
+        """Images of a batch that are answered right; shown while a network is trained."""
+
+    def accuracies(self, answers: Answers, dataset: Dataset) -> dict[str, Accuracy]:
+        """The metric by test set of `dataset`; `answers` may hold those of further images."""
+
+    def compare(self, found: Answers, wanted: Answers, step: float | None) -> Agreement:
+        """How often answers come to the result of those that they should be.
+
+        Args:
+            found: of a file, say.
+            wanted: of its program.
+            step: scale of the grid that `wanted` lie on; None without one.
+        """
+
+    def named(self, answers: Answers, dataset: Dataset) -> dict[str, tuple[int, ...]]:
+        """The result for every test image as a whole number, by test set of `dataset`."""
+
+    def keep(self, answers: Answers, dataset: Dataset, path: Path) -> None:
+        """Keep in a stage's directory what its network, or file, makes of every test image."""
+
+    def gathered(self, dataset: Dataset, baseline: Path, file: Path) -> dict[str, Predictions]:
+        """What two stages kept in their directories, by test set of `dataset`."""
+
+    def counted(self, predictions: Mapping[str, Predictions]) -> Counted:
+        """What kept predictions come to."""
+
+    def prediction(
+        self, image: str, answers: Mapping[str, Tensor], classes: Sequence[str], top: int
+    ) -> Prediction:
+        """What several networks or files make of one image.
+
+        Args:
+            image: its name.
+            answers: one tensor each, by name; the float network's first.
+            classes: names, as `labels.txt` of a run has them.
+            top: how many results to give, where there is an order of them.
+        """
+
+    def golden_order(self, targets: Tensor) -> Tensor:
+        """Rows of test images, as different ones as can be first: int64 [N]."""
+
+    def golden_clear(self, answers: Tensor, tolerance: float) -> Tensor:
+        """Rows of answers, those first whose result no change of `tolerance` can change."""
+
+    def golden_table(
+        self, answers: Tensor, targets: Sequence[int]
+    ) -> tuple[list[str], list[list[str]]]:
+        """The columns of expected.csv behind the image's name: their heads, and a row an image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A task, an entry of `TASKS`.
+
+    Attributes:
+        title: for people.
+        figure: the primary figure of its metric, a share: what guard and budgets judge by.
+        module: imports what learns and judges.
+    """
+
+    title: str
+    figure: str
+    module: Callable[[], TaskModule]

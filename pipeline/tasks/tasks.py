@@ -1,0 +1,21 @@
+"""The tasks. A further one is a module beside this one and an entry of `TASKS`.
+
+TASKS["classification"].figure                       # "top-1", without torch
+TASKS["classification"].module().loss(recipe.train)  # imports torch
+"""
+
+from __future__ import annotations
+
+from pipeline.tasks.task import Task, TaskModule
+
+
+def _classification() -> TaskModule:
+    from pipeline.tasks import classification
+
+    return classification
+
+
+TASKS: dict[str, Task] = {
+    "classification": Task(title="image classification", figure="top-1", module=_classification),
+}
+"""By the name that `task.kind` of a recipe has."""
