@@ -8,46 +8,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipeline.base import children
 from pipeline.base.children import CHILD_BYTES, Children, at_once, free_bytes
-from tests.making.cli import ROOT
-
-SLEEP = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
-
-
-def python(code: str, *arguments: object) -> list[str]:
-    return [sys.executable, "-c", code, *map(str, arguments)]
-
-
-def when(condition: Callable[[], bool], then: Callable[[], object]) -> threading.Thread:
-    """Do something in another thread as soon as a condition holds, or after ten seconds."""
-
-    def wait() -> None:
-        deadline = time.monotonic() + 10
-        while not condition() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        then()
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    return thread
-
-
-def written(*paths: Path) -> Callable[[], bool]:
-    return lambda: all(path.exists() and path.read_text() for path in paths)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+from tests.making import ROOT
+from tests.making.processes import SLEEP, is_alive, python, when, written
 
 
 def test_the_exit_status_and_the_environment(tmp_path: Path) -> None:

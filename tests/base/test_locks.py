@@ -18,7 +18,7 @@ import pytest
 
 from pipeline.base.errors import InputError
 from pipeline.base.locks import Owner, held, is_held, owner_of, remove_lock, this_process
-from tests.making.cli import ROOT
+from tests.making import ROOT
 
 HOLD = """
 import socket, sys, time

@@ -11,7 +11,7 @@ from pipeline.base.memory import keep_freed_memory
 COUNT_FAULTS = """
 import resource, sys
 import torch
-from pipeline.allocator import keep_freed_memory
+from pipeline.base.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 for step in range(40):

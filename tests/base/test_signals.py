@@ -12,13 +12,13 @@ import time
 import pytest
 
 from pipeline.base.signals import Interrupted, cleanly_interruptible, deferred
-from tests.making.cli import ROOT
+from tests.making import ROOT
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 IGNORES = """
 import os, signal, time
-from pipeline.interruption import cleanly_interruptible, deferred
+from pipeline.base.signals import cleanly_interruptible, deferred
 with cleanly_interruptible(), deferred():
     print("ready", flush=True)
     while True:

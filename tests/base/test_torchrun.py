@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +15,10 @@ from pipeline.compress.training.loop import fit
 from pipeline.compress.training.schedule import batches_per_epoch, highest_rate
 from pipeline.recipe.training import AugmentConfig
 from pipeline.tasks.images.batches import Share, batches
+from tests.making import ROOT
 from tests.making.networks import dataset, small
-from tests.making.processes import IMAGES, config, trained
+from tests.making.torchrun import IMAGES, config, trained
 
-ROOT = Path(__file__).parents[2]
 Found = dict[str, Any]
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from pipeline.report import html
+from pipeline.report.records import Report
 from tests.making import reports
-from tests.report import test_report
-from tests.report.test_page import NAMES, OLDER, Report
+from tests.making.markup import ODD_NAMES
+from tests.making.reports import OLDER
 
 CHROMIUM, AXE = os.environ.get("POCKETNEST_CHROMIUM"), os.environ.get("POCKETNEST_AXE")
 if CHROMIUM is None or AXE is None:
@@ -26,14 +27,14 @@ SERIOUS = ("serious", "critical")
 
 
 def hostile() -> Report:
-    return reports.full(3, [*NAMES, *reports.DIGITS[len(NAMES) :]])
+    return reports.full(3, [*ODD_NAMES, *reports.DIGITS[len(ODD_NAMES) :]])
 
 
 PAGES = {
     "six targets": lambda: reports.full(6),
     "hostile names": hostile,
     "a thousand classes": lambda: reports.full(2, [f"class {n}" for n in range(1000)]),
-    "nothing that runs here": lambda: test_report.report(test_report.target("x", top1=None)),
+    "nothing that runs here": lambda: reports.report(reports.target("x", top1=None)),
     "an older report": lambda: Report.model_validate_json(OLDER.read_text(encoding="utf-8")),
 }
 
@@ -203,6 +204,6 @@ def test_dark_and_light_differ_and_print_has_everything(shown: Shown, tmp_path: 
 @pytest.mark.parametrize("shown", [("hostile names", 390, "light")], indirect=True)
 def test_names_are_text(shown: Shown) -> None:
     text = shown.page.inner_text("main")
-    for name in NAMES[:4]:
+    for name in ODD_NAMES[:4]:
         assert " ".join(name.split()) in " ".join(text.split())
     assert shown.page.evaluate("document.scripts.length") == 0

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from tree_sitter import Language, Parser
 
 from pipeline.commands.bundle.card import model_card
-from pipeline.commands.bundle.contract import Contract, _rounded_up
+from pipeline.commands.bundle.contract import _rounded_up
 from pipeline.commands.bundle.golden import Vectors, write
 from pipeline.commands.bundle.snippets import SOURCES, snippets
 from pipeline.formats.coreml import file as coreml_file
@@ -33,10 +33,9 @@ from pipeline.recipe.data import ImageFolderData
 from pipeline.recipe.target import CardConfig
 from pipeline.tasks.golden import clearest, spread
 from pipeline.tasks.images.load import decoded
-from tests.making import programs, reports
-from tests.report import test_report
-from tests.report.test_page import NAMES
-from tests.report.test_report import MARKDOWN
+from tests.making import networks, programs, reports
+from tests.making.bundles import contract
+from tests.making.markup import MARKDOWN, ODD_NAMES
 
 WRITERS = {"onnx": onnx_file.write, "tflite": tflite_file.write, "coreml": coreml_file.write}
 GRAMMARS = {
@@ -69,7 +68,7 @@ def test_the_interface_is_read_from_the_file(form: str, pixels: bool, tmp_path: 
     )
     assert found.input.layout == ("NHWC" if shape[3] == 3 else "NCHW")
     assert found.input.side == 32
-    assert found.output == Port(name="logits", shape=(batch, programs.CLASSES), dtype=real)
+    assert found.output == Port(name="logits", shape=(batch, networks.CLASSES), dtype=real)
 
 
 # Golden vectors
@@ -126,34 +125,6 @@ def test_a_tolerance_is_rounded_up_to_four_digits(value: float) -> None:
 
 
 # Code
-
-
-def contract(form: str, *, pixels: bool, **changes: Any) -> Contract:
-    last = pixels or form == "tflite"
-    real = "float16" if form == "coreml" else "float32"
-    whole = {
-        "name": "a-phone",
-        "file": f"model{SUFFIXES[form]}",
-        "sha256": "0" * 64,
-        "format": form,
-        "runtime": "its runtime",
-        "precision": "int8",
-        "network": "resnest50",
-        "input": {
-            "name": "image",
-            "kind": "image" if pixels and form == "coreml" else "tensor",
-            "shape": (1, 32, 32, 3) if last else (1, 3, 32, 32),
-            "layout": "NHWC" if last else "NCHW",
-            "dtype": "uint8" if pixels else real,
-            "side": 32,
-            "value": "how",
-            "mean": None if pixels else (0.485, 0.456, 0.406),
-            "std": None if pixels else (0.229, 0.224, 0.225),
-        },
-        "output": {"name": "logits", "shape": (1, 7), "dtype": real, "classes": 7},
-        "golden": {"images": 3, "tolerance": 2e-05, "why": "so", "computed_by": "it"},
-    }
-    return Contract.model_validate(whole | changes)
 
 
 @pytest.mark.parametrize("pixels", [False, True])
@@ -247,7 +218,7 @@ def shown(markdown: str) -> str:
 
 
 def test_a_card_shows_hostile_words_as_text() -> None:
-    classes = [*NAMES, *reports.DIGITS[len(NAMES) :]]
+    classes = [*ODD_NAMES, *reports.DIGITS[len(ODD_NAMES) :]]
     card = CardConfig(
         intended_use="# <b>Birds</b> | cats", limits="| none |", licence="MIT", author="Ü <x@y.z>"
     )
@@ -287,14 +258,14 @@ def test_a_card_of_a_thousand_classes_has_the_worst_twenty() -> None:
 
 
 def test_a_card_without_figures_says_why() -> None:
-    report = test_report.report(test_report.target("x", top1=None))
+    report = reports.report(reports.target("x", top1=None))
     text = model_card(report, CardConfig())
     assert "Not measured: " in text
     assert "| test | 450 | 98.00 % | not measured |" in text
 
 
 def test_a_card_says_which_budget_is_missed() -> None:
-    report = test_report.report(test_report.target("x", size_bytes=9_000_000))
+    report = reports.report(reports.target("x", size_bytes=9_000_000))
     assert "- Missed: size 9 MB, allowed at most 7 MB." in model_card(report, CardConfig())
 
 

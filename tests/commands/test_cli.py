@@ -18,7 +18,9 @@ from PIL import Image
 from pipeline import __main__
 from pipeline.networks.checkpoints import save_checkpoint
 from pipeline.networks.resnest.network import named
-from tests.making.cli import DEVICE_RECIPES, ROOT, narrow_run, pocketnest
+from tests.making import ROOT
+from tests.making.cli import narrow_run, pocketnest
+from tests.making.recipes import DEVICE_RECIPES
 
 ONNX = DEVICE_RECIPES["onnx"]
 

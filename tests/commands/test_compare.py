@@ -23,7 +23,9 @@ from pipeline.report.write import write_report
 from pipeline.stages.finished_run import open_runs
 from pipeline.tasks.accuracy import Accuracy, Changes, accuracy_drop_pt
 from pipeline.tasks.classification import PREDICTIONS, Predictions, write_predictions
-from tests.making.cli import DEVICE_RECIPES, pocketnest
+from tests.making import reports
+from tests.making.cli import pocketnest
+from tests.making.recipes import DEVICE_RECIPES
 from tests.report import test_report
 
 NAME = "android-litert-int8"
@@ -48,7 +50,7 @@ def run(
     latency = changes.pop("latency_ms", latency_of([20.0, 21.0, 22.0], threads=1, batch=1))
     drop = accuracy_drop_pt(base, accuracy)
     budgets = (budget("size_mb", 7.0, size / 1e6),)
-    target = test_report.target(
+    target = reports.target(
         NAME,
         size_bytes=size,
         accuracy=accuracy,
@@ -61,9 +63,9 @@ def run(
         passed=all_met(budgets),
         **changes,
     )
-    data = test_report.report().data.model_copy(update={"test_sets": {"test": IMAGES}})
-    float_model = test_report.float_model(accuracy=base)
-    whole = test_report.report(
+    data = reports.report().data.model_copy(update={"test_sets": {"test": IMAGES}})
+    float_model = reports.float_model(accuracy=base)
+    whole = reports.report(
         target, name=NAME, data=data, baseline=float_model, float_cpu=float_model
     )
     write_report(whole, folder)
@@ -152,7 +154,7 @@ def test_a_budget_that_is_missed_now_is_a_regression(tmp_path: Path) -> None:
 
 
 def test_what_is_inside(tmp_path: Path) -> None:
-    wrong = test_report.parity(passed=False, misses=("99 % agree",), first_difference="conv1")
+    wrong = reports.parity(passed=False, misses=("99 % agree",), first_difference="conv1")
     scales = test_report.ScalesExact(same=190, total=192)
     changes = found(
         run(tmp_path / "old"),

@@ -210,7 +210,7 @@ def test_a_tflite_file_is_what_onnx2tf_itself_writes(
     assert content(file_of(made[name]).read_bytes()) == content(own)
 
 
-@pytest.mark.parametrize("variant", programs.VARIANTS)
+@pytest.mark.parametrize("variant", programs.SHAPES)
 @pytest.mark.parametrize("attention", [ResearchAttention, TimmAttention])
 def test_research_form_computes_the_same(variant: str, attention: type[ResearchAttention]) -> None:
     ours = programs.network(variant)
@@ -218,7 +218,7 @@ def test_research_form_computes_the_same(variant: str, attention: type[ResearchA
     assert any(isinstance(module, ResearchAttention) for module in research.modules())
     assert not any(isinstance(module, ResearchAttention) for module in ours.modules())
     with torch.no_grad():
-        found, right = research(programs.images()), ours(programs.images())
+        found, right = research(programs.examples()), ours(programs.examples())
     torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
 
 

@@ -22,9 +22,8 @@ from pipeline.report.records import Report
 from pipeline.report.write import write_report
 from pipeline.stages.finished_run import Finished, open_runs
 from pipeline.tasks.images.load import decoded
-from tests.making import reports
+from tests.making import ROOT, reports
 
-ROOT = Path(__file__).parents[2]
 KEPT = sorted(path for path in (ROOT / "artifacts" / "reference").glob("*") if path.is_dir())
 BLOCKS = sorted(path.parent for folder in KEPT for path in folder.glob("*/report.json"))
 SHARED = ROOT.parent / "shared" / "data" / "cifar10-jpg.tar.xz"

@@ -16,7 +16,7 @@ from pipeline.base.store import PARTIAL, STAGES_FILE
 from pipeline.commands.gc import removable, remove_all
 from pipeline.commands.verify import damaged as verify
 from pipeline.recipe.recipe import load_recipes, resolved_yaml
-from tests.making.cli import DEVICE_RECIPES
+from tests.making.recipes import DEVICE_RECIPES
 
 
 @pytest.fixture

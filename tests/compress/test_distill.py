@@ -30,16 +30,15 @@ from pipeline.networks.rewrites import Normalization
 from pipeline.recipe.compression import Milestones
 from pipeline.recipe.training import DistillConfig, TrainConfig
 from pipeline.tasks.images.pixels import normalize
+from tests.making.graphs import calibrated, prepared
 from tests.making.networks import (
     CLASSES,
     ONE_BLOCK,
     SHALLOW,
     SIDE,
     VARIANTS,
-    calibrated,
     dataset,
     images,
-    prepared,
     same_state,
     small,
 )

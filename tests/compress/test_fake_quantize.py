@@ -12,7 +12,9 @@ from pipeline.compress.quantization.fake_quantize import (
     FixedFakeQuantize,
     WeightFakeQuantize,
 )
-from tests.making.networks import calibrated, images, in_graph, program
+from tests.making.graphs import calibrated, in_graph
+from tests.making.networks import images
+from tests.making.programs import program
 
 quantized = torch.ops.quantized_decomposed
 

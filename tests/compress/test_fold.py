@@ -16,17 +16,9 @@ from pipeline.compress.quantization.fold import (
     float_program,
     fold_batch_norms,
 )
-from tests.making.networks import (
-    EXAMPLE,
-    VARIANTS,
-    attribute,
-    calibrated,
-    deploy,
-    images,
-    in_graph,
-    program,
-)
-from tests.networks.test_resnest import relative_difference
+from tests.making.graphs import EXAMPLE, attribute, calibrated, in_graph
+from tests.making.networks import VARIANTS, deploy, images, relative_difference
+from tests.making.programs import program
 
 aten = torch.ops.aten
 LIMIT = 1e-5

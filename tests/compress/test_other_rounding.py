@@ -16,7 +16,7 @@ EPSILON = torch.finfo(torch.float32).eps
 
 
 def answers(share: float, variant: str = "radix2") -> Tensor:
-    return rounded_otherwise(programs.quantized(variant).program, share)(programs.images())
+    return rounded_otherwise(programs.quantized(variant).program, share)(programs.examples())
 
 
 def moved(share: float, variant: str = "radix2") -> OutputSteps:
@@ -25,7 +25,7 @@ def moved(share: float, variant: str = "radix2") -> OutputSteps:
     return output_steps({"": answers(share, variant)}, {"": written.logits}, step)
 
 
-@pytest.mark.parametrize("variant", programs.VARIANTS)
+@pytest.mark.parametrize("variant", programs.SHAPES)
 def test_without_noise_it_is_the_program(variant: str) -> None:
     assert torch.equal(answers(0.0, variant), programs.quantized(variant).logits)
 
@@ -53,4 +53,4 @@ def test_it_answers_alike_from_time_to_time_and_leaves_the_program_as_it_is() ->
     assert not torch.equal(answers(1e-2), programs.quantized("radix2").logits)
     module = programs.quantized("radix2").program.module(check_guards=False)
     with torch.no_grad():
-        assert torch.equal(module(programs.images()), programs.quantized("radix2").logits)
+        assert torch.equal(module(programs.examples()), programs.quantized("radix2").logits)

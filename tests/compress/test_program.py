@@ -109,7 +109,7 @@ def test_a_disk_that_refuses_ends_nothing_but_the_saving(tmp_path: Path) -> None
     code = (
         "import resource, sys, torch\n"
         "from pathlib import Path\n"
-        "from pipeline import program\n"
+        "from pipeline.compress.quantization import program\n"
         "linear = torch.export.export(torch.nn.Linear(300, 300), (torch.ones(1, 300),))\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try:\n    program.save(linear, Path(sys.argv[1]))\n"

@@ -10,24 +10,24 @@ from torch import nn
 from pipeline.base.errors import InputError
 from pipeline.compress.pruning import prune
 from pipeline.compress.pruning.groups import groups_of, masked_difference
-from pipeline.compress.pruning.prune import Goal, Pruned, goal_of, plan_of, prune_to, take_shapes
+from pipeline.compress.pruning.prune import Pruned, goal_of, plan_of, prune_to, take_shapes
 from pipeline.compress.pruning.widths import choose
 from pipeline.formats.format import BYTES
 from pipeline.networks.count import count
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
 from pipeline.networks.resnest.network import ResNeSt
-from pipeline.recipe.compression import PruneConfig
-from pipeline.recipe.training import TrainConfig
-from tests.making.networks import ONE_BLOCK, SHALLOW, SIDE, VARIANTS, images, same_state, small
-from tests.networks.test_resnest import relative_difference
-
-FORM = ("tflite", "int8")
-FINETUNE = TrainConfig(epochs=1, batch_size=2, learning_rate=0.1)
-
-
-def config(**fields: Any) -> PruneConfig:
-    return PruneConfig(finetune=FINETUNE, **{"round_to": 2} | fields)
+from tests.making.networks import (
+    ONE_BLOCK,
+    SHALLOW,
+    SIDE,
+    VARIANTS,
+    images,
+    relative_difference,
+    same_state,
+    small,
+)
+from tests.making.pruning import FORM, config, pruned_by
 
 
 def network(variant: str = "plain", seed: int = 0) -> ResNeSt:
@@ -39,12 +39,6 @@ def network(variant: str = "plain", seed: int = 0) -> ResNeSt:
 @functools.cache
 def branched(variant: str = "plain") -> ResNeSt:
     return network(variant)
-
-
-def pruned_by(model: ResNeSt, settings: PruneConfig) -> tuple[Pruned, Goal]:
-    goal = goal_of(model, SIDE, settings, BYTES[FORM])
-    plan = plan_of(model, SIDE, goal, settings, lambda: ())
-    return prune_to(model, SIDE, plan, choose(plan, goal.limit, settings.scope)), goal
 
 
 @functools.cache

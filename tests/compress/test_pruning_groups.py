@@ -21,18 +21,7 @@ from pipeline.compress.pruning.groups import (
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.network import NAMED, ResNeSt
 from tests.making.networks import ONE_BLOCK, SHALLOW, SIDE, VARIANTS, same_state, small
-
-TOLERANCE = 1e-5
-
-
-def random_mask(groups: tuple[Group, ...], chance: random.Random) -> dict[str, list[int]]:
-    """Some channels of every group, one at least and not all; the same of every cardinal group."""
-    removed = {}
-    for group in groups:
-        size = group.channels // group.parts
-        gone = chance.sample(range(size), chance.randrange(1, size))
-        removed[group.name] = sorted(p * size + i for p in range(group.parts) for i in gone)
-    return removed
+from tests.making.pruning import TOLERANCE, random_mask
 
 
 @functools.cache

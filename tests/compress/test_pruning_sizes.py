@@ -1,6 +1,5 @@
 """The size of a file is known before it is written: estimates beside files really written."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,9 +18,7 @@ from pipeline.measure.timing import size_bytes
 from pipeline.networks.count import count
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
-from pipeline.networks.resnest.network import ResNeSt
-from tests.making.networks import randomise
-from tests.making.programs import SIDE, SMALL, coloured_noise
+from tests.making.networks import SIDE, images, small
 
 WRITERS = {"onnx": onnx_file.write, "tflite": tflite_file.write, "coreml": coreml_file.write}
 
@@ -32,17 +29,14 @@ def test_the_size_of_a_file_is_known_before_it_is_written(
     radix: int, width: float, precision: str, tmp_path: Path
 ) -> None:
     """A description is most of so small a file, which makes this the hardest case."""
-    torch.manual_seed(0)
-    model = ResNeSt(replace(SMALL, radix=radix, width_multiplier=width)).eval()
-    randomise(model)
-    branched = branch_form(model)
+    branched = branch_form(small(radix=radix, width_multiplier=width))
     groups = groups_of(branched, SIDE)
     shapes = costs.layer_shapes(groups, count(branched, SIDE))
     widths = {group.name: group.channels for group in groups}
     deploy, example = deploy_form(branched), torch.zeros(2, 3, SIDE, SIDE)
     if precision == "int8":
         graph = qat.prepare(deploy, SIDE)
-        qat.calibrate(graph, lambda: [coloured_noise(8, seed=2)])
+        qat.calibrate(graph, lambda: [images(8, seed=2)])
         program = quantized_program(graph, example)
     else:
         program = float_program(deploy, example)

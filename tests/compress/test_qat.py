@@ -21,21 +21,19 @@ from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
 from pipeline.recipe.compression import Milestones
 from pipeline.recipe.training import TrainConfig
+from tests.making.graphs import calibrated, in_graph, prepared
 from tests.making.networks import (
     CLASSES,
     ONE_BLOCK,
     SIDE,
     VARIANTS,
-    calibrated,
     dataset,
     deploy,
     images,
-    in_graph,
-    prepared,
+    relative_difference,
     same_state,
     small,
 )
-from tests.networks.test_resnest import relative_difference
 
 BATCH_NORM = torch.ops.aten.batch_norm.default
 RELU = torch.ops.aten.relu.default

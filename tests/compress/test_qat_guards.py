@@ -19,8 +19,9 @@ from pipeline.recipe.recipe import load_recipes
 from pipeline.stages import qat as stage
 from pipeline.stages import schedule
 from pipeline.stages.context import Context
-from tests.making.cli import DEVICE_RECIPES
-from tests.making.networks import calibrated, dataset, images, prepared
+from tests.making.graphs import calibrated, prepared
+from tests.making.networks import dataset, images
+from tests.making.recipes import DEVICE_RECIPES
 
 FIX = "; check the calibration images and qat.train (at least one epoch is needed)"
 

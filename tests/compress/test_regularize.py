@@ -20,8 +20,8 @@ from pipeline.recipe.recipe import load_recipes
 from pipeline.recipe.training import AugmentConfig, TrainConfig
 from pipeline.tasks.images.augment import by_policy, random_parts
 from pipeline.tasks.mixing import mixer
-from tests.making.cli import DEVICE_RECIPES
 from tests.making.networks import CLASSES, ONE_BLOCK, dataset, same_state, small
+from tests.making.recipes import DEVICE_RECIPES
 
 
 def config(**changes: Any) -> TrainConfig:

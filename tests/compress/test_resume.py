@@ -25,7 +25,8 @@ from pipeline.compress.training.schedule import batches_per_epoch
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.recipe.compression import Milestones, SparsifyConfig
 from pipeline.recipe.training import AugmentConfig, TrainConfig
-from tests.making.networks import ONE_BLOCK, SHALLOW, calibrated, dataset, same_state, small
+from tests.making.graphs import calibrated
+from tests.making.networks import ONE_BLOCK, SHALLOW, dataset, same_state, small
 
 EPOCHS = 3
 CONFIG = TrainConfig(

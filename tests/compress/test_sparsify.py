@@ -24,16 +24,8 @@ from pipeline.networks.resnest.deploy import deploy_form
 from pipeline.networks.resnest.network import ResNeSt
 from pipeline.recipe.compression import Milestones, SparsifyConfig
 from pipeline.recipe.training import TrainConfig
-from tests.making.networks import (
-    EXAMPLE,
-    ONE_BLOCK,
-    SHALLOW,
-    SIDE,
-    VARIANTS,
-    dataset,
-    in_graph,
-    small,
-)
+from tests.making.graphs import EXAMPLE, in_graph
+from tests.making.networks import ONE_BLOCK, SHALLOW, SIDE, VARIANTS, dataset, small
 
 STEPS = 12
 TRAIN = TrainConfig(epochs=STEPS // 2, batch_size=8, learning_rate=0.02)
@@ -398,11 +390,12 @@ def test_a_training_that_ends_early_is_an_error() -> None:
 QUIET = f"""
 import sys
 import torch
-from pipeline import sparsify
+from pipeline.compress.pruning import sparsify
 assert "neural_compressor" not in sys.modules
-from pipeline.models.branches import branch_form
-from pipeline.models.resnest import named
-from pipeline.recipe import SparsifyConfig, TrainConfig
+from pipeline.networks.resnest.branches import branch_form
+from pipeline.networks.resnest.network import named
+from pipeline.recipe.compression import SparsifyConfig
+from pipeline.recipe.training import TrainConfig
 model = branch_form(named("resnest14", num_classes=2, width_multiplier=0.125))
 state = torch.random.get_rng_state()
 train = TrainConfig(epochs=1, batch_size=2, learning_rate=0.1)

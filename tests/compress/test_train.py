@@ -34,8 +34,9 @@ from pipeline.tasks.accuracy import Accuracy
 from pipeline.tasks.classification import accuracy, evaluate
 from pipeline.tasks.evaluation import evaluation_batch, predictions
 from pipeline.tasks.images.pixels import normalize
-from tests.making.cli import DEVICE_RECIPES
-from tests.making.networks import CLASSES, ONE_BLOCK, SIDE, calibrated, dataset, same_state, small
+from tests.making.graphs import calibrated
+from tests.making.networks import CLASSES, ONE_BLOCK, SIDE, dataset, same_state, small
+from tests.making.recipes import DEVICE_RECIPES
 
 
 def config(**changes: Any) -> TrainConfig:

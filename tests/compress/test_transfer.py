@@ -16,7 +16,7 @@ from pipeline.recipe.recipe import load_recipes
 from pipeline.stages import train as stage
 from pipeline.stages.context import Context
 from tests.making import networks
-from tests.making.cli import DEVICE_RECIPES
+from tests.making.recipes import DEVICE_RECIPES
 
 NARROW = ("model.name=resnest14", "model.width_multiplier=0.25", "model.layers=[1,1,1,1]")
 

@@ -20,7 +20,7 @@ from pipeline.formats.coreml import file as coreml_file
 from pipeline.formats.coreml import package as coreml_package
 from pipeline.formats.file_facts import FileFacts, scales_exact
 from pipeline.tasks.images.pixels import normalize
-from tests.making import programs
+from tests.making import networks, programs
 
 IOS17 = 8
 """Specification version."""
@@ -93,7 +93,7 @@ def assert_is_an_mlprogram(file: File) -> None:
     assert spec.specificationVersion == IOS17
     (image,), (logits,) = spec.description.input, spec.description.output
     assert (image.name, logits.name) == (as_onnx.INPUT, as_onnx.OUTPUT)
-    assert list(image.type.multiArrayType.shape) == [1, 3, programs.SIDE, programs.SIDE]
+    assert list(image.type.multiArrayType.shape) == [1, 3, networks.SIDE, networks.SIDE]
     files = {p.relative_to(file.path).as_posix() for p in file.path.rglob("*") if p.is_file()}
     assert files == {
         "Manifest.json",
@@ -222,7 +222,7 @@ def assert_takes_camera_images(file: File) -> None:
     (image,) = load_spec(str(file.path)).description.input
     kind = image.type.imageType
     assert image.type.WhichOneof("Type") == "imageType"
-    assert (kind.width, kind.height) == (programs.SIDE, programs.SIDE)
+    assert (kind.width, kind.height) == (networks.SIDE, networks.SIDE)
     assert kind.colorSpace == kind.RGB
     steps = [
         op for op in file.operations if op.type not in {"const", "constexpr_affine_dequantize"}
@@ -258,7 +258,7 @@ def test_pixels_give_the_logits_of_the_program(pixels: File) -> None:
     # The gate can fail: the same file, fed blue, green, red.
     assert steps_apart(programs.run(runnable, batch=16, fed=images.flip(1)), pixels).max() > 20
     with pytest.raises(ValueError, match="whole numbers 0 to 255"):
-        runnable.set_input(programs.images().numpy())
+        runnable.set_input(programs.examples().numpy())
 
 
 def test_float_package_gives_the_logits_of_the_network_for_pixels(float_pixels: File) -> None:

@@ -22,7 +22,7 @@ from pipeline.formats.coreml.evaluator import Arithmetic, Evaluator
 from pipeline.formats.coreml.ops import OPS
 from pipeline.formats.file_facts import learned_scales
 from pipeline.measure.layers import led_integers, step_counts
-from tests.making import programs
+from tests.making import networks, programs
 from tests.making.packages import Array, answers, network, normal, of_x
 
 # A batching rule that torch lacks makes one operation of many images a slow loop.
@@ -175,7 +175,7 @@ class Int8:
     network: coreml_package.Network
 
 
-@pytest.fixture(scope="module", params=sorted(programs.VARIANTS))
+@pytest.fixture(scope="module", params=sorted(programs.SHAPES))
 def int8(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Int8:
     path = tmp_path_factory.mktemp("mil") / "model.mlpackage"
     source = programs.quantized(request.param)
@@ -277,7 +277,7 @@ def test_a_float32_package_gives_the_programs_logits(tmp_path: Path) -> None:
     source = programs.unquantized("basic")
     model = ct.convert(
         source.program.run_decompositions({}),
-        inputs=[ct.TensorType(name=as_onnx.INPUT, shape=(1, 3, programs.SIDE, programs.SIDE))],
+        inputs=[ct.TensorType(name=as_onnx.INPUT, shape=(1, 3, networks.SIDE, networks.SIDE))],
         outputs=[ct.TensorType(name=as_onnx.OUTPUT)],
         minimum_deployment_target=ct.target.iOS17,
         compute_precision=ct.precision.FLOAT32,

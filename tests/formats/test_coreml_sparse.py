@@ -169,13 +169,13 @@ def test_facts_are_the_same(
 
 
 def logits(net: coreml_package.Network) -> Array:
-    images = programs.images().numpy()[:, None]
+    images = programs.examples().numpy()[:, None]
     return Evaluator(net).run({as_onnx.INPUT: images}, [as_onnx.OUTPUT])[as_onnx.OUTPUT]
 
 
 def test_logits_and_every_layer_are_the_same_bit_for_bit(dense: Package, sparse: Package) -> None:
     np.testing.assert_array_equal(logits(sparse.network), logits(dense.network))
-    one, two = (coreml_file.trace(p.path, programs.images().numpy()) for p in (dense, sparse))
+    one, two = (coreml_file.trace(p.path, programs.examples().numpy()) for p in (dense, sparse))
     assert one.keys() == two.keys()
     for name, integers in one.items():
         np.testing.assert_array_equal(integers, two[name])

@@ -87,7 +87,7 @@ def test_a_description_changes_no_answer(name: str, files: dict[str, tuple[Path,
     for file in files[name]:
         runnable = FORMATS[name].open_file(file)
         found = []
-        for image in programs.images()[:2].numpy():
+        for image in programs.examples()[:2].numpy():
             runnable.set_input(image[None])
             runnable.invoke()
             found.append(runnable.output().copy())

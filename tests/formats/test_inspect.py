@@ -99,7 +99,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_saved_program_gives_the_same_logits(saved: Path) -> None:
     with torch.no_grad():
-        found = program.load(saved).module(check_guards=False)(programs.images())
+        found = program.load(saved).module(check_guards=False)(programs.examples())
     assert torch.equal(found, programs.quantized("radix2").logits)
 
 

@@ -25,7 +25,7 @@ from pipeline.formats.channels import Operation, channels_after
 from pipeline.measure.layers import layers_of
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import DeployNet, deploy_form
-from tests.making import networks
+from tests.making import graphs, networks
 
 FORMATS = ("onnx", "tflite")
 # Radix 2; radix 4 with two cardinal groups; two basic blocks of radix 1 with two of them.
@@ -63,7 +63,7 @@ def deployed(variant: str, *, pruned: bool = False) -> DeployNet:
 def program(variant: str, *, pruned: bool = False) -> Any:
     graph = qat.prepare(deployed(variant, pruned=pruned), networks.SIDE)
     qat.calibrate(graph, lambda: [networks.images(4)])
-    return quantized_program(graph, networks.EXAMPLE)
+    return quantized_program(graph, graphs.EXAMPLE)
 
 
 to_onnx = functools.cache(as_onnx.to_onnx)
@@ -86,7 +86,7 @@ def content(format_name: str, variant: str, *, pruned: bool = False) -> bytes:
 
 @functools.cache
 def float_content(format_name: str) -> bytes:
-    return write(format_name, float_program(deployed("one_split"), networks.EXAMPLE))
+    return write(format_name, float_program(deployed("one_split"), graphs.EXAMPLE))
 
 
 def widths(variant: str, *, pruned: bool = False) -> dict[str, int]:

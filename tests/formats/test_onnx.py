@@ -15,7 +15,7 @@ from pipeline.formats import as_onnx
 from pipeline.formats.file_facts import FileFacts, scales_exact
 from pipeline.formats.onnx import file as onnx_format
 from pipeline.tasks.images.pixels import normalize
-from tests.making import programs
+from tests.making import networks, programs
 
 FLOAT_KERNELS = {
     *("Conv", "FusedConv", "Gemm", "MatMul", "Add", "Mul", "Sub", "Sigmoid", "Softmax"),
@@ -49,7 +49,7 @@ def write(tmp_path_factory: pytest.TempPathFactory) -> Writer:
     return write
 
 
-@pytest.fixture(scope="module", params=programs.VARIANTS)
+@pytest.fixture(scope="module", params=programs.SHAPES)
 def int8(request: pytest.FixtureRequest, write: Writer) -> File:
     return write(programs.quantized(request.param))
 
@@ -147,7 +147,7 @@ def test_runs_in_integers_with_the_learned_scales(int8: File) -> None:
 def test_float_file_gives_the_logits_of_the_network(unquantized: File) -> None:
     assert_valid(unquantized)
     with torch.no_grad():
-        wanted = unquantized.source.network(programs.images())
+        wanted = unquantized.source.network(programs.examples())
     runnable = onnx_format.open_file(unquantized.path)
     for batch in (1, 16):
         assert (programs.run(runnable, batch) - wanted).abs().max() <= 1e-4
@@ -162,7 +162,7 @@ def assert_takes_camera_images(file: File) -> None:
     assert image.elem_type == onnx.TensorProto.UINT8
     batch, *sizes = image.shape.dim
     assert batch.dim_param
-    assert [size.dim_value for size in sizes] == [programs.SIDE, programs.SIDE, 3]
+    assert [size.dim_value for size in sizes] == [networks.SIDE, networks.SIDE, 3]
 
 
 def camera_images(file: File) -> np.ndarray:
@@ -224,7 +224,7 @@ def test_float_file_gives_the_logits_of_the_network_for_pixels(float_pixels: Fil
 
 def test_a_file_of_pixels_refuses_normalised_images(pixels: File) -> None:
     with pytest.raises(ValueError, match="whole numbers 0 to 255"):
-        onnx_format.open_file(pixels.path).set_input(programs.images().numpy())
+        onnx_format.open_file(pixels.path).set_input(programs.examples().numpy())
 
 
 def test_the_trace_of_pixels_begins_with_the_image(pixels: File) -> None:

@@ -47,7 +47,7 @@ def test_what_is_no_pixel_is_refused(value: float) -> None:
 
 def test_normalised_images_are_refused() -> None:
     with pytest.raises(ValueError, match="not a normalised one"):
-        camera_pixels(programs.images().numpy())
+        camera_pixels(programs.examples().numpy())
 
 
 def test_a_program_without_the_grid_of_pixels_is_refused() -> None:

@@ -18,7 +18,7 @@ from pipeline.formats import as_onnx
 from pipeline.formats.file_facts import FileFacts, scales_exact
 from pipeline.formats.tflite import file as tflite_file
 from pipeline.tasks.images.pixels import normalize
-from tests.making import programs
+from tests.making import networks, programs
 
 ONNX2TF_OPS = ("QuantizeLinear", "DequantizeLinear", "MaxPool", "Add", "Mul", "Conv")
 
@@ -69,7 +69,7 @@ def write(folder: Path, source: programs.Written, variant: str, *, pixels: bool 
     )
 
 
-@pytest.fixture(scope="module", params=programs.VARIANTS)
+@pytest.fixture(scope="module", params=programs.SHAPES)
 def int8(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> File:
     source = programs.quantized(request.param)
     return write(tmp_path_factory.mktemp("tflite"), source, request.param)
@@ -148,7 +148,7 @@ def test_gives_the_logits_of_the_program(int8: File) -> None:
 def test_float_file_gives_the_logits_of_the_network(unquantized: File) -> None:
     assert_left_nothing(unquantized)
     with torch.no_grad():
-        wanted = unquantized.source.network(programs.images())
+        wanted = unquantized.source.network(programs.examples())
     assert (programs.run(tflite_file.open_file(unquantized.path)) - wanted).abs().max() <= 1e-4
     assert unquantized.facts.int8_coverage == 0.0
     assert unquantized.facts.macs > 0
@@ -165,7 +165,7 @@ def logits_of(path: Path, images: np.ndarray) -> torch.Tensor:
     interpreter.allocate_tensors()
     (image,), (logits,) = interpreter.get_input_details(), interpreter.get_output_details()
     assert image["dtype"] == np.uint8
-    assert list(image["shape"]) == [1, programs.SIDE, programs.SIDE, 3]
+    assert list(image["shape"]) == [1, networks.SIDE, networks.SIDE, 3]
     parts = []
     for pixels in images[:, None]:
         interpreter.set_tensor(image["index"], pixels)
@@ -231,7 +231,7 @@ def test_float_file_gives_the_logits_of_the_network_for_pixels(float_pixels: Fil
 
 def test_a_file_of_pixels_refuses_normalised_images(pixels: File) -> None:
     with pytest.raises(ValueError, match="whole numbers 0 to 255"):
-        tflite_file.open_file(pixels.path).set_input(programs.images()[:1].numpy())
+        tflite_file.open_file(pixels.path).set_input(programs.examples()[:1].numpy())
 
 
 def test_a_failed_write_leaves_nothing_behind(

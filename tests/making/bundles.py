@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.commands.bundle.contract import Contract
 from pipeline.commands.bundle.write import contract_in
 from pipeline.formats.coreml import file as coreml_file
+from pipeline.formats.write import SUFFIXES
 
 
 def unpacked(archive: Path, folder: Path) -> Path:
@@ -61,3 +63,31 @@ def reference(bundle: Path) -> Callable[[Any], Any]:
         return runnable.output()[0]
 
     return run
+
+
+def contract(form: str, *, pixels: bool, **changes: Any) -> Contract:
+    last = pixels or form == "tflite"
+    real = "float16" if form == "coreml" else "float32"
+    whole = {
+        "name": "a-phone",
+        "file": f"model{SUFFIXES[form]}",
+        "sha256": "0" * 64,
+        "format": form,
+        "runtime": "its runtime",
+        "precision": "int8",
+        "network": "resnest50",
+        "input": {
+            "name": "image",
+            "kind": "image" if pixels and form == "coreml" else "tensor",
+            "shape": (1, 32, 32, 3) if last else (1, 3, 32, 32),
+            "layout": "NHWC" if last else "NCHW",
+            "dtype": "uint8" if pixels else real,
+            "side": 32,
+            "value": "how",
+            "mean": None if pixels else (0.485, 0.456, 0.406),
+            "std": None if pixels else (0.229, 0.224, 0.225),
+        },
+        "output": {"name": "logits", "shape": (1, 7), "dtype": real, "classes": 7},
+        "golden": {"images": 3, "tolerance": 2e-05, "why": "so", "computed_by": "it"},
+    }
+    return Contract.model_validate(whole | changes)

@@ -23,7 +23,9 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from tests.making.cli import ROOT, environment, settings
+from tests.making import ROOT
+from tests.making.cli import environment
+from tests.making.recipes import settings
 
 DOCS = ROOT / "docs"
 SHAPE = "model={name: resnest14, width_multiplier: 0.25, layers: [1, 1, 1, 1], input_size: 32}"

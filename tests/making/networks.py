@@ -1,23 +1,19 @@
 """Narrow networks that behave like trained ones, and what is made of them, shared by tests."""
 
-import copy
-import functools
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from pipeline.compress.quantization import qat
-from pipeline.compress.quantization.fold import quantized_program
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import DeployNet, deploy_form
-from pipeline.networks.resnest.network import ResNeSt, named
+from pipeline.networks.resnest.network import ResNeSt, ResNeStConfig, named
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.pixels import Images
 
 SIDE = 32
 CLASSES = 5
-EXAMPLE = torch.zeros(2, 3, SIDE, SIDE)
+SMALL = ResNeStConfig(layers=(1, 1, 1, 1), width_multiplier=0.25, num_classes=CLASSES)
 
 # One stage: a block with a stride, and one whose input is added as it is. Time goes by blocks.
 SHALLOW = (0, 2, 0, 0)
@@ -54,8 +50,8 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
 def small(name: str = "resnest50", *, seed: int = 0, **overrides: Any) -> ResNeSt:
     """A narrow named network in evaluation mode, its batch norms as after training."""
     torch.manual_seed(seed)
-    shape = {"layers": (1, 1, 1, 1), "width_multiplier": 0.25}
-    model = named(name, num_classes=CLASSES, **shape | overrides).eval()
+    shape = {"layers": SMALL.layers, "width_multiplier": SMALL.width_multiplier}
+    model = named(name, **{"num_classes": CLASSES} | shape | overrides).eval()
     randomise(model, seed)
     return model
 
@@ -70,48 +66,6 @@ def images(count: int, seed: int = 0) -> Tensor:
 def deploy(variant: str = "plain") -> DeployNet:
     """One of VARIANTS in deploy form, of few blocks."""
     return deploy_form(branch_form(small(**{"layers": SHALLOW} | VARIANTS[variant])))
-
-
-@functools.cache
-def _prepared(variant: str) -> fx.GraphModule:
-    return qat.prepare(deploy(variant), SIDE)
-
-
-def prepared(variant: str = "plain") -> fx.GraphModule:
-    """A graph from `qat.prepare`, the caller's own; the export behind it is done once."""
-    return copy.deepcopy(_prepared(variant))
-
-
-@functools.cache
-def _calibrated(variant: str) -> fx.GraphModule:
-    graph = prepared(variant)
-    qat.calibrate(graph, lambda: [images(8), images(8, seed=1)])
-    return graph
-
-
-def calibrated(variant: str = "plain") -> fx.GraphModule:
-    """A prepared graph in evaluation mode with ranges from 16 images, the caller's own."""
-    return copy.deepcopy(_calibrated(variant))
-
-
-@functools.cache
-def program(variant: str = "plain") -> torch.export.ExportedProgram:
-    """The quantized program of a calibrated graph; shared, not to be changed."""
-    return quantized_program(calibrated(variant), EXAMPLE)
-
-
-def in_graph(model: nn.Module, target: Any) -> list[fx.Node]:
-    """The nodes of a graph that call `target`, in order."""
-    assert isinstance(model, fx.GraphModule)
-    return [node for node in model.graph.nodes if node.target is target]
-
-
-def attribute(model: nn.Module, node: Any) -> Tensor:
-    """The tensor that a `get_attr` node reads."""
-    assert node.op == "get_attr"
-    value = functools.reduce(getattr, node.target.split("."), model)
-    assert isinstance(value, Tensor)
-    return value.detach()
 
 
 def dataset(count: int = 16, seed: int = 0) -> Dataset:
@@ -137,3 +91,9 @@ def same_state(one: nn.Module, two: nn.Module) -> bool:
     """Bit for bit."""
     left, right = one.state_dict(), two.state_dict()
     return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def relative_difference(found: Tensor, wanted: Tensor) -> float:
+    assert found.shape == wanted.shape
+    assert wanted.abs().max() > 0
+    return ((found - wanted).abs().max() / wanted.abs().max()).item()

@@ -1,89 +1,42 @@
-"""A training as `torchrun` runs it, in as many processes as there are; test_processes.py calls it.
-
-python -m tests.making.processes FILE
-"""
+"""Child processes of tests: what they run, and when something is done to them."""
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import nn
-
-from pipeline.base import torchrun
-from pipeline.compress.quantization import qat
-from pipeline.compress.quantization.fake_quantize import ActivationFakeQuantize
-from pipeline.compress.training.loop import Hooks, fit
-from pipeline.recipe.compression import Milestones
-from pipeline.recipe.training import AugmentConfig, TrainConfig
-from pipeline.tasks.evaluation import network_logits
-from tests.making.networks import ONE_BLOCK, calibrated, dataset, small
-
-# 2 batches and 21 images, which 2 processes share as 11 and 10. With smaller batches or larger
-# steps a difference of 1e-7 becomes one of 1e-3 within an epoch, whatever the processes do.
-IMAGES, BATCH, RATE = 69, 24, 0.003
+SLEEP = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
 
 
-def config(**changes: Any) -> TrainConfig:
-    settings: dict[str, Any] = {
-        "epochs": 2,
-        "batch_size": BATCH,
-        "learning_rate": RATE,
-        "precision": "float32",
-        "clip_norm": 5.0,
-        "augment": AugmentConfig(shift=0.1, rotate_deg=10, scale=0.1, flip=True),
-    }
-    return TrainConfig(**settings | changes)
+def python(code: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-c", code, *map(str, arguments)]
 
 
-def trained(graph: bool, **changes: Any) -> dict[str, Any]:
-    """Curve, weights and logits after a training of a network or an exported graph."""
-    images = dataset(IMAGES)
-    model: nn.Module
-    if graph:
-        model = calibrated()
-        # Rounding begins with the second epoch: from then on, any difference grows.
-        phases = Milestones(fake_quantize=0.5, freeze_observers=0.8, freeze_bn=0.9)
-        schedule = qat.Schedule(model, phases)  # type: ignore[arg-type]
-        hooks = Hooks(
-            before_step=schedule.before_step,
-            set_training=schedule.set_training,
-            load=qat.load_state,
-        )
-    else:
-        torch.manual_seed(0)
-        model, hooks = small(layers=ONE_BLOCK), Hooks()
-    curve = fit(model, images, config(**changes), 3, hooks)
-    return {
-        "curve": [[row["loss"], row["accuracy"], row["learning_rate"]] for row in curve],
-        "state": {name: value.clone() for name, value in model.state_dict().items()},
-        "scales": [
-            (float(module.scale), int(module.zero_point))
-            for module in model.modules()
-            if isinstance(module, ActivationFakeQuantize)
-        ],
-        "logits": network_logits(model, images, "test")["test"],
-    }
+def when(condition: Callable[[], bool], then: Callable[[], object]) -> threading.Thread:
+    """Do something in another thread as soon as a condition holds, or after ten seconds."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 10
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        then()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
 
 
-def main(file: Path) -> None:
-    """Train in every way, and write what came of it in every process."""
-    torch.set_num_threads(1)
-    with torchrun.together():
-        found = {
-            "float": trained(False, ema=0.5),
-            "own statistics": trained(False, sync_bn=False),
-            "accumulated": trained(False, accumulate=2),
-            "graph": trained(True),
-        }
-        seen = (torchrun.count(), torchrun.rank(), torchrun.own_rows(7).tolist())
-        words = torchrun.said_by_all((seen, found))
-        told = torchrun.told_by_first(lambda: torchrun.count())
-    if torchrun.is_first():
-        torch.save({"words": words, "told": told, "apart": torchrun.count()}, file)
+def written(*paths: Path) -> Callable[[], bool]:
+    return lambda: all(path.exists() and path.read_text() for path in paths)
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

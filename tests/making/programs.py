@@ -1,6 +1,7 @@
 """Programs of small ResNeSts, made once per session, for tests that write and run real files."""
 
-from dataclasses import dataclass, replace
+import functools
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -12,26 +13,24 @@ from pipeline.compress.quantization.fold import float_program, quantized_program
 from pipeline.measure.timing import Runnable
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
-from pipeline.networks.resnest.network import ResNeSt, ResNeStConfig
+from pipeline.networks.resnest.network import ResNeSt
 from pipeline.networks.rewrites import Normalization
 from pipeline.recipe.data import IMAGENET_MEAN, IMAGENET_STD
-from tests.making.networks import randomise
+from tests.making.graphs import EXAMPLE, calibrated
+from tests.making.networks import SIDE, images, small
 
-SIDE = 32
-CLASSES = 7
-SMALL = ResNeStConfig(layers=(1, 1, 1, 1), width_multiplier=0.25, num_classes=CLASSES)
 SHORT = (1, 1, 0, 0)
 """A stage with stride 1 and one with stride 2 have every operation; the rest is repetition."""
-VARIANTS: dict[str, dict[str, Any]] = {
+SHAPES: dict[str, dict[str, Any]] = {
     "radix2": {},
     "basic": {"block": "basic", "layers": SHORT},
     "radix1": {"radix": 1, "avd_first": True, "layers": SHORT},
     "radix4": {"radix": 4, "cardinality": 2, "avd_first": True, "layers": SHORT},
 }
-"""What each network changes of `SMALL`, a bottleneck of radix 2."""
+"""What each written network changes of `small()`, a bottleneck of radix 2."""
 SMALL_STEM = "small_stem"
 FURTHER: dict[str, dict[str, Any]] = {SMALL_STEM: {"stem": "small", "layers": (0, 1, 0, 0)}}
-"""Likewise, for tests of their own: those that go by `VARIANTS` learn nothing more of it."""
+"""Likewise, for tests of their own: those that go by `SHAPES` learn nothing more of it."""
 NORMALIZATION = Normalization(mean=IMAGENET_MEAN, std=IMAGENET_STD)
 """Of the networks that take pixels: no two channels alike."""
 
@@ -46,29 +45,20 @@ class Written:
     logits: Tensor
 
 
-def coloured_noise(count: int, seed: int) -> Tensor:
-    """Random images of different colours; to noise alone a network answers always the same."""
-    generator = torch.Generator().manual_seed(seed)
-    colours = torch.randn(count, 3, 1, 1, generator=generator)
-    return colours + torch.randn(count, 3, SIDE, SIDE, generator=generator)
-
-
 @cache
-def images() -> Tensor:
+def examples() -> Tensor:
     """Images (16, 3, SIDE, SIDE) the networks were not calibrated on."""
-    return coloured_noise(16, seed=1)
+    return images(16, seed=1)
 
 
 def pixel_noise(count: int, seed: int) -> Tensor:
     """Random 8-bit images of different colours, as floats."""
-    return (coloured_noise(count, seed) * 50 + 128).round().clamp(0, 255)
+    return (images(count, seed) * 50 + 128).round().clamp(0, 255)
 
 
 def network(variant: str) -> ResNeSt:
     """A small network, batch norms as after training: a block's last has two faint channels."""
-    torch.manual_seed(0)
-    model = ResNeSt(replace(SMALL, **(VARIANTS | FURTHER)[variant])).eval()
-    randomise(model)
+    model = small(**(SHAPES | FURTHER)[variant])
     for block in (block for stage in model.stages() for block in stage):
         if isinstance(block.bn3, nn.BatchNorm2d):
             block.bn3.weight.data[:2] = torch.tensor([0.0, 2e-6])
@@ -80,7 +70,7 @@ def quantized(variant: str, *, pixels: bool = False) -> Written:
     """The int8 program of a network above, calibrated on random images. Do not change."""
     model = network(variant)
     graph = qat.prepare(deploy_form(branch_form(model), NORMALIZATION if pixels else None), SIDE)
-    noise = pixel_noise if pixels else coloured_noise
+    noise = pixel_noise if pixels else images
     qat.calibrate(graph, lambda: [noise(32, seed=2)])
     program = quantized_program(graph, torch.zeros(2, 3, SIDE, SIDE))
     return _written(model, program, pixels=pixels)
@@ -96,16 +86,16 @@ def unquantized(variant: str, *, pixels: bool = False) -> Written:
 
 
 def _written(model: ResNeSt, program: torch.export.ExportedProgram, *, pixels: bool) -> Written:
-    fed = pixel_noise(16, seed=1) if pixels else images()
+    fed = pixel_noise(16, seed=1) if pixels else examples()
     with torch.no_grad():
         logits = program.module(check_guards=False)(fed)
     return Written(network=model, program=program, images=fed, logits=logits)
 
 
 def run(runnable: Runnable, batch: int = 1, fed: Tensor | None = None) -> Tensor:
-    """Logits of an opened file for `fed`, which are `images` unless given."""
+    """Logits of an opened file for `fed`, which are `examples` unless given."""
     parts = []
-    for part in (images() if fed is None else fed).split(batch):
+    for part in (examples() if fed is None else fed).split(batch):
         runnable.set_input(part.numpy())
         runnable.invoke()
         parts.append(torch.from_numpy(runnable.output().copy()))
@@ -123,3 +113,9 @@ def output_scale(program: torch.export.ExportedProgram) -> float:
     """The step of the grid that a quantized program's logits lie on."""
     output = next(n for n in program.graph.nodes if n.op == "output").args[0][0]
     return float(output.args[1])
+
+
+@functools.cache
+def program(variant: str = "plain") -> torch.export.ExportedProgram:
+    """The quantized program of a calibrated graph; shared, not to be changed."""
+    return quantized_program(calibrated(variant), EXAMPLE)

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from pipeline.base.machine import CodeInfo, HostInfo
 from pipeline.compress.training.epoch import Epoch
-from pipeline.measure.latency import latency_of, speedup
+from pipeline.formats.format import ScalesExact
+from pipeline.measure.baseline.record import Baseline
+from pipeline.measure.latency import Latency, latency_of, speedup
+from pipeline.measure.parity_record import OutputSteps, Parity
 from pipeline.networks.layer_width import LayerWidth
-from pipeline.report.records import Report, StageRecord, TargetResult, all_met, budget
+from pipeline.networks.model_info import ModelInfo
+from pipeline.recipe.recipe import RecipeInfo
+from pipeline.report.records import (
+    DataInfo,
+    Report,
+    StageRecord,
+    TargetResult,
+    all_met,
+    budget,
+)
 from pipeline.tasks.accuracy import Accuracy, accuracy_drop_pt, changes_of, confusion_of
-from tests.report import test_report
 
 DEVICES = ("Pixel 8", "Galaxy S24", "iPhone 15", "Raspberry Pi 5", "Linux PC", "iPad")
 FORMATS = ("tflite", "onnx", "coreml")
@@ -29,12 +42,12 @@ def full(
     labels = [draw.randrange(len(classes)) for _ in range(IMAGES)]
     named = _named(draw, labels, len(classes), 0.97)
     accuracy = {"test": _accuracy(labels, named)}
-    float_cpu = test_report.float_model(accuracy=accuracy)
-    baseline = test_report.float_model(
+    float_cpu = float_model(accuracy=accuracy)
+    baseline = float_model(
         accuracy=accuracy, confusion={"test": confusion_of(labels, named)}, confusion_missing=None
     )
     made = [_target(draw, number, labels, named, len(classes)) for number in range(targets)]
-    found = test_report.report(*made, name="combined", baseline=baseline, float_cpu=float_cpu)
+    found = report(*made, name="combined", baseline=baseline, float_cpu=float_cpu)
     data = found.data.model_copy(update={"classes": tuple(classes)})
     model = found.model.model_copy(update={"num_classes": len(classes)})
     return Report(**dict(found) | {"data": data, "model": model} | changes)
@@ -59,14 +72,14 @@ def _target(
     samples = [10 + number + draw.random() for _ in range(30)]
     latency = None if form == "coreml" else latency_of(samples, threads=1, batch=1)
     why_not = NO_APPLE if latency is None else None
-    drop, faster = accuracy_drop_pt(base, accuracy), speedup(test_report.FLOAT, latency)
+    drop, faster = accuracy_drop_pt(base, accuracy), speedup(FLOAT, latency)
     size = 6_800_000 + 100_000 * number
     budgets = (
         budget("accuracy_drop_pt", 1.0, drop),
         budget("size_mb", 7.0, size / 1e6),
         budget("speedup", 2.0, faster, why_not),
     )
-    return test_report.target(
+    return target(
         f"device-{number}",
         device=DEVICES[number % len(DEVICES)],
         format=form,
@@ -112,3 +125,130 @@ def _curve(epochs: int) -> tuple[Epoch, ...]:
         Epoch(epoch=n, loss=2 / n, accuracy=1 - 0.5 / n, learning_rate=0.1 / n)
         for n in range(1, epochs + 1)
     )
+
+
+NO_PHONE = "Core ML runs on Apple systems only."
+
+
+FLOAT = latency_of([84.0, 85.4, 90.0], threads=1, batch=1)
+
+
+TOP1 = Accuracy(top1=0.98, top5=1.0, images=450)
+
+
+def float_model(**changes: Any) -> Baseline:
+    whole = {
+        "device": "Example CPU",
+        "device_kind": "cpu",
+        "measured_here": True,
+        "accuracy": {"test": TOP1},
+        "latency_ms": FLOAT,
+        "size_bytes": 102_400_000,
+    }
+    return Baseline(**(whole | changes))
+
+
+def parity(**changes: Any) -> Parity:
+    whole = {
+        "images": 630,
+        "agreement": 1.0,
+        "steps": OutputSteps(median=0, p99=1, largest=3, differing=0.02),
+        "rounding": OutputSteps(median=0, p99=2, largest=4, differing=0.03),
+        "difference": None,
+        "layers": 80,
+        "layers_alike": 80,
+        "passed": True,
+    }
+    return Parity(**(whole | changes))
+
+
+def target(
+    name: str = "android",
+    top1: float | None = 0.9755,
+    latency: Latency | None = None,
+    size_bytes: int = 6_800_000,
+    limits: tuple[float, float, float] = (1.0, 7.0, 2.0),
+    **changes: Any,
+) -> TargetResult:
+    """A file that was measured, or with `top1` None one that nothing here can run."""
+    runs = top1 is not None
+    accuracy = {"test": Accuracy(top1=top1, top5=1.0, images=450)} if top1 is not None else None
+    latency = (latency or latency_of([20.0, 21.35, 23.0], threads=1, batch=1)) if runs else None
+    missing = None if runs else NO_PHONE
+    drop, faster = accuracy_drop_pt({"test": TOP1}, accuracy), speedup(FLOAT, latency)
+    budgets = (
+        budget("accuracy_drop_pt", limits[0], drop, missing),
+        budget("size_mb", limits[1], size_bytes / 1e6),
+        budget("speedup", limits[2], faster, missing),
+    )
+    whole = {
+        "name": name,
+        "device": "Pixel 8",
+        "format": "tflite",
+        "precision": "int8",
+        "runtime": "LiteRT 2.1.0",
+        "input": "normalized",
+        "evaluated": "runtime",
+        "path": f"{name}.tflite",
+        "sha256": "a" * 64,
+        "size_bytes": size_bytes,
+        "download_bytes": 6_100_000,
+        "accuracy": accuracy,
+        "accuracy_missing": missing,
+        "accuracy_drop_pt": drop,
+        "agreement": 0.996 if runs else None,
+        "parity": parity(),
+        "scales_exact": ScalesExact(same=191, total=192) if runs else None,
+        "scales_missing": missing,
+        "int8_coverage": 0.99996 if runs else None,
+        "coverage_missing": missing,
+        "ops": {"CONV_2D": 60},
+        "partitions": 1,
+        "latency_ms": latency,
+        "latency_missing": missing,
+        "speedup": faster,
+        "speedup_missing": missing,
+        "budgets": budgets,
+        "passed": all_met(budgets),
+    }
+    return TargetResult(**(whole | changes))
+
+
+def report(*targets: TargetResult, name: str = "android", **changes: Any) -> Report:
+    targets = targets or (target(),)
+    whole = {
+        "recipe": RecipeInfo(name=name, sha256="b" * 64),
+        "code": CodeInfo(version="0.1.0", commit=None),
+        "host": HostInfo(cpu="Example CPU", cores=2, gpu=None),
+        "tools": {"torch": "2.12.1"},
+        "model": ModelInfo(
+            name="resnest50",
+            block="bottleneck",
+            input_shape=(1, 3, 224, 224),
+            num_classes=10,
+            params=25_600_000,
+            macs=5_400_000_000,
+        ),
+        "data": DataInfo(
+            name="digits", sha256="c" * 64, train_images=1167, test_sets={"test": 450}
+        ),
+        "baseline": float_model(),
+        "float_cpu": float_model(),
+        "stages": (
+            StageRecord(
+                name="baseline",
+                status="reused",
+                seconds=12.5,
+                params=25_600_000,
+                macs=5_400_000_000,
+                top1=0.98,
+            ),
+            StageRecord(name="export", status="done", seconds=61.0),
+        ),
+        "targets": targets,
+        "passed": all(item.passed for item in targets),
+    }
+    return Report(**(whole | changes))
+
+
+OLDER = Path(__file__).parents[1] / "samples" / "report-2026-11.json"

@@ -40,12 +40,11 @@ from pipeline.stages.schedule import Run
 from pipeline.tasks.classification import Predictions, accuracies
 from pipeline.tasks.evaluation import network_logits
 from pipeline.tasks.images.dataset import Dataset
-from tests.making import networks, reports
-from tests.making.cli import DEVICE_RECIPES
-from tests.making.cli import settings as set_values
+from tests.making import markup, networks, reports
 from tests.making.documented import DIGITS
 from tests.making.networks import same_state
-from tests.report import test_report
+from tests.making.recipes import DEVICE_RECIPES
+from tests.making.recipes import settings as set_values
 
 GPU = "NVIDIA H100 80GB HBM3"
 DAY = "2026-11-20T10:11:12Z"
@@ -680,7 +679,7 @@ def test_every_form_of_the_report_says_that_it_was_not_measured_here(tmp_path: P
     tree = report.model_dump(mode="json")
     jsonschema.validate(tree, json_schema())
     assert tree["baseline"]["origin"]["measured_at"] == DAY
-    table = test_report.rows(markdown.render(report))
+    table = markup.rows(markdown.render(report))
     where = f"{GPU} (GPU, measured elsewhere on 2026-11-20)"
     assert table["float baseline"]["device"] == where
     assert "float on this CPU" in table

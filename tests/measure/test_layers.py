@@ -22,17 +22,17 @@ from pipeline.networks.resnest.deploy import deploy_form
 from pipeline.recipe.data import DigitsData
 from pipeline.tasks.images.dataset import pixel_values
 from pipeline.tasks.images.load import load_dataset
-from tests.making import programs
+from tests.making import networks, programs
 
 Program = torch.export.ExportedProgram
-EXAMPLE = torch.zeros(2, 3, programs.SIDE, programs.SIDE)
+EXAMPLE = torch.zeros(2, 3, networks.SIDE, networks.SIDE)
 
 
 @pytest.fixture(scope="module", params=["radix1", "radix4"])
 def both(request: pytest.FixtureRequest) -> tuple[Program, Program, str]:
     """A quantized program and its float network."""
-    graph = qat.prepare(deploy_form(branch_form(programs.network(request.param))), programs.SIDE)
-    qat.calibrate(graph, lambda: [programs.coloured_noise(32, seed=2)])
+    graph = qat.prepare(deploy_form(branch_form(programs.network(request.param))), networks.SIDE)
+    qat.calibrate(graph, lambda: [networks.images(32, seed=2)])
     twin = float_twin(graph, EXAMPLE)
     return quantized_program(graph, EXAMPLE), twin, request.param
 
@@ -72,7 +72,7 @@ def test_a_float_program_has_no_layers() -> None:
 
 def test_integers_are_those_behind_the_logits(both: tuple[Program, Program, str]) -> None:
     program, _, _ = both
-    images = programs.images()
+    images = programs.examples()
     last = layers.layers_of(program)[-1]
     numbers = layers.integers(program, images)
     assert all(values.dtype == torch.int8 for values in numbers.values())
@@ -83,7 +83,7 @@ def test_integers_are_those_behind_the_logits(both: tuple[Program, Program, str]
 
 def test_the_float_twin_is_the_network(both: tuple[Program, Program, str]) -> None:
     program, twin, variant = both
-    images = programs.images()
+    images = programs.examples()
     values = layers.float_values(program, twin, images)
     found = layers.layers_of(program)
     assert list(values) == [layer.name for layer in found]
@@ -105,7 +105,7 @@ def test_another_network_is_no_twin(both: tuple[Program, Program, str]) -> None:
 
 def test_a_perfect_file_differs_nowhere(both: tuple[Program, Program, str]) -> None:
     program, twin, _ = both
-    records = layers.compare(program, twin, as_file(program), programs.images())
+    records = layers.compare(program, twin, as_file(program), programs.examples())
     assert [r.layer for r in records] == list(layers.layers_of(program))
     for record in records:
         assert record.steps[1:].sum() == record.own[1:].sum() == 0
@@ -126,7 +126,7 @@ def test_only_the_layer_that_is_wrong_is_at_fault(both: tuple[Program, Program, 
         spoiled = layers.integers(program, given)[wrong.name].float().mul(0.5).to(torch.int8)
         return run_on(program, given, {wrong.name: spoiled})
 
-    records = layers.compare(program, twin, trace, programs.images())
+    records = layers.compare(program, twin, trace, programs.examples())
     at_fault = [r.layer for r in records if r.at_fault]
     assert at_fault == [wrong]
     later = records[[r.layer for r in records].index(wrong) + 1 :]
@@ -170,7 +170,7 @@ def test_a_wrong_grid_is_at_fault_even_where_the_numbers_agree(
     both: tuple[Program, Program, str],
 ) -> None:
     program, twin, _ = both
-    records = layers.compare(program, twin, as_file(program), programs.images()[:4])
+    records = layers.compare(program, twin, as_file(program), programs.examples()[:4])
     grids = {r.layer.name: (r.layer.scale, r.layer.zero_point) for r in records}
     wrong = records[9].layer
     grids[wrong.name] = (wrong.scale * 2, wrong.zero_point)
@@ -186,7 +186,7 @@ def test_layers_that_no_file_holds_are_left_out(both: tuple[Program, Program, st
     def trace(images: NDArray[np.float32]) -> dict[str, NDArray[np.int8]]:
         return {n: v for n, v in as_file(program)(images).items() if n != last.name}
 
-    records = layers.compare(program, None, trace, programs.images())
+    records = layers.compare(program, None, trace, programs.examples())
     assert len(records) == len(layers.layers_of(program)) - 1
     assert not any(record.at_fault for record in records)
 
@@ -198,7 +198,7 @@ def test_another_shape_is_refused(both: tuple[Program, Program, str]) -> None:
         return {n: np.moveaxis(v, 1, -1) for n, v in as_file(program)(images).items()}
 
     with pytest.raises(ValueError, match=r"shape .* but the program's is"):
-        layers.compare(program, None, trace, programs.images())
+        layers.compare(program, None, trace, programs.examples())
 
 
 def test_noise_and_saturation_by_hand() -> None:

@@ -26,7 +26,7 @@ from pipeline.measure.layers import compare, layers_of
 from pipeline.measure.parity_record import OutputSteps
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
-from tests.making import programs
+from tests.making import networks, programs
 
 VARIANT = "radix1"
 SUFFIXES = {"onnx": "model.onnx", "tflite": "model.tflite", "coreml": "model.mlpackage"}
@@ -276,13 +276,13 @@ def test_swapped_channels_are_caught_and_the_layer_named(form: str, tmp_path: Pa
 
 def trained_and_folded(fold: Any) -> list[str]:
     """What the gate of the fold stage misses when `fold` makes the program."""
-    graph = qat.prepare(deploy_form(branch_form(programs.network(VARIANT))), programs.SIDE)
-    qat.calibrate(graph, lambda: [programs.coloured_noise(32, seed=2)])
+    graph = qat.prepare(deploy_form(branch_form(programs.network(VARIANT))), networks.SIDE)
+    qat.calibrate(graph, lambda: [networks.images(32, seed=2)])
     only_round(graph)
-    images = programs.images()
+    images = programs.examples()
     with torch.no_grad():
         trained = graph(images)
-        program = fold.quantized_program(graph, torch.zeros(2, 3, programs.SIDE, programs.SIDE))
+        program = fold.quantized_program(graph, torch.zeros(2, 3, networks.SIDE, networks.SIDE))
         found = program.module(check_guards=False)(images)
     step = programs.output_scale(program)
     compared = parity.compare_logits(one_set(found), one_set(trained), step)

@@ -22,7 +22,8 @@ from pipeline.measure.width_times import (
     nearest,
 )
 from pipeline.networks.resnest.branches import branch_form
-from tests.making.networks import SHALLOW, SIDE, VARIANTS, program, small
+from tests.making.networks import SHALLOW, SIDE, VARIANTS, small
+from tests.making.programs import program
 
 GROUPS = tuple(
     Group(name=name, channels=channels, parts=1, makers=(name,), readers=(), norms=(name,))

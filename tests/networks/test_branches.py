@@ -11,13 +11,12 @@ from torch import nn
 
 from pipeline.networks.resnest.branches import BranchedBlock, branch_form
 from pipeline.networks.resnest.deploy import DeployBlock, deploy_form
-from pipeline.networks.resnest.network import DropBlock, ResNeSt, ResNeStConfig
+from pipeline.networks.resnest.network import DropBlock, ResNeSt
 from pipeline.networks.rewrites import Normalization, average_conv, normalize_conv
 from pipeline.recipe.data import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.tasks.images.pixels import normalize
-from tests.networks.test_resnest import randomise, relative_difference
+from tests.making.networks import SMALL, randomise, relative_difference
 
-SMALL = ResNeStConfig(layers=(1, 1, 1, 1), width_multiplier=0.25, num_classes=5)
 LIMIT = 1e-5
 IMAGENET = Normalization(mean=IMAGENET_MEAN, std=IMAGENET_STD)
 

@@ -25,8 +25,8 @@ from pipeline.networks.checkpoints import load_checkpoint, read_checkpoint, save
 from pipeline.networks.resnest.build import build
 from pipeline.networks.resnest.network import NAMED, ResNeSt, ResNeStConfig, named
 from pipeline.recipe.model import ModelConfig
+from tests.making.networks import SMALL
 
-SMALL = ResNeStConfig(layers=(1, 1, 1, 1), width_multiplier=0.25, num_classes=5)
 CLASSES = ("ant", "bee", "cat", "dog", "elk")
 
 

@@ -10,8 +10,7 @@ from pipeline.networks.count import LayerCount, count
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
 from pipeline.networks.resnest.network import ResNeSt, ResNeStConfig, named
-
-SMALL = ResNeStConfig(layers=(1, 1, 1, 1), width_multiplier=0.25, num_classes=5)
+from tests.making.networks import SMALL
 
 
 def test_resnest50_has_the_published_size() -> None:

@@ -14,7 +14,9 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from pipeline.base.errors import InputError
 from pipeline.networks.hub import local_file
 from pipeline.recipe.recipe import load_recipes
-from tests.making.cli import DEVICE_RECIPES, ROOT, environment, pocketnest, settings
+from tests.making import ROOT
+from tests.making.cli import environment, pocketnest
+from tests.making.recipes import DEVICE_RECIPES, settings
 
 NAME = "timm:resnest50d.in1k"
 

@@ -9,20 +9,17 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.networks.resnest.network import (
     NAMED,
     DropBlock,
     ResNeSt,
-    ResNeStConfig,
     SplitAttention,
     named,
     split_attention,
 )
-from tests.making.networks import randomise
-
-SMALL = ResNeStConfig(layers=(1, 1, 1, 1), width_multiplier=0.25, num_classes=5)
+from tests.making.networks import SMALL, randomise, relative_difference
 
 # Of 1,000 classes. The paper gives 27.5 M (resnest50), 48.3, 70.2 and 110.9 M (101, 200, 269);
 # all but the basic one, which is our own, have the shapes of timm's (tested below).
@@ -56,12 +53,6 @@ TIMM: dict[str, tuple[str, dict[str, Any]]] = {
         {"radix": 4, "cardinality": 2, "base_width": 40, "avd_first": True},
     ),
 }
-
-
-def relative_difference(found: Tensor, wanted: Tensor) -> float:
-    assert found.shape == wanted.shape
-    assert wanted.abs().max() > 0
-    return ((found - wanted).abs().max() / wanted.abs().max()).item()
 
 
 @pytest.mark.parametrize("theirs", TIMM)

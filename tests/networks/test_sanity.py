@@ -22,8 +22,9 @@ from pipeline.recipe.training import TrainConfig
 from pipeline.stages import train
 from pipeline.stages.context import Context
 from pipeline.tasks.classification import evaluate
-from tests.making.cli import DEVICE_RECIPES
-from tests.making.networks import CLASSES, ONE_BLOCK, calibrated, dataset, small
+from tests.making.graphs import calibrated
+from tests.making.networks import CLASSES, ONE_BLOCK, dataset, small
+from tests.making.recipes import DEVICE_RECIPES
 
 NAN, INF = float("nan"), float("inf")
 CONFIG = TrainConfig(epochs=2, batch_size=8, learning_rate=0.01)

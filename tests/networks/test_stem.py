@@ -24,13 +24,19 @@ from pipeline.networks.count import count
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import branch_name, branch_names, deploy_form
 from pipeline.networks.resnest.network import ResNeSt
-from tests.compress.test_prune import config, pruned_by
-from tests.compress.test_pruning_groups import TOLERANCE, random_mask
-from tests.compress.test_quantizer import compute_nodes, islands
 from tests.making import programs
-from tests.making.networks import ONE_BLOCK, SIDE, images, same_state, small
+from tests.making.graphs import compute_nodes, islands
+from tests.making.networks import (
+    ONE_BLOCK,
+    SIDE,
+    images,
+    randomise,
+    relative_difference,
+    same_state,
+    small,
+)
 from tests.making.programs import SMALL_STEM
-from tests.networks.test_resnest import randomise, relative_difference
+from tests.making.pruning import TOLERANCE, config, pruned_by, random_mask
 
 aten = torch.ops.aten
 LIMIT = 1e-5

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 
 from pipeline.recipe import reference_page
 from pipeline.recipe.recipe import Recipe, json_schema
-from tests.making.cli import ROOT, environment
+from tests.making import ROOT
+from tests.making.cli import environment
 
 PAGE = ROOT / "docs" / "recipe.md"
 TEXT = reference_page.markdown()

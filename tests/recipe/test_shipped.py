@@ -16,7 +16,7 @@ from pipeline.recipe.recipe import json_schema, load_recipes
 from pipeline.tasks.images.batches import batches
 from pipeline.tasks.images.load import load_dataset
 from pipeline.tasks.mixing import mixer
-from tests.tasks.test_data import write_image
+from tests.making.photos import write_image
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SCHEMA = RECIPES / "recipe.schema.json"
@@ -126,7 +126,7 @@ def test_the_header_names_schema_and_command(path: Path) -> None:
 
 def test_the_shipped_schema_is_current() -> None:
     assert json.loads(SCHEMA.read_text()) == json_schema(), (
-        "run: python -c 'import json; from pipeline.recipe import json_schema; "
+        "run: python -c 'import json; from pipeline.recipe.recipe import json_schema; "
         f"print(json.dumps(json_schema(), indent=2))' > {SCHEMA}"
     )
 

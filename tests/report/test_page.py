@@ -7,8 +7,6 @@ import json
 import re
 import time
 from collections import Counter
-from html.parser import HTMLParser
-from pathlib import Path
 
 import jsonschema
 import pytest
@@ -18,46 +16,8 @@ from pipeline.report.charts import Point, pareto
 from pipeline.report.records import Report
 from pipeline.report.write import json_schema
 from tests.making import reports
-from tests.report import test_report
-
-OLDER = Path(__file__).parents[1] / "samples" / "report-2026-11.json"
-NAMES = (
-    "<b>bold</b><script>alert(1)</script>",
-    "\"quoted\" & 'single'",
-    "emoji \N{GRINNING FACE}\N{VARIATION SELECTOR-16}",
-    "x" * 300,
-    "$x^2$ \\alpha",
-    "\N{RIGHT-TO-LEFT OVERRIDE}reversed",
-)
-
-
-class Page(HTMLParser):
-    """The text of a page as it is shown, its ids, links and elements."""
-
-    def __init__(self, content: str) -> None:
-        super().__init__()
-        self.elements: Counter[str] = Counter()
-        self.attributes: list[tuple[str, str, str]] = []
-        self.words: list[str] = []
-        self.open: list[str] = []
-        self.feed(content)
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements[tag] += 1
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        while self.open and self.open.pop() != tag:
-            pass
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open and "svg" not in self.open:
-            self.words.append(data)
-
-    def all_of(self, name: str) -> list[str]:
-        return [value for _, key, value in self.attributes if key == name]
+from tests.making.markup import ODD_NAMES, Page
+from tests.making.reports import OLDER
 
 
 def page(report: Report) -> Page:
@@ -120,7 +80,7 @@ def test_every_chart_is_there_and_said_in_words() -> None:
     assert drawn >= 3 + 6 + 3
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ODD_NAMES)
 def test_a_class_name_is_shown_as_text(name: str) -> None:
     classes = [name, *reports.DIGITS[1:]]
     found = page(reports.full(2, classes))
@@ -128,7 +88,7 @@ def test_a_class_name_is_shown_as_text(name: str) -> None:
     assert (found.elements["script"], found.elements["b"]) == (0, 0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ODD_NAMES)
 def test_names_are_text_in_pictures_too(name: str) -> None:
     svg = charts.bars(((name, (("file", 1.0),), 0),), "MB")
     assert "<b>" not in svg
@@ -140,8 +100,8 @@ def test_what_is_missing_has_its_reason_and_is_never_0() -> None:
     _, found = whole(3)
     assert found.text.count("not measured (reason 1)") >= 3
     assert reports.NO_APPLE in found.text
-    gone = page(test_report.report(test_report.target("iphone", top1=None)))
-    assert test_report.NO_PHONE in gone.text
+    gone = page(reports.report(reports.target("iphone", top1=None)))
+    assert reports.NO_PHONE in gone.text
     cells = re.findall(r"Top-1 (.{12})", gone.text)
     assert cells == ["not measured"]
     assert "None" not in found.text
@@ -209,8 +169,8 @@ def test_every_figure_of_a_target_is_on_the_page() -> None:
 
 
 def test_a_file_that_answers_otherwise_is_not_to_be_shipped() -> None:
-    wrong = test_report.parity(passed=False, misses=("99 % agree",), first_difference="conv1")
-    text = page(test_report.report(test_report.target(parity=wrong))).text
+    wrong = reports.parity(passed=False, misses=("99 % agree",), first_difference="conv1")
+    text = page(reports.report(reports.target(parity=wrong))).text
     assert "Do not ship" in text
     assert "99 % agree" in text
 
@@ -266,7 +226,7 @@ def test_what_pruning_left_is_shown_beside_the_file() -> None:
 
 def test_a_page_of_several_recipes_says_what_they_are_of() -> None:
     assert "<h1>resnest50 for 6 targets</h1>" in html.render(reports.full(6))
-    single = test_report.report(test_report.target("my-phone"), name="my-phone")
+    single = reports.report(reports.target("my-phone"), name="my-phone")
     assert "<h1>my-phone</h1>" in html.render(single)
 
 

@@ -11,168 +11,27 @@ import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from markdown_it import MarkdownIt
 
-from pipeline.base.machine import CodeInfo, HostInfo
+from pipeline.base.machine import HostInfo
 from pipeline.formats.format import ScalesExact
-from pipeline.measure.baseline.record import Baseline
-from pipeline.measure.latency import Latency, latency_of, speedup
-from pipeline.measure.parity_record import OutputSteps, Parity
-from pipeline.networks.model_info import ModelInfo
+from pipeline.measure.latency import latency_of
 from pipeline.recipe.recipe import RecipeInfo
 from pipeline.report import write
 from pipeline.report.markdown import render
 from pipeline.report.records import (
-    DataInfo,
     Pruning,
     Report,
     StageRecord,
     TargetResult,
-    all_met,
     budget,
 )
 from pipeline.report.words import markdown_text, percent
 from pipeline.report.write import combine, json_schema, write_report
-from pipeline.tasks.accuracy import Accuracy, accuracy_drop_pt
+from pipeline.tasks.accuracy import Accuracy
+from tests.making.markup import MARKDOWN, rows
+from tests.making.reports import NO_PHONE, TOP1, float_model, parity, report, target
 
 SCHEMA = Path(write.__file__).parent / "report.schema.json"
-MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-NO_PHONE = "Core ML runs on Apple systems only."
-FLOAT = latency_of([84.0, 85.4, 90.0], threads=1, batch=1)
-TOP1 = Accuracy(top1=0.98, top5=1.0, images=450)
-
-
-def float_model(**changes: Any) -> Baseline:
-    whole = {
-        "device": "Example CPU",
-        "device_kind": "cpu",
-        "measured_here": True,
-        "accuracy": {"test": TOP1},
-        "latency_ms": FLOAT,
-        "size_bytes": 102_400_000,
-    }
-    return Baseline(**(whole | changes))
-
-
-def parity(**changes: Any) -> Parity:
-    whole = {
-        "images": 630,
-        "agreement": 1.0,
-        "steps": OutputSteps(median=0, p99=1, largest=3, differing=0.02),
-        "rounding": OutputSteps(median=0, p99=2, largest=4, differing=0.03),
-        "difference": None,
-        "layers": 80,
-        "layers_alike": 80,
-        "passed": True,
-    }
-    return Parity(**(whole | changes))
-
-
-def target(
-    name: str = "android",
-    top1: float | None = 0.9755,
-    latency: Latency | None = None,
-    size_bytes: int = 6_800_000,
-    limits: tuple[float, float, float] = (1.0, 7.0, 2.0),
-    **changes: Any,
-) -> TargetResult:
-    """A file that was measured, or with `top1` None one that nothing here can run."""
-    runs = top1 is not None
-    accuracy = {"test": Accuracy(top1=top1, top5=1.0, images=450)} if top1 is not None else None
-    latency = (latency or latency_of([20.0, 21.35, 23.0], threads=1, batch=1)) if runs else None
-    missing = None if runs else NO_PHONE
-    drop, faster = accuracy_drop_pt({"test": TOP1}, accuracy), speedup(FLOAT, latency)
-    budgets = (
-        budget("accuracy_drop_pt", limits[0], drop, missing),
-        budget("size_mb", limits[1], size_bytes / 1e6),
-        budget("speedup", limits[2], faster, missing),
-    )
-    whole = {
-        "name": name,
-        "device": "Pixel 8",
-        "format": "tflite",
-        "precision": "int8",
-        "runtime": "LiteRT 2.1.0",
-        "input": "normalized",
-        "evaluated": "runtime",
-        "path": f"{name}.tflite",
-        "sha256": "a" * 64,
-        "size_bytes": size_bytes,
-        "download_bytes": 6_100_000,
-        "accuracy": accuracy,
-        "accuracy_missing": missing,
-        "accuracy_drop_pt": drop,
-        "agreement": 0.996 if runs else None,
-        "parity": parity(),
-        "scales_exact": ScalesExact(same=191, total=192) if runs else None,
-        "scales_missing": missing,
-        "int8_coverage": 0.99996 if runs else None,
-        "coverage_missing": missing,
-        "ops": {"CONV_2D": 60},
-        "partitions": 1,
-        "latency_ms": latency,
-        "latency_missing": missing,
-        "speedup": faster,
-        "speedup_missing": missing,
-        "budgets": budgets,
-        "passed": all_met(budgets),
-    }
-    return TargetResult(**(whole | changes))
-
-
-def report(*targets: TargetResult, name: str = "android", **changes: Any) -> Report:
-    targets = targets or (target(),)
-    whole = {
-        "recipe": RecipeInfo(name=name, sha256="b" * 64),
-        "code": CodeInfo(version="0.1.0", commit=None),
-        "host": HostInfo(cpu="Example CPU", cores=2, gpu=None),
-        "tools": {"torch": "2.12.1"},
-        "model": ModelInfo(
-            name="resnest50",
-            block="bottleneck",
-            input_shape=(1, 3, 224, 224),
-            num_classes=10,
-            params=25_600_000,
-            macs=5_400_000_000,
-        ),
-        "data": DataInfo(
-            name="digits", sha256="c" * 64, train_images=1167, test_sets={"test": 450}
-        ),
-        "baseline": float_model(),
-        "float_cpu": float_model(),
-        "stages": (
-            StageRecord(
-                name="baseline",
-                status="reused",
-                seconds=12.5,
-                params=25_600_000,
-                macs=5_400_000_000,
-                top1=0.98,
-            ),
-            StageRecord(name="export", status="done", seconds=61.0),
-        ),
-        "targets": targets,
-        "passed": all(item.passed for item in targets),
-    }
-    return Report(**(whole | changes))
-
-
-def rows(markdown: str, table: int = 0) -> dict[str, dict[str, str]]:
-    """Cells of a table of the rendered Markdown by the text of their row and column."""
-    tokens = MARKDOWN.parse(markdown)
-    starts = [index for index, token in enumerate(tokens) if token.type == "table_open"]
-    lines: list[list[str]] = []
-    for token in tokens[starts[table] :]:
-        if token.type == "table_close":
-            break
-        if token.type == "tr_open":
-            lines.append([])
-        elif token.type == "inline":
-            assert token.children is not None
-            lines[-1].append("".join(child.content for child in token.children))
-    header, *body = lines
-    assert all(len(line) == len(header) for line in body)
-    return {line[0]: dict(zip(header, line, strict=True)) for line in body}
 
 
 def test_the_table_says_it_in_a_minute() -> None:

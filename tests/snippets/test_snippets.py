@@ -19,9 +19,8 @@ import pytest
 from pipeline.commands.bundle.golden import Vectors, write
 from pipeline.commands.bundle.snippets import snippets
 from pipeline.formats.onnx import file as onnx_file
-from tests.commands.test_bundle import contract
-from tests.making import programs
-from tests.making.bundles import code_of
+from tests.making import networks, programs
+from tests.making.bundles import code_of, contract
 
 if (FOLDER := os.environ.get("POCKETNEST_ONNXRUNTIME")) is None:
     pytest.skip("run by `nox -s snippets`, which brings compilers", allow_module_level=True)
@@ -48,12 +47,12 @@ def well(*command: str | Path) -> str:
 
 def bundle(form: str, folder: Path, *, pixels: bool) -> Path:
     """A bundle's code, its labels and three images, which answer 0 as far as this knows."""
-    (folder / "labels.txt").write_text("".join(f"class {n}\n" for n in range(programs.CLASSES)))
+    (folder / "labels.txt").write_text("".join(f"class {n}\n" for n in range(networks.CLASSES)))
     for path, text in snippets(contract(form, pixels=pixels), "1.23.0").items():
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_text(text)
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), np.uint8)
-    keep(folder, images, np.zeros((3, programs.CLASSES), np.float32))
+    keep(folder, images, np.zeros((3, networks.CLASSES), np.float32))
     return folder
 
 

@@ -10,7 +10,9 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from tests.making.cli import DEVICE_RECIPES, ROOT, command, environment
+from tests.making import ROOT
+from tests.making.cli import command, environment
+from tests.making.recipes import DEVICE_RECIPES
 
 TINY = {
     "model": "{name: resnest14, width_multiplier: 0.125, layers: [1, 1, 1, 1], stem_width: 16}",
@@ -26,13 +28,14 @@ WEIGHTS = "weights.safetensors"
 FORMATS = ("onnx", "tflite", "coreml")
 _STOP = """
 import os, signal, sys
-from pipeline import __main__, train
-refuse = train._refuse_nan
-def stop(loss, step, config):
-    refuse(loss, step, config)
+from pipeline import __main__
+from pipeline.compress.training import loop
+refuse = loop._refuse_nan
+def stop(found, step, training):
+    refuse(found, step, training)
     if step == 5:
         os.kill(os.getpid(), signal.SIGTERM)
-train._refuse_nan = stop
+loop._refuse_nan = stop
 sys.exit(__main__.main(sys.argv[1:]))
 """
 """A run that is ended during its training, and keeps the state it goes on from."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.base.checksums import MANIFEST, damage, hash_of
-from tests.making.cli import DEVICE_RECIPES, settings
+from tests.making.recipes import DEVICE_RECIPES, settings
 from tests.soak import faults
 from tests.soak.attempts import Attempt, attempt, orphans_left, two_at_once
 from tests.soak.faults import Plan

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from tests.making.cli import ROOT
+from tests.making import ROOT
 from tests.soak import driver, sandbox
 from tests.soak.driver import Found, Kind, Share
 from tests.soak.mutate import TEXTS, damaged, hostile_value

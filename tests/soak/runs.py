@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.base.checksums import MANIFEST, seal
-from tests.making.cli import ROOT
+from tests.making import ROOT
 from tests.soak import base, models
 from tests.soak.checkpoints import _Hostile, packed
 from tests.soak.mutate import (

@@ -15,7 +15,7 @@ from pipeline.stages.context import Context
 from pipeline.stages.explain import explain
 from pipeline.stages.schedule import Stage, stage_ingredients
 from tests.making import networks
-from tests.making.cli import DEVICE_RECIPES
+from tests.making.recipes import DEVICE_RECIPES
 
 STAGES = (
     Stage(

@@ -16,8 +16,8 @@ from pipeline.recipe.recipe import load_recipes, resolved_yaml
 from pipeline.report.write import combine, write_report
 from pipeline.stages.finished_run import open_run, open_runs
 from pipeline.tasks.images.files import image_files
-from tests.making.cli import DEVICE_RECIPES
-from tests.report.test_report import report, target
+from tests.making.recipes import DEVICE_RECIPES
+from tests.making.reports import report, target
 
 NAMES = {"tflite": "android-litert-int8", "onnx": "linux-arm-onnxruntime-int8"}
 

@@ -16,7 +16,7 @@ from pipeline.stages import graph, guard
 from pipeline.stages.context import Context, Inputs
 from pipeline.stages.guard import refuse_collapse
 from pipeline.stages.schedule import Stage
-from tests.making.cli import DEVICE_RECIPES
+from tests.making.recipes import DEVICE_RECIPES
 
 NAME = DEVICE_RECIPES["onnx"].stem
 TOP1 = {"train": None, "baseline": 0.95, "prune": 0.9, "sparsify": 0.92, "fold": 0.91}

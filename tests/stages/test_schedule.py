@@ -23,9 +23,9 @@ from pipeline.stages import schedule
 from pipeline.stages.context import Context, Inputs
 from pipeline.stages.graph import STAGES
 from pipeline.stages.schedule import PACKAGE, Run, Stage, run_together
-from tests.base.test_children import SLEEP, is_alive, python, when, written
 from tests.making import networks
-from tests.making.cli import DEVICE_RECIPES
+from tests.making.processes import SLEEP, is_alive, python, when, written
+from tests.making.recipes import DEVICE_RECIPES
 
 Make = Callable[[Context, Inputs, Path], Facts]
 

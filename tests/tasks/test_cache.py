@@ -27,8 +27,7 @@ from pipeline.tasks.images import cache as image_cache
 from pipeline.tasks.images import pixels as images_module
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.load import load_dataset
-from tests.making.cli import DEVICE_RECIPES, NARROW
-from tests.tasks.test_data import (
+from tests.making.photos import (
     SIZE,
     all_sets,
     assert_same,
@@ -36,6 +35,7 @@ from tests.tasks.test_data import (
     folder_config,
     make_folders,
 )
+from tests.making.recipes import DEVICE_RECIPES, NARROW
 
 
 @pytest.fixture

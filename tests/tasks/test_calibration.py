@@ -23,7 +23,7 @@ from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.load import load_dataset
 from pipeline.tasks.images.pixels import Images
 from tests.making import networks
-from tests.making.cli import DEVICE_RECIPES, NARROW
+from tests.making.recipes import DEVICE_RECIPES, NARROW
 
 SIDE = 32
 

@@ -19,7 +19,7 @@ from pipeline.tasks.classification import accuracy
 from pipeline.tasks.classified import classified
 from pipeline.tasks.golden import clearest
 from pipeline.tasks.ranking import first_class, ranked
-from tests.commands.test_bundle import contract
+from tests.making.bundles import contract
 
 IMAGES, CLASSES, STEP = 400, 100, 0.125
 

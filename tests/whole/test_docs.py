@@ -16,7 +16,8 @@ import pytest
 
 from pipeline.__main__ import parser as whole_parser
 from pipeline.recipe.recipe import load_recipes
-from tests.making.cli import DEVICE_RECIPES, ROOT, environment
+from tests.making import ROOT
+from tests.making.cli import environment
 from tests.making.documented import (
     DOCS,
     UNKNOWN,
@@ -28,6 +29,7 @@ from tests.making.documented import (
     run_in,
     workplaces,
 )
+from tests.making.recipes import DEVICE_RECIPES
 
 BLOCKS = blocks()
 COMMANDS = [

@@ -26,17 +26,10 @@ from pipeline.base.checksums import damage, seal
 from pipeline.commands.bundle.write import contract_in
 from pipeline.stages.graph import STAGES
 from pipeline.tasks.classification import read_predictions
+from tests.making import ROOT
 from tests.making.bundles import code_of, golden, reference, unpacked
-from tests.making.cli import (
-    DEVICE_RECIPES,
-    NARROW,
-    ROOT,
-    command,
-    environment,
-    narrow_run,
-    pocketnest,
-    settings,
-)
+from tests.making.cli import command, environment, narrow_run, pocketnest
+from tests.making.recipes import DEVICE_RECIPES, NARROW, settings
 
 MODEL_FILES = {
     "android-litert-int8": {"model.tflite"},
@@ -381,7 +374,7 @@ def test_a_wrong_writer_stops_the_run_unless_that_is_allowed(out: Path, tmp_path
     """The real command line, of a copy of the package whose ONNX writer swaps the colours."""
     copy = tmp_path / "pipeline"
     shutil.copytree(ROOT / "pipeline", copy, ignore=shutil.ignore_patterns("__pycache__"))
-    writer = copy / "formats" / "onnx.py"
+    writer = copy / "formats" / "onnx" / "file.py"
     text = writer.read_text()
     before = "        unsigned_activations(model)\n    "
     assert text.count(before) == 1

@@ -16,7 +16,8 @@ from pipeline.formats.format import BYTES
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.build import build
 from pipeline.recipe.recipe import load_recipes
-from tests.making.cli import DEVICE_RECIPES, NARROW, RECIPES, narrow_run, pocketnest, settings
+from tests.making.cli import narrow_run, pocketnest
+from tests.making.recipes import DEVICE_RECIPES, NARROW, RECIPES, settings
 
 TIME = (
     *("prune.macs=null", "prune.latency=0.9", "prune.criterion=taylor", "prune.scope=network"),

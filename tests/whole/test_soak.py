@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.base.checksums import hash_of, seal
-from tests.making.cli import ROOT, environment
+from tests.making import ROOT
+from tests.making.cli import environment
 from tests.soak.__main__ import wanted
 from tests.soak.attempts import Attempt
 from tests.soak.campaign import Scene, Undisturbed, damaged, differences, wrong_end

@@ -146,5 +146,5 @@ class MobileQuantizer(Quantizer):
             if isinstance(value, torch.Tensor) and value.dim() >= 2:
                 raise NotImplementedError(
                     f"no quantization rule for {node.target} ({node.name}); "
-                    "add it to pipeline/quantizer.py"
+                    "add it to pipeline/compress/quantization/quantizer.py"
                 )

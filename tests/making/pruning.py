@@ -1,0 +1,39 @@
+"""Prunings of narrow networks, without the training that follows them."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from pipeline.compress.pruning.groups import Group
+from pipeline.compress.pruning.prune import Goal, Pruned, goal_of, plan_of, prune_to
+from pipeline.compress.pruning.widths import choose
+from pipeline.formats.format import BYTES
+from pipeline.networks.resnest.network import ResNeSt
+from pipeline.recipe.compression import PruneConfig
+from pipeline.recipe.training import TrainConfig
+from tests.making.networks import SIDE
+
+FORM = ("tflite", "int8")
+FINETUNE = TrainConfig(epochs=1, batch_size=2, learning_rate=0.1)
+TOLERANCE = 1e-5
+
+
+def config(**fields: Any) -> PruneConfig:
+    return PruneConfig(finetune=FINETUNE, **{"round_to": 2} | fields)
+
+
+def pruned_by(model: ResNeSt, settings: PruneConfig) -> tuple[Pruned, Goal]:
+    goal = goal_of(model, SIDE, settings, BYTES[FORM])
+    plan = plan_of(model, SIDE, goal, settings, lambda: ())
+    return prune_to(model, SIDE, plan, choose(plan, goal.limit, settings.scope)), goal
+
+
+def random_mask(groups: tuple[Group, ...], chance: random.Random) -> dict[str, list[int]]:
+    """Some channels of every group, one at least and not all; the same of every cardinal group."""
+    removed = {}
+    for group in groups:
+        size = group.channels // group.parts
+        gone = chance.sample(range(size), chance.randrange(1, size))
+        removed[group.name] = sorted(p * size + i for p in range(group.parts) for i in gone)
+    return removed

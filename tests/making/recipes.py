@@ -1,0 +1,29 @@
+"""Recipes as tests have them: the shipped ones, on a network narrow enough."""
+
+from __future__ import annotations
+
+from tests.making import ROOT
+
+RECIPES = ROOT / "recipes" / "resnest50"
+DEVICE_RECIPES = {
+    "tflite": RECIPES / "android-litert-int8.yaml",
+    "onnx": RECIPES / "linux-arm-onnxruntime-int8.yaml",
+    "coreml": RECIPES / "iphone-coreml-w8a8.yaml",
+}
+NARROW = (
+    "model.name=resnest14",
+    "model.width_multiplier=0.25",
+    "train.epochs=6",
+    # ONNX Runtime 1.23 miscalculates convolutions of some widths, such as 22, with AMX.
+    "prune.round_to=8",
+    "prune.finetune.epochs=2",
+    "qat.train.epochs=2",
+    "measure.rounds=5",
+    "measure.warmup=1",
+    "budgets.speedup=null",
+)
+
+
+def settings(*overrides: str) -> list[str]:
+    """`--set` for every override."""
+    return [part for override in overrides for part in ("--set", override)]
