@@ -16,6 +16,7 @@ from pipeline.base.errors import InputError
 from pipeline.base.store import STAGES_FILE
 from pipeline.commands.compare.changes import Allowances, Change, changes_between, mcnemar
 from pipeline.commands.compare.table import markdown
+from pipeline.formats.format import ScalesExact
 from pipeline.measure.latency import latency_of
 from pipeline.recipe.recipe import load_recipes, resolved_yaml
 from pipeline.report.records import all_met, budget
@@ -26,7 +27,6 @@ from pipeline.tasks.classification import PREDICTIONS, Predictions, write_predic
 from tests.making import reports
 from tests.making.cli import pocketnest
 from tests.making.recipes import DEVICE_RECIPES
-from tests.report import test_report
 
 NAME = "android-litert-int8"
 IMAGES = 1000
@@ -155,7 +155,7 @@ def test_a_budget_that_is_missed_now_is_a_regression(tmp_path: Path) -> None:
 
 def test_what_is_inside(tmp_path: Path) -> None:
     wrong = reports.parity(passed=False, misses=("99 % agree",), first_difference="conv1")
-    scales = test_report.ScalesExact(same=190, total=192)
+    scales = ScalesExact(same=190, total=192)
     changes = found(
         run(tmp_path / "old"),
         run(tmp_path / "new", parity=wrong, scales_exact=scales, int8_coverage=0.9, ops={"ADD": 2}),
