@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pipeline.base.passing import is_passing
 from pipeline.base.safe_files import content_of, open_file
 
 MANIFEST = "SHA256SUMS"
@@ -38,7 +39,7 @@ def damage(directory: Path, *, more_allowed: bool = False) -> str | None:
         more_allowed: files that were added since are no damage.
 
     Raises:
-        PermissionError: a file may not be read.
+        OSError: a file cannot be read now; nothing is known of what it holds.
     """
     try:
         text = content_of(directory / MANIFEST, _MOST_BYTES).decode("utf-8")
@@ -46,9 +47,9 @@ def damage(directory: Path, *, more_allowed: bool = False) -> str | None:
         expected = dict(map(_entry, lines))
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except PermissionError:
-        raise  # nothing is known of what it holds
     except (OSError, ValueError) as error:
+        if is_passing(error):
+            raise
         return f"{MANIFEST} cannot be read ({error})"
     present = dict(_files(directory))
     if missing := sorted(expected.keys() - present.keys()):
@@ -86,9 +87,9 @@ def flush(path: Path) -> None:
 def _hash_or_error(file: Path) -> str:
     try:
         return hash_of(file)
-    except PermissionError:
-        raise
     except OSError as error:
+        if is_passing(error):
+            raise
         return str(error)
 
 

@@ -23,7 +23,7 @@ _TEXTS = (
 
 def is_full(error: BaseException, directory: Path) -> bool:
     """Whether `error` came of a full disk, that of `directory`."""
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, OSError) and cause.errno in _FULL:
             return True
         if any(os.strerror(number) in str(cause) for number in _FULL):
@@ -36,7 +36,7 @@ def is_full(error: BaseException, directory: Path) -> bool:
 
 def refusal(error: BaseException) -> str | None:
     """What a disk refused where `error` came of that, in one line; None for other errors."""
-    for cause in _causes(error):
+    for cause in causes(error):
         of_a_file = cause is error and isinstance(error, OSError) and error.filename is not None
         if isinstance(cause, OSError) and (cause.errno in _REFUSED or of_a_file):
             where = "" if cause.filename is None else f"{cause.filename}: "
@@ -46,7 +46,7 @@ def refusal(error: BaseException) -> str | None:
     return None
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """An error, what it came of, and so on."""
     cause: BaseException | None = error
     while cause is not None:

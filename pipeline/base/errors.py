@@ -43,6 +43,16 @@ def printable(text: object) -> str:
 
 
 _SHOWN = 200
+_PACKAGE = Path(__file__).parents[1]
+_MISTAKES = (
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    NotImplementedError,
+    TypeError,
+)
 
 
 @contextmanager
@@ -50,6 +60,13 @@ def reading(file: Path) -> Iterator[None]:
     """Make one line of whatever a library says about a file of a run that it cannot use.
 
     The traceback goes where this process's own output goes: into the log.
+
+    A mistake of our own is not the file's fault and comes through as it is. What counts as one is
+    told by where an error was raised and by its type: by a line of this package, as an
+    AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError or
+    TypeError (what a call with wrong arguments gives is the caller's). So whoever looks something
+    up in what a file holds says with a ValueError that it is not there. What a library raises
+    inside itself is held against the file, whatever its type.
 
     Raises:
         InputError: names the file, and the cause.
@@ -59,9 +76,17 @@ def reading(file: Path) -> Iterator[None]:
     except (InputError, MismatchError):
         raise
     except Exception as error:
+        if isinstance(error, _MISTAKES) and _raised_here(error):
+            raise
         traceback.print_exc()
         words = " ".join(str(error).split())[:_SHOWN] or "no cause given"
         raise InputError(
             f"{file}: cannot be used, it is damaged or of another version "
             f"({type(error).__name__}: {words}); run the recipe again, with --fresh if it stays"
         ) from error
+
+
+def _raised_here(error: Exception) -> bool:
+    """Whether a line of this package raised an error, and no library that it called."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return Path(frame.f_code.co_filename).is_relative_to(_PACKAGE)

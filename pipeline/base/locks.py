@@ -79,8 +79,9 @@ def held(lock: Path, wait: Callable[[Owner], None]) -> Iterator[None]:
             told = True
         time.sleep(_POLL_SECONDS)
     try:
-        os.ftruncate(number, 0)
-        os.pwrite(number, json.dumps(asdict(this_process())).encode(), 0)
+        with suppress(OSError):  # a full disk keeps the words out, not the lock
+            os.ftruncate(number, 0)
+            os.write(number, json.dumps(asdict(this_process())).encode())
         yield
     finally:
         _let_go(lock, number)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import stat
-import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -20,8 +20,11 @@ from typing import Any, BinaryIO
 from pipeline.base.errors import InputError
 
 _MOST_JSON = 64 * 2**20
-_DEEPEST = 5_000
-"""Calls in one another, those of Python included, while JSON is read."""
+_DEEPEST = 200
+"""Lists and objects in one another. What is read here has a dozen levels at most."""
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
+"""A string of JSON, or the rest of a text where it does not end."""
+_BRACKET = re.compile(r"[\[\]{}]")
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -66,15 +69,23 @@ def parsed(text: str) -> Any:
     Raises:
         ValueError: it is no JSON, or is nested too deeply.
     """
-    limit = sys.getrecursionlimit()
-    # Libraries raise it so far that Python's reader would overflow the stack before.
-    sys.setrecursionlimit(min(limit, _DEEPEST))
+    # Python's reader goes as deep as its limit of calls lets it, and libraries raise that so far
+    # that the stack would overflow first. To lower it for a moment would lower it for all threads.
+    if _depth(text) > _DEEPEST:
+        raise ValueError("is nested too deeply")
     try:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("is nested too deeply") from error
-    finally:
-        sys.setrecursionlimit(limit)
+
+
+def _depth(text: str) -> int:
+    """How many brackets of a JSON text are open at the same time, at most."""
+    deepest = depth = 0
+    for bracket in _BRACKET.findall(_STRING.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def refuse_to_write(path: Path) -> None:

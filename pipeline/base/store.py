@@ -25,6 +25,7 @@ from pipeline.base import disk
 from pipeline.base.checksums import damage, flush, seal
 from pipeline.base.errors import InputError
 from pipeline.base.locks import held
+from pipeline.base.passing import is_passing
 from pipeline.base.safe_files import json_of, refuse_link, remove
 
 _KEY_LENGTH = 20
@@ -158,7 +159,11 @@ class Store:
         return found
 
     def _read(self, stage: str, key: str) -> Result | None:
-        """A stored result that is as it was written; one that is not is set aside."""
+        """A stored result that is as it was written; one that is not is set aside.
+
+        Raises:
+            OSError: it cannot be read now; it stays.
+        """
         name = f"{stage}-{key}"
         directory = self.directory / name
         if not directory.exists() or (self.fresh and name not in self.known):
@@ -168,9 +173,9 @@ class Store:
             try:
                 record = json_of(directory / _RECORD)
                 facts, seconds = dict(record["facts"]), float(record["seconds"])
-            except PermissionError:
-                raise
             except (OSError, ValueError, KeyError, TypeError) as error:
+                if is_passing(error):
+                    raise
                 fault = f"{_RECORD} cannot be read ({error})"
         if fault is not None:
             aside = Path(tempfile.mkdtemp(prefix=f"{_DAMAGED}-{name}-", dir=self.directory))

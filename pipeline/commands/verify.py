@@ -61,9 +61,19 @@ def damaged(directory: Path) -> tuple[list[Path], list[str]]:
                     f"which is not in {store}; run the recipe again"
                 )
     for key, (result, more_allowed) in looked_at.items():
-        if key not in faults and (fault := damage(result, more_allowed=more_allowed)) is not None:
+        if key not in faults and (fault := _fault(result, more_allowed)) is not None:
             faults[key] = f"{result}: {fault}"
     return [result for result, _ in looked_at.values()], list(faults.values())
+
+
+def _fault(directory: Path, more_allowed: bool) -> str | None:
+    """What is wrong in a directory; what the disk does not give back counts, too."""
+    try:
+        return damage(directory, more_allowed=more_allowed)
+    except PermissionError:
+        raise  # a fault of who asks
+    except OSError as error:
+        return f"cannot be read ({error})"
 
 
 VERIFY = Command(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +11,8 @@ import torch
 from torch import Tensor
 
 from pipeline.base import torchrun
+from pipeline.base.passing import is_passing
+from pipeline.base.safe_files import json_of
 from pipeline.base.store import Facts
 from pipeline.compress.pruning.costs import Widths
 from pipeline.compress.pruning.groups import Removed
@@ -155,8 +155,11 @@ def _remembered(
     if context.partial is None:
         return try_them()
     file = context.partial / name
-    with suppress(OSError, ValueError, TypeError):
-        return [width_times.Attempt(**attempt) for attempt in json.loads(file.read_text())]
+    try:
+        return [width_times.Attempt(**attempt) for attempt in json_of(file)]
+    except (OSError, ValueError, TypeError) as error:
+        if is_passing(error):  # what was measured stays, and is read another time
+            raise
     attempts = try_them()
     file.parent.mkdir(parents=True, exist_ok=True)
     scratch = file.with_suffix(".new")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.base import checksums, safe_files
 from pipeline.base.checksums import MANIFEST, damage, hash_of, seal
+from pipeline.base.safe_files import open_file
 
 
 @pytest.fixture
@@ -91,3 +96,21 @@ def test_hash_of_a_file_longer_than_a_block(tmp_path: Path) -> None:
     file.write_bytes(b"abc" * 2**20)
     expected = subprocess.run(["sha256sum", file], capture_output=True, text=True, check=True)
     assert hash_of(file) == expected.stdout.split()[0]
+
+
+@pytest.mark.parametrize("name", ["weights", MANIFEST])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOMEM, errno.EMFILE, errno.EACCES])
+def test_what_cannot_be_read_now_is_no_damage(
+    sealed: Path, name: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(path: Path) -> BinaryIO:
+        if path.name == name:
+            raise OSError(number, os.strerror(number), str(path))
+        return open_file(path)
+
+    for module in (checksums, safe_files):
+        monkeypatch.setattr(module, "open_file", fails)
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+        damage(sealed)
+    monkeypatch.undo()
+    assert damage(sealed) is None

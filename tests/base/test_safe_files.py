@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from pipeline.base.errors import InputError
-from pipeline.base.safe_files import content_of, json_of, refuse_link, refuse_to_write, remove
+from pipeline.base.safe_files import (
+    _depth,
+    content_of,
+    json_of,
+    parsed,
+    refuse_link,
+    refuse_outputs,
+    refuse_to_write,
+    remove,
+)
 from tests.making.cli import environment
 
 
@@ -94,3 +105,78 @@ def test_deep_json_is_refused_where_a_library_lets_python_go_deeper(tmp_path: Pa
         [sys.executable, "-c", told, deep], env=environment(), capture_output=True, text=True
     )
     assert done.stdout == "is nested too deeply 1000000\n", done.stderr
+
+
+def test_threads_read_json_without_changing_how_deep_calls_may_go(tmp_path: Path) -> None:
+    """Of the whole process: what another thread sees meanwhile is what it was."""
+    file = tmp_path / "large.json"
+    file.write_text(json.dumps([{"a": ["b"] * 10}] * 2000))
+    usual, limit, seen = sys.getrecursionlimit(), 20_000, set()
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            seen.add(sys.getrecursionlimit())
+
+    sys.setrecursionlimit(limit)
+    try:
+        threads = [threading.Thread(target=look), *_readers(file, 4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads[1:]:
+            thread.join()
+        stop.set()
+        threads[0].join()
+        assert (seen, sys.getrecursionlimit()) == ({limit}, limit)
+    finally:
+        sys.setrecursionlimit(usual)
+
+
+def _readers(file: Path, count: int) -> list[threading.Thread]:
+    def read() -> None:
+        for _ in range(20):
+            json_of(file)
+
+    return [threading.Thread(target=read) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("text", "levels"),
+    [
+        ("[]", 1),
+        ('{"a": [1, {"b": 2}]}', 3),
+        ('["[[[[", "\\\\", "\\"[["]', 1),
+        ('["[[', 1),
+        ('["\\', 1),
+        ("]]][", 0),
+        ('"' + '\\"' * 100_000, 0),
+    ],
+)
+def test_only_brackets_outside_of_strings_nest(text: str, levels: int) -> None:
+    assert _depth(text) == levels
+
+
+def test_nesting_is_refused_at_one_depth() -> None:
+    assert parsed("[" * 200 + "]" * 200)
+    with pytest.raises(ValueError, match="is nested too deeply"):
+        parsed("[" * 201 + "]" * 201)
+
+
+def test_outputs_are_refused_before_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "link.csv").symlink_to(tmp_path / "outside.csv")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "away").symlink_to(tmp_path / "folder")
+    refuse_outputs(files=[tmp_path / "new.csv", tmp_path / "file"], folders=[tmp_path / "folder"])
+    for file, says in (
+        ("link.csv", "is a link"),
+        ("folder", "is no file"),
+        ("nowhere/new.csv", "its folder is not there"),
+        ("file/new.csv", "its folder is not there"),
+    ):
+        with pytest.raises(InputError, match=says):
+            refuse_outputs(files=[tmp_path / "new.csv", tmp_path / file])
+    for folder, says in (("away", "is a link"), ("file", "is no folder")):
+        with pytest.raises(InputError, match=says):
+            refuse_outputs(folders=[tmp_path / folder])
+    assert {path.name for path in tmp_path.iterdir()} == {"link.csv", "folder", "file", "away"}

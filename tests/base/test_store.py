@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.base import checksums, safe_files
 from pipeline.base.checksums import damage, seal
 from pipeline.base.errors import InputError
+from pipeline.base.safe_files import open_file
 from pipeline.base.store import (
     IMAGES,
     LOCKS,
@@ -228,3 +231,24 @@ def test_a_record_that_is_none_is_set_aside(store: Store, told: list[str], conte
     assert not hello(again(store)).reused
     assert "stage.json cannot be read" in told[-1]
     assert again(store).ingredients("train")
+
+
+@pytest.mark.parametrize("name", ["hello.txt", "stage.json"])
+def test_a_result_that_cannot_be_read_now_stays(
+    store: Store, told: list[str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = hello(store)
+
+    def fails(path: Path) -> BinaryIO:
+        if path.name == name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return open_file(path)
+
+    for module in (checksums, safe_files):
+        monkeypatch.setattr(module, "open_file", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        hello(again(store), refuse)
+    monkeypatch.undo()
+    assert results(store) == [first.directory]
+    assert hello(again(store), refuse).reused
+    assert told == []

@@ -1,6 +1,7 @@
 """Files that other tools make of the same network, calibrated on the same images."""
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -16,6 +17,8 @@ import onnx
 import pytest
 import torch
 
+from pipeline.base import safe_files
+from pipeline.commands.bench.peer_files import KEPT, _kept
 from pipeline.commands.bench.peers import make as make_module
 from pipeline.commands.bench.peers import onnx_int8
 from pipeline.commands.bench.peers.make import Peer, make
@@ -24,7 +27,7 @@ from pipeline.commands.bench.peers.plans import (
     NAIVE,
     NAIVE_TIMM,
     PLANS,
-    Plan,
+    PeerPlan,
     report_of,
 )
 from pipeline.commands.bench.peers.research import (
@@ -44,7 +47,7 @@ INT8 = [plan.name for plan in PLANS if plan.precision == "int8"]
 STATIC, COMPRESSOR, OIQT, *_ = INT8
 TFLITE_FLOAT, COREML = "tflite float, onnx2tf", "coreml float16, coremltools"
 LAYERS = {"layers": ONE_BLOCK}
-NO_TOOL = Plan(name="no such tool", format="onnx", precision="int8", file="no.onnx", start=0)
+NO_TOOL = PeerPlan(name="no such tool", format="onnx", precision="int8", file="no.onnx", start=0)
 
 
 @pytest.fixture(scope="module")
@@ -244,11 +247,11 @@ def test_a_network_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
-def with_plans(monkeypatch: pytest.MonkeyPatch, *plans: Plan) -> None:
+def with_plans(monkeypatch: pytest.MonkeyPatch, *plans: PeerPlan) -> None:
     monkeypatch.setattr(make_module, "PLANS", plans)
 
 
-def planned(name: str) -> Plan:
+def planned(name: str) -> PeerPlan:
     (plan,) = [plan for plan in PLANS if plan.name == name]
     return plan
 
@@ -340,3 +343,32 @@ def test_peak_memory_is_the_childs_own() -> None:
     )
     assert held[-1] == 1
     assert 10e6 < int(result.stdout) < 200e6
+
+
+def test_kept_files_that_cannot_be_read_now_are_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = Peer(
+        name="x",
+        format="onnx",
+        precision="float",
+        path=None,
+        seconds=1.0,
+        peak_bytes=None,
+        missing="it failed",
+    )
+    wanted: dict[str, object] = {"data": "1"}
+    (tmp_path / KEPT).write_text(
+        json.dumps({"made_of": wanted, "peers": [dataclasses.asdict(peer)]})
+    )
+    (found,) = _kept(tmp_path, wanted) or []
+    assert found.name == "x"
+    assert _kept(tmp_path, {"data": "2"}) is None
+    assert _kept(tmp_path / "nowhere", wanted) is None
+
+    def fails(path: Path) -> object:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(safe_files, "open_file", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        _kept(tmp_path, wanted)

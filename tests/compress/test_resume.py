@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -14,11 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from pipeline.base import checksums
 from pipeline.base.checksums import MANIFEST, seal
 from pipeline.base.errors import InputError
 from pipeline.base.signals import Interrupted, cleanly_interruptible
 from pipeline.compress.pruning.sparsify import Sparsifier
 from pipeline.compress.quantization import qat
+from pipeline.compress.training import loop
 from pipeline.compress.training.loop import Hooks, Step, fit
 from pipeline.compress.training.resume import Saves
 from pipeline.compress.training.schedule import batches_per_epoch
@@ -241,4 +244,55 @@ def test_a_state_of_another_training_is_refused(
     torch.save(state, newest / "state.pt")
     seal(newest)
     with pytest.raises(InputError, match=r"holds no state of this training .* remove it"):
+        trained(plain, Saves(directory=tmp_path, steps=1))
+
+
+@pytest.mark.parametrize(
+    "passing",
+    [
+        MemoryError(),
+        OSError(errno.EIO, os.strerror(errno.EIO)),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_state_that_cannot_be_read_now_stays(
+    tmp_path: Path, passing: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saves = Saves(directory=tmp_path / "saves", steps=1)
+    saves.save(1, {"step": 1})
+    saves.save(2, {"step": 2})
+
+    def fails(*arguments: object, **named: object) -> object:
+        raise passing
+
+    for module, name in ((torch, "load"), (checksums, "open_file")):
+        monkeypatch.setattr(module, name, fails)
+        with pytest.raises(type(passing)):
+            saves.latest()
+        monkeypatch.undo()
+        assert {path.name for path in saves.directory.iterdir()} == {"000000001", "000000002"}
+    assert saves.latest() == {"step": 2}
+
+
+def test_a_damaged_state_is_set_aside(tmp_path: Path) -> None:
+    saves = Saves(directory=tmp_path / "saves", steps=1)
+    saves.save(1, {"step": 1})
+    saves.save(2, {"step": 2})
+    (saves.directory / "000000002" / "state.pt").write_bytes(b"x")
+    assert saves.latest() == {"step": 1}
+    left = {path.name for path in saves.directory.iterdir()}
+    assert left == {"000000001", ".damaged-000000002"}
+
+
+def test_no_memory_for_a_state_is_not_the_states_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(plain, Saves(directory=tmp_path, steps=1), stop_after=3)
+
+    def fails(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(loop, "_go_on_from", fails)
+    with pytest.raises(torch.OutOfMemoryError):
         trained(plain, Saves(directory=tmp_path, steps=1))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.base import errors
 from pipeline.base.checksums import MANIFEST, seal
 from pipeline.base.errors import InputError, reading
 from pipeline.base.store import STAGES_FILE
@@ -202,6 +203,30 @@ def test_a_pipe_is_no_file_of_a_run(out: Path) -> None:
     os.mkfifo(directory / "labels.txt")
     with pytest.raises(InputError, match=r"labels\.txt is not what was written"):
         open_runs(directory)
+
+
+@pytest.mark.parametrize("mistake", [AttributeError, TypeError, AssertionError, KeyError])
+def test_a_mistake_of_ours_is_not_the_files_fault(
+    mistake: type[Exception],
+) -> None:
+    """Here raised by a line of the package that looks into what a file holds."""
+
+    class Odd:
+        def __len__(self) -> int:
+            raise mistake("a bug")
+
+    def reader(error: type[Exception]) -> None:
+        # As if a line of the package had raised it: by the name of its file.
+        code = compile("raise error('a bug')", errors.__file__, "exec")
+        exec(code, {"error": error})
+
+    with pytest.raises(mistake, match="a bug"), reading(Path("a/model.onnx")):
+        reader(mistake)
+    # A line of ours that says what it missed in the file, and a library that met the same.
+    with pytest.raises(InputError, match="ValueError: a bug"), reading(Path("a/model.onnx")):
+        reader(ValueError)
+    with pytest.raises(InputError, match=mistake.__name__), reading(Path("a/model.onnx")):
+        len(Odd())
 
 
 def test_what_a_library_says_becomes_one_line(capfd: pytest.CaptureFixture[str]) -> None:

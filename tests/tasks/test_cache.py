@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -18,8 +19,10 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from pipeline.base import checksums
 from pipeline.base.checksums import MANIFEST
 from pipeline.base.errors import InputError
+from pipeline.base.safe_files import open_file
 from pipeline.recipe.data import ImageFolderData
 from pipeline.recipe.recipe import load_recipes
 from pipeline.stages.run import run_recipes
@@ -275,6 +278,27 @@ def test_a_damaged_cache_is_made_again(
     assert bytes_of(cache) != whole
     assert_same(load(folders, None), load(folders, cache))
     assert bytes_of(cache) == whole
+
+
+@pytest.mark.parametrize("name", ["pixels.npy", "digests.npy"])
+def test_images_that_cannot_be_read_now_stay(
+    name: str, folders: ImageFolderData, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load(folders, cache)
+    whole = bytes_of(cache)
+
+    def fails(path: Path) -> BinaryIO:
+        if path.name == name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return open_file(path)
+
+    monkeypatch.setattr(checksums, "open_file", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        load(folders, cache)
+    monkeypatch.undo()
+    assert bytes_of(cache) == whole
+    monkeypatch.setattr(images_module, "read_files", refuse)
+    assert_same(first, load(folders, cache))
 
 
 def test_the_pixels_of_another_folder_are_not_taken(folders: ImageFolderData, cache: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from pipeline.base.console import Advance
 from pipeline.base.machine import tool_versions
+from pipeline.base.passing import is_passing
 from pipeline.base.safe_files import json_of
 from pipeline.commands.bench.peers.make import Peer, make
 from pipeline.commands.bench.peers.plans import PLANS
@@ -84,6 +85,8 @@ def _kept(folder: Path, wanted: dict[str, object]) -> list[Peer] | None:
             Peer(**record | {"path": path})
             for record, path in zip(content["peers"], paths, strict=True)
         ]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if is_passing(error):
+            raise
         return None
     return peers if all(path is None or path.exists() for path in paths) else None

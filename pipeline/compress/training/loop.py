@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from pipeline.base import torchrun
 from pipeline.base.errors import InputError
 from pipeline.base.memory import keep_freed_memory
+from pipeline.base.passing import is_passing
 from pipeline.base.signals import Interrupted, deferred
 from pipeline.base.torchrun import device, has_bfloat16
 from pipeline.compress.training.regularize import average_of
@@ -197,6 +198,8 @@ def fit(
         try:
             _go_on_from(state, training, progress)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            if is_passing(error):
+                raise
             raise InputError(
                 f"{saves.directory}: holds no state of this training "
                 f"({' '.join(str(error).split())[:200]}); remove it and run the same command again"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from pipeline.base.checksums import damage, seal
+from pipeline.base.passing import is_passing
 from pipeline.base.safe_files import remove
 
 State = dict[str, Any]
@@ -18,6 +18,7 @@ State = dict[str, Any]
 
 _FILE = "state.pt"
 _KEPT = 2
+_DAMAGED = ".damaged-"
 _MOST_OF_THE_TIME = 0.02
 """Saving takes no larger share of the time than this, however slow the disk is."""
 
@@ -67,15 +68,24 @@ class Saves:
         self._took = self._time - began
 
     def latest(self) -> State | None:
-        """The newest state that is whole; damaged ones are removed. None where there is none."""
+        """The newest state that is whole; damaged ones are set aside. None where there is none.
+
+        Raises:
+            OSError: one cannot be read now; it stays, as it does where memory runs out.
+        """
         for directory in reversed(self._kept()):
             if damage(directory) is None:
-                # Whole, and yet none of ours: sealed by somebody else. No code in it runs.
-                with suppress(Exception):
+                try:
                     state: State = torch.load(directory / _FILE, weights_only=True)
                     self._step = int(directory.name)
                     return state
-            remove(directory)
+                except Exception as error:
+                    # Whole, and yet none of ours: sealed by somebody else. No code in it runs.
+                    if is_passing(error):
+                        raise
+            aside = self.directory / f"{_DAMAGED}{directory.name}"
+            remove(aside)
+            directory.rename(aside)
         return None
 
     def _kept(self) -> list[Path]:

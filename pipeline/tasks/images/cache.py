@@ -29,6 +29,7 @@ from pipeline.base import disk
 from pipeline.base.checksums import damage
 from pipeline.base.errors import InputError
 from pipeline.base.locks import held
+from pipeline.base.passing import is_passing
 from pipeline.base.safe_files import remove
 from pipeline.base.store import key_of, publish
 from pipeline.tasks.images import pixels as image_pixels
@@ -179,13 +180,19 @@ def _write_pixels(path: Path, files: Sequence[Path], size: int) -> list[bytes]:
 
 
 def _open(place: Path, count: int, size: int) -> tuple[NDArray[np.uint8], list[bytes]] | None:
-    """What lies at a place; None where there is nothing, or not what was written."""
+    """What lies at a place; None where there is nothing, or not what was written.
+
+    Raises:
+        OSError: it cannot be read now; it stays.
+    """
     if damage(place) is not None:
         return None
     try:
         pixels = np.load(place / _PIXELS, mmap_mode="r")
         digests = np.load(place / _DIGESTS)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if is_passing(error):
+            raise
         return None
     if (pixels.shape, digests.shape) != ((count, 3, size, size), (count, 32)):
         return None
