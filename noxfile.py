@@ -1,26 +1,29 @@
-"""The project's sessions. They share one environment, made once: it holds 7.5 GB."""
+"""The project's sessions. They share one environment a Python, made once: it holds 7.5 GB."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import nox
 
 ROOT = Path(__file__).parent
-ENVIRONMENT = ROOT / ".nox" / "pocketnest"
-BIN = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin")
-MARKER = ENVIRONMENT / "installed-for"
+PYTHONS = ("3.11", "3.12")
+"""The versions that pyproject.toml allows; the figures of the documentation are of the first."""
 RECIPES = ROOT / "recipes" / "resnest50"
 AXE = "4.14.1"
 ONNXRUNTIME = "0.4.9"
 """Of the npm package com.github.asus4.onnxruntime: library, headers and Android's classes."""
 MOST_WORKERS = 4
 """Test processes; each may hold 3 GB."""
-LONG_TESTS = ("tests/whole/test_end_to_end.py", "tests/whole/test_end_to_end_pruning.py")
+LONG_TESTS = ("tests/whole/test_end_to_end.py", "tests/whole", "tests/commands/test_peers.py")
+"""What takes longest begins first, so that no worker is left alone with it."""
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["tests", "lint", "types"]
@@ -28,18 +31,73 @@ nox.options.sessions = ["tests", "lint", "types"]
 nox.options.default_venv_backend = "none"
 
 
+def version_of(python: str) -> str | None:
+    """Such as 3.12.1; None of an interpreter that does not start, as pyenv's shims may not."""
+    code = "import platform; print(platform.python_version())"
+    try:
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def pythons() -> Iterator[str]:
+    """Every interpreter that may do: the one that runs nox, those on the path, those of pyenv."""
+    yield sys.executable
+    yield from filter(None, (shutil.which(f"python{wanted}") for wanted in PYTHONS))
+    root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    for wanted in PYTHONS:
+        yield from map(str, sorted(root.glob(f"versions/{wanted}.*/bin/python")))
+
+
+def interpreter() -> tuple[str, str] | None:
+    """The first of `pythons` that is of one of PYTHONS, and its version."""
+    for python in pythons():
+        version = version_of(python)
+        if version is not None and version.rpartition(".")[0] in PYTHONS:
+            return python, version
+    return None
+
+
+def environment(version: str, nox_folder: Path = ROOT / ".nox") -> Path:
+    """Where a Python's environment is: `pocketnest`, or beside another's `pocketnest-3.12`."""
+    folder = nox_folder / "pocketnest"
+    minor = version.rpartition(".")[0]
+    made_for = folder / "pyvenv.cfg"
+    if not made_for.is_file() or f"version = {minor}." in made_for.read_text():
+        return folder
+    return folder.with_name(f"pocketnest-{minor}")
+
+
+@functools.cache
+def programs() -> Path | None:
+    """Folder of the programs of the shared environment; None where no Python fits."""
+    found = interpreter()
+    if found is None:
+        return None
+    return environment(found[1]) / ("Scripts" if os.name == "nt" else "bin")
+
+
 def prepare(session: nox.Session) -> None:
     """Make the shared environment, unless it holds this very pyproject.toml already."""
-    if sys.version_info[:2] != (3, 11):
-        session.error(f"PocketNest needs Python 3.11; nox runs on {sys.version.split()[0]}")
+    found = interpreter()
+    if found is None:
+        needed = " or ".join(PYTHONS)
+        session.error(
+            f"PocketNest needs Python {needed}; nox runs on {sys.version.split()[0]} and finds "
+            f"neither: install one, such as with `pyenv install {PYTHONS[-1]}`"
+        )
+    python, version = found
+    folder = environment(version)
     content = (ROOT / "pyproject.toml").read_bytes()
-    wanted = f"{ROOT} {sys.version.split()[0]} {hashlib.sha256(content).hexdigest()}"
-    if MARKER.is_file() and MARKER.read_text() == wanted:
+    wanted = f"{ROOT} {version} {hashlib.sha256(content).hexdigest()}"
+    marker = folder / "installed-for"
+    if marker.is_file() and marker.read_text() == wanted:
         return
-    session.run(sys.executable, "-m", "venv", str(ENVIRONMENT), external=True)
+    session.run(python, "-m", "venv", str(folder), external=True)
     install = ["-m", "pip", "install", "--disable-pip-version-check", "--editable", f"{ROOT}[dev]"]
     run(session, "python", *install)
-    MARKER.write_text(wanted)
+    marker.write_text(wanted)
 
 
 def run(
@@ -50,9 +108,11 @@ def run(
     **options: object,
 ) -> None:
     """Run a program of the shared environment."""
-    path = os.pathsep.join([str(BIN), os.environ.get("PATH", "")])
-    environment = {"PATH": path, "VIRTUAL_ENV": str(ENVIRONMENT), **(variables or {})}
-    session.run(str(BIN / program), *arguments, external=True, env=environment, **options)
+    folder = programs()
+    assert folder is not None, "prepare comes first"
+    path = os.pathsep.join([str(folder), os.environ.get("PATH", "")])
+    env = {"PATH": path, "VIRTUAL_ENV": str(folder.parent), **(variables or {})}
+    session.run(str(folder / program), *arguments, external=True, env=env, **options)
 
 
 def device_recipes(folder: Path) -> list[str]:
@@ -77,14 +137,32 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         run(session, "python", "-m", "pytest", *session.posargs)
         return
+    together(session, "-m", "not alone", *LONG_TESTS, "tests")
+    run(session, "python", "-m", "pytest", "-m", "alone")
+
+
+@nox.session
+def quick(session: nox.Session) -> None:
+    """Style, types and the unit tests, for use while writing; arguments after -- go to pytest.
+
+    The rule: a test is quick unless it is marked `slow`, since it trains for long, writes or runs
+    real model files, or runs a whole command, or `alone`. The marks stand in the tests; a file
+    with `pytestmark = pytest.mark.slow` is not imported (tests/conftest.py).
+    """
+    prepare(session)
+    check_style(session)
+    run(session, "mypy")
+    together(session, "--quick", *(session.posargs or ["tests"]))
+
+
+def together(session: nox.Session, *arguments: str) -> None:
+    """Run pytest in as many processes as there are cores, with as many threads in all."""
     cores = os.cpu_count() or 1
     workers = min(cores, MOST_WORKERS)
     threads = {"OMP_NUM_THREADS": str(cores // workers)}
-    # Files stay whole, since their tests share what they made; the longest begin first.
-    together = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
-    files = [*LONG_TESTS, "tests"]
-    run(session, "python", "-m", "pytest", *together, "-m", "not alone", *files, variables=threads)
-    run(session, "python", "-m", "pytest", "-m", "alone")
+    # Files stay whole, since their tests share what they made; they begin in the order given.
+    spread = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
+    run(session, "python", "-m", "pytest", *spread, *arguments, variables=threads)
 
 
 @nox.session
@@ -92,8 +170,8 @@ def browser(session: nox.Session) -> None:
     """Open the report's page in Chromium: layout, accessibility, no request that leaves."""
     prepare(session)
     chromium = installed(session, "chromium", "chromium", "chromium-browser", "google-chrome")
-    environment = {"POCKETNEST_CHROMIUM": chromium, "POCKETNEST_AXE": axe(session)}
-    run(session, "python", "-m", "pytest", "tests/browser", *session.posargs, variables=environment)
+    variables = {"POCKETNEST_CHROMIUM": chromium, "POCKETNEST_AXE": axe(session)}
+    run(session, "python", "-m", "pytest", "tests/browser", *session.posargs, variables=variables)
 
 
 def installed(session: nox.Session, package: str, *names: str) -> str:
@@ -143,6 +221,11 @@ def snippets(session: nox.Session) -> None:
 def lint(session: nox.Session) -> None:
     """Style, formatting and the direction of imports."""
     prepare(session)
+    check_style(session)
+
+
+def check_style(session: nox.Session) -> None:
+    """What the sessions `lint` and `quick` check of the style."""
     run(session, "ruff", "check", ".")
     run(session, "ruff", "format", "--check", ".")
     run(session, "lint-imports", "--no-cache")

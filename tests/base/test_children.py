@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.base import children
 from pipeline.base.children import CHILD_BYTES, Children, at_once, free_bytes
-from tests.making import ROOT
+from tests.making import HOUR, ROOT
 from tests.making.processes import SLEEP, is_alive, python, when, written
 
 
@@ -39,7 +39,7 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     environment, mark = os.environ | {"PYTHONPATH": str(ROOT)}, tmp_path / "child"
     with subprocess.Popen(python(parent, child, mark), env=environment) as process:
         when(written(mark), process.kill).join()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + HOUR
     while is_alive(int(mark.read_text())) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not is_alive(int(mark.read_text()))

@@ -18,7 +18,7 @@ import pytest
 
 from pipeline.base.errors import InputError
 from pipeline.base.locks import Owner, held, is_held, owner_of, remove_lock, this_process
-from tests.making import ROOT
+from tests.making import HOUR, ROOT
 
 HOLD = """
 import socket, sys, time
@@ -51,7 +51,7 @@ def python(code: str, *arguments: object) -> subprocess.Popen[bytes]:
 
 
 def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HOUR
     while not path.exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -93,7 +93,7 @@ def test_a_living_process_is_waited_for_and_named_once(tmp_path: Path) -> None:
     wait_for(mark)
     owners: list[Owner] = []
     with held(lock, owners.append):
-        assert other.wait(timeout=60) == 0
+        assert other.wait(timeout=HOUR) == 0
     assert [owner.pid for owner in owners] == [other.pid]
 
 
@@ -164,7 +164,7 @@ def test_many_processes_never_hold_it_together(tmp_path: Path) -> None:
     # A dead process's lock, so that all of them take over at once.
     lock.write_text(json.dumps(asdict(replace(this_process(), host="gone"))))
     others = [python(COUNT, lock, count) for _ in range(4)]
-    assert [other.wait(timeout=120) for other in others] == [0] * 4
+    assert [other.wait(timeout=HOUR) for other in others] == [0] * 4
     assert count.read_text() == "80"
 
 

@@ -19,6 +19,8 @@ from tests.making import ROOT
 from tests.making.networks import dataset, small
 from tests.making.torchrun import IMAGES, config, trained
 
+pytestmark = pytest.mark.slow
+
 Found = dict[str, Any]
 
 

@@ -37,6 +37,8 @@ from tests.making import networks, programs, reports
 from tests.making.bundles import contract
 from tests.making.markup import MARKDOWN, ODD_NAMES
 
+pytestmark = pytest.mark.slow
+
 WRITERS = {"onnx": onnx_file.write, "tflite": tflite_file.write, "coreml": coreml_file.write}
 GRAMMARS = {
     ".kt": Parser(Language(tree_sitter_kotlin.language())),

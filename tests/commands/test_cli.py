@@ -19,8 +19,10 @@ from pipeline import __main__
 from pipeline.networks.checkpoints import save_checkpoint
 from pipeline.networks.resnest.network import named
 from tests.making import ROOT
-from tests.making.cli import narrow_run, pocketnest
+from tests.making.cli import narrow_run, pocketnest, process
 from tests.making.recipes import DEVICE_RECIPES
+
+pytestmark = pytest.mark.slow
 
 ONNX = DEVICE_RECIPES["onnx"]
 
@@ -40,7 +42,7 @@ def test_check_and_help_answer_without_torch() -> None:
 def test_they_answer_within_a_second(arguments: list[str]) -> None:
     # CPU time, since the clock on the wall also counts what else the machine does.
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert pocketnest(*arguments).returncode == 0
+    assert process(*arguments).returncode == 0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
 

@@ -43,6 +43,8 @@ from pipeline.formats.write import child_environment
 from tests.making import programs
 from tests.making.networks import CLASSES, ONE_BLOCK, images, small
 
+pytestmark = pytest.mark.slow
+
 INT8 = [plan.name for plan in PLANS if plan.precision == "int8"]
 STATIC, COMPRESSOR, OIQT, *_ = INT8
 TFLITE_FLOAT, COREML = "tflite float, onnx2tf", "coreml float16, coremltools"

@@ -12,6 +12,8 @@ from pipeline.measure.parity import output_steps
 from pipeline.measure.parity_record import OutputSteps
 from tests.making import programs
 
+pytestmark = pytest.mark.slow
+
 EPSILON = torch.finfo(torch.float32).eps
 
 

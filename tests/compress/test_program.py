@@ -19,6 +19,7 @@ from torch import nn
 
 from pipeline.base.errors import InputError
 from pipeline.compress.quantization import program
+from tests.making import HOUR
 from tests.making.cli import environment
 
 Members = dict[str, bytes]
@@ -120,6 +121,6 @@ def test_a_disk_that_refuses_ends_nothing_but_the_saving(tmp_path: Path) -> None
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HOUR,
     )
     assert (done.returncode, done.stdout) == (0, "File too large\n"), done.stderr

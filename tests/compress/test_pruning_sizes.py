@@ -20,6 +20,8 @@ from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
 from tests.making.networks import SIDE, images, small
 
+pytestmark = pytest.mark.slow
+
 WRITERS = {"onnx": onnx_file.write, "tflite": tflite_file.write, "coreml": coreml_file.write}
 
 

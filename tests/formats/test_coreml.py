@@ -22,6 +22,8 @@ from pipeline.formats.file_facts import FileFacts, scales_exact
 from pipeline.tasks.images.pixels import normalize
 from tests.making import networks, programs
 
+pytestmark = pytest.mark.slow
+
 IOS17 = 8
 """Specification version."""
 

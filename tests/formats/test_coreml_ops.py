@@ -16,6 +16,8 @@ from pipeline.formats.coreml.evaluator import Evaluator
 from pipeline.formats.coreml.ops import OPS
 from tests.making.packages import Array, Build, Case, check, network, normal, of_torch, of_x
 
+pytestmark = pytest.mark.slow
+
 # A batching rule that torch lacks makes one operation of many images a slow loop.
 pytestmark = pytest.mark.filterwarnings("error:There is a performance drop")
 

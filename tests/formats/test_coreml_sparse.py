@@ -29,6 +29,8 @@ from pipeline.formats.file_facts import FileFacts, scales_exact
 from tests.making import programs
 from tests.making.packages import Array, normal
 
+pytestmark = pytest.mark.slow
+
 IOS18 = 9
 """Specification version."""
 SPARSE = ("constexpr_sparse_blockwise_shift_scale", "constexpr_sparse_to_dense")

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 from tests.making.packages import Array, Case, check, normal, of_torch, of_x
 
+pytestmark = pytest.mark.slow
+
 # A batching rule that torch lacks makes one operation of many images a slow loop.
 pytestmark = pytest.mark.filterwarnings("error:There is a performance drop")
 

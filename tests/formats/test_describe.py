@@ -31,6 +31,8 @@ from pipeline.formats.tflite.metadata import LABELS, NAME, metadata
 from pipeline.formats.write import SUFFIXES, export
 from tests.making import programs
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ('a "cat"', "dög\nx", "<b>&", "\N{CAT FACE}", *(f"class {n}" for n in range(6)))
 ABOUT = Description(
     name="resnest50",

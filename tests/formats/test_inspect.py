@@ -13,6 +13,8 @@ from pipeline.formats.file_facts import FileFacts, conv_macs, learned_scales, sc
 from pipeline.formats.write import SUFFIXES, export
 from tests.making import programs
 
+pytestmark = pytest.mark.slow
+
 
 def as_learned(variant: str) -> tuple[torch.export.ExportedProgram, FileFacts]:
     """A program and what a perfect file of it says."""

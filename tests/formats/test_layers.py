@@ -27,6 +27,8 @@ from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import DeployNet, deploy_form
 from tests.making import graphs, networks
 
+pytestmark = pytest.mark.slow
+
 FORMATS = ("onnx", "tflite")
 # Radix 2; radix 4 with two cardinal groups; two basic blocks of radix 1 with two of them.
 VARIANTS: dict[str, dict[str, Any]] = {

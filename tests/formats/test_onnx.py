@@ -17,6 +17,8 @@ from pipeline.formats.onnx import file as onnx_format
 from pipeline.tasks.images.pixels import normalize
 from tests.making import networks, programs
 
+pytestmark = pytest.mark.slow
+
 FLOAT_KERNELS = {
     *("Conv", "FusedConv", "Gemm", "MatMul", "Add", "Mul", "Sub", "Sigmoid", "Softmax"),
     *("ReduceMean", "GlobalAveragePool", "AveragePool", "Relu", "Clip", "Concat", "Transpose"),

@@ -16,6 +16,8 @@ from pipeline.formats.onnx import amx
 from pipeline.formats.onnx import file as onnx_format
 from tests.making import programs
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True, kw_only=True)
 class Files:

@@ -12,6 +12,8 @@ from pipeline.tasks.images.dataset import pixel_values
 from tests.making import programs
 from tests.making.networks import dataset
 
+pytestmark = pytest.mark.slow
+
 
 def test_images_become_those_of_a_camera() -> None:
     wanted = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), np.uint8)

@@ -20,6 +20,8 @@ from pipeline.formats.tflite import file as tflite_file
 from pipeline.tasks.images.pixels import normalize
 from tests.making import networks, programs
 
+pytestmark = pytest.mark.slow
+
 ONNX2TF_OPS = ("QuantizeLinear", "DequantizeLinear", "MaxPool", "Add", "Mul", "Conv")
 
 

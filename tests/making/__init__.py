@@ -4,3 +4,5 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 """The top of the repository."""
+HOUR = 3600.0
+"""For what hangs: the busiest machine does not come near it."""

@@ -17,6 +17,7 @@ from pipeline.commands.bundle.contract import Contract
 from pipeline.commands.bundle.write import contract_in
 from pipeline.formats.coreml import file as coreml_file
 from pipeline.formats.write import SUFFIXES
+from tests.making import HOUR
 
 
 def unpacked(archive: Path, folder: Path) -> Path:
@@ -34,7 +35,7 @@ def golden(bundle: Path) -> subprocess.CompletedProcess[str]:
         cwd=bundle.parent,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HOUR,
     )
 
 

@@ -1,30 +1,24 @@
 """What a page of the documentation assumes: a folder with photos, and the commands on the path.
 
 The commands of the pages are the real command line, with overrides that make the network tiny
-(`settings_for`). They are forked from one process that has everything imported (as in
-tests.soak), which saves seconds of each:
-
-    python -m tests.making.documented SOCKET
+(`settings_for`), run by `tests.making.server`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from tests.making import ROOT
-from tests.making.cli import environment
+from tests.making import HOUR, ROOT, server
+from tests.making.cli import environment, main
 from tests.making.recipes import settings
 
 DOCS = ROOT / "docs"
@@ -138,21 +132,10 @@ def settings_for(recipes: Sequence[Path]) -> Sequence[str]:
     return PHOTOS if photos else DIGITS
 
 
-_CLIENT = """\
-import json, os, socket, sys
-with socket.socket(socket.AF_UNIX) as server:
-    server.connect({address!r})
-    request = {{"name": {name!r}, "arguments": sys.argv[1:], "folder": os.getcwd()}}
-    socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2])
-    sys.exit(int(server.recv(16) or 70))
-"""
-
-
-@contextmanager
-def workplaces(folder: Path, count: int) -> Iterator[list[Path]]:
+def workplaces(folder: Path, count: int) -> list[Path]:
     """Folders as the pages assume them, and a path on which their programs are the shims.
 
-    Yields the folders to run in; `run_in` runs commands there.
+    `run_in` runs commands there.
     """
     programs = folder / "bin"
     programs.mkdir()
@@ -161,30 +144,20 @@ def workplaces(folder: Path, count: int) -> Iterator[list[Path]]:
         place.mkdir()
         shutil.copytree(ROOT / "recipes", place / "recipes")
         _photos(place)
-    address = str(folder / "socket")
     for name in ("pocketnest", "python3", "python"):
         client = programs / f".{name}.py"
-        client.write_text(_CLIENT.format(address=address, name=name))
+        be = f"{__name__}:be_{name}"
+        client.write_text(server.CLIENT.format(address=server.address(), be=be))
         shim = programs / name
         shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "{client}" "$@"\n')
         shim.chmod(0o755)
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tests.making.documented", address],
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        text=True,
+    made = server.become(
+        f"{__name__}:weights", [str(folder / "resnest50.pth")], ROOT, environment()
     )
-    assert server.stdout is not None
-    try:
-        assert server.stdout.readline() == "ready\n"
-        for place in places:
-            shutil.copy(folder / "resnest50.pth", place)
-        yield places
-    finally:
-        server.terminate()
-        server.wait()
-        server.stdout.close()
+    assert made.returncode == 0, made.stderr
+    for place in places:
+        shutil.copy(folder / "resnest50.pth", place)
+    return places
 
 
 def run_in(place: Path, command: str, given: str = "") -> subprocess.CompletedProcess[str]:
@@ -197,7 +170,7 @@ def run_in(place: Path, command: str, given: str = "") -> subprocess.CompletedPr
         input=given,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HOUR,
     )
 
 
@@ -221,8 +194,8 @@ def _photos(place: Path) -> None:
     photo(place / "photo.jpg", True)
 
 
-def _weights(file: Path) -> None:
-    """Weights of a tiny network of two classes, as a training elsewhere would have saved them."""
+def weights(arguments: list[str]) -> int:
+    """Save weights of a tiny network of two classes, as a training elsewhere would have."""
     import torch
 
     from pipeline.networks.resnest.build import build
@@ -230,61 +203,29 @@ def _weights(file: Path) -> None:
 
     torch.manual_seed(0)
     model = ModelConfig(name="resnest14", width_multiplier=0.25, input_size=32, layers=(1, 1, 1, 1))
-    torch.save(build(model, len(CLASSES)).state_dict(), file)
+    torch.save(build(model, len(CLASSES)).state_dict(), arguments[0])
+    return 0
 
 
-def _serve(address: str) -> None:
-    """Run commands, each in a process forked from this one."""
-    from tests.soak.sandbox import warm
-
-    warm()
-    _weights(Path(address).parent / "resnest50.pth")
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(address)
-        server.listen()
-        print("ready", flush=True)
-        while True:
-            client, _ = server.accept()
-            with client:
-                message, files, _, _ = socket.recv_fds(client, 2**20, 3)
-                if os.fork() == 0:
-                    _be(json.loads(message), files, client)
-                for file in files:
-                    os.close(file)
-            with suppress(ChildProcessError):  # those that have ended
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
+def be_python(arguments: list[str]) -> int:
+    """Be `python`, which runs what is on its standard input."""
+    exec(compile(sys.stdin.read(), "page", "exec"), {"__name__": "__main__"})
+    return 0
 
 
-def _be(request: dict[str, object], files: Sequence[int], client: socket.socket) -> None:
-    """Be a command, with the streams of the one who asked for it, and tell its exit code."""
-    from tests.soak.sandbox import command_line
-
-    code = 70
-    try:
-        for number, file in enumerate(files):
-            os.dup2(file, number)
-        name, folder = str(request["name"]), str(request["folder"])
-        given = [str(argument) for argument in list(request["arguments"])]  # type: ignore[call-overload]
-        os.chdir(folder)
-        if name == "python":
-            exec(compile(sys.stdin.read(), "page", "exec"), {"__name__": "__main__"})
-            code = 0
-        elif (arguments := real_command(name, given, Path(folder))) is None:
-            print(f"{name} {' '.join(given)}: no command of the documentation", file=sys.stderr)
-            code = UNKNOWN
-        else:
-            code = command_line(arguments)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        client.sendall(str(code).encode())
-        os._exit(code)
+def be_pocketnest(arguments: list[str]) -> int:
+    """Be `pocketnest`."""
+    return _be("pocketnest", arguments)
 
 
-if __name__ == "__main__":
-    _serve(sys.argv[1])
+def be_python3(arguments: list[str]) -> int:
+    """Be `python3`, which runs sessions of nox."""
+    return _be("python3", arguments)
+
+
+def _be(name: str, given: list[str]) -> int:
+    arguments = real_command(name, given, Path.cwd())
+    if arguments is None:
+        print(f"{name} {' '.join(given)}: no command of the documentation", file=sys.stderr)
+        return UNKNOWN
+    return main(arguments)

@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-SLEEP = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
+from tests.making import HOUR
+
+SLEEP = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(3600)"
 
 
 def python(code: str, *arguments: object) -> list[str]:
@@ -17,10 +19,10 @@ def python(code: str, *arguments: object) -> list[str]:
 
 
 def when(condition: Callable[[], bool], then: Callable[[], object]) -> threading.Thread:
-    """Do something in another thread as soon as a condition holds, or after ten seconds."""
+    """Do something in another thread as soon as a condition holds, or after an hour."""
 
     def wait() -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + HOUR
         while not condition() and time.monotonic() < deadline:
             time.sleep(0.02)
         then()

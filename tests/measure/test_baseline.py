@@ -46,6 +46,8 @@ from tests.making.networks import same_state
 from tests.making.recipes import DEVICE_RECIPES
 from tests.making.recipes import settings as set_values
 
+pytestmark = pytest.mark.slow
+
 GPU = "NVIDIA H100 80GB HBM3"
 DAY = "2026-11-20T10:11:12Z"
 NO_MEMORY = torch.OutOfMemoryError("CUDA out of memory")

@@ -24,6 +24,8 @@ from pipeline.tasks.images.dataset import pixel_values
 from pipeline.tasks.images.load import load_dataset
 from tests.making import networks, programs
 
+pytestmark = pytest.mark.slow
+
 Program = torch.export.ExportedProgram
 EXAMPLE = torch.zeros(2, 3, networks.SIDE, networks.SIDE)
 

@@ -28,6 +28,8 @@ from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
 from tests.making import networks, programs
 
+pytestmark = pytest.mark.slow
+
 VARIANT = "radix1"
 SUFFIXES = {"onnx": "model.onnx", "tflite": "model.tflite", "coreml": "model.mlpackage"}
 

@@ -26,6 +26,8 @@ from pipeline.measure.latency import Latency, latency_of
 from pipeline.measure.roofline import LayerRate, OpRate, Peak, Rate, Roofline, describe, layer_rates
 from tests.making import programs
 
+pytestmark = pytest.mark.slow
+
 SMALL = Gemm(operation="1x1 convolution", side=5, inputs=16, outputs=24)
 PRODUCT = dataclasses.replace(SMALL, operation="matrix product")
 MADE_BY = {

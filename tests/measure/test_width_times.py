@@ -25,6 +25,8 @@ from pipeline.networks.resnest.branches import branch_form
 from tests.making.networks import SHALLOW, SIDE, VARIANTS, small
 from tests.making.programs import program
 
+pytestmark = pytest.mark.slow
+
 GROUPS = tuple(
     Group(name=name, channels=channels, parts=1, makers=(name,), readers=(), norms=(name,))
     for name, channels in (("layer1.0.a", 64), ("layer1.0.b", 128), ("layer2.0.a", 32))

@@ -56,6 +56,7 @@ def test_what_was_fetched_is_found_offline(tmp_path: Path) -> None:
     assert said(tmp_path).strip() == str(file)
 
 
+@pytest.mark.slow
 def test_a_run_offline_ends_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in offline(tmp_path / "cache").items():
         monkeypatch.setenv(name, value)

@@ -125,6 +125,7 @@ def test_pruning_reaches_the_share_and_can_be_saved() -> None:
         assert relative_difference(deploy_form(again)(x), again(x)) <= LIMIT
 
 
+@pytest.mark.slow
 def test_the_program_is_int8_throughout() -> None:
     graph = programs.quantized(SMALL_STEM).program.graph
     assert islands(graph) == []
@@ -153,6 +154,7 @@ to_onnx = functools.cache(as_onnx.to_onnx)
 
 
 @pytest.mark.parametrize("form", ["onnx", "tflite"])
+@pytest.mark.slow
 def test_files_answer_as_their_program(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ import pytest
 from pipeline.commands.bundle.golden import Vectors, write
 from pipeline.commands.bundle.snippets import snippets
 from pipeline.formats.onnx import file as onnx_file
-from tests.making import networks, programs
+from tests.making import HOUR, networks, programs
 from tests.making.bundles import code_of, contract
 
 if (FOLDER := os.environ.get("POCKETNEST_ONNXRUNTIME")) is None:
@@ -35,7 +35,7 @@ PIXELS = pytest.mark.parametrize("pixels", [False, True], ids=["normalized", "pi
 
 def run(*command: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     arguments = [str(part) for part in command]
-    return subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, timeout=300)
+    return subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, timeout=HOUR)
 
 
 def well(*command: str | Path) -> str:

@@ -10,7 +10,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from tests.making import ROOT
+from tests.making import HOUR, ROOT
 from tests.making.cli import command, environment
 from tests.making.recipes import DEVICE_RECIPES
 
@@ -86,7 +86,7 @@ def _save_weights(recipe_file: Path, path: Path) -> None:
 
 def _run(arguments: list[str], codes: tuple[int, ...]) -> None:
     done = subprocess.run(
-        arguments, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=900
+        arguments, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=HOUR
     )
     if done.returncode not in codes:
         raise RuntimeError(f"exit {done.returncode}: {arguments}\n{done.stdout}{done.stderr}")

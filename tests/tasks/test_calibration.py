@@ -196,6 +196,6 @@ def test_large_sets_are_looked_at_in_a_moment() -> None:
     pixels = torch.randint(0, 256, (300, 3, 224, 224), dtype=torch.uint8)
     sets = Images(labels=torch.zeros(300, dtype=torch.int64), size=224, source=pixels)
     large = replace(networks.dataset(), train=sets, calibration=sets, tests={"a": sets, "b": sets})
-    started = time.monotonic()
+    started = time.process_time()
     check_calibration(large)
-    assert time.monotonic() - started < 10  # 0.2 s on a quiet machine
+    assert time.process_time() - started < 10  # 0.2 s; what else the machine does is not counted

@@ -8,7 +8,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,6 +30,8 @@ from tests.making.documented import (
 )
 from tests.making.recipes import DEVICE_RECIPES
 
+pytestmark = pytest.mark.slow
+
 BLOCKS = blocks()
 COMMANDS = [
     (f"{block.page}:{block.line}", command)
@@ -51,9 +52,8 @@ TEXT = {page: page.read_text(encoding="utf-8") for page in pages()}
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
-    with workplaces(tmp_path_factory.mktemp("docs"), 2) as found:
-        yield found
+def places(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return workplaces(tmp_path_factory.mktemp("docs"), 2)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,8 @@ from pipeline.recipe.recipe import load_recipes
 from tests.making.cli import narrow_run, pocketnest
 from tests.making.recipes import DEVICE_RECIPES, NARROW, RECIPES, settings
 
+pytestmark = pytest.mark.slow
+
 TIME = (
     *("prune.macs=null", "prune.latency=0.9", "prune.criterion=taylor", "prune.scope=network"),
     *("prune.round_to=2", "budgets.accuracy_drop_pt=null"),

@@ -11,16 +11,20 @@ from pathlib import Path
 import pytest
 
 from pipeline.base.checksums import hash_of, seal
-from tests.making import ROOT
+from tests.making import HOUR, ROOT
 from tests.making.cli import environment
 from tests.soak.__main__ import wanted
 from tests.soak.attempts import Attempt
 from tests.soak.campaign import Scene, Undisturbed, damaged, differences, wrong_end
 from tests.soak.faults import Plan
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or shutil.which("cc") is None, reason="faults need Linux and a compiler"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        sys.platform != "linux" or shutil.which("cc") is None,
+        reason="faults need Linux and a compiler",
+    ),
+]
 
 
 def test_faults_change_nothing(tmp_path: Path) -> None:
@@ -32,7 +36,7 @@ def test_faults_change_nothing(tmp_path: Path) -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=HOUR,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "10 of 10 faults have struck" in done.stdout

@@ -1,0 +1,39 @@
+"""What every session of tests has."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.making import shared
+
+SLOW_FILE = re.compile(r"^pytestmark = .*pytest\.mark\.slow\b", re.M)
+"""A file that is slow as a whole is not even imported for the quick tests: that, too, costs."""
+LEFT_OUT = ("slow", "alone")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--quick", action="store_true", help=f"leave out what is marked {' or '.join(LEFT_OUT)}"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The first process makes the folder that all of them share; pytest-xdist starts the others."""
+    if (made := shared.begin()) is not None:
+        config.add_cleanup(lambda: shared.end(made))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if not config.getoption("--quick") or collection_path.suffix != ".py":
+        return None
+    return SLOW_FILE.search(collection_path.read_text(encoding="utf-8")) is not None or None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--quick"):
+        left_out = [item for item in items if any(map(item.get_closest_marker, LEFT_OUT))]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
