@@ -39,14 +39,16 @@ def address() -> str:
     with shared.alone("server"):
         if not path.exists():
             owner = (shared.folder() / "owner").read_text()
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.making.server", str(path), owner],
-                cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                start_new_session=True,
-            )
+            with (shared.folder() / "server.log").open("wb") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "tests.making.server", str(path), owner],
+                    cwd=ROOT,
+                    env=os.environ | {"PYTHONPATH": str(ROOT)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    start_new_session=True,
+                )
             assert process.stdout is not None
             with process.stdout as said:
                 assert said.readline() == b"ready\n"
