@@ -19,13 +19,16 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+from pydantic import ValidationError
 
 from pipeline.base import disk
 from pipeline.base.checksums import damage, flush, seal
 from pipeline.base.errors import InputError
 from pipeline.base.locks import held
 from pipeline.base.passing import is_passing
+from pipeline.base.record import Record
 from pipeline.base.safe_files import json_of, refuse_link, remove
 
 _KEY_LENGTH = 20
@@ -40,18 +43,22 @@ RUN = "run"
 MAKING, OLD = ".making", ".old"
 _DAMAGED = ".damaged"
 
-Facts = dict[str, Any]
-"""What a stage says about its result, for the report; plain JSON."""
+
+class Facts(Record):
+    """What a stage says of its result; kept as JSON beside its files. Every stage has its type."""
+
+
+F = TypeVar("F", bound=Facts)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(Generic[F]):
     """A finished stage: its files, its facts, and whether they were there already."""
 
     stage: str
     key: str
     directory: Path
-    facts: Facts
+    facts: F
     seconds: float
     reused: bool
 
@@ -93,8 +100,12 @@ class Store:
     known: set[str] = field(default_factory=set)
 
     def obtain(
-        self, stage: str, ingredients: Mapping[str, Any], make: Callable[[Place], Facts]
-    ) -> Result:
+        self,
+        stage: str,
+        ingredients: Mapping[str, Any],
+        make: Callable[[Place], F],
+        kind: type[F],
+    ) -> Result[F]:
         """Return the stored result of a stage, or make and store it.
 
         Where another process is making it, waits for that one.
@@ -103,17 +114,18 @@ class Store:
             stage: name of the stage.
             ingredients: everything that decides the result, plain JSON.
             make: writes the stage's files where it is told and returns its facts.
+            kind: their type. A stored result whose facts are not of it is made again.
 
         Raises:
             InputError: the disk is full.
         """
         key = key_of(ingredients)
         name = f"{stage}-{key}"
-        if (found := self._read(stage, key)) is not None:
+        if (found := self._read(stage, key, kind)) is not None:
             return found
         lock = self.directory / LOCKS / f"{name}.json"
         with held(lock, lambda owner: self.tell(f"  {stage}: waiting for {owner}")):
-            if (found := self._read(stage, key)) is not None:
+            if (found := self._read(stage, key, kind)) is not None:
                 return found
             for left in self.directory.glob(f"{MAKING}-{name}-*"):
                 remove(left)  # of a process that was killed
@@ -123,7 +135,11 @@ class Store:
                 partial = _without_links(self.directory / PARTIAL / name)
                 facts = make(Place(result=scratch, partial=partial))
                 seconds = time.perf_counter() - started
-                record = {"facts": facts, "seconds": seconds, "ingredients": ingredients}
+                record = {
+                    "facts": facts.model_dump(mode="json"),
+                    "seconds": seconds,
+                    "ingredients": ingredients,
+                }
                 text = json.dumps(record, indent=1, sort_keys=True)
                 (scratch / _RECORD).write_text(text, encoding="utf-8")
                 publish(scratch, self.directory / name)
@@ -158,7 +174,7 @@ class Store:
                 continue
         return found
 
-    def _read(self, stage: str, key: str) -> Result | None:
+    def _read(self, stage: str, key: str, kind: type[F]) -> Result[F] | None:
         """A stored result that is as it was written; one that is not is set aside.
 
         Raises:
@@ -172,7 +188,11 @@ class Store:
         if fault is None:
             try:
                 record = json_of(directory / _RECORD)
-                facts, seconds = dict(record["facts"]), float(record["seconds"])
+                # As JSON, in which a tuple is a list.
+                facts = kind.model_validate_json(json.dumps(record["facts"]))
+                seconds = float(record["seconds"])
+            except ValidationError as error:
+                fault = f"its facts are not those of this version ({error.error_count()} problems)"
             except (OSError, ValueError, KeyError, TypeError) as error:
                 if is_passing(error):
                     raise

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from pipeline.recipe.training import DistillConfig, TrainConfig
 from pipeline.recipe.values import Kept, LatencyTarget, Part, Share
 
-PRUNE_TARGETS = ("macs", "params", "size_mb", "latency")
+PruneTarget = Literal["macs", "params", "size_mb", "latency"]
+PRUNE_TARGETS: tuple[PruneTarget, ...] = get_args(PruneTarget)
 
 
 class PruneConfig(Part):

@@ -8,7 +8,8 @@ from typing import Any
 
 from pipeline.base.store import Store, key_of
 from pipeline.stages.context import Context
-from pipeline.stages.schedule import Stage, stage_ingredients
+from pipeline.stages.schedule import stage_ingredients
+from pipeline.stages.stage import Stage
 
 _SHOWN = 5
 
@@ -28,7 +29,7 @@ class Explained:
     why: str
 
 
-def explain(stages: Sequence[Stage], context: Context, store: Store) -> list[Explained]:
+def explain(stages: Sequence[Stage[Any]], context: Context, store: Store) -> list[Explained]:
     """Say for every stage that a recipe needs whether its result is there.
 
     Args:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.base.store import Facts
+from pipeline.base.record import Text
 from pipeline.formats.description import Description
 from pipeline.formats.write import SUFFIXES, export
 from pipeline.stages.context import PROGRAM, Context, Inputs
+from pipeline.stages.stage import QUANTIZER, Stage, StageFacts
 
 DESCRIPTION = "description.json"
 
 
-def write(context: Context, inputs: Inputs, out: Path) -> Facts:
+class ExportFacts(StageFacts):
+    """The name of the file, in the stage's directory."""
+
+    file: Text
+
+
+def write(context: Context, inputs: Inputs, out: Path) -> ExportFacts:
     """Write the target's file from the program."""
     name = context.recipe.target.format
     file = f"model{SUFFIXES[name]}"
@@ -27,7 +34,7 @@ def write(context: Context, inputs: Inputs, out: Path) -> Facts:
         description=out / DESCRIPTION,
         children=context.children,
     )
-    return {"file": file}
+    return ExportFacts(file=file)
 
 
 def description(context: Context) -> Description:
@@ -46,3 +53,17 @@ def description(context: Context) -> Description:
         author=recipe.card.author,
         licence=recipe.card.licence,
     )
+
+
+STAGE = Stage(
+    name="export",
+    make=write,
+    facts=ExportFacts,
+    after=("fold",),
+    reads=(
+        *("target.format", "target.input", "target.cpu", "target.precision"),
+        *("model.name", "card.intended_use", "card.author", "card.licence"),
+    ),
+    code=("formats", *QUANTIZER, "stages/export.py"),
+    in_child=True,
+)

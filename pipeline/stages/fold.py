@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.base.errors import MismatchError, reading
-from pipeline.base.store import Facts
 from pipeline.compress.quantization import program, qat
 from pipeline.compress.quantization.fake_quantize import only_round
 from pipeline.compress.quantization.fold import float_program, float_twin, quantized_program
@@ -27,12 +26,17 @@ from pipeline.stages.context import (
     small_model,
 )
 from pipeline.stages.exported import CALIBRATION, step_of, with_calibration
+from pipeline.stages.stage import COMPARING, CORE, PRUNING, QUANTIZER, Stage, StageFacts
 from pipeline.tasks.classification import accuracies
 from pipeline.tasks.evaluation import predictions
 from pipeline.tasks.images.dataset import Dataset
 
 
-def fold(context: Context, inputs: Inputs, out: Path) -> Facts:
+class FoldFacts(StageFacts):
+    """The accuracy of the program."""
+
+
+def fold(context: Context, inputs: Inputs, out: Path) -> FoldFacts:
     """Fold batch normalisation and write the one program that every format is made from.
 
     Raises:
@@ -66,8 +70,18 @@ def fold(context: Context, inputs: Inputs, out: Path) -> Facts:
             f"{context.recipe.name}: the folded program does not answer as the trained network "
             f"does: {'; '.join(misses)}; this is a fault of PocketNest, please report it"
         )
-    return {"top1": first_top1(accuracies(logits, context.dataset))}
+    return FoldFacts(top1=first_top1(accuracies(logits, context.dataset)))
 
 
 def _calibration_logits(model: nn.Module, dataset: Dataset) -> dict[str, Tensor]:
     return {CALIBRATION: predictions(model, dataset.calibration, dataset)}
+
+
+STAGE = Stage(
+    name="fold",
+    make=fold,
+    facts=FoldFacts,
+    after=("prune", "sparsify", "qat"),
+    reads=("target.precision", "target.input", "threads"),
+    code=(*CORE, *PRUNING, *QUANTIZER, *COMPARING, "stages/exported.py", "stages/fold.py"),
+)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
 
 from pipeline.base.errors import InputError, MismatchError
 from pipeline.base.store import Result
 from pipeline.recipe.recipe import Recipe
+from pipeline.stages.stage import Results
+from pipeline.stages.verify import VerifyFacts
 
 _FIXES = {
     "prune": "remove less, or raise prune.finetune.epochs",
@@ -19,7 +21,7 @@ _NETWORKS = {"baseline": "train", "verify": "export", "measure": "export"}
 """The stages that keep the network of those that only judge it."""
 
 
-def refuse_collapse(recipe: Recipe, results: Mapping[str, Result], result: Result) -> None:
+def refuse_collapse(recipe: Recipe, results: Results, result: Result[Any]) -> None:
     """Stop where the accuracy of a stage is far below that of the best stage before it.
 
     The result stays in the store: with another limit the next run goes on from it.
@@ -34,12 +36,12 @@ def refuse_collapse(recipe: Recipe, results: Mapping[str, Result], result: Resul
             of the last network that was good.
     """
     allowed = recipe.guard.accuracy_drop_pt
-    found = _top1(result)
-    before = [r for r in results.values() if r.stage != result.stage and _top1(r) is not None]
+    found = result.facts.top1
+    before = [r for r in results.values() if r.stage != result.stage and r.facts.top1 is not None]
     if allowed is None or found is None or not before:
         return
-    best = max(before, key=lambda r: float(_top1(r) or 0.0))
-    highest = float(_top1(best) or 0.0)
+    best = max(before, key=lambda r: r.facts.top1)
+    highest = best.facts.top1
     drop = round(100 * (highest - found), 6)  # 0.9 - 0.6 is a little more than 0.3
     if drop <= allowed:
         return
@@ -54,19 +56,11 @@ def refuse_collapse(recipe: Recipe, results: Mapping[str, Result], result: Resul
     )
 
 
-def _top1(result: Result) -> float | None:
-    """Share of the first test set's images whose class a stage's network found, if it says so."""
-    top1 = result.facts.get("top1")
-    return None if top1 is None else float(top1)
-
-
 _OF_THE_FILE = ("verify", "measure")
 """The stages that judge the exported file."""
 
 
-def judged(
-    recipe: Recipe, results: dict[str, Result], allow_mismatch: bool, result: Result
-) -> None:
+def judged(recipe: Recipe, results: Results, allow_mismatch: bool, result: Result[Any]) -> None:
     """Stop after a result that is not to be gone on from."""
     if allow_mismatch and result.stage in _OF_THE_FILE:
         return  # whoever wants a file that answers otherwise wants one that answers worse
@@ -74,21 +68,21 @@ def judged(
     refuse_collapse(recipe, results, result)
 
 
-def refuse_mismatch(recipe: Recipe, result: Result) -> None:
+def refuse_mismatch(recipe: Recipe, result: Result[Any]) -> None:
     """Stop where the exported file does not answer as its program.
 
     Raises:
         MismatchError: names each gate that was missed and the first layer that differs.
     """
-    found = result.facts.get("parity")
-    if found is None or found["passed"]:
+    if not isinstance(result.facts, VerifyFacts) or result.facts.parity.passed:
         return
+    found = result.facts.parity
     lines = [
         f"{recipe.name}: the {recipe.target.format} file is not the program that was trained:",
-        *(f"  - {miss}" for miss in found["misses"]),
+        *(f"  - {miss}" for miss in found.misses),
     ]
-    if found["first_difference"] is not None:
-        lines.append(f"  first layer that differs: {found['first_difference']}")
+    if found.first_difference is not None:
+        lines.append(f"  first layer that differs: {found.first_difference}")
     lines.append(
         "  do not ship it. With --allow-mismatch the run goes on, the report says so, and "
         "`pocketnest debug` shows every layer"

@@ -3,19 +3,65 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 
 import torch
 
 from pipeline.base.errors import reading
-from pipeline.base.store import Facts
+from pipeline.base.record import Positive, Record, Sha256, Text
 from pipeline.measure import timing
+from pipeline.measure.latency import Latency
 from pipeline.stages.context import LOGITS, Context, Inputs, first_top1, float_model
 from pipeline.stages.exported import file_of, format_of, run_of
+from pipeline.stages.stage import CORE, Stage, StageFacts
 from pipeline.stages.times import unpruned_file
+from pipeline.tasks.accuracy import Accuracy
 from pipeline.tasks.classification import NAMED, accuracies, write_named
 
 
-def measure(context: Context, inputs: Inputs, out: Path) -> Facts:
+class BesideFloat(Record):
+    """Latencies of the float network and the file, timed in turn."""
+
+    float_model: Latency
+    target: Latency
+
+
+class BesideUnpruned(Record):
+    """Latencies of the unpruned network's file and the file, timed in turn."""
+
+    unpruned: Latency
+    target: Latency
+
+    @property
+    def share(self) -> float:
+        """Median over paired runs of the file's time to the unpruned one's."""
+        pairs = zip(self.target.samples_ms, self.unpruned.samples_ms, strict=True)
+        return float(median(ours / whole for ours, whole in pairs))
+
+
+class MeasureFacts(StageFacts):
+    """Accuracy, size and latency of the file.
+
+    Attributes:
+        sha256: of the file, or of the names and contents of a package's files.
+        size_bytes: on disk.
+        download_bytes: in a zip archive, as an app store sends it.
+        accuracy: by test set.
+        cannot_time: why the file is not timed on this host; None where it is.
+        latency: by number of threads; empty where it cannot be timed.
+        beside_unpruned: where the pruning was to reach a time.
+    """
+
+    sha256: Sha256
+    size_bytes: Positive
+    download_bytes: Positive
+    accuracy: dict[str, Accuracy]
+    cannot_time: Text | None
+    latency: dict[str, BesideFloat]
+    beside_unpruned: BesideUnpruned | None
+
+
+def measure(context: Context, inputs: Inputs, out: Path) -> MeasureFacts:
     """Accuracy, size and latency of the exported file."""
     file = file_of(context, inputs)
     with reading(inputs["verify"] / LOGITS):
@@ -23,19 +69,19 @@ def measure(context: Context, inputs: Inputs, out: Path) -> Facts:
     accuracy = accuracies(logits, context.dataset)
     write_named(logits, context.dataset, out / NAMED)
     why_not = format_of(context).cannot_time()
-    return {
-        "sha256": timing.sha256_of(file),
-        "size_bytes": timing.size_bytes(file),
-        "download_bytes": timing.download_bytes(file),
-        "accuracy": {name: a.model_dump() for name, a in accuracy.items()},
-        "cannot_time": why_not,
-        "latency": _times(context, inputs) if why_not is None else {},
-        "beside_unpruned": _beside_unpruned(context, inputs) if "times" in inputs else {},
-        "top1": first_top1(accuracy),
-    }
+    return MeasureFacts(
+        sha256=timing.sha256_of(file),
+        size_bytes=timing.size_bytes(file),
+        download_bytes=timing.download_bytes(file),
+        accuracy=accuracy,
+        cannot_time=why_not,
+        latency=_times(context, inputs) if why_not is None else {},
+        beside_unpruned=_beside_unpruned(context, inputs) if "times" in inputs else None,
+        top1=first_top1(accuracy),
+    )
 
 
-def _times(context: Context, inputs: Inputs) -> Facts:
+def _times(context: Context, inputs: Inputs) -> dict[str, BesideFloat]:
     """Latencies of the float network and the file, timed in turn, by number of threads."""
     recipe = context.recipe
     image = timing.first_image(context.dataset)
@@ -46,11 +92,11 @@ def _times(context: Context, inputs: Inputs) -> Facts:
         taken = timing.interleaved(
             both, warmup=recipe.measure.warmup, rounds=recipe.measure.rounds, threads=threads
         )
-        timed[str(threads)] = {name: latency.model_dump() for name, latency in taken.items()}
+        timed[str(threads)] = BesideFloat(float_model=taken["float"], target=taken["target"])
     return timed
 
 
-def _beside_unpruned(context: Context, inputs: Inputs) -> Facts:
+def _beside_unpruned(context: Context, inputs: Inputs) -> BesideUnpruned:
     """Latencies of the file and that of the unpruned network, timed in turn.
 
     Without the float network between them: its weights would push both files' out of the caches,
@@ -60,4 +106,18 @@ def _beside_unpruned(context: Context, inputs: Inputs) -> Facts:
     files = {"target": file_of(context, inputs), "unpruned": unpruned_file(context, inputs)}
     runs = {name: run_of(context, file, threads) for name, file in files.items()}
     taken = timing.compared(runs, rounds=context.recipe.measure.rounds, threads=threads)
-    return {name: latency.model_dump() for name, latency in taken.items()}
+    return BesideUnpruned(unpruned=taken["unpruned"], target=taken["target"])
+
+
+STAGE = Stage(
+    name="measure",
+    make=measure,
+    facts=MeasureFacts,
+    after=("export", "verify", "train", "times"),
+    reads=("target", "measure", "threads"),
+    code=(
+        *(*CORE, "formats", "measure/timing.py", "measure/latency.py"),
+        *("stages/exported.py", "stages/measure.py", "stages/times.py"),
+    ),
+    on_host=True,
+)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pipeline.base import torchrun
 from pipeline.base.passing import is_passing
+from pipeline.base.record import Count, Record
 from pipeline.base.safe_files import json_of
-from pipeline.base.store import Facts
 from pipeline.compress.pruning.costs import Widths
 from pipeline.compress.pruning.groups import Removed
 from pipeline.compress.pruning.prune import Goal, plan_of, prune_to, take_shapes
@@ -22,9 +22,11 @@ from pipeline.compress.training.loop import CURVE, Hooks
 from pipeline.measure import width_times
 from pipeline.networks.checkpoints import WEIGHTS, save_checkpoint
 from pipeline.networks.count import count
+from pipeline.networks.layer_width import LayerWidth
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.network import ResNeSt
-from pipeline.recipe.compression import PruneConfig
+from pipeline.recipe.compression import PruneConfig, PruneTarget
+from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import (
     Context,
     Inputs,
@@ -34,6 +36,7 @@ from pipeline.stages.context import (
     write_json,
 )
 from pipeline.stages.fitting import Curve, taught, trained
+from pipeline.stages.stage import CORE, GOALS, PRUNING, Stage, StageFacts
 from pipeline.stages.times import goal_and_file, refuse_too_slow
 from pipeline.tasks.classification import evaluate
 from pipeline.tasks.images.batches import batches
@@ -43,36 +46,81 @@ _IMPORTANCE_BATCH, _IMPORTANCE_MACS = 8, 1.5e11
 multiply-accumulates of all together: 256 images of 32 x 32, 24 of 224 x 224, some ten seconds."""
 
 
-def prune(context: Context, inputs: Inputs, out: Path) -> Facts:
+class GoalFacts(Record):
+    """What the pruning was to reach, and what the widths that were chosen are predicted to.
+
+    Attributes:
+        key: what was to become smaller.
+        asked: by the recipe.
+        limit: for the prediction.
+        whole: that of the unpruned network.
+        predicted: that of the pruned one.
+        attempts: files that were timed for it; none where the goal is no time.
+    """
+
+    key: PruneTarget
+    asked: float
+    limit: float
+    whole: float
+    predicted: float
+    attempts: tuple[width_times.Attempt, ...]
+
+
+class PruneFacts(StageFacts):
+    """The network in branch form, as pruning left it.
+
+    Attributes:
+        layers: widths before and after.
+        masked_difference: largest difference of a logit to the network with the channels masked;
+            None where nothing was pruned.
+        goal: None where nothing was pruned.
+    """
+
+    layers: tuple[LayerWidth, ...]
+    masked_difference: float | None
+    goal: GoalFacts | None
+    params: Count
+    macs: Count
+
+    def details(self) -> list[str]:
+        """The time of the last file that was timed."""
+        if self.goal is None or not self.goal.attempts:
+            return []
+        return [f"time of a file {self.goal.attempts[-1].measured:.3f} of the unpruned one's"]
+
+
+def prune(context: Context, inputs: Inputs, out: Path) -> PruneFacts:
     """Remove channels and fine-tune; without a pruning target, only take branch form."""
     recipe, side = context.recipe, context.recipe.model.input_size
     model = branch_form(float_model(context, inputs))
     before = count(model, side).layers
-    facts: Facts = {}
+    goal, difference = None, None
     if recipe.prune is not None:
-        model, facts = _prune(context, inputs, model, recipe.prune, out)
+        model, goal, difference = _prune(context, inputs, model, recipe.prune, out)
     save_checkpoint(model.cpu().eval(), out / WEIGHTS, None)
     counts = count(model, side)
     after = {layer.name: layer.outputs for layer in counts.layers}
-    return facts | {
-        "layers": [
-            {
-                "name": layer.name,
-                "kernel": "x".join(map(str, layer.kernel)),
-                "before": layer.outputs,
-                "after": after.get(layer.name, 0),
-            }
+    return PruneFacts(
+        layers=tuple(
+            LayerWidth(
+                name=layer.name,
+                kernel="x".join(map(str, layer.kernel)),
+                before=layer.outputs,
+                after=after.get(layer.name, 0),
+            )
             for layer in before
-        ],
-        "params": counts.params,
-        "macs": counts.macs,
-        "top1": first_top1(evaluate(model, context.dataset, "prune")),
-    }
+        ),
+        masked_difference=difference,
+        goal=goal,
+        params=counts.params,
+        macs=counts.macs,
+        top1=first_top1(evaluate(model, context.dataset, "prune")),
+    )
 
 
 def _prune(
     context: Context, inputs: Inputs, model: ResNeSt, config: PruneConfig, out: Path
-) -> tuple[ResNeSt, Facts]:
+) -> tuple[ResNeSt, GoalFacts, float]:
     """Prune in the recipe's steps, with training after each."""
     goal, file = goal_and_file(context, inputs, model)
     cuts: list[_Cut] = []
@@ -87,15 +135,15 @@ def _prune(
         model = model.cpu()
     write_json(out / "removed.json", [cut.removed for cut in cuts])
     write_json(out / CURVE, curve)
-    facts = {
-        "goal": goal.key,
-        "asked": goal.asked,
-        "limit": goal.limit,
-        "whole": goal.whole,
-        "predicted": goal.cost.of(cuts[-1].widths),
-        "attempts": [asdict(attempt) for attempt in cuts[-1].attempts],
-    }
-    return model, {"masked_difference": max(cut.difference for cut in cuts), "pruning": facts}
+    facts = GoalFacts(
+        key=goal.key,
+        asked=goal.asked,
+        limit=goal.limit,
+        whole=goal.whole,
+        predicted=goal.cost.of(cuts[-1].widths),
+        attempts=tuple(cuts[-1].attempts),
+    )
+    return model, facts, max(cut.difference for cut in cuts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,3 +235,22 @@ def _finetune(
         finetune = config.finetune.model_copy(update=shorter)
         hooks = Hooks(part="prune.finetune", adjust_loss=adjust_loss)
         return trained(context, model, title, finetune, hooks)
+
+
+def _also_reads(recipe: Recipe) -> tuple[str, ...]:
+    """How large a file is depends on what file it is; MACs and parameters do not."""
+    if recipe.prune is None or recipe.prune.size_mb is None:
+        return ()
+    return ("target.format", "target.precision")
+
+
+STAGE = Stage(
+    name="prune",
+    make=prune,
+    facts=PruneFacts,
+    after=("train", "times"),
+    reads=("prune", "seed", "threads"),
+    also_reads=_also_reads,
+    code=(*CORE, *PRUNING, *GOALS, "stages/fitting.py", "stages/prune.py"),
+    shared=True,
+)

@@ -13,16 +13,18 @@ from rich.markup import escape
 from pipeline.base.errors import printable
 from pipeline.base.locks import held
 from pipeline.base.safe_files import remove
-from pipeline.base.store import LOCKS, MAKING, STAGES_FILE, STORE, Result, publish
+from pipeline.base.store import LOCKS, MAKING, STAGES_FILE, STORE, publish
 from pipeline.formats.description import labels_text
 from pipeline.measure.baseline.files import SHIPPED, Kept, any_in, model_sha256, newest_of_gpu
 from pipeline.measure.baseline.record import BASELINES
 from pipeline.recipe.recipe import Recipe, resolved_yaml
-from pipeline.report.assemble import assemble
 from pipeline.report.records import Report
 from pipeline.report.write import write_report
+from pipeline.stages import baseline, export
+from pipeline.stages.assemble import assemble
 from pipeline.stages.context import float_model
 from pipeline.stages.schedule import Run
+from pipeline.stages.stage import Results
 from pipeline.tasks.classification import PREDICTIONS, Predictions, gathered, write_predictions
 
 
@@ -41,7 +43,7 @@ def reported(run: Run, out: Path, tell: Callable[[str], None]) -> tuple[Report, 
 def _of_a_gpu_elsewhere(run: Run, out: Path, tell: Callable[[str], None]) -> Kept | None:
     """What another machine's GPU made of the float network; None where there is a GPU here."""
     folders = [out / BASELINES, SHIPPED]
-    trained, here = run.results["train"], run.results["baseline"].facts["device_kind"]
+    trained, here = run.results["train"], baseline.STAGE.found_in(run.results).device_kind
     if here == "gpu" or not any_in(folders):
         return None
     model = float_model(run.context, {"train": trained.directory})
@@ -58,7 +60,7 @@ def _of_a_gpu_elsewhere(run: Run, out: Path, tell: Callable[[str], None]) -> Kep
 def publish_run(
     recipe: Recipe,
     report: Report,
-    results: dict[str, Result],
+    results: Results,
     answers: dict[str, Predictions],
     out: Path,
 ) -> Path:
@@ -73,7 +75,7 @@ def publish_run(
 def _published(
     recipe: Recipe,
     report: Report,
-    results: dict[str, Result],
+    results: Results,
     answers: dict[str, Predictions],
     out: Path,
 ) -> Path:
@@ -81,7 +83,7 @@ def _published(
     scratch = out / f"{MAKING}-{recipe.name}"
     remove(scratch)  # of a process that was killed
     scratch.mkdir(parents=True)
-    file = results["export"].directory / str(results["export"].facts["file"])
+    file = results["export"].directory / export.STAGE.found_in(results).file
     if file.is_dir():
         shutil.copytree(file, scratch / file.name)
     else:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
-from pipeline.base.store import Facts
+from pipeline.base.errors import listed
 from pipeline.compress.pruning.sparsify import keep_zeros, zero_masks
 from pipeline.compress.quantization import qat
 from pipeline.compress.training.loop import CURVE, Hooks
 from pipeline.networks.checkpoints import WEIGHTS, save_checkpoint
+from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import (
     Context,
     Inputs,
@@ -21,9 +22,24 @@ from pipeline.stages.context import (
     write_json,
 )
 from pipeline.stages.fitting import taught, trained
+from pipeline.stages.stage import CORE, PRUNING, QUANTIZER, Stage, StageFacts
 
 
-def quantize(context: Context, inputs: Inputs, out: Path) -> Facts:
+class QatFacts(StageFacts):
+    """What calibration showed.
+
+    Attributes:
+        silent: layers that are zero for every calibration image.
+    """
+
+    silent: tuple[str, ...]
+
+    def details(self) -> list[str]:
+        """The silent layers."""
+        return [f"zero for every calibration image: {listed(self.silent)}"] if self.silent else []
+
+
+def quantize(context: Context, inputs: Inputs, out: Path) -> QatFacts:
     """Quantization-aware training from calibrated ranges."""
     recipe = context.recipe
     torch.manual_seed(recipe.seed)
@@ -51,4 +67,20 @@ def quantize(context: Context, inputs: Inputs, out: Path) -> Facts:
     qat.set_training(graph, False)
     qat.refuse_bad_grids(graph)
     save_checkpoint(graph.state_dict(), out / WEIGHTS, None)
-    return {"silent": silent}
+    return QatFacts(silent=tuple(silent))
+
+
+def _quantizes(recipe: Recipe) -> bool:
+    return recipe.target.precision == "int8"
+
+
+STAGE = Stage(
+    name="qat",
+    make=quantize,
+    facts=QatFacts,
+    after=("train", "prune", "sparsify"),
+    reads=("qat", "target.input", "seed", "threads"),
+    code=(*CORE, *PRUNING, *QUANTIZER, "stages/fitting.py", "stages/qat.py"),
+    needed=_quantizes,
+    shared=True,
+)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -181,7 +182,7 @@ def _prepared(
             tracked=partial(tracked, console),
             children=children,
         )
-        results: dict[str, Result] = {}
+        results: dict[str, Result[Any]] = {}
         gate = partial(judged, recipe, results, allow_mismatch)
         runs.append(Run(context=context, gate=gate, results=results))
     return runs

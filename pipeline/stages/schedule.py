@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -18,47 +19,17 @@ from rich.console import Console
 from pipeline.base import torchrun
 from pipeline.base.checksums import hash_of
 from pipeline.base.children import at_once
-from pipeline.base.errors import InputError, listed
+from pipeline.base.errors import InputError
 from pipeline.base.machine import TOOLS, host_info
 from pipeline.base.memory import keep_freed_memory
-from pipeline.base.store import Facts, Place, Result, Store, key_of
+from pipeline.base.store import Place, Result, Store, key_of
 from pipeline.base.torchrun import device, has_bfloat16
 from pipeline.networks.hub import local_file
 from pipeline.recipe.recipe import Recipe
-from pipeline.stages.context import Context, Inputs
+from pipeline.stages.context import Context
+from pipeline.stages.stage import F, Stage
 
 PACKAGE = Path(__file__).parents[1]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One step of the pipeline.
-
-    Attributes:
-        name: in the report and the store.
-        make: the function; writes its files and returns its facts.
-        after: the stages whose results it reads, those that are needed.
-        reads: the parts of the recipe that decide its result, as dotted names.
-        code: the modules that decide its result.
-        also_reads: parts that decide the result of some recipes only.
-        needed: whether a recipe has this stage at all.
-        on_host: whether the result belongs to the machine that made it.
-        in_child: whether a child process does the work, so that those of several recipes can be
-            made at the same time. `make` then runs in a thread, and no other stage beside it.
-        shared: whether all processes that torchrun started work on it. What the first one makes
-            is the result.
-    """
-
-    name: str
-    make: Callable[[Context, Inputs, Path], Facts]
-    after: tuple[str, ...]
-    reads: tuple[str, ...]
-    code: tuple[str, ...]
-    also_reads: Callable[[Recipe], tuple[str, ...]] = lambda recipe: ()
-    needed: Callable[[Recipe], bool] = lambda recipe: True
-    on_host: bool = False
-    in_child: bool = False
-    shared: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +43,8 @@ class Run:
     """
 
     context: Context
-    gate: Callable[[Result], None]
-    results: dict[str, Result] = field(default_factory=dict)
+    gate: Callable[[Result[Any]], None]
+    results: dict[str, Result[Any]] = field(default_factory=dict)
 
     @property
     def keys(self) -> dict[str, str]:
@@ -81,9 +52,9 @@ class Run:
         return {name: result.key for name, result in self.results.items()}
 
 
-def passes(stages: Sequence[Stage]) -> list[tuple[Stage, ...]]:
+def passes(stages: Sequence[Stage[Any]]) -> list[tuple[Stage[Any], ...]]:
     """The stages in order, each that works in a child process by itself."""
-    parts: list[tuple[Stage, ...]] = []
+    parts: list[tuple[Stage[Any], ...]] = []
     for stage in stages:
         if parts and not stage.in_child and not parts[-1][0].in_child:
             parts[-1] += (stage,)
@@ -92,7 +63,7 @@ def passes(stages: Sequence[Stage]) -> list[tuple[Stage, ...]]:
     return parts
 
 
-def run_stages(stages: Sequence[Stage], run: Run, store: Store, console: Console) -> None:
+def run_stages(stages: Sequence[Stage[Any]], run: Run, store: Store, console: Console) -> None:
     """Obtain the result of every stage that the recipe needs, in order."""
     keep_freed_memory()
     torch.set_num_threads(max(1, run.context.recipe.threads // torchrun.on_this_machine()))
@@ -110,7 +81,7 @@ def run_stages(stages: Sequence[Stage], run: Run, store: Store, console: Console
         run.gate(result)
 
 
-def run_together(stage: Stage, runs: Sequence[Run], store: Store, console: Console) -> None:
+def run_together(stage: Stage[Any], runs: Sequence[Run], store: Store, console: Console) -> None:
     """Obtain the result of one stage of every recipe, several at a time, equal ones once.
 
     Where one fails no more are started, those beside it are finished and kept, and then its error
@@ -124,7 +95,7 @@ def run_together(stage: Stage, runs: Sequence[Run], store: Store, console: Conso
         console.print(f"[bold]{stage.name}[/bold]  {together} at a time", highlight=False)
     failures: list[BaseException] = []
 
-    def attempt(run: Run) -> Result | None:
+    def attempt(run: Run) -> Result[Any] | None:
         if failures:
             return None
         try:
@@ -157,7 +128,7 @@ def run_together(stage: Stage, runs: Sequence[Run], store: Store, console: Conso
         raise failures[0]
 
 
-def _equal_runs(stage: Stage, runs: Sequence[Run]) -> list[list[Run]]:
+def _equal_runs(stage: Stage[Any], runs: Sequence[Run]) -> list[list[Run]]:
     """The runs that need a stage; those to which it gives the same result stand together."""
     by_key: dict[str, list[Run]] = {}
     for run in [run for run in runs if stage.needed(run.context.recipe)]:
@@ -167,24 +138,27 @@ def _equal_runs(stage: Stage, runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def _obtained(
-    stage: Stage, run: Run, store: Store, begun: Callable[[Place], None] = lambda place: None
-) -> Result:
+    stage: Stage[F], run: Run, store: Store, begun: Callable[[Place], None] = lambda place: None
+) -> Result[F]:
     """The result of a stage; `begun` is told where it is made, if it is."""
 
-    def make(place: Place) -> Facts:
+    def make(place: Place) -> F:
         begun(place)
-        return _made(stage, run, place)
+        facts = _made(stage, run, place)
+        assert facts is not None, f"{stage.name}: the first process has no facts"
+        return facts
 
-    return store.obtain(stage.name, stage_ingredients(stage, run.context, run.keys), make)
+    ingredients = stage_ingredients(stage, run.context, run.keys)
+    return store.obtain(stage.name, ingredients, make, stage.facts)
 
 
-def _made(stage: Stage, run: Run, place: Place) -> Facts:
+def _made(stage: Stage[F], run: Run, place: Place) -> F | None:
     inputs = {name: result.directory for name, result in run.results.items()}
     with torchrun.together() if stage.shared else nullcontext():
         return stage.make(replace(run.context, partial=place.partial), inputs, place.result)
 
 
-def _obtained_together(stage: Stage, run: Run, store: Store) -> Result:
+def _obtained_together(stage: Stage[F], run: Run, store: Store) -> Result[F]:
     """The result of a stage that the first process obtains; the others help to make it.
 
     They see the same files: the store lies on a disk that all machines share.
@@ -201,7 +175,9 @@ def _obtained_together(stage: Stage, run: Run, store: Store) -> Result:
     return word
 
 
-def stage_ingredients(stage: Stage, context: Context, keys: Mapping[str, str]) -> dict[str, object]:
+def stage_ingredients(
+    stage: Stage[Any], context: Context, keys: Mapping[str, str]
+) -> dict[str, object]:
     """Everything that decides the result of a stage, as plain JSON for its key.
 
     Args:
@@ -256,26 +232,13 @@ def code_hash(name: str) -> str:
     return digest.hexdigest()
 
 
-def _announce_wait(console: Console, stage: Stage) -> None:
+def _announce_wait(console: Console, stage: Stage[Any]) -> None:
     """Show what is under way; the next line takes its place."""
     if console.is_terminal:
         console.print(f"  {stage.name} ...", end="\r", highlight=False)
 
 
-def _announce(console: Console, label: str, result: Result) -> None:
+def _announce(console: Console, label: str, result: Result[Any]) -> None:
     """Print one line about a finished stage."""
-    facts = result.facts
-    parts = ["reused" if result.reused else f"{result.seconds:.1f} s"]
-    if facts.get("macs"):
-        parts.append(f"{facts['macs'] / 1e6:.1f} M MACs")
-    if facts.get("params"):
-        parts.append(f"{facts['params'] / 1e6:.2f} M parameters")
-    if facts.get("sparsity") is not None:
-        parts.append(f"{facts['sparsity']:.1%} of the weights zero")
-    if attempts := facts.get("pruning", {}).get("attempts"):
-        parts.append(f"time of a file {attempts[-1]['measured']:.3f} of the unpruned one's")
-    if silent := facts.get("silent"):
-        parts.append(f"zero for every calibration image: {listed(silent)}")
-    if facts.get("top1") is not None:
-        parts.append(f"top-1 {facts['top1']:.2%}")
+    parts = ["reused" if result.reused else f"{result.seconds:.1f} s", *result.facts.told()]
     console.print(f"  {label} {', '.join(parts)}", highlight=False)

@@ -6,18 +6,36 @@ from pathlib import Path
 
 from pipeline.base import torchrun
 from pipeline.base.errors import reading
-from pipeline.base.store import Facts
+from pipeline.base.record import Share
 from pipeline.compress.pruning.prune import take_shapes
 from pipeline.compress.pruning.sparsify import Sparsifier, sparsity
 from pipeline.compress.training.loop import CURVE, Hooks
 from pipeline.compress.training.schedule import batches_per_epoch
 from pipeline.networks.checkpoints import WEIGHTS, read_checkpoint, save_checkpoint
+from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import Context, Inputs, branched_model, first_top1, write_json
 from pipeline.stages.fitting import taught, trained
+from pipeline.stages.stage import CORE, PRUNING, Stage, StageFacts
 from pipeline.tasks.classification import evaluate
 
 
-def sparsify(context: Context, inputs: Inputs, out: Path) -> Facts:
+class SparsifyFacts(StageFacts):
+    """The network as sparsifying left it.
+
+    Attributes:
+        sparsity: share of its weights that are zero.
+        left_out: layers whose weights were not set to zero.
+    """
+
+    sparsity: Share
+    left_out: tuple[str, ...]
+
+    def details(self) -> list[str]:
+        """The share of zeros."""
+        return [f"{self.sparsity:.1%} of the weights zero"]
+
+
+def sparsify(context: Context, inputs: Inputs, out: Path) -> SparsifyFacts:
     """Set weights to zero while training goes on."""
     config = context.recipe.sparsify
     assert config is not None
@@ -42,8 +60,24 @@ def sparsify(context: Context, inputs: Inputs, out: Path) -> Facts:
     write_json(out / CURVE, curve)
     model = model.cpu().eval()
     save_checkpoint(model, out / WEIGHTS, None)
-    return {
-        "sparsity": sparsity(model),
-        "left_out": list(sparsifier.left_out),
-        "top1": first_top1(evaluate(model, context.dataset, "sparsify")),
-    }
+    return SparsifyFacts(
+        sparsity=sparsity(model),
+        left_out=tuple(sparsifier.left_out),
+        top1=first_top1(evaluate(model, context.dataset, "sparsify")),
+    )
+
+
+def _sparsifies(recipe: Recipe) -> bool:
+    return recipe.sparsify is not None
+
+
+STAGE = Stage(
+    name="sparsify",
+    make=sparsify,
+    facts=SparsifyFacts,
+    after=("train", "prune"),
+    reads=("sparsify", "seed", "threads"),
+    code=(*CORE, *PRUNING, "stages/fitting.py", "stages/sparsify.py"),
+    needed=_sparsifies,
+    shared=True,
+)

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from pipeline.base.errors import InputError
-from pipeline.base.store import Facts
 from pipeline.compress.pruning.groups import groups_of
 from pipeline.compress.pruning.prune import Goal, goal_of
 from pipeline.compress.quantization import program
@@ -20,6 +19,7 @@ from pipeline.formats.format import BYTES
 from pipeline.formats.write import SUFFIXES, export
 from pipeline.measure import timing, width_times
 from pipeline.networks.resnest.network import ResNeSt
+from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import (
     PROGRAM,
     Context,
@@ -30,12 +30,23 @@ from pipeline.stages.context import (
     quantized_graph,
     write_json,
 )
+from pipeline.stages.stage import CORE, GOALS, PRUNING, QUANTIZER, Stage, StageFacts
 
 SAMPLES = "samples.json"
 _TOLERANCE, _LISTED = 0.1, 6
 
 
-def times(context: Context, inputs: Inputs, out: Path) -> Facts:
+class TimesFacts(StageFacts):
+    """How well the times of files are foretold.
+
+    Attributes:
+        errors: (predicted - measured) / measured of the files that the fit has not seen.
+    """
+
+    errors: tuple[float, ...]
+
+
+def times(context: Context, inputs: Inputs, out: Path) -> TimesFacts:
     """Write the unpruned network's file, with random weights, and time files cut from it.
 
     Raises:
@@ -71,7 +82,7 @@ def times(context: Context, inputs: Inputs, out: Path) -> Facts:
     file = timed_file(context, here)
     samples = width_times.take_samples(file, recipe.prune.round_to)
     write_json(out / SAMPLES, [asdict(sample) for sample in samples])
-    return {"errors": width_times.fit(file.layers, samples).errors}
+    return TimesFacts(errors=width_times.fit(file.layers, samples).errors)
 
 
 def unpruned_file(context: Context, inputs: Inputs) -> Path:
@@ -142,3 +153,27 @@ def refuse_too_slow(goal: Goal, attempts: Sequence[width_times.Attempt], limit: 
         f"though {best.predicted * took / best.measured:.3f} was predicted; ask for that or more. "
         f"Narrowest layers: {', '.join(smallest[:_LISTED])} ({min(best.widths.values())} channels)"
     )
+
+
+def _prunes_to_a_time(recipe: Recipe) -> bool:
+    return recipe.prune is not None and recipe.prune.latency is not None
+
+
+STAGE = Stage(
+    name="times",
+    make=times,
+    facts=TimesFacts,
+    after=(),
+    reads=(
+        *("model.name", "model.block", "model.layers", "model.radix", "model.cardinality"),
+        *("model.base_width", "model.stem", "model.stem_width", "model.avd"),
+        *("model.avd_first", "model.width_multiplier", "measure", "prune.round_to"),
+        *("target.format", "target.precision", "target.input", "target.threads"),
+    ),
+    code=(
+        *(*CORE, *PRUNING, *QUANTIZER, *GOALS, "formats"),
+        *("measure/layers.py", "measure/timing.py", "measure/latency.py"),
+    ),
+    on_host=True,
+    needed=_prunes_to_a_time,
+)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from pipeline.base.store import Facts
 from pipeline.compress.training.loop import CURVE, Hooks
 from pipeline.compress.training.regularize import drop_while_training
 from pipeline.networks.checkpoints import WEIGHTS, load_checkpoint, save_checkpoint
@@ -16,9 +15,14 @@ from pipeline.networks.resnest.build import build
 from pipeline.networks.sanity import refuse_dead
 from pipeline.stages.context import Context, Inputs, write_json
 from pipeline.stages.fitting import trained
+from pipeline.stages.stage import CORE, Stage, StageFacts
 
 
-def train(context: Context, inputs: Inputs, out: Path) -> Facts:
+class TrainFacts(StageFacts):
+    """Nothing: what there is to say of the float network, `baseline` says."""
+
+
+def train(context: Context, inputs: Inputs, out: Path) -> TrainFacts:
     """The float network: read from the recipe's checkpoint, trained here, or both.
 
     A checkpoint whose classifier is replaced gives the rest, and training goes on from there.
@@ -37,4 +41,15 @@ def train(context: Context, inputs: Inputs, out: Path) -> Facts:
         drop_while_training(model, recipe.train)
         write_json(out / CURVE, trained(context, model, "train", recipe.train, Hooks()))
     save_checkpoint(model.cpu(), out / WEIGHTS, {"classes": json.dumps(context.dataset.classes)})
-    return {}
+    return TrainFacts()
+
+
+STAGE = Stage(
+    name="train",
+    make=train,
+    facts=TrainFacts,
+    after=(),
+    reads=("model", "train", "seed", "threads"),
+    code=(*CORE, "stages/fitting.py", "stages/train.py"),
+    shared=True,
+)

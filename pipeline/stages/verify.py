@@ -4,26 +4,42 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pipeline.base.errors import reading
-from pipeline.base.store import Facts
+from pipeline.base.record import Count, Positive, Share, Text
 from pipeline.compress.quantization import program
 from pipeline.compress.quantization.other_rounding import rounded_otherwise
 from pipeline.formats import format
 from pipeline.formats.file_facts import scales_exact
+from pipeline.formats.format import ScalesExact
 from pipeline.measure import layers, parity, timing
 from pipeline.measure.parity_record import OutputSteps, Parity
 from pipeline.stages.context import LOGITS, PROGRAM, Context, Inputs, fed, first_top1
 from pipeline.stages.exported import CALIBRATION, file_of, format_of, step_of, with_calibration
+from pipeline.stages.stage import COMPARING, CORE, Stage, StageFacts
 from pipeline.tasks.classification import accuracies
 from pipeline.tasks.evaluation import predictions
 from pipeline.tasks.images.dataset import Dataset
 
 
-def verify(context: Context, inputs: Inputs, out: Path) -> Facts:
+class VerifyFacts(StageFacts):
+    """What a file is, and whether it answers as its program; see the report's `TargetResult`."""
+
+    runtime: Text
+    evaluated: Literal["runtime", "reference"]
+    ops: dict[str, Positive]
+    partitions: Count | None
+    int8_coverage: Share
+    scales_exact: ScalesExact | None
+    parity: Parity
+    agreement: Share
+
+
+def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
     """Run the exported file on all calibration and test images beside the quantized program."""
     recipe, dataset = context.recipe, with_calibration(fed(context).dataset)
     file, form = file_of(context, inputs), format_of(context)
@@ -62,17 +78,17 @@ def verify(context: Context, inputs: Inputs, out: Path) -> Facts:
         first_difference=parity.describe_first_difference(traced) if misses and traced else None,
         passed=not misses,
     )
-    return {
-        "runtime": form.RUNTIME,
-        "evaluated": form.evaluated(),
-        "ops": found.ops,
-        "partitions": found.partitions,
-        "int8_coverage": found.int8_coverage,
-        "scales_exact": exact.model_dump() if exact else None,
-        "parity": record.model_dump(),
-        "agreement": parity.agreement(logits, _only(expected, context.dataset)),
-        "top1": first_top1(accuracies(logits, context.dataset)),
-    }
+    return VerifyFacts(
+        runtime=form.RUNTIME,
+        evaluated=form.evaluated(),
+        ops=found.ops,
+        partitions=found.partitions,
+        int8_coverage=found.int8_coverage,
+        scales_exact=exact,
+        parity=record,
+        agreement=parity.agreement(logits, _only(expected, context.dataset)),
+        top1=first_top1(accuracies(logits, context.dataset)),
+    )
 
 
 def _rounding(
@@ -92,3 +108,13 @@ def _rounding(
 
 def _only(logits: dict[str, Tensor], dataset: Dataset) -> dict[str, Tensor]:
     return {name: logits[name] for name in dataset.tests}
+
+
+STAGE = Stage(
+    name="verify",
+    make=verify,
+    facts=VerifyFacts,
+    after=("export", "fold"),
+    reads=("target.format", "target.input", "threads"),
+    code=(*CORE, *COMPARING, "formats", "stages/exported.py", "stages/verify.py"),
+)

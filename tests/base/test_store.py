@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
 import threading
@@ -42,16 +43,24 @@ PLAIN = st.recursive(
 )
 
 
-def write_hello(place: Place) -> Facts:
+class Said(Facts):
+    params: int = 0
+    layers: tuple[str, ...] = ()
+
+
+HELLO = Said(params=3, layers=("conv", "fc"))
+
+
+def write_hello(place: Place) -> Said:
     (place.result / "hello.txt").write_text("hello")
-    return {"params": 3}
+    return HELLO
 
 
-def refuse(place: Place) -> Facts:
+def refuse(place: Place) -> Said:
     raise AssertionError("must not run")
 
 
-def fail(place: Place) -> Facts:
+def fail(place: Place) -> Said:
     (place.result / "half.txt").write_text("half")
     raise ValueError("stop")
 
@@ -71,8 +80,8 @@ def again(store: Store, **changes: Any) -> Store:
     return replace(store, known=set(), **changes)
 
 
-def hello(store: Store, make: Callable[[Place], Facts] = write_hello) -> Result:
-    return store.obtain("train", {"a": 1}, make)
+def hello(store: Store, make: Callable[[Place], Said] = write_hello) -> Result[Said]:
+    return store.obtain("train", {"a": 1}, make, Said)
 
 
 def results(store: Store) -> list[Path]:
@@ -93,7 +102,7 @@ def test_a_result_is_made_once(store: Store) -> None:
     first = hello(store)
     for later in (hello(store, refuse), hello(again(store), refuse)):
         assert (first.reused, later.reused) == (False, True)
-        assert later.facts == {"params": 3}
+        assert later.facts == HELLO
         assert later.seconds == first.seconds
         assert (later.directory / "hello.txt").read_text() == "hello"
     assert damage(first.directory) is None
@@ -149,14 +158,14 @@ def test_a_damaged_result_is_set_aside_and_made_again(
 
 
 def test_what_a_stage_keeps_is_there_again_until_it_is_done(store: Store) -> None:
-    def stopped(place: Place) -> Facts:
+    def stopped(place: Place) -> Said:
         place.partial.mkdir(parents=True)
         (place.partial / "step").write_text("7")
         raise KeyboardInterrupt
 
-    def go_on(place: Place) -> Facts:
+    def go_on(place: Place) -> Said:
         assert (place.partial / "step").read_text() == "7"
-        return {}
+        return Said()
 
     with pytest.raises(KeyboardInterrupt):
         hello(store, stopped)
@@ -171,12 +180,12 @@ def test_who_waits_takes_the_others_result(store: Store, told: list[str]) -> Non
     def work() -> None:
         made.append(hello(other, slowly))
 
-    def slowly(place: Place) -> Facts:
+    def slowly(place: Place) -> Said:
         begun.set()
         go.wait(10)
         return write_hello(place)
 
-    made: list[Result] = []
+    made: list[Result[Said]] = []
     begun, go = threading.Event(), threading.Event()
     thread = threading.Thread(target=work)
     thread.start()
@@ -190,7 +199,7 @@ def test_who_waits_takes_the_others_result(store: Store, told: list[str]) -> Non
 
 
 def test_a_full_disk_is_the_users_to_mend(store: Store) -> None:
-    def full(place: Place) -> Facts:
+    def full(place: Place) -> Said:
         raise RuntimeError("writer failed") from OSError(28, "No space left on device")
 
     with pytest.raises(InputError, match="disk space"):
@@ -205,10 +214,10 @@ def test_links_lead_nothing_out_of_a_store(store: Store, tmp_path: Path) -> None
     (store.directory / name).symlink_to(tmp_path / "nowhere")
     (store.directory / PARTIAL / name).symlink_to(outside)
 
-    def save(place: Place) -> Facts:
+    def save(place: Place) -> Said:
         place.partial.mkdir(parents=True)
         (place.partial / "state").touch()
-        return {}
+        return Said()
 
     hello(store, save)
     assert not (store.directory / name).is_symlink()
@@ -252,3 +261,22 @@ def test_a_result_that_cannot_be_read_now_stays(
     assert results(store) == [first.directory]
     assert hello(again(store), refuse).reused
     assert told == []
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"params": "3"}, {"params": 3, "macs": 4}, {"params": 3, "layers": [1]}, [], None, 3],
+)
+def test_facts_of_another_version_are_made_again(
+    store: Store, told: list[str], facts: object
+) -> None:
+    """An older result whose facts do not fit the type of today is no crash."""
+    first = hello(store)
+    record = first.directory / "stage.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"facts": facts}))
+    seal(first.directory)
+    found = hello(again(store))
+    assert not found.reused
+    assert found.facts == HELLO
+    assert f"{first.directory}: its facts are not those of this version (" in told[-1]
+    assert hello(again(store), refuse).reused

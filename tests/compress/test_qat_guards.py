@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import fx
 
 from pipeline.base.errors import InputError
-from pipeline.base.store import Facts, Result
+from pipeline.base.store import Result
 from pipeline.compress.quantization import qat
 from pipeline.recipe.recipe import load_recipes
 from pipeline.stages import qat as stage
@@ -92,7 +92,7 @@ def test_layers_that_are_zero_for_every_image_are_named() -> None:
 
 def quantized(
     graph: fx.GraphModule, out: Path, monkeypatch: pytest.MonkeyPatch, epochs: int = 0
-) -> Facts:
+) -> stage.QatFacts:
     """The facts of quantizing a prepared graph as it is."""
     monkeypatch.setattr(stage, "small_model", lambda context, inputs: None)
     monkeypatch.setattr(stage, "quantized_graph", lambda context, model: graph)

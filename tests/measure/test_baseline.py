@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jsonschema
 import pytest
@@ -29,14 +29,17 @@ from pipeline.measure.baseline.clocks import cpu_clocks, gpu_clocks
 from pipeline.measure.baseline.record import BASELINES, Baseline, ClocksFound, FloatBaseline
 from pipeline.measure.latency import latency_of
 from pipeline.networks.checkpoints import WEIGHTS, load_checkpoint, save_checkpoint
+from pipeline.networks.count import count
 from pipeline.networks.resnest.network import ResNeSt
 from pipeline.recipe.recipe import Recipe, load_recipes
 from pipeline.report import html, markdown
 from pipeline.report.records import Report
 from pipeline.report.write import combine, json_schema
 from pipeline.stages import publish, run
+from pipeline.stages.baseline import BaselineFacts
 from pipeline.stages.context import Context
 from pipeline.stages.schedule import Run
+from pipeline.stages.train import TrainFacts
 from pipeline.tasks.classification import Predictions, accuracies
 from pipeline.tasks.evaluation import network_logits
 from pipeline.tasks.images.dataset import Dataset
@@ -558,10 +561,21 @@ def refusal(path: Path) -> str | None:
 # --- In a run
 
 
-def begun(tmp_path: Path, kind: str) -> Run:
+def begun(tmp_path: Path, kind: Literal["cpu", "gpu"]) -> Run:
     """A run that has trained, on a machine whose baseline is of this kind of device."""
     save_checkpoint(network(), tmp_path / WEIGHTS)
-    facts = {"train": {}, "baseline": {"device_kind": kind}}
+    images, counts = dataset(), count(network(), networks.SIDE)
+    facts = {
+        "train": TrainFacts(),
+        "baseline": BaselineFacts(
+            device_kind=kind,
+            accuracy=accuracies(network_logits(network(), images, "x"), images),
+            latency_ms=latency_of([1.0], threads=1, batch=1),
+            size_bytes=1,
+            params=counts.params,
+            macs=counts.macs,
+        ),
+    }
     results = {
         name: Result(
             stage=name, key="k", directory=tmp_path, facts=found, seconds=1.0, reused=False
@@ -578,7 +592,7 @@ def begun(tmp_path: Path, kind: str) -> Run:
 def test_a_run_without_a_gpu_takes_it_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(publish, "SHIPPED", tmp_path / "shipped")
     said: list[str] = []
     seen = partial(
         publish._of_a_gpu_elsewhere, begun(tmp_path, "cpu"), tmp_path / "out", said.append

@@ -182,7 +182,7 @@ def test_a_checkpoint_without_weights_is_refused(tmp_path: Path) -> None:
             tracked=lambda title, total: nullcontext(lambda done, text: None),
         )
         if not spoiled:
-            assert train.train(context, {}, tmp_path) == {}
+            assert train.train(context, {}, tmp_path) == train.TrainFacts()
             continue
         dead = "all weights of layer3.0.conv3 are zero"
         message = rf"^model\.checkpoint: {re.escape(f'{path}: {dead}')}, .*; take another"

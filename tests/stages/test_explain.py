@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,25 +14,27 @@ from pipeline.recipe.recipe import load_recipes
 from pipeline.stages import schedule
 from pipeline.stages.context import Context
 from pipeline.stages.explain import explain
-from pipeline.stages.schedule import Stage, stage_ingredients
+from pipeline.stages.schedule import stage_ingredients
+from pipeline.stages.stage import Stage, StageFacts
 from tests.making import networks
 from tests.making.recipes import DEVICE_RECIPES
 
+
+def stage(**parts: Any) -> Stage[StageFacts]:
+    return Stage(make=lambda *_: StageFacts(), facts=StageFacts, **parts)
+
+
 STAGES = (
-    Stage(
+    stage(
         name="train",
-        make=lambda *_: {},
         after=(),
         reads=("train", "seed"),
         code=("stages/train.py",),
     ),
-    Stage(name="prune", make=lambda *_: {}, after=("train",), reads=("prune",), code=()),
-    Stage(
-        name="fold", make=lambda *_: {}, after=("prune",), reads=(), code=("compress/quantization",)
-    ),
-    Stage(
+    stage(name="prune", after=("train",), reads=("prune",), code=()),
+    stage(name="fold", after=("prune",), reads=(), code=("compress/quantization",)),
+    stage(
         name="sparsify",
-        make=lambda *_: {},
         after=(),
         reads=("seed",),
         code=(),
@@ -61,7 +64,7 @@ def run(store: Store, about: Context) -> None:
     for stage in STAGES[:3]:
         ingredients = stage_ingredients(stage, about, keys)
         keys[stage.name] = key_of(ingredients)
-        store.obtain(stage.name, ingredients, lambda place: {})
+        store.obtain(stage.name, ingredients, lambda place: StageFacts(), StageFacts)
 
 
 def told(store: Store, about: Context) -> list[tuple[str, bool, str]]:

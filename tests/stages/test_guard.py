@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline import __main__
 from pipeline.base.errors import InputError, MismatchError
-from pipeline.base.store import Facts, Result
+from pipeline.base.store import Result
 from pipeline.recipe.recipe import Recipe, load_recipes
 from pipeline.recipe.target import GuardConfig
 from pipeline.stages import graph, guard
 from pipeline.stages.context import Context, Inputs
 from pipeline.stages.guard import refuse_collapse
-from pipeline.stages.schedule import Stage
+from pipeline.stages.stage import Stage, StageFacts
+from pipeline.stages.verify import VerifyFacts
+from tests.making import reports
 from tests.making.recipes import DEVICE_RECIPES
 
 NAME = DEVICE_RECIPES["onnx"].stem
@@ -26,13 +30,13 @@ def recipe(*overrides: str) -> Recipe:
     return load_recipes([DEVICE_RECIPES["onnx"]], overrides)[0]
 
 
-def results(top1: Mapping[str, float | None]) -> dict[str, Result]:
+def results(top1: Mapping[str, float | None]) -> dict[str, Result[Any]]:
     return {
         stage: Result(
             stage=stage,
             key="0",
             directory=Path("store") / stage,
-            facts={} if value is None else {"top1": value},
+            facts=StageFacts(top1=value),
             seconds=1.0,
             reused=False,
         )
@@ -42,7 +46,7 @@ def results(top1: Mapping[str, float | None]) -> dict[str, Result]:
 
 def judge(top1: Mapping[str, float | None], *overrides: str) -> None:
     """As a run does: every result is there when it is judged."""
-    found: dict[str, Result] = {}
+    found: dict[str, Result[Any]] = {}
     for stage, result in results(top1).items():
         found[stage] = result
         refuse_collapse(recipe(*overrides), found, result)
@@ -114,13 +118,20 @@ def test_the_limit_is_in_no_key() -> None:
 MADE: list[str] = []
 
 
-def stage(name: str, top1: float | None) -> Stage:
-    def make(context: Context, inputs: Inputs, out: Path) -> Facts:
+def stage(name: str, top1: float | None) -> Stage[StageFacts]:
+    def make(context: Context, inputs: Inputs, out: Path) -> StageFacts:
         MADE.append(name)
         (out / "weights").touch()
-        return {} if top1 is None else {"top1": top1}
+        return StageFacts(top1=top1)
 
-    return Stage(name=name, make=make, after=(), reads=("model", "prune"), code=("base/errors.py",))
+    return Stage(
+        name=name,
+        make=make,
+        facts=StageFacts,
+        after=(),
+        reads=("model", "prune"),
+        code=("base/errors.py",),
+    )
 
 
 @pytest.fixture
@@ -152,9 +163,18 @@ def test_a_run_ends_with_exit_code_2_and_goes_on_with_another_limit(
 def test_files_that_may_differ_may_be_worse(monkeypatch: pytest.MonkeyPatch) -> None:
     """With --allow-mismatch; without it the difference itself stops the run."""
     found = results({"train": None, "baseline": 0.9, "fold": 0.9, "export": None, "verify": 0.1})
-    found["verify"].facts["parity"] = {
-        "passed": False, "misses": ["all"], "first_difference": None
-    }  # fmt: skip
+    facts = VerifyFacts(
+        runtime="runtime 1",
+        evaluated="runtime",
+        ops={"Conv": 1},
+        partitions=None,
+        int8_coverage=1.0,
+        scales_exact=None,
+        parity=reports.parity(passed=False, misses=("all",)),
+        agreement=0.1,
+        top1=0.1,
+    )
+    found["verify"] = replace(found["verify"], facts=facts)
     guard.judged(recipe(), found, True, found["verify"])
     with pytest.raises(MismatchError):
         guard.judged(recipe(), found, False, found["verify"])

@@ -16,18 +16,24 @@ from rich.console import Console
 
 from pipeline.base.children import Children
 from pipeline.base.errors import InputError
-from pipeline.base.store import Facts, Store
+from pipeline.base.store import Store
 from pipeline.recipe.model import ModelConfig
 from pipeline.recipe.recipe import load_recipes
 from pipeline.stages import schedule
 from pipeline.stages.context import Context, Inputs
 from pipeline.stages.graph import STAGES
-from pipeline.stages.schedule import PACKAGE, Run, Stage, run_together
+from pipeline.stages.schedule import PACKAGE, Run, run_together
+from pipeline.stages.stage import Stage, StageFacts
 from tests.making import HOUR, networks
 from tests.making.processes import SLEEP, is_alive, python, when, written
 from tests.making.recipes import DEVICE_RECIPES
 
-Make = Callable[[Context, Inputs, Path], Facts]
+
+class Said(StageFacts):
+    of: str = ""
+
+
+Make = Callable[[Context, Inputs, Path], Said]
 
 MEET = """
 import pathlib, sys, time
@@ -57,8 +63,9 @@ NO_RESULT_DEPENDS_ON_THEM = {
     *("base/record.py", "measure/__init__.py", "measure/parity_record.py", "measure/roofline.py"),
     "compress/__init__.py",
     # The loop over the stages
-    *("stages/__init__.py", "stages/explain.py", "stages/finished_run.py", "stages/graph.py"),
-    *("stages/guard.py", "stages/publish.py", "stages/run.py", "stages/schedule.py"),
+    *("stages/__init__.py", "stages/assemble.py", "stages/explain.py", "stages/finished_run.py"),
+    *("stages/graph.py", "stages/guard.py", "stages/publish.py", "stages/run.py"),
+    *("stages/schedule.py", "stages/stage.py"),
 }
 FOLDERS_APART = ("commands/", "measure/baseline/", "recipe/", "report/")
 """Commands, what other machines measured, recipes (what they say is in the keys), reports."""
@@ -79,9 +86,9 @@ def test_every_module_is_in_the_keys_or_decides_no_result() -> None:
     assert all((PACKAGE / name).exists() for name in listed)
 
 
-def stage(make: Make, **changes: Any) -> Stage:
+def stage(make: Make, **changes: Any) -> Stage[Said]:
     parts = {"name": "export", "after": (), "reads": ("target.format", "name"), "code": ()}
-    return Stage(make=make, in_child=True, **(parts | changes))
+    return Stage(make=make, facts=Said, in_child=True, **(parts | changes))
 
 
 def three_runs() -> list[Run]:
@@ -111,7 +118,7 @@ def results(store: Path) -> list[str]:
 
 
 def together(
-    wanted: Stage, runs: Sequence[Run], store: Path, known: set[str] | None = None
+    wanted: Stage[Said], runs: Sequence[Run], store: Path, known: set[str] | None = None
 ) -> list[str]:
     """Run them and return the lines that are shown."""
     shown = io.StringIO()
@@ -137,7 +144,7 @@ def test_no_stage_stands_beside_one_that_works_in_a_child() -> None:
     ]
     assert [len(part) for part in parts if part[0].in_child] == [1]
     assert not any(stage.in_child for stage in STAGES if stage.on_host), "they time"
-    one, two = stage(lambda *_: {}), stage(lambda *_: {}, name="two")
+    one, two = stage(lambda *_: Said()), stage(lambda *_: Said(), name="two")
     assert schedule.passes([one, two]) == [(one,), (two,)]
 
 
@@ -146,15 +153,15 @@ def test_children_work_at_the_same_time(tmp_path: Path, monkeypatch: pytest.Monk
     runs, store = three_runs(), tmp_path / "store"
     marks = [tmp_path / name_of(run.context) for run in runs]
 
-    def make(context: Context, inputs: Inputs, out: Path) -> Facts:
+    def make(context: Context, inputs: Inputs, out: Path) -> Said:
         command = python(MEET, tmp_path / name_of(context), *marks)
         assert context.children.run(command, os.environ) == 0
-        return {"of": name_of(context)}
+        return Said(of=name_of(context))
 
     lines = together(stage(make), runs, store)
     for run in runs:
         result = run.results["export"]
-        assert result.facts == {"of": name_of(run.context)}
+        assert result.facts == Said(of=name_of(run.context))
         assert not result.reused
     assert lines[0] == "export  3 at a time"
     assert sorted(line.split()[0] for line in lines[1:]) == sorted(mark.name for mark in marks)
@@ -169,11 +176,11 @@ def test_no_more_than_there_is_room_for(
     limit(monkeypatch, most)
     spans: list[tuple[float, float]] = []
 
-    def make(context: Context, inputs: Inputs, out: Path) -> Facts:
+    def make(context: Context, inputs: Inputs, out: Path) -> Said:
         started = time.monotonic()
         time.sleep(0.2)
         spans.append((started, time.monotonic()))
-        return {}
+        return Said()
 
     together(stage(make), three_runs(), tmp_path)
     running = [sum(start <= begin < end for start, end in spans) for begin, _ in spans]
@@ -187,10 +194,10 @@ def test_equal_results_are_made_once(
     limit(monkeypatch, 3)
     calls: list[str] = []
 
-    def make(context: Context, inputs: Inputs, out: Path) -> Facts:
+    def make(context: Context, inputs: Inputs, out: Path) -> Said:
         calls.append(name_of(context))
         time.sleep(0.1)
-        return {}
+        return Said()
 
     wanted = stage(make, reads=("target.precision",))
     if fresh:
@@ -207,13 +214,13 @@ def test_equal_results_are_made_once(
 def test_what_is_there_is_reused_and_what_is_not_needed_is_left_out(tmp_path: Path) -> None:
     runs = three_runs()
     first = name_of(runs[0].context)
-    wanted = stage(lambda *_: {}, needed=lambda recipe: recipe.name == first)
+    wanted = stage(lambda *_: Said(), needed=lambda recipe: recipe.name == first)
     together(wanted, runs, tmp_path)
     assert [list(run.results) for run in runs] == [["export"], [], []]
 
-    def refuse(context: Context, inputs: Inputs, out: Path) -> Facts:
+    def refuse(context: Context, inputs: Inputs, out: Path) -> Said:
         assert name_of(context) != first
-        return {}
+        return Said()
 
     again = three_runs()
     together(stage(refuse), again, tmp_path)
@@ -221,7 +228,7 @@ def test_what_is_there_is_reused_and_what_is_not_needed_is_left_out(tmp_path: Pa
 
 
 def test_a_single_recipe_is_shown_as_any_other_stage(tmp_path: Path) -> None:
-    (line,) = together(stage(lambda *_: {}), three_runs()[:1], tmp_path)
+    (line,) = together(stage(lambda *_: Said()), three_runs()[:1], tmp_path)
     assert line == "  export    0.0 s"
 
 
@@ -233,14 +240,14 @@ def test_the_error_is_that_of_the_one_that_failed_and_the_others_are_kept(
     bad, slow, late = (name_of(run.context) for run in runs)
     started: list[str] = []
 
-    def make(context: Context, inputs: Inputs, out: Path) -> Facts:
+    def make(context: Context, inputs: Inputs, out: Path) -> Said:
         started.append(name_of(context))
         if name_of(context) == bad:
             while slow not in started:
                 time.sleep(0.01)
             raise InputError("the cause")
         time.sleep(0.5)
-        return {}
+        return Said()
 
     with pytest.raises(InputError, match="the cause"):
         together(stage(make), runs, store)
@@ -257,7 +264,7 @@ def test_a_gate_is_asked(tmp_path: Path) -> None:
         raise InputError("refused")
 
     with pytest.raises(InputError, match="refused"):
-        together(stage(lambda *_: {}), [Run(context=run.context, gate=refuse)], tmp_path)
+        together(stage(lambda *_: Said()), [Run(context=run.context, gate=refuse)], tmp_path)
 
 
 def test_an_interrupted_run_ends_its_children_and_leaves_nothing(
@@ -268,7 +275,7 @@ def test_an_interrupted_run_ends_its_children_and_leaves_nothing(
     runs, store = three_runs(), tmp_path / "store"
     marks = [tmp_path / name_of(run.context) for run in runs]
 
-    def make(context: Context, inputs: Inputs, out: Path) -> Facts:
+    def make(context: Context, inputs: Inputs, out: Path) -> Said:
         status = context.children.run(python(SLEEP, tmp_path / name_of(context)), os.environ)
         raise RuntimeError(f"writing failed (exit {status})")
 

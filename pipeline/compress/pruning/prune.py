@@ -17,7 +17,7 @@ from pipeline.compress.pruning.stored import Bytes
 from pipeline.compress.pruning.widths import Plan, weakest
 from pipeline.networks.count import count
 from pipeline.networks.resnest.network import ResNeSt
-from pipeline.recipe.compression import PruneConfig
+from pipeline.recipe.compression import PruneConfig, PruneTarget
 
 EQUALITY_TOLERANCE = 1e-4
 """Largest difference to the masked original, relative to its largest output."""
@@ -38,7 +38,7 @@ class Goal:
         share: whether that is a share of the whole, and not in the unit of the cost.
     """
 
-    key: str
+    key: PruneTarget
     cost: Cost
     whole: float
     limit: float
@@ -97,7 +97,7 @@ def goal_of(model: ResNeSt, input_size: int, config: PruneConfig, stored: Bytes)
     )
 
 
-def share_goal(key: str, cost: Cost, share: float, groups: Sequence[Group]) -> Goal:
+def share_goal(key: PruneTarget, cost: Cost, share: float, groups: Sequence[Group]) -> Goal:
     """The goal of keeping a share of what the network costs."""
     whole = cost.of({group.name: group.channels for group in groups})
     return Goal(key=key, cost=cost, whole=whole, limit=share * whole, asked=share, share=True)

@@ -1,0 +1,245 @@
+"""From stage results to one report."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pipeline.base.machine import code_info, host_info, tool_versions
+from pipeline.base.store import Result
+from pipeline.compress.training.epoch import Epoch
+from pipeline.compress.training.loop import CURVE
+from pipeline.measure.baseline.record import Baseline
+from pipeline.measure.latency import speedup
+from pipeline.networks.family import model_info
+from pipeline.recipe.recipe import Recipe, recipe_info
+from pipeline.report.records import (
+    Budget,
+    DataInfo,
+    Metric,
+    Pruning,
+    Report,
+    StageRecord,
+    TargetResult,
+    all_met,
+    budget,
+)
+from pipeline.stages import baseline, export, measure, prune, sparsify, verify
+from pipeline.stages.baseline import BaselineFacts
+from pipeline.stages.stage import Results
+from pipeline.stages.verify import VerifyFacts
+from pipeline.tasks.accuracy import Confusion, accuracy_drop_pt, changes_of, confusion_of
+from pipeline.tasks.classification import Predictions
+from pipeline.tasks.images.dataset import Dataset
+
+_OF_THE_BASELINE = "it answers as the baseline does, whose classes are given"
+_ON_ANOTHER_MACHINE = "the classes given are those that the baseline named, on another machine"
+_NO_PARTITIONS = "this format's runtime does not split the graph between delegates on a CPU"
+
+
+def assemble(
+    recipe: Recipe,
+    dataset: Dataset,
+    results: Results,
+    answers: dict[str, Predictions],
+    elsewhere: Baseline | None = None,
+) -> Report:
+    """The report of one recipe, from the facts of its stages.
+
+    Args:
+        recipe: of the run.
+        dataset: of the recipe.
+        results: of all stages, by name.
+        answers: of the float model on its baseline's device, and of the file.
+        elsewhere: the baseline, if it was not measured here.
+    """
+    stages = tuple(_stage(result) for result in results.values())
+    here = baseline.STAGE.found_in(results)
+    of_float = elsewhere or _baseline(
+        here, {n: confusion_of(a.labels, a.float_model) for n, a in answers.items()}
+    )
+    behind = {
+        "confusion": {n: confusion_of(a.labels, a.file) for n, a in answers.items()},
+        "confusion_missing": None,
+        "changes": {n: changes_of(a.labels, a.float_model, a.file) for n, a in answers.items()},
+        "layers": prune.STAGE.found_in(results).layers,
+        "stages": stages,
+    }
+    target = _target(recipe, results, of_float, behind)
+    return Report(
+        recipe=recipe_info(recipe),
+        code=code_info(),
+        host=host_info(),
+        tools=tool_versions(),
+        model=model_info(recipe, len(dataset.classes), here.params, here.macs),
+        data=_data(dataset),
+        baseline=of_float,
+        float_cpu=_float_cpu(recipe, results, of_float),
+        stages=stages,
+        targets=(target,),
+        passed=target.passed,
+    )
+
+
+def _data(dataset: Dataset) -> DataInfo:
+    return DataInfo(
+        name=dataset.name,
+        sha256=dataset.sha256,
+        train_images=len(dataset.train),
+        test_sets={name: len(images) for name, images in dataset.tests.items()},
+        classes=dataset.classes,
+    )
+
+
+def _baseline(here: BaselineFacts, confusion: dict[str, Confusion]) -> Baseline:
+    host = host_info()
+    gpu = here.device_kind == "gpu"
+    return Baseline(
+        device=host.gpu if gpu and host.gpu else host.cpu,
+        device_kind=here.device_kind,
+        measured_here=True,
+        accuracy=here.accuracy,
+        latency_ms=here.latency_ms,
+        size_bytes=here.size_bytes,
+        confusion=confusion,
+        confusion_missing=None,
+    )
+
+
+def _float_cpu(recipe: Recipe, results: Results, of_float: Baseline) -> Baseline:
+    """The float model on this CPU, timed in turn with the target where the target runs."""
+    timed = measure.STAGE.found_in(results).latency
+    by_threads = {threads: both.float_model for threads, both in timed.items()}
+    latency = by_threads.get(str(recipe.target.threads))
+    here = baseline.STAGE.found_in(results)
+    if latency is None and here.device_kind == "cpu":
+        latency = here.latency_ms
+    reason = None if latency else "not timed on the CPU: the target does not run on this host"
+    return Baseline(
+        device=host_info().cpu,
+        device_kind="cpu",
+        measured_here=True,
+        accuracy=here.accuracy,
+        latency_ms=latency,
+        latency_missing=reason,
+        latency_by_threads=by_threads,
+        size_bytes=here.size_bytes,
+        confusion_missing=_OF_THE_BASELINE if of_float.measured_here else _ON_ANOTHER_MACHINE,
+    )
+
+
+def _stage(result: Result[Any]) -> StageRecord:
+    curve = result.directory / CURVE
+    epochs = json.loads(curve.read_text(encoding="utf-8")) if curve.exists() else []
+    return StageRecord(
+        name=result.stage,
+        status="reused" if result.reused else "done",
+        seconds=result.seconds,
+        params=result.facts.params,
+        macs=result.facts.macs,
+        top1=result.facts.top1,
+        curve=tuple(Epoch(**epoch) for epoch in epochs),
+    )
+
+
+def _target(
+    recipe: Recipe, results: Results, of_float: Baseline, behind: dict[str, Any]
+) -> TargetResult:
+    """The file of one recipe, from the facts of export, verify and measure, and what is behind."""
+    verified, measured = verify.STAGE.found_in(results), measure.STAGE.found_in(results)
+    why_not = measured.cannot_time
+    both = None if why_not else measured.latency[str(recipe.target.threads)]
+    drop = accuracy_drop_pt(of_float.accuracy, measured.accuracy)
+    ratio = None if both is None else speedup(both.float_model, both.target)
+    pruning = _pruning(recipe, results)
+    values: dict[Metric, float | None] = {
+        "accuracy_drop_pt": drop,
+        "size_mb": measured.size_bytes / 1e6,
+        "speedup": ratio,
+        "latency_ms": None if both is None else both.target.median,
+        "latency_share": None if pruning is None else pruning.reached_share,
+    }
+    budgets = _budgets(recipe, values, why_not)
+    return TargetResult(
+        name=recipe.name,
+        device=recipe.target.device,
+        format=recipe.target.format,
+        precision=recipe.target.precision,
+        input=recipe.target.input,
+        path=export.STAGE.found_in(results).file,
+        sha256=measured.sha256,
+        size_bytes=measured.size_bytes,
+        download_bytes=measured.download_bytes,
+        accuracy=measured.accuracy,
+        accuracy_drop_pt=drop,
+        latency_ms=None if both is None else both.target,
+        latency_missing=why_not,
+        latency_by_threads={n: timed.target for n, timed in measured.latency.items()},
+        speedup=ratio,
+        speedup_missing=why_not,
+        pruning=pruning,
+        sparsity=sparsify.STAGE.found_in(results).sparsity if "sparsify" in results else None,
+        budgets=budgets,
+        passed=all_met(budgets),
+        **_verified(verified),
+        **behind,
+    )
+
+
+def _verified(facts: VerifyFacts) -> dict[str, Any]:
+    """What the report takes from `verify` as it is, and the reasons for what a file has not."""
+    return {
+        "runtime": facts.runtime,
+        "evaluated": facts.evaluated,
+        "agreement": facts.agreement,
+        "parity": facts.parity,
+        "scales_exact": facts.scales_exact,
+        "scales_missing": None if facts.scales_exact else "a float file has no scales",
+        "int8_coverage": facts.int8_coverage,
+        "ops": facts.ops,
+        "partitions": facts.partitions,
+        "partitions_missing": _NO_PARTITIONS if facts.partitions is None else None,
+    }
+
+
+def _pruning(recipe: Recipe, results: Results) -> Pruning | None:
+    """What was asked of channel pruning, and what the exported file shows of it."""
+    before, after = baseline.STAGE.found_in(results), prune.STAGE.found_in(results)
+    if recipe.prune is None or after.goal is None:
+        return None
+    goal, measured = after.goal, measure.STAGE.found_in(results)
+    share = goal.key != "size_mb" and recipe.prune.milliseconds is None
+    first = goal.attempts[0] if goal.attempts else None
+    times = measured.beside_unpruned
+    taken = times.share if times else None
+    reached = {
+        "macs": after.macs / before.macs,
+        "params": after.params / before.params,
+        "size_mb": measured.size_bytes / 1e6,
+        "latency": taken if share else times.target.median if times else None,
+    }[goal.key]
+    return Pruning(
+        goal=goal.key,
+        asked=goal.asked,
+        unit="share" if share else "MB" if goal.key == "size_mb" else "ms",
+        predicted=goal.predicted / goal.whole if share else goal.predicted,
+        reached=reached,
+        reached_missing=measured.cannot_time if reached is None else None,
+        reached_share=taken,
+        first_predicted=first.predicted if first else None,
+        first_measured=first.measured if first else None,
+    )
+
+
+_NO_SHARE = "prune.latency is not given: there is no unpruned file to compare with"
+
+
+def _budgets(
+    recipe: Recipe, values: dict[Metric, float | None], why_not: str | None
+) -> tuple[Budget, ...]:
+    limits = {metric: getattr(recipe.budgets, metric) for metric in values}
+    return tuple(
+        budget(metric, limits[metric], value, (why_not or _NO_SHARE) if value is None else None)
+        for metric, value in values.items()
+        if limits[metric] is not None
+    )

@@ -1,0 +1,105 @@
+"""What a stage is: its function, what it says of its result, and all that decides the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pipeline.base.record import Count, Share
+from pipeline.base.store import Facts, Result
+from pipeline.recipe.recipe import Recipe
+from pipeline.stages.context import Context, Inputs
+
+CORE = (
+    "tasks",
+    "networks",
+    "compress/training",
+    "base/torchrun.py",
+    "base/replacing.py",
+    "stages/context.py",
+)
+"""Code that decides the result of every stage that has the network in its hands."""
+PRUNING, QUANTIZER = ("compress/pruning",), ("compress/quantization",)
+GOALS = ("measure/width_times.py", "stages/times.py")
+COMPARING = ("measure/layers.py", "measure/timing.py", "measure/parity.py")
+
+
+class StageFacts(Facts):
+    """What a stage says of its result. Each stage has a type of its own, beside its function.
+
+    Attributes:
+        params: of the network, where the stage counts them.
+        macs: multiply-accumulates of the network for one image, where the stage counts them.
+        top1: share of the first test set's images whose class was found, where the stage tests.
+    """
+
+    params: Count | None = None
+    macs: Count | None = None
+    top1: Share | None = None
+
+    def told(self) -> list[str]:
+        """What is shown of the result at the terminal."""
+        parts = []
+        if self.macs:
+            parts.append(f"{self.macs / 1e6:.1f} M MACs")
+        if self.params:
+            parts.append(f"{self.params / 1e6:.2f} M parameters")
+        parts += self.details()
+        if self.top1 is not None:
+            parts.append(f"top-1 {self.top1:.2%}")
+        return parts
+
+    def details(self) -> list[str]:
+        """What is shown of this stage alone."""
+        return []
+
+
+F = TypeVar("F", bound=StageFacts)
+Results = Mapping[str, Result[Any]]
+"""Of the stages so far, by the stage's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(Generic[F]):
+    """One step of the pipeline.
+
+    Attributes:
+        name: in the report and the store.
+        make: the function; writes its files and returns its facts. Where several processes work
+            on it, only those of the first are taken, and the others may return None.
+        facts: their type.
+        after: the stages whose results it reads, those that are needed.
+        reads: the parts of the recipe that decide its result, as dotted names.
+        code: the modules that decide its result.
+        also_reads: parts that decide the result of some recipes only.
+        needed: whether a recipe has this stage at all.
+        on_host: whether the result belongs to the machine that made it.
+        in_child: whether a child process does the work, so that those of several recipes can be
+            made at the same time. `make` then runs in a thread, and no other stage beside it.
+        shared: whether all processes that torchrun started work on it. What the first one makes
+            is the result.
+    """
+
+    name: str
+    make: Callable[[Context, Inputs, Path], F | None]
+    facts: type[F]
+    after: tuple[str, ...]
+    reads: tuple[str, ...]
+    code: tuple[str, ...]
+    also_reads: Callable[[Recipe], tuple[str, ...]] = lambda recipe: ()
+    needed: Callable[[Recipe], bool] = lambda recipe: True
+    on_host: bool = False
+    in_child: bool = False
+    shared: bool = False
+
+    def found_in(self, results: Results) -> F:
+        """What the stage said of its result in a run.
+
+        Raises:
+            KeyError: the run did not come to this stage, or does not need it.
+        """
+        found = results[self.name].facts
+        assert isinstance(found, self.facts)
+        return found
