@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: it is no folder of runs, or a run does not say what it needs.
     """
     dry_run: bool = arguments.dry_run
-    found = removable(arguments.out, arguments.out / STORE)
+    found = removable(arguments.out, arguments.out / STORE, _note)
     for one in found:
         print(f"{one.size_bytes / 1e6:8.1f} MB  {printable(one.path.name)}: {one.why}")
     total = sum(one.size_bytes for one in found) / 1e6
@@ -45,6 +46,14 @@ def run(arguments: argparse.Namespace) -> int:
         remove_all(found)
     print(f"{total:.1f} MB {'could be freed' if dry_run else 'freed'}")
     return OK
+
+
+def _note(line: str) -> None:
+    print(f"note: {printable(line)}", file=sys.stderr)
+
+
+_ENDED = "of a process that has ended"
+_UNSEEN = "decoded images that no run would look for"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +71,19 @@ class Removable:
     why: str
 
 
-def removable(out: Path, store: Path) -> list[Removable]:
+def removable(
+    out: Path, store: Path, tell: Callable[[str], None] = lambda line: None
+) -> list[Removable]:
     """What a store holds that no run of `out` was made from and no living process works on.
 
-    Results of runs that were stopped before they had a report count as not needed, too: removing
-    them costs time, never a right result. While a run is at work, all results stay.
+    Results of runs that were stopped before they had a report count as not needed, too, and so do
+    decoded images of folders that have changed since: removing them costs time, never a right
+    result. While a run is at work, all results and images stay.
+
+    Args:
+        out: folder of runs.
+        store: theirs.
+        tell: is given a line where it is not known what is needed.
 
     Raises:
         InputError: there is no store.
@@ -78,11 +95,7 @@ def removable(out: Path, store: Path) -> list[Removable]:
     locks = {lock: is_held(lock) for lock in sorted((store / LOCKS).glob("*.json"))}
     busy = {lock.stem for lock, at_work in locks.items() if at_work}
     running = any(name.startswith(f"{RUN}-") for name in busy)
-    found = [
-        _removable(lock, "of a process that has ended")
-        for lock, at_work in locks.items()
-        if not at_work
-    ]
+    found = [_removable(lock, _ENDED) for lock, at_work in locks.items() if not at_work]
     for path in sorted(store.iterdir()):
         if path.name in {LOCKS, PARTIAL, IMAGES}:
             continue
@@ -94,10 +107,52 @@ def removable(out: Path, store: Path) -> list[Removable]:
     for path in sorted((store / PARTIAL).glob("*")):
         if path.name not in busy:
             found.append(_removable(path, "of a stage that was stopped"))
+    if not running:
+        found += _images(out, store / IMAGES, tell)
     for path in sorted([*out.glob(f"{MAKING}-*"), *out.glob(f"{OLD}-*")]):
         if not any(name.startswith("publish-") for name in busy):
             found.append(_removable(path, "left over"))
     return found
+
+
+def _images(out: Path, cache: Path, tell: Callable[[str], None]) -> list[Removable]:
+    """Decoded images that no run of `out` would look for now, and what was left among them."""
+    locks = {lock: is_held(lock) for lock in sorted((cache / LOCKS).glob("*.json"))}
+    busy = {lock.stem for lock, at_work in locks.items() if at_work}
+    found = [_removable(lock, _ENDED) for lock, at_work in locks.items() if not at_work]
+    entries = [path for path in sorted(cache.glob("*")) if path.name != LOCKS]
+    entries = [path for path in entries if not any(name in path.name for name in busy)]
+    kept = [path for path in entries if not path.name.startswith(".")]
+    found += [_removable(path, "left over") for path in entries if path not in kept]
+    if not kept:
+        return found
+    try:
+        needed = _needed_images(out, cache)
+    except (InputError, OSError) as error:
+        tell(f"decoded images all stay, since it is not known which are needed: {error}")
+        return found
+    return found + [_removable(path, _UNSEEN) for path in kept if path not in needed]
+
+
+def _needed_images(out: Path, cache: Path) -> set[Path]:
+    """Where the runs of `out` find their images decoded.
+
+    Raises:
+        InputError: a recipe cannot be read, or its images cannot be looked at.
+    """
+    files = [file.with_name("recipe.yaml") for file in sorted(out.glob(f"*/{STAGES_FILE}"))]
+    if not files:
+        return set()
+    # Imported here: it takes torch along, and most stores hold no images.
+    from pipeline.recipe.recipe import load_recipes
+    from pipeline.tasks.images.load import decoded_places
+
+    asked = {
+        (recipe.data.model_dump_json(), recipe.model.input_size): recipe.data
+        for recipe in load_recipes(files)
+    }
+    found = (decoded_places(data, side, cache) for (_, side), data in asked.items())
+    return {place for places in found for place in places}
 
 
 def remove_all(found: list[Removable]) -> None:
@@ -128,7 +183,7 @@ def _removable(path: Path, why: str) -> Removable:
 
 
 GC = Command(
-    help="remove stage results that no run needs, left-overs and damaged results",
+    help="remove stage results and decoded images that no run needs, left-overs, damaged results",
     examples=("pocketnest gc artifacts --dry-run",),
     add_arguments=add_arguments,
     run=run,

@@ -31,7 +31,7 @@ from pipeline.base.errors import InputError
 from pipeline.base.locks import held
 from pipeline.base.passing import is_passing
 from pipeline.base.safe_files import remove
-from pipeline.base.store import key_of, publish
+from pipeline.base.store import LOCKS, MAKING, key_of, publish
 from pipeline.tasks.images import pixels as image_pixels
 
 _PIXELS, _DIGESTS = "pixels.npy", "digests.npy"
@@ -96,14 +96,14 @@ def _kept(
         _NoRoomError: they do not fit on the disk. Nothing is left there.
     """
     try:
-        place = cache / key_of(_ingredients(root, files, size))
+        place = place_of(root, files, size, cache)
     except OSError as error:
         image_pixels.read_files(files, size, None)  # raises, and names more than the first
         raise InputError(f"{root}: its files change while they are read; run again") from error
     found = _open(place, len(files), size)
     if found is None:
         cache.mkdir(parents=True, exist_ok=True)
-        with held(cache / ".locks" / f"{place.name}.json", lambda owner: None):
+        with held(cache / LOCKS / f"{place.name}.json", lambda owner: None):
             found = _open(place, len(files), size)  # another process may just have made it
             if found is None:
                 _make(place, root, files, size)
@@ -111,6 +111,15 @@ def _kept(
     if found is None:
         raise InputError(f"{place}: reads back otherwise than it was written; check the disk")
     return found
+
+
+def place_of(root: Path, files: Sequence[Path], size: int, cache: Path) -> Path:
+    """Where the images of a folder lie decoded, as its files are now, if they lie there.
+
+    Raises:
+        OSError: a file cannot be looked at.
+    """
+    return cache / key_of(_ingredients(root, files, size))
 
 
 def _ingredients(root: Path, files: Sequence[Path], size: int) -> dict[str, Any]:
@@ -143,12 +152,12 @@ def _make(place: Path, root: Path, files: Sequence[Path], size: int) -> None:
         f"({needed / 1e9:.1f} GB, with {_RESERVE_BYTES / 1e9:.1f} GB left free): every run decodes "
         "them again until there is"
     )
-    for left in place.parent.glob(f".making-{place.name}-*"):
+    for left in place.parent.glob(f"{MAKING}-{place.name}-*"):
         remove(left)  # of a process that was killed
     remove(place)  # damaged, where it is there at all
     if shutil.disk_usage(place.parent).free < needed + _RESERVE_BYTES:
         raise _NoRoomError(full)
-    scratch = Path(tempfile.mkdtemp(prefix=f".making-{place.name}-", dir=place.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=f"{MAKING}-{place.name}-", dir=place.parent))
     try:
         digests = _write_pixels(scratch / _PIXELS, files, size)
         np.save(scratch / _DIGESTS, np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32))

@@ -12,12 +12,13 @@ import torch
 from pipeline.base.errors import InputError
 from pipeline.recipe.data import ImageFolderData
 from pipeline.recipe.values import name_fault
-from pipeline.tasks.images.cache import kept_or_decoded
+from pipeline.tasks.images.cache import kept_or_decoded, place_of
 from pipeline.tasks.images.dataset import Dataset, fingerprint, split_calibration
 from pipeline.tasks.images.files import EXTENSIONS
 from pipeline.tasks.images.pixels import Images, fits_in_memory, margin_of
 from pipeline.tasks.images.statistics import mean_and_std
 
+_TEST = "data.test."
 _LAYOUT = "train/<class>/ and test/<class>/ (or val/<class>/)"
 
 
@@ -47,19 +48,9 @@ def _folders(config: ImageFolderData) -> tuple[Path, dict[str, Path]]:
 
 def folders_dataset(config: ImageFolderData, size: int, seed: int, cache: Path | None) -> Dataset:
     """Folders of photos, one for each class."""
-    train, tests = _folders(config)
-    roots = {"data.train": train} | {f"data.test.{name}": path for name, path in tests.items()}
-    found, problems = {}, []
-    for key, root in roots.items():
-        found[key], complaints = scan_folder(key, root)
-        problems += complaints
+    roots, found = _scanned(config)
+    train = roots["data.train"]
     classes = list(found["data.train"])
-    if classes:
-        for key, files in found.items():
-            problems += class_differences(key, set(files), set(classes))
-    if problems:
-        raise InputError("\n".join(problems))
-
     margin = margin_of(size, config.crop_pct)
     sets = {key: _as_images(files, size, margin) for key, files in found.items()}
     where = f"data.train ({train})"
@@ -76,12 +67,53 @@ def folders_dataset(config: ImageFolderData, size: int, seed: int, cache: Path |
         classes=tuple(classes),
         train=sets["train"],
         calibration=sets["calibration"],
-        tests={name: sets[f"data.test.{name}"] for name in tests},
+        tests={
+            key.removeprefix(_TEST): images for key, images in sets.items() if key.startswith(_TEST)
+        },
         mean=mean,
         std=std,
         sha256=fingerprint(classes, sets, digests),
         notes=notes,
     )
+
+
+def folder_places(config: ImageFolderData, size: int, cache: Path) -> set[Path]:
+    """Where in `cache` the decoded images of the folders are looked for.
+
+    Raises:
+        InputError: a folder is not what it was, or cannot be looked at.
+    """
+    roots, found = _scanned(config)
+    side = size + 2 * margin_of(size, config.crop_pct)
+    try:
+        return {
+            place_of(roots[key], [file for group in files.values() for file in group], side, cache)
+            for key, files in found.items()
+        }
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be looked at ({error.strerror})") from error
+
+
+def _scanned(
+    config: ImageFolderData,
+) -> tuple[dict[str, Path], dict[str, dict[str, list[Path]]]]:
+    """By the key of the recipe: the folder of each set, and its files by class.
+
+    Raises:
+        InputError: they are not there, or do not fit together.
+    """
+    train, tests = _folders(config)
+    roots = {"data.train": train} | {f"{_TEST}{name}": path for name, path in tests.items()}
+    found, problems = {}, []
+    for key, root in roots.items():
+        found[key], complaints = scan_folder(key, root)
+        problems += complaints
+    if classes := set(found["data.train"]):
+        for key, files in found.items():
+            problems += class_differences(key, set(files), classes)
+    if problems:
+        raise InputError("\n".join(problems))
+    return roots, found
 
 
 def _as_images(files: Mapping[str, Sequence[Path]], size: int, margin: int) -> Images:

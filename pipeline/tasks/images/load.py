@@ -11,7 +11,7 @@ from pipeline.recipe.data import DataConfig
 from pipeline.tasks.images.cifar import cifar_dataset
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.digits import digits_dataset
-from pipeline.tasks.images.folders import folders_dataset
+from pipeline.tasks.images.folders import folder_places, folders_dataset
 from pipeline.tasks.images.pixels import decode, margin_of, middle
 
 
@@ -35,6 +35,20 @@ def load_dataset(
     if config.kind == "image_folder":
         return folders_dataset(config, input_size, seed, cache)
     return cifar_dataset(config, input_size, seed)
+
+
+def decoded_places(config: DataConfig, input_size: int, cache: Path) -> set[Path]:
+    """Where in `cache` `load_dataset` looks for decoded images, whether they are there or not.
+
+    Args:
+        config: the recipe's `data`.
+        input_size: as of `load_dataset`.
+        cache: as of `load_dataset`.
+
+    Raises:
+        InputError: a folder of images is not what it was, or cannot be looked at.
+    """
+    return folder_places(config, input_size, cache) if config.kind == "image_folder" else set()
 
 
 def decoded(config: DataConfig, content: bytes, file: Path, size: int) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipeline.base.checksums import MANIFEST, seal
 from pipeline.base.errors import InputError
@@ -15,7 +16,9 @@ from pipeline.base.locks import held
 from pipeline.base.store import PARTIAL, STAGES_FILE
 from pipeline.commands.gc import removable, remove_all
 from pipeline.commands.verify import damaged as verify
+from pipeline.recipe.data import ImageFolderData
 from pipeline.recipe.recipe import load_recipes, resolved_yaml
+from pipeline.tasks.images.load import decoded_places, load_dataset
 from tests.making.recipes import DEVICE_RECIPES
 
 
@@ -104,14 +107,14 @@ def test_what_no_run_needs_goes(out: Path) -> None:
     left_over(out)
     found = removable(out, out / ".store")
     leftovers = {".making-fold-9-x", ".damaged-fold-9-y", ".old-fold-9-1", "train-9", ".making-run"}
-    assert {one.path.name for one in found} == {"fold-3", *leftovers}
+    assert {one.path.name for one in found} == {"fold-3", "kept", *leftovers}
     assert {one.size_bytes for one in found if one.path.name in leftovers - {".making-run"}} == {
         1000
     }
     remove_all(found)
     assert names(out) == set()
     assert verify(out / "run")[1] == []
-    assert (out / ".store" / "images" / "kept").is_dir()
+    assert (out / ".store" / "images").is_dir()
 
 
 @pytest.fixture
@@ -128,7 +131,7 @@ def busy(out: Path) -> Iterator[None]:
 
 def test_what_a_living_process_works_on_stays(out: Path, busy: None) -> None:
     left_over(out)
-    assert names(out) == {"fold-3"}
+    assert names(out) == {"fold-3", "kept"}
 
 
 def test_results_stay_while_a_run_is_at_work(out: Path) -> None:
@@ -195,3 +198,80 @@ def test_a_run_that_does_not_say_what_it_needs_keeps_everything(out: Path, conte
     (out / "run" / STAGES_FILE).write_text(content)
     with pytest.raises(InputError, match=r"stages\.json: cannot be read"):
         removable(out, out / ".store")
+
+
+SIDE = 32
+
+
+@pytest.fixture
+def pictured(out: Path, tmp_path: Path) -> ImageFolderData:
+    """The run is of folders of images, which lie decoded in the store, and others do, too."""
+    for place in ("train/a", "train/b", "test/a", "test/b"):
+        folder = tmp_path / "photos" / place
+        folder.mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (SIDE, SIDE), (number, 2, 3)).save(folder / f"{number}.png")
+    (recipe,) = load_recipes([DEVICE_RECIPES["onnx"]])
+    data = ImageFolderData(
+        kind="image_folder", path=str(tmp_path / "photos"), calibration_images=2, crop_pct=1.0
+    )
+    model = recipe.model.model_copy(update={"input_size": SIDE})
+    changed = recipe.model_copy(update={"data": data, "model": model})
+    (out / "run" / "recipe.yaml").write_text(resolved_yaml(changed))
+    load_dataset(data, SIDE, cache=images(out))
+    load_dataset(data, SIDE * 2, cache=images(out))
+    return data
+
+
+def images(out: Path) -> Path:
+    return out / ".store" / "images"
+
+
+def decoded(out: Path) -> set[Path]:
+    return {path for path in images(out).iterdir() if not path.name.startswith(".")}
+
+
+def test_images_that_no_run_looks_for_go(out: Path, pictured: ImageFolderData) -> None:
+    needed = decoded_places(pictured, SIDE, images(out))
+    assert len(needed) == 2
+    assert needed < decoded(out)
+    with held(out / ".store" / ".locks" / "run-here-1.json", lambda owner: None):
+        remove_all(removable(out, out / ".store"))
+        assert needed < decoded(out), "a run is at work"
+    spare = next(iter(decoded(out) - needed))
+    with held(images(out) / ".locks" / f"{spare.name}.json", lambda owner: None):
+        (images(out) / f".making-{spare.name}-x").mkdir()
+        remove_all(removable(out, out / ".store"))
+        assert decoded(out) == needed | {spare}, "somebody decodes them"
+        assert (images(out) / f".making-{spare.name}-x").is_dir()
+    remove_all(removable(out, out / ".store"))
+    assert decoded(out) == needed
+    assert {path.name for path in images(out).iterdir()} == {p.name for p in needed} | {".locks"}
+    before = load_dataset(pictured, SIDE)
+    assert load_dataset(pictured, SIDE, cache=images(out)).sha256 == before.sha256
+    assert decoded(out) == needed, "they were found, not decoded again"
+
+
+def test_images_of_a_folder_that_changed_go(
+    out: Path, pictured: ImageFolderData, tmp_path: Path
+) -> None:
+    before = decoded_places(pictured, SIDE, images(out))
+    Image.new("RGB", (SIDE, SIDE), (99, 2, 3)).save(tmp_path / "photos" / "test" / "a" / "9.png")
+    remove_all(removable(out, out / ".store"))
+    assert decoded(out) < before
+    assert len(decoded(out)) == 1, "those of the training folder"
+
+
+def test_images_stay_where_it_is_not_known_which_are_needed(
+    out: Path, pictured: ImageFolderData, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").rename(tmp_path / "unplugged")
+    told: list[str] = []
+    before = decoded(out)
+    remove_all(removable(out, out / ".store", told.append))
+    assert decoded(out) == before
+    assert "decoded images all stay" in told[0]
+    assert f"{tmp_path / 'photos'} does not exist" in told[0]
+    shutil.rmtree(out / "run")
+    remove_all(removable(out, out / ".store", told.append))
+    assert decoded(out) == set(), "no run needs any"
