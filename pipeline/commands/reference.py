@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.base.errors import InputError
-from pipeline.base.safe_files import remove
+from pipeline.base.safe_files import refuse_outputs, remove
 from pipeline.base.store import MAKING, publish
 from pipeline.report import words
 from pipeline.report.markdown import table
@@ -46,6 +46,7 @@ def keep(runs: Sequence[Finished], place: Path) -> None:
     Raises:
         InputError: the runs do not fit together, or what is to be kept is too large.
     """
+    refuse_outputs(folders=[place])
     scratch = place.with_name(f"{MAKING}-{place.name}")
     remove(scratch)
     scratch.mkdir(parents=True)

@@ -10,14 +10,19 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 from pipeline import __main__
+from pipeline.base import console
 from pipeline.networks.checkpoints import save_checkpoint
 from pipeline.networks.resnest.network import named
+from pipeline.recipe.recipe import load_recipes
+from pipeline.stages import finished_run
 from tests.making import ROOT
 from tests.making.cli import narrow_run, pocketnest, process
 from tests.making.recipes import DEVICE_RECIPES
@@ -280,3 +285,69 @@ def test_a_store_that_is_a_link_is_refused_before_anything_is_written(
     assert ".store: is a link" in done.stderr
     assert not (tmp_path / "nowhere").exists()
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.fixture
+def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that commands take for that of a finished run, and that none gets to work on."""
+    directory = tmp_path / "run"
+    directory.mkdir()
+    (recipe,) = load_recipes([ONNX])
+    made: Any = SimpleNamespace(directory=directory, recipe=recipe, file=directory / "model.onnx")
+
+    def work(*arguments: object, **named: object) -> None:
+        raise AssertionError("it began to work")
+
+    monkeypatch.setattr(finished_run, "open_runs", lambda *a, **k: [made])
+    monkeypatch.setattr(finished_run, "open_run", lambda *a, **k: made)
+    monkeypatch.setattr(console, "third_party_output_to", work)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("arguments", "output"),
+    [
+        (["debug", "RUN"], "run/debug.csv"),
+        (["debug", "RUN", "--csv", "OUT"], "out"),
+        (["inspect", "RUN", "--csv", "OUT"], "out"),
+        (["inspect", str(ONNX), "--csv", "OUT"], "out"),
+        (["bench", "RUN"], "run/bench.json"),
+        (["bench", "RUN"], "run/bench.svg"),
+        (["bench", "RUN", "--peers"], "run/peers"),
+        (["bench", "RUN", "--peers"], "run/peers/peers.json"),
+        (["bench", "RUN", "--out", "OUT"], "out/bench.json"),
+        (["bundle", "RUN"], "run/linux-arm-onnxruntime-int8.zip"),
+        (["bundle", "RUN", "--out", "OUT"], "out/linux-arm-onnxruntime-int8.zip"),
+        (["baseline", str(ONNX), "--out", "OUT"], "out/baselines"),
+        (["run", str(ONNX), str(DEVICE_RECIPES["tflite"]), "--out", "OUT"], "out/combined"),
+        (["init", "OUT", "--device", "android"], "out"),
+    ],
+)
+def test_a_link_in_the_place_of_an_output_is_refused_before_any_work(
+    arguments: list[str],
+    output: str,
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "outside").mkdir()
+    place = tmp_path / output
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(tmp_path / "outside" / "made")
+    given = {"RUN": str(finished), "OUT": str(tmp_path / "out")}
+    assert __main__.main([given.get(argument, argument) for argument in arguments]) == 2
+    said = capsys.readouterr().err
+    assert str(place) in said
+    assert "is a link" in said or "is there already" in said
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+def test_a_folder_that_is_not_there_is_named_before_any_work(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "nowhere" / "layers.csv"
+    for command in ("debug", "inspect"):
+        assert __main__.main([command, str(finished), "--csv", str(table)]) == 2
+        assert f"{table}: its folder is not there" in capsys.readouterr().err
+    assert __main__.main(["init", str(table), "--device", "android"]) == 2
+    assert f"{table}: its folder is not there" in capsys.readouterr().err

@@ -18,12 +18,13 @@ import pytest
 import torch
 
 from pipeline.base import safe_files
-from pipeline.commands.bench.peer_files import KEPT, _kept
+from pipeline.commands.bench.peer_files import _kept
 from pipeline.commands.bench.peers import make as make_module
 from pipeline.commands.bench.peers import onnx_int8
 from pipeline.commands.bench.peers.make import Peer, make
 from pipeline.commands.bench.peers.plans import (
     CALIBRATION,
+    KEPT,
     NAIVE,
     NAIVE_TIMM,
     PLANS,

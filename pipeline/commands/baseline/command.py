@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     (recipe,) = load_recipes([arguments.recipe], arguments.overrides)
     out: Path = arguments.out
+    refuse_outputs(folders=[out / BASELINES])
     with third_party_output_to(out / LOG) as console:
         from pipeline.commands.baseline.table import show
         from pipeline.measure.baseline.files import save
@@ -47,7 +48,6 @@ def run(arguments: argparse.Namespace) -> int:
         from pipeline.stages.context import float_model
         from pipeline.stages.run import begun
 
-        refuse_outputs(folders=[out / BASELINES])
         with begun(recipe, out, console, until="train") as started:
             trained = started.results["train"].directory
             model = float_model(started.context, {"train": trained})

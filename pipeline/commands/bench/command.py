@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from pipeline.base.console import LOG, third_party_output_to, tracked
     from pipeline.base.safe_files import refuse_outputs
+    from pipeline.commands.bench.peers.plans import KEPT
     from pipeline.stages.finished_run import open_runs
 
     directories: list[Path] = arguments.run_dirs
@@ -48,6 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     data, picture, peers = out / "bench.json", out / "bench.svg", out / "peers"
     refuse_outputs(folders=[peers], files=[data, picture])
+    if arguments.peers:
+        peers.mkdir(exist_ok=True)
+        refuse_outputs(files=[peers / KEPT])
     with third_party_output_to(out / LOG) as console:
         from pipeline.commands.bench.bars import load_bars
         from pipeline.commands.bench.benchmark import benchmark, write_json

@@ -16,16 +16,13 @@ from pipeline.base.machine import tool_versions
 from pipeline.base.passing import is_passing
 from pipeline.base.safe_files import json_of
 from pipeline.commands.bench.peers.make import Peer, make
-from pipeline.commands.bench.peers.plans import PLANS
+from pipeline.commands.bench.peers.plans import KEPT, PLANS
 from pipeline.measure.timing import sha256_of
 from pipeline.networks.checkpoints import WEIGHTS
 from pipeline.networks.resnest.network import ResNeSt
 from pipeline.stages.finished_run import Finished
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.pixels import normalize
-
-KEPT = "peers.json"
-"""In the folder of the files: what they are and what they were made from."""
 
 
 def peer_files(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import comb
 from typing import Literal
 
 from pipeline.base.errors import InputError, reading
@@ -100,13 +99,14 @@ def mcnemar(changes: Changes) -> float:
     """How often chance alone gives so many more losses than gains, or gains than losses.
 
     The exact two-sided test of McNemar (Psychometrika 12, 1947): of the images that only one of
-    two files gets right, each is as likely to be either's; p = 2 sum_{i <= k} C(n, i) / 2^n with
-    n = lost + gained and k = min(lost, gained), at most 1.
+    two files gets right, each is as likely to be either's, so that what was lost of them is
+    binomial.
     """
+    from scipy.stats import binomtest  # takes a second to import
+
     discordant = changes.lost + changes.gained
-    fewer = min(changes.lost, changes.gained)
-    tail: int = sum(comb(discordant, i) for i in range(fewer + 1))
-    return float(min(1.0, 2 * tail / 2**discordant))
+    fewer = min(changes.lost, changes.gained)  # the test is the same both ways; so is its rounding
+    return 1.0 if discordant == 0 else float(binomtest(fewer, discordant, 0.5).pvalue)
 
 
 def _of_target(old: Finished, new: Finished, allowed: Allowances) -> Iterator[Change]:

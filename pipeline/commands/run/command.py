@@ -42,10 +42,13 @@ def run(arguments: argparse.Namespace) -> int:
         MismatchError: a result is not what went into it.
     """
     from pipeline.base.console import LOG, third_party_output_to
+    from pipeline.base.safe_files import refuse_outputs
     from pipeline.recipe.recipe import load_recipes
+    from pipeline.report.records import COMBINED
 
     loaded = load_recipes(arguments.recipes, arguments.overrides)
     out: Path = arguments.out
+    refuse_outputs(folders=[out / COMBINED] if len(loaded) > 1 else [])
     # torchrun started it to help another process, which says what there is to say.
     helps = "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0"
     quiet = arguments.quiet or arguments.json or helps

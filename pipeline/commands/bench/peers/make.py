@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from pipeline.base.safe_files import remove
 from pipeline.commands.bench.peers.plans import CALIBRATION, NETWORK, PLANS, PeerPlan, report_of
 from pipeline.commands.bench.peers.research import save_network
 from pipeline.formats.write import child_environment
@@ -81,20 +81,14 @@ def make(
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     for plan in PLANS:
-        _remove(folder / plan.file)
+        for old in (folder / plan.file, _log(folder, plan)):
+            remove(old)  # a link as well, which would lead what is written elsewhere
     with tempfile.TemporaryDirectory(prefix=".inputs-", dir=folder) as scratch:
         inputs = Path(scratch)
         save_network(model, inputs / NETWORK)
         np.save(inputs / CALIBRATION, calibration.detach().cpu().numpy())
         made = _make_all(inputs, folder, processes, progress)
     return [made[plan.name] for plan in PLANS]
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _make_all(
@@ -151,7 +145,7 @@ def _start(plan: PeerPlan, inputs: Path, folder: Path) -> _Child:
     """Start a process that makes the file, in a working directory of its own below `inputs`."""
     work = inputs / f"{plan.file}.work"
     work.mkdir()
-    log = folder / f"{plan.file}.log"
+    log = _log(folder, plan)
     # onnx2tf calls a program that is installed beside this Python.
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     with log.open("wb") as output:
@@ -192,6 +186,10 @@ def _ended(child: _Child, inputs: Path, folder: Path) -> Peer:
         return _peer(plan, path=path, seconds=seconds, peak_bytes=said["peak_bytes"])
     missing = f"{said['error']} (more in {child.log.name})"
     return _peer(plan, seconds=seconds, peak_bytes=said["peak_bytes"], missing=missing)
+
+
+def _log(folder: Path, plan: PeerPlan) -> Path:
+    return folder / f"{plan.file}.log"
 
 
 def _last_line(log: Path) -> str:

@@ -9,6 +9,9 @@ from typing import Literal
 NETWORK = "network.safetensors"
 """The trained float network, with its shape in the metadata, in the folder of inputs."""
 
+KEPT = "peers.json"
+"""In the folder of the files: what they are and what they were made from."""
+
 CALIBRATION = "calibration.npy"
 """Normalised images, float32 (N, 3, S, S), in the folder of inputs."""
 
