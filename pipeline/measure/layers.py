@@ -55,7 +55,7 @@ class Layer:
     Attributes:
         name: of the quantized tensor, in the program and in every file.
         operation: the operation that makes it, such as `conv2d_12`; `image` for the input.
-        module: where that operation stands in the network in deploy form.
+        module: where that operation stands in the network, by the name that every form of it has.
         inputs: names of the layers it reads.
         scale: of its grid.
         zero_point: of its grid.

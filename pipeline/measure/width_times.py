@@ -31,8 +31,6 @@ from pipeline.formats.write import SUFFIXES
 from pipeline.measure import timing
 from pipeline.measure.latency import Latency
 from pipeline.measure.layers import Layer, layers_of
-from pipeline.networks.resnest.deploy import branch_name, branch_names
-from pipeline.networks.resnest.network import ResNeSt
 
 SAMPLES, HELD_OUT = 12, 3
 """Files of random widths that the fit sees, and further ones that it is judged by."""
@@ -52,10 +50,10 @@ class FileLayer:
 
     Attributes:
         name: of its output tensor.
-        place: its layer in branch form, or the block it stands in.
+        place: the module that makes it: a layer, or the block it stands in.
         kind: layers of one kind and equal channels take the same time.
         input_group: of its first input; None for the image.
-        output_group: None for the classes.
+        output_group: None for the classes, and for all that is made of them.
         fold: outputs for each channel of the group: the radix where the logits of all splits come
             of one convolution.
         sized: whether it is a convolution with a width of its own.
@@ -78,32 +76,29 @@ class FileLayer:
 
 
 def file_layers(
-    program: torch.export.ExportedProgram, model: ResNeSt, groups: Sequence[Group]
+    program: torch.export.ExportedProgram, groups: Sequence[Group]
 ) -> tuple[FileLayer, ...]:
     """The layers of an unpruned network's program, with their groups.
 
     Args:
         program: quantized.
-        model: the network in branch form that it was made of.
-        groups: of its channels.
+        groups: of the channels of the network that it was made of, which shares its layers' names.
     """
-    names = branch_names(model)
     made = {maker: group for group in groups for maker in group.makers}
     nodes = {node.name: node for node in program.graph.nodes}
     found: dict[str, FileLayer] = {}
     for layer in layers_of(program):
         if not layer.inputs:
             continue  # the image
-        place = branch_name(names, layer.module)
         source = found.get(layer.inputs[0])
-        own = made.get(place) if layer.operation.startswith("conv") else None
+        own = made.get(layer.module) if layer.operation.startswith("conv") else None
         given = source.output_group if source else None
-        last = place == "fc" or (source is not None and source.output_group is None)
-        output = own.name if own else (None if last else given)
+        ungrouped = own is None and _mixes_channels(nodes[layer.operation])
+        output = own.name if own else (None if ungrouped else given)
         channels = nodes[layer.name].meta["val"].shape[1]
         found[layer.name] = FileLayer(
             name=layer.name,
-            place=place,
+            place=layer.module,
             kind=_kind(layer, nodes),
             input_group=given,
             output_group=output,
@@ -111,6 +106,14 @@ def file_layers(
             sized=own is not None,
         )
     return tuple(found.values())
+
+
+def _mixes_channels(operation: fx.Node) -> bool:
+    """Whether outputs are made of many inputs: of a depthwise convolution they are its inputs."""
+    if operation.target is not torch.ops.aten.conv2d.default:
+        return False
+    weight = operation.args[1].meta["val"]  # type: ignore[union-attr]
+    return int(weight.shape[1]) > 1
 
 
 def _kind(layer: Layer, nodes: Mapping[str, fx.Node]) -> str:

@@ -106,7 +106,9 @@ def deployed(context: Context, model: ResNeSt) -> DeployNet:
 
 def quantized_graph(context: Context, model: ResNeSt) -> fx.GraphModule:
     """A network in branch form, ready for quantization-aware training."""
-    return qat.prepare(deployed(context, model), context.recipe.model.input_size)
+    recipe = context.recipe
+    deploy = deployed(context, model)
+    return qat.prepare(deploy, recipe.model.input_size, pixels=recipe.target.takes_pixels)
 
 
 def calibrate(context: Context, graph: fx.GraphModule) -> None:

@@ -57,4 +57,5 @@ def taught(
     if config is None:
         return nullcontext(Hooks().adjust_loss)
     pixels = normalization(context) if isinstance(student, fx.GraphModule) else None
-    return distillation(student, float_model(context, inputs), config, pixels)
+    teacher = float_model(context, inputs)
+    return distillation(student, teacher, config, teacher.stage_names(), pixels)

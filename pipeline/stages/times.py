@@ -98,7 +98,7 @@ def timed_file(context: Context, inputs: Inputs) -> width_times.TimedFile:
     return width_times.TimedFile(
         content=unpruned_file(context, inputs).read_bytes(),
         format_name=recipe.target.format,
-        layers=width_times.file_layers(program.load(inputs["times"] / PROGRAM), model, groups),
+        layers=width_times.file_layers(program.load(inputs["times"] / PROGRAM), groups),
         groups=groups,
         image=timing.first_image(fed(context).dataset).numpy(),
         threads=recipe.target.threads,

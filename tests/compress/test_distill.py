@@ -4,6 +4,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, fx, nn
 from pipeline.compress.pruning.groups import groups_of, remove
 from pipeline.compress.quantization import qat
 from pipeline.compress.training.distill import (
+    AdjustLoss,
     attention_map,
     attention_transfer,
     distillation,
@@ -68,6 +70,16 @@ def hard_way(logits: Tensor, teacher: Tensor, temperature: float) -> float:
     return temperature**2 * total / len(logits)
 
 
+def distilled(
+    student: nn.Module,
+    teacher: ResNeSt,
+    config: DistillConfig,
+    normalization: Normalization | None = None,
+) -> AbstractContextManager[AdjustLoss]:
+    """Taught at the ends of all the teacher's stages."""
+    return distillation(student, teacher, config, teacher.stage_names(), normalization)
+
+
 class Known(ResNeSt):
     """A teacher whose logits are known beforehand."""
 
@@ -90,7 +102,7 @@ def test_the_loss_by_hand(seed: int, batch: int, temperature: float, weight: flo
     generator = torch.Generator().manual_seed(seed)
     logits, teacher = 5 * torch.randn(2, batch, CLASSES, generator=generator).double()
     config = DistillConfig(temperature=temperature, weight=weight)
-    with distillation(STUDENT, Known(teacher), config) as adjust_loss:
+    with distilled(STUDENT, Known(teacher), config) as adjust_loss:
         found = adjust_loss(images(batch), logits, LABEL_LOSS.double()).item()
     soft = hard_way(logits, teacher, temperature)
     assert found == pytest.approx((1 - weight) * 1.25 + weight * soft, rel=1e-9)
@@ -126,7 +138,7 @@ def test_the_teacher_answers_by_torch_s_own_convolutions() -> None:
     teacher = ResNeSt(STUDENT.config).eval()
     convolutions = sum(isinstance(module, nn.Conv2d) for module in teacher.modules())
     with (
-        distillation(STUDENT, teacher, SOFT) as adjust_loss,
+        distilled(STUDENT, teacher, SOFT) as adjust_loss,
         torch.profiler.profile() as seen,
         ByProducts(),
     ):
@@ -137,13 +149,13 @@ def test_the_teacher_answers_by_torch_s_own_convolutions() -> None:
 
 def test_without_weights_the_loss_is_that_of_the_labels() -> None:
     teacher = Known(torch.full((2, CLASSES), float("nan")))  # not even asked
-    with distillation(STUDENT, teacher, NONE) as adjust_loss:
+    with distilled(STUDENT, teacher, NONE) as adjust_loss:
         assert adjust_loss(images(2), torch.zeros(2, CLASSES), LABEL_LOSS) is LABEL_LOSS
 
 
 def loss_of(student: Any, teacher: ResNeSt, config: DistillConfig, x: Tensor) -> Tensor:
     """The adjusted loss of one batch, that of the labels being 0."""
-    with distillation(student, teacher, config) as adjust_loss:
+    with distilled(student, teacher, config) as adjust_loss:
         return adjust_loss(x, student(x), torch.tensor(0.0))
 
 
@@ -162,7 +174,7 @@ def training(**changes: Any) -> TrainConfig:
 
 
 def teach(student: Any, teacher: ResNeSt, config: DistillConfig, **changes: Any) -> None:
-    with distillation(student, teacher, config) as adjust_loss:
+    with distilled(student, teacher, config) as adjust_loss:
         fit(student, dataset(), training(**changes), 0, Hooks(adjust_loss=adjust_loss))
     student.cpu()
 
@@ -238,7 +250,7 @@ def test_pixels_are_normalised_for_the_teacher() -> None:
     wanted = loss_of(model, teacher, BOTH, normalised)
     found = []
     for normalization in (NORMALIZATION, None):
-        with distillation(model, teacher, BOTH, normalization) as adjust_loss:
+        with distilled(model, teacher, BOTH, normalization) as adjust_loss:
             found.append(adjust_loss(pixels.float(), model(normalised), torch.tensor(0.0)))
     torch.testing.assert_close(found[0], wanted, rtol=1e-5, atol=0)
     assert abs(found[1] - wanted) > 0.01 * wanted
@@ -247,7 +259,7 @@ def test_pixels_are_normalised_for_the_teacher() -> None:
 def test_the_copy_of_the_teacher_follows_the_images() -> None:
     model, teacher = small(seed=1).to("meta"), small()
     x = images(2).to("meta")
-    with distillation(model, teacher, BOTH, NORMALIZATION) as adjust_loss:
+    with distilled(model, teacher, BOTH, NORMALIZATION) as adjust_loss:
         assert adjust_loss(x, model(x), LABEL_LOSS.to("meta")).is_meta
     assert not any(parameter.is_meta for parameter in teacher.parameters())
 
@@ -291,7 +303,7 @@ def test_a_graph_is_left_as_it_was() -> None:
     teacher, graph = teacher_and_graph()
     before = copy.deepcopy(graph)
     x = images(3)
-    with distillation(graph, teacher, BOTH) as adjust_loss:
+    with distilled(graph, teacher, BOTH) as adjust_loss:
         assert hooks_of(graph) == 4
         assert graph.code == before.code
         assert graph.state_dict().keys() == before.state_dict().keys()
@@ -313,7 +325,7 @@ def test_a_graph_learns_through_every_phase() -> None:
     teacher, x = small(seed=1, layers=(2, 1, 1, 1)), seen()
     before = loss_of(graph, teacher, SOFT, x)
     schedule = qat.Schedule(graph, Milestones())
-    with distillation(graph, teacher, STRONG) as adjust_loss:
+    with distilled(graph, teacher, STRONG) as adjust_loss:
         modes = {"before_step": schedule.before_step, "set_training": schedule.set_training}
         hooks = Hooks(**modes, adjust_loss=adjust_loss)
         curve = fit(graph, dataset(), training(epochs=8, learning_rate=0.005), 0, hooks)
@@ -328,21 +340,21 @@ def test_only_features_are_watched_and_only_inside(make: Callable[[], Any]) -> N
     model, teacher = make(), small(layers=(2, 1, 1, 1))
 
     def interrupted() -> None:
-        with distillation(model, teacher, BOTH):
+        with distilled(model, teacher, BOTH):
             assert hooks_of(model) == 4
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert hooks_of(model) == hooks_of(teacher) == 0
-    with distillation(model, teacher, SOFT):
+    with distilled(model, teacher, SOFT):
         assert hooks_of(model) == hooks_of(teacher) == 0
 
 
 def test_features_are_those_of_the_step() -> None:
     model, teacher, x = small(seed=1), small(), images(4)
     wanted = loss_of(model, teacher, BOTH, x)
-    with distillation(model, teacher, BOTH) as adjust_loss:
+    with distilled(model, teacher, BOTH) as adjust_loss:
         with torch.inference_mode():
             model(images(2))
         logits = model(x)
@@ -353,22 +365,40 @@ def test_features_are_those_of_the_step() -> None:
     found.backward()
 
 
-@pytest.mark.parametrize("config", [NONE, SOFT])
-@pytest.mark.parametrize("make", [lambda: small(seed=1), prepared])
+@pytest.mark.parametrize("config", [FEATURES, SOFT])
+@pytest.mark.parametrize("make", [lambda: small(seed=1, layers=SHALLOW), prepared])
 def test_other_classes_are_refused(config: DistillConfig, make: Callable[[], Any]) -> None:
-    teacher = ResNeSt(replace(small().config, num_classes=CLASSES + 2))
+    teacher = ResNeSt(replace(small(layers=SHALLOW).config, num_classes=CLASSES + 2))
     with pytest.raises(ValueError, match="5 classes, the teacher 7"):
-        distillation(make(), teacher, config).__enter__()
+        loss_of(make(), teacher, config, images(2))
 
 
 def test_other_stages_are_refused_where_features_are_compared() -> None:
-    _, graph = teacher_and_graph()
-    cases: list[tuple[Any, str]] = [
-        (graph, "the student has 5 blocks, the teacher 4"),
-        (small(layers=SHALLOW), "the student has 1 stages, the teacher 4"),
-    ]
-    for model, message in cases:
-        with pytest.raises(ValueError, match=message), distillation(model, small(), FEATURES):
+    for model in (prepared(), small(layers=SHALLOW), branch_form(small(layers=SHALLOW))):
+        with (
+            pytest.raises(ValueError, match="the student has no stage layer1; set features to 0"),
+            distilled(model, small(), FEATURES),
+        ):
             pass
         assert hooks_of(model) == 0
         loss_of(model, small(), SOFT, images(2))
+    with pytest.raises(ValueError, match="the teacher has no stages"):
+        distillation(small(), small(), FEATURES, ()).__enter__()
+
+
+def test_stages_of_other_places_are_refused() -> None:
+    """The same stage behind a stem that leaves the image four times as large."""
+    model = small(layers=SHALLOW, stem="small")
+    message = "layer2 of the student gives 16 x 16 places, of the teacher 4 x 4"
+    with pytest.raises(ValueError, match=message):
+        loss_of(model, small(layers=SHALLOW), FEATURES, images(2))
+
+
+def test_a_stage_may_have_another_number_of_blocks() -> None:
+    """Its end is found by its module's path in any form: blocks are not counted."""
+    _, graph = teacher_and_graph()
+    shallow, x = small(), images(3)
+    assert loss_of(graph, shallow, FEATURES, x).item() > 1e-3
+    float_form = small(layers=(2, 1, 1, 1))
+    wanted = loss_of(float_form, shallow, FEATURES, x)
+    torch.testing.assert_close(loss_of(graph, shallow, FEATURES, x), wanted, rtol=1e-4, atol=0)

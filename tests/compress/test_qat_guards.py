@@ -47,12 +47,12 @@ def rounding(graph: fx.GraphModule, source: str) -> tuple[str, torch.nn.Module]:
 def test_scales_that_float16_does_not_have_are_refused(value: float) -> None:
     graph = calibrated()
     qat.refuse_bad_grids(graph)
-    name, module = rounding(graph, "blocks.1.conv3.weight")
+    name, module = rounding(graph, "layer2.1.conv3.weight")
     assert float(module.scale[2:5].half().min()) > 0
     module.scale[2:5] = value
     assert refusal(graph) == (
         f"quantization: {name} has no usable range; 3 of 128 scales of the weights of "
-        f"blocks.1.conv3 are no float16 numbers above 0 (the first is {value:g})"
+        f"layer2.1.conv3 are no float16 numbers above 0 (the first is {value:g})"
     )
 
 
@@ -61,7 +61,7 @@ def test_the_output_of_a_layer_is_named_by_module_and_operation() -> None:
     name, module = rounding(graph, "relu_1")
     module.scale.fill_(0.0)
     assert refusal(graph) == (
-        f"quantization: {name} has no usable range; 1 of 1 scales of the output of stem.0.5 "
+        f"quantization: {name} has no usable range; 1 of 1 scales of the output of conv1.3 "
         "(relu_1) are no float16 numbers above 0 (the first is 0)"
     )
 
@@ -69,7 +69,7 @@ def test_the_output_of_a_layer_is_named_by_module_and_operation() -> None:
 def test_the_smallest_scales_there_are_pass() -> None:
     graph = calibrated()
     rounding(graph, "relu_1")[1].scale.fill_(2.0**-14)
-    rounding(graph, "blocks.1.conv3.weight")[1].scale.fill_(2.0**-24)
+    rounding(graph, "layer2.1.conv3.weight")[1].scale.fill_(2.0**-24)
     qat.refuse_bad_grids(graph)
 
 
@@ -80,12 +80,12 @@ def test_what_was_never_observed_is_named() -> None:
 def test_layers_that_are_zero_for_every_image_are_named() -> None:
     assert qat.silent_layers(calibrated()) == []
     graph = prepared()
-    graph.get_parameter("stem.0.4.bias").data.fill_(-1e3)
-    graph.get_parameter("blocks.0.branches.1.1.bias").data.fill_(-1e3)
+    graph.get_parameter("conv1.4.bias").data.fill_(-1e3)
+    graph.get_parameter("layer2.0.branches.1.1.bias").data.fill_(-1e3)
     qat.calibrate(graph, lambda: [images(8)])
     assert qat.silent_layers(graph) == [
-        "the output of stem.0.5 (relu_1)",
-        "the output of blocks.0.branches.1.2 (relu_5)",
+        "the output of conv1.3 (relu_1)",
+        "the output of layer2.0.branches.1.0 (relu_5)",
     ]
     qat.refuse_bad_grids(graph)
 
@@ -107,7 +107,7 @@ def quantized(
 
 def test_the_console_names_silent_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = prepared()
-    graph.get_parameter("blocks.1.branches.0.1.bias").data.fill_(-1e3)
+    graph.get_parameter("layer2.1.branches.0.1.bias").data.fill_(-1e3)
     facts = quantized(graph, tmp_path, monkeypatch)
     shown = io.StringIO()
     result = Result(
@@ -115,7 +115,7 @@ def test_the_console_names_silent_layers(tmp_path: Path, monkeypatch: pytest.Mon
     )
     schedule._announce(Console(file=shown, width=200), "qat", result)
     assert shown.getvalue() == (
-        "  qat 1.0 s, zero for every calibration image: the output of blocks.1.branches.0.2 "
+        "  qat 1.0 s, zero for every calibration image: the output of layer2.1.branches.0.0 "
         "(relu_9)\n"
     )
 
@@ -124,6 +124,6 @@ def test_bad_grids_are_refused_before_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = prepared()
-    graph.get_parameter("blocks.1.branches.0.1.bias").data.fill_(1e30)
-    with pytest.raises(InputError, match=r"of blocks\.1\.branches\.0\.2 \(relu_9\) are no float16"):
+    graph.get_parameter("layer2.1.branches.0.1.bias").data.fill_(1e30)
+    with pytest.raises(InputError, match=r"of layer2\.1\.branches\.0\.0 \(relu_9\) are no float16"):
         quantized(graph, tmp_path, monkeypatch, epochs=1000)

@@ -204,7 +204,7 @@ def test_resized_file_is_that_of_a_network_pruned_to_those_widths(
 
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_comparison_sees_one_channel_too_many(format_name: str) -> None:
-    wanted, name = widths("plain", pruned=True), layer_at("plain", "blocks.0.branches.0.0")
+    wanted, name = widths("plain", pruned=True), layer_at("plain", "layer2.0.branches.0.0")
     other = layers_module(format_name).resized(
         content(format_name, "plain"), wanted | {name: wanted[name] + 1}
     )
@@ -224,7 +224,7 @@ def test_present_widths_leave_the_file_as_it_is(format_name: str, variant: str) 
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_kept_channels_keep_their_numbers(format_name: str) -> None:
     """A narrower branch alone: what comes before it is computed as ever."""
-    name = layer_at("plain", "blocks.0.branches.1.0")
+    name = layer_at("plain", "layer2.0.branches.1.0")
     file = content(format_name, "plain")
     small = layers_module(format_name).resized(file, {name: 4})
     module = importlib.import_module(f"pipeline.formats.{format_name}.file")
@@ -242,15 +242,15 @@ def test_kept_channels_keep_their_numbers(format_name: str) -> None:
 @pytest.mark.parametrize(
     ("variant", "module", "width", "message"),
     [
-        ("plain", "blocks.0.fc1", 0, r"can have 1 to \d+"),
-        ("plain", "blocks.0.fc1", 1000, r"can have 1 to \d+"),
-        ("plain", "blocks.0.complement", 8, "is no convolution"),
+        ("plain", "layer2.0.fc1", 0, r"can have 1 to \d+"),
+        ("plain", "layer2.0.fc1", 1000, r"can have 1 to \d+"),
+        ("plain", "layer2.0.complement", 8, "is no convolution"),
         ("plain", "fc", 4, "is no convolution"),
-        ("plain", "blocks.0.fc2", 8, "its operands have"),
-        ("plain", "blocks.0.conv3", 8, "its operands have"),
-        ("one_split", "blocks.0.branches.0.0", 5, "cannot be divided among its 2 groups"),
-        ("one_split", "blocks.0.fc1", 5, "cannot be divided among its 2 groups"),
-        ("four_splits", "blocks.0.fc2", 6, "cannot be reshaped"),
+        ("plain", "layer2.0.fc2.0", 8, "its operands have"),
+        ("plain", "layer2.0.conv3", 8, "its operands have"),
+        ("one_split", "layer2.0.branches.0.0", 5, "cannot be divided among its 2 groups"),
+        ("one_split", "layer2.0.fc1", 5, "cannot be divided among its 2 groups"),
+        ("four_splits", "layer2.0.fc2.0", 6, "cannot be reshaped"),
     ],
 )
 def test_widths_that_cannot_be_are_refused(
@@ -281,7 +281,7 @@ def tied(variant: str) -> list[list[str]]:
             block = ".".join(place.split(".")[:2])
             if place.endswith((".conv3", ".downsample.1")):
                 place = "residual"
-            elif place.endswith((".4", ".fc2")):
+            elif place.endswith((".4", ".fc2.0")):
                 place = f"{block}.attended"
             groups.setdefault(place, []).append(layer.name)
     return list(groups.values())
@@ -336,7 +336,7 @@ def test_times_of_the_layers_make_up_that_of_the_file(format_name: str, variant:
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_time_goes_to_the_layer_that_takes_it(format_name: str) -> None:
     # Not the same layer at two widths: runtimes can be slower with fewer channels.
-    large, small = layer_at("plain", "stem.0.6"), layer_at("plain", "blocks.0.fc1")
+    large, small = layer_at("plain", "conv1.6"), layer_at("plain", "layer2.0.fc1")
     for _ in range(5):
         times = layers_module(format_name).layer_times(content(format_name, "plain"), 10, 1)
         if times[large] > 2 * times[small]:

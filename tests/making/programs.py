@@ -69,7 +69,8 @@ def network(variant: str) -> ResNeSt:
 def quantized(variant: str, *, pixels: bool = False) -> Written:
     """The int8 program of a network above, calibrated on random images. Do not change."""
     model = network(variant)
-    graph = qat.prepare(deploy_form(branch_form(model), NORMALIZATION if pixels else None), SIDE)
+    deploy = deploy_form(branch_form(model), NORMALIZATION if pixels else None)
+    graph = qat.prepare(deploy, SIDE, pixels=pixels)
     noise = pixel_noise if pixels else images
     qat.calibrate(graph, lambda: [noise(32, seed=2)])
     program = quantized_program(graph, torch.zeros(2, 3, SIDE, SIDE))

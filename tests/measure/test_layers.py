@@ -55,9 +55,9 @@ def test_layers_say_where_they_stand(both: tuple[Program, Program, str]) -> None
     by_operation = {layer.operation: layer for layer in found}
     assert found[0].title == "image"
     assert found[0].inputs == ()
-    assert by_operation["conv2d"].title == "stem.0.0 conv2d"
+    assert by_operation["conv2d"].title == "conv1.0 conv2d"
     assert by_operation["conv2d"].inputs == (found[0].name,)
-    assert by_operation["mean"].module == "blocks.0"
+    assert by_operation["mean"].module == "layer1.0"
     assert found[-1].operation == "flatten"
     assert len({layer.name for layer in found}) == len(found)
     assert len(by_operation) == len(found)

@@ -151,7 +151,7 @@ def test_random_widths_are_in_reach() -> None:
 def layers_and_groups(variant: str) -> tuple[tuple[FileLayer, ...], tuple[Group, ...]]:
     model = branch_form(small(**{"layers": SHALLOW} | VARIANTS[variant]))
     groups = groups_of(model, SIDE)
-    return file_layers(program(variant), model, groups), groups
+    return file_layers(program(variant), groups), groups
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

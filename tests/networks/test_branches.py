@@ -109,6 +109,30 @@ def test_branch_form_has_no_split_and_no_wide_convolution() -> None:
     )
 
 
+@pytest.mark.parametrize("stem", ["deep", "small"])
+@pytest.mark.parametrize("radix", [1, 2, 4])
+@pytest.mark.parametrize("block", ["bottleneck", "basic"])
+def test_a_layer_has_one_name_in_all_forms(block: Any, radix: int, stem: Any) -> None:
+    model = network(block=block, radix=radix, stem=stem, avd_first=True)
+    branched = branch_form(model)
+    deploy = deploy_form(branched)
+    original, split, deployed = (
+        {name: parameter.shape for name, parameter in form.named_parameters()}
+        for form in (model, branched, deploy)
+    )
+    assert {name for name in original if not name.startswith("layer")} <= deployed.keys()
+    # Of the attention's logits one convolution is left, and has the first one's name.
+    joined = {name for name in split if name.rpartition(".")[0].endswith((".1", ".2", ".3"))}
+    joined = {name for name in joined if ".fc2." in name}
+    assert len(joined) == 2 * 4 * (radix - 1)
+    assert split.keys() - joined <= deployed.keys()
+    same = {name for name in split.keys() - joined if ".fc2." not in name and name != "fc.weight"}
+    assert {name: deployed[name] for name in same} == {name: split[name] for name in same}
+    # Whatever else there is holds constants: pools and complements.
+    constants = {name for name, p in deploy.named_parameters() if not p.requires_grad}
+    assert deployed.keys() - split.keys() == constants
+
+
 def test_gradients_reach_every_parameter_of_the_deploy_form() -> None:
     deploy = deploy_form(branch_form(network().train()))
     deploy(torch.randn(4, 3, 64, 64)).square().sum().backward()
@@ -118,12 +142,15 @@ def test_gradients_reach_every_parameter_of_the_deploy_form() -> None:
 
 
 def test_deploy_form_has_only_operations_of_phones() -> None:
-    deploy = deploy_form(branch_form(network()))
+    branched = branch_form(network())
+    deploy = deploy_form(branched)
     assert not any(isinstance(m, nn.AvgPool2d | nn.Linear) for m in deploy.modules())
-    assert all(isinstance(block, DeployBlock) for block in deploy.blocks)
+    blocks = [block for name in branched.stage_names() for block in deploy.get_submodule(name)]
+    assert len(blocks) == 4
+    assert all(isinstance(block, DeployBlock) for block in blocks)
     fixed = [p for p in deploy.parameters() if not p.requires_grad]
     # A pool in the block and one beside it, in three stages; weight and bias of every complement.
-    assert len(fixed) == 6 + 2 * len(deploy.blocks)
+    assert len(fixed) == 6 + 2 * len(blocks)
     program = torch.export.export(deploy, (torch.zeros(1, 3, 64, 64),))
     targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert not {t for t in targets if "softmax" in t or "view" in t or "chunk" in t}
@@ -195,7 +222,8 @@ def test_a_network_that_takes_pixels_computes_the_same() -> None:
 def test_normalisation_is_a_constant_and_absent_unless_asked_for() -> None:
     branched = branch_form(network())
     plain, with_pixels = deploy_form(branched), deploy_form(branched, IMAGENET)
-    assert (plain.takes_pixels, with_pixels.takes_pixels) == (False, True)
+    kinds = [type(form.normalize) for form in (plain, with_pixels)]
+    assert kinds == [nn.Identity, nn.Conv2d]
     added = with_pixels.state_dict().keys() - plain.state_dict().keys()
     assert added == {"normalize.weight", "normalize.bias"}
     assert plain.state_dict().keys() <= with_pixels.state_dict().keys()

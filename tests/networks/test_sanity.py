@@ -74,8 +74,8 @@ def test_ranges_that_saw_nothing_are_no_matter_of_weights() -> None:
     graph = calibrated()
     assert any(not value.isfinite().all() for value in graph.state_dict().values())
     refuse_not_finite("qat.train", graph)
-    graph.get_buffer("blocks.1.bn3.running_var")[0] = INF
-    with pytest.raises(InputError, match=r"^qat\.train: NaN or infinity in blocks\.1\.bn3\.runn"):
+    graph.get_buffer("layer2.1.bn3.running_var")[0] = INF
+    with pytest.raises(InputError, match=r"^qat\.train: NaN or infinity in layer2\.1\.bn3\.runn"):
         refuse_not_finite("qat.train", graph)
 
 
@@ -145,8 +145,8 @@ def test_a_layer_without_weights_is_named() -> None:
 def test_a_quantized_graph_without_weights_is_named() -> None:
     graph = calibrated()
     assert dead_layers(graph) == []
-    graph.get_parameter("blocks.1.conv3.weight").data.zero_()
-    assert dead_layers(graph) == ["blocks.1.conv3"]
+    graph.get_parameter("layer2.1.conv3.weight").data.zero_()
+    assert dead_layers(graph) == ["layer2.1.conv3"]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from pipeline.measure.layers import layers_of
 from pipeline.measure.width_times import file_layers, sized_layers
 from pipeline.networks.count import count
 from pipeline.networks.resnest.branches import branch_form
-from pipeline.networks.resnest.deploy import branch_name, branch_names, deploy_form
+from pipeline.networks.resnest.deploy import deploy_form
 from pipeline.networks.resnest.network import ResNeSt
 from tests.making import programs
 from tests.making.graphs import compute_nodes, islands
@@ -77,10 +77,11 @@ def test_forms_are_equal_in_training_too() -> None:
 
 def test_layers_of_the_deploy_form_have_their_names_in_branch_form() -> None:
     branched = branch_form(network())
-    deploy, names = deploy_form(branched), branch_names(branched)
-    assert names == {"stem.0": "conv1", "blocks.0": "layer2.0", "fc": "fc"}
-    first = branched.get_submodule(branch_name(names, "stem.0"))
-    assert same_state(first, deploy.get_submodule("stem.0"))
+    deploy = deploy_form(branched)
+    assert [n for n, _ in deploy.named_children() if n != "normalize"] == (
+        ["conv1", "bn1", "maxpool", "layer2", "fc"]
+    )
+    assert same_state(branched.get_submodule("conv1"), deploy.get_submodule("conv1"))
 
 
 @pytest.mark.parametrize("block", ["bottleneck", "basic"])
@@ -136,7 +137,7 @@ def test_layers_of_the_file_know_their_groups() -> None:
     source = programs.quantized(SMALL_STEM)
     model = branch_form(source.network)
     groups = groups_of(model, SIDE)
-    layers = file_layers(source.program, model, groups)
+    layers = file_layers(source.program, groups)
     assert (layers[0].place, layers[0].input_group, layers[0].output_group) == (
         *("conv1", None, "conv1"),
     )

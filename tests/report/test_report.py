@@ -232,14 +232,14 @@ def test_what_the_evaluator_computed_says_so() -> None:
 
 def test_an_allowed_mismatch_stands_at_the_top() -> None:
     wrong = parity(
-        agreement=0.9, misses=("90 % only",), first_difference="stem.0.0 conv2d", passed=False
+        agreement=0.9, misses=("90 % only",), first_difference="conv1.0 conv2d", passed=False
     )
     text = render(report(target(parity=wrong), target("other")))
     first, verdict = text.split("\n\n")[1:3]
     assert first.startswith("**Do not ship android**")
     assert verdict.startswith("**Passed**")
     assert "- android: 90 % only" in text
-    assert "- android: first layer that differs: stem.0.0 conv2d" in text
+    assert "- android: first layer that differs: conv1.0 conv2d" in text
     assert rows(text, 2)["android"]["verdict"] == "missed"
     assert rows(text, 2)["other"]["verdict"] == "passed"
 

@@ -401,7 +401,7 @@ def test_a_wrong_writer_stops_the_run_unless_that_is_allowed(out: Path, tmp_path
     # The digits are grey, so their logits are right: only the probes in colour show it.
     assert "1 of " in done.stderr
     assert "layers compute otherwise" in done.stderr
-    assert "first layer that differs: stem.0.0 conv2d: " in done.stderr
+    assert "first layer that differs: conv1.0 conv2d: " in done.stderr
     assert "--allow-mismatch" in done.stderr
     assert "Traceback" not in done.stderr
     done = run("--allow-mismatch")
@@ -409,7 +409,7 @@ def test_a_wrong_writer_stops_the_run_unless_that_is_allowed(out: Path, tmp_path
     assert "mismatch allowed" in done.stdout
     target = report_of(out, "wrong")["targets"][0]
     assert target["parity"]["passed"] is False
-    assert target["parity"]["first_difference"].startswith("stem.0.0 conv2d")
+    assert target["parity"]["first_difference"].startswith("conv1.0 conv2d")
     assert "**Do not ship wrong**" in (out / "wrong" / "report.md").read_text()
     refused = pocketnest("bundle", out / "wrong")
     assert refused.returncode == 2

@@ -18,7 +18,6 @@ from pipeline.networks.checkpoints import WEIGHTS, read_checkpoint
 from pipeline.networks.count import LayerCount, count
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.build import build
-from pipeline.networks.resnest.deploy import branch_name, branch_names
 from pipeline.networks.resnest.network import ResNeSt
 from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import PROGRAM
@@ -102,7 +101,7 @@ def table_of_run(run: Finished, rounds: int) -> list[LayerCost]:
     if recipe.target.precision == "float" or run.format.cannot_time() is not None:
         return rows
     with reading(run.file):
-        return _with_times(rows, _times(run, small, rounds))
+        return _with_times(rows, _times(run, rounds))
 
 
 def _branched(recipe: Recipe, classes: int) -> ResNeSt:
@@ -135,17 +134,14 @@ def _size(layer: LayerCount) -> LayerSize:
     )
 
 
-def _times(run: Finished, small: ResNeSt, rounds: int) -> Counter[str]:
-    """Milliseconds of the file's layers, by their place in branch form."""
+def _times(run: Finished, rounds: int) -> Counter[str]:
+    """Milliseconds of the file's layers, by the module that makes them."""
     module = import_module(f"pipeline.formats.{run.recipe.target.format}.layers")
     taken = module.layer_times(
         run.file.read_bytes(), rounds=rounds, threads=run.recipe.target.threads
     )
-    names = branch_names(small)
-    places = {
-        layer.name: branch_name(names, layer.module)
-        for layer in layers_of(program.load(run.stage("fold", PROGRAM)))
-    }
+    folded = program.load(run.stage("fold", PROGRAM))
+    places = {layer.name: layer.module for layer in layers_of(folded)}
     found: Counter[str] = Counter()
     for name, milliseconds in taken.items():
         found[places.get(name, "")] += milliseconds

@@ -53,8 +53,8 @@ to change the order of others: scores that float32 tells apart differ by 6e-8.""
 _UPWARDS = 1 + 1e-9
 """The pruner cuts counts down to whole numbers: 0.29 x 100 would be 28."""
 
-_FIRST = {"conv1.0.weight", "stem.0.0.weight", "conv1.weight", "stem.0.weight"}
-"""The first convolution in branch form and in deploy form, of a deep and of a small stem."""
+_FIRST = {"conv1.0.weight", "conv1.weight"}
+"""The first convolution of a deep and of a small stem, in every form."""
 
 
 def _eligible(name: str, weight: Tensor) -> bool:

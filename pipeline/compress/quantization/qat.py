@@ -14,7 +14,6 @@ from pipeline.base.errors import InputError
 from pipeline.compress.quantization import grid
 from pipeline.compress.quantization.fake_quantize import ActivationFakeQuantize, FixedFakeQuantize
 from pipeline.compress.quantization.quantizer import ACTIVATION, PIXELS, MobileQuantizer
-from pipeline.networks.resnest.deploy import DeployNet
 from pipeline.recipe.compression import Milestones
 
 aten = torch.ops.aten
@@ -24,18 +23,23 @@ _TRAINING_ARGUMENT = 5
 _SMALLEST_GAMMA = 1e-6
 
 
-def prepare(model: DeployNet, input_size: int) -> fx.GraphModule:
+def prepare(model: nn.Module, input_size: int, *, pixels: bool = False) -> fx.GraphModule:
     """Export a network in deploy form and put fake quantization into it.
 
-    The graph starts in training mode. Batch size stays dynamic. A network that takes camera
-    pixels has their grid at its input; any other learns one.
+    The graph starts in training mode. Batch size stays dynamic. Parameters keep their names.
+
+    Args:
+        model: takes images (batch, 3, side, side); moved to the CPU, in training mode afterwards.
+        input_size: side of the images in pixels.
+        pixels: whether the images are camera pixels, which have their grid at the input; for any
+            other one is learned.
     """
     _keep_gammas_from_zero(model)
     example = torch.zeros(2, 3, input_size, input_size)
     batch = torch.export.Dim("batch", min=2)
     model = model.cpu().train()
     program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
-    quantizer = MobileQuantizer(PIXELS if model.takes_pixels else ACTIVATION)
+    quantizer = MobileQuantizer(PIXELS if pixels else ACTIVATION)
     graph = prepare_qat_pt2e(program.module(check_guards=False), quantizer)
     assert isinstance(graph, fx.GraphModule)
     _round_plain_weights(graph)
@@ -229,6 +233,15 @@ def _fake_quantizes(graph: fx.GraphModule) -> list[tuple[str, Any]]:
     return [(name, module) for name, module in modules if isinstance(module, FakeQuantizeBase)]
 
 
+def _made_by(node: fx.Node) -> fx.Node:
+    """The operation whose layer a node's numbers are: past its ReLU and batch normalisation."""
+    for targets in (_RELU, (_BATCH_NORM,)):
+        source = node.args[0]
+        if node.target in targets and isinstance(source, fx.Node):
+            node = source
+    return node
+
+
 def _what_is_rounded(graph: fx.GraphModule) -> dict[str, str]:
     """What each module that rounds is given, in words, by the module's name."""
     words: dict[str, str] = {}
@@ -239,8 +252,8 @@ def _what_is_rounded(graph: fx.GraphModule) -> dict[str, str]:
         elif source.op == "placeholder":
             text = "the images"
         else:
-            # The modules of the exported network that hold the operation, the innermost last.
-            path = [name for name, _ in source.meta.get("nn_module_stack", {}).values()]
+            # The modules of the network that hold the operation, the innermost last.
+            path = [name for name, _ in _made_by(source).meta.get("nn_module_stack", {}).values()]
             text = (
                 f"the output of {path[-1] or 'the network'} ({source.name})"
                 if path

@@ -1,6 +1,6 @@
 """Knowledge distillation: the trained float network teaches the one that is made smaller.
 
-    with distillation(student, teacher, config) as adjust_loss:
+    with distillation(student, teacher, config, teacher.stage_names()) as adjust_loss:
         fit(student, dataset, train_config, seed, Hooks(adjust_loss=adjust_loss))
 
 What is minimised, with T the temperature and the mean over the images of a batch:
@@ -17,8 +17,6 @@ respond, so their channel counts may differ, as they do after pruning.
 from __future__ import annotations
 
 import copy
-import itertools
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -26,7 +24,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from pipeline.networks.resnest.network import ResNeSt
 from pipeline.networks.rewrites import Normalization, normalize_conv
 from pipeline.recipe.training import DistillConfig
 
@@ -78,9 +75,10 @@ def attention_transfer(features: Sequence[Tensor], teacher_features: Sequence[Te
 
 @contextmanager
 def distillation(
-    student: ResNeSt | fx.GraphModule,
-    teacher: ResNeSt,
+    student: nn.Module,
+    teacher: nn.Module,
     config: DistillConfig,
+    stages: Sequence[str],
     normalization: Normalization | None = None,
 ) -> Iterator[AdjustLoss]:
     """While inside, give the loss that teaches `student`, for `pipeline.train.Hooks`.
@@ -90,16 +88,17 @@ def distillation(
     where `config.features` is above 0; nothing of that is left afterwards.
 
     Args:
-        student: a network in either form, pruned or not, or a graph from `pipeline.qat.prepare`.
+        student: a network in any form, pruned or not, or a graph from `quantization.qat.prepare`;
+            it has the teacher's stages, by the same module paths.
         teacher: takes normalised images; not changed.
         config: temperature and weights.
+        stages: module paths, such as `layer2`, whose outputs are compared with features.
         normalization: that of the teacher's images, where the student takes pixel values 0..255.
 
     Raises:
-        ValueError: the two have different numbers of classes or, with features, of stages or
-            blocks.
+        ValueError: with features, the student lacks a stage, or none is given. The loss raises it
+            where the two have different numbers of classes, or a stage other places.
     """
-    _refuse_other_classes(student, teacher)
     if config.weight == 0 and config.features == 0:
         yield lambda images, logits, loss: loss
         return
@@ -107,8 +106,10 @@ def distillation(
     normalize = normalize_conv(normalization) if normalization else nn.Identity()
     frozen = nn.Sequential(normalize, copied).eval().requires_grad_(False)
     watched = config.features > 0
-    ends = _stage_ends(student, teacher) if watched else []
-    teacher_ends = _stage_ends(copied, teacher) if watched else []
+    if watched and not stages:
+        raise ValueError("distillation: the teacher has no stages to compare; set features to 0")
+    ends = [_stage_end(student, stage) for stage in stages] if watched else []
+    teacher_ends = [copied.get_submodule(stage) for stage in stages] if watched else []
 
     with _outputs(ends) as outputs, _outputs(teacher_ends) as teacher_outputs:
 
@@ -118,25 +119,39 @@ def distillation(
             # Not inference_mode: autograd cannot save its tensors where a loss uses them directly.
             with torch.no_grad():
                 teacher_logits = frozen(images).to(logits.dtype)
+            _refuse_other_classes(logits, teacher_logits)
             total = (1 - config.weight) * loss
             if config.weight > 0:
                 soft = soft_target_loss(logits, teacher_logits, config.temperature)
                 total = total + config.weight * soft
             if watched:
-                total = total + config.features * attention_transfer(outputs(), teacher_outputs())
+                pairs = outputs(), teacher_outputs()
+                _refuse_other_places(stages, *pairs)
+                total = total + config.features * attention_transfer(*pairs)
             return total
 
         yield adjust
 
 
-def _refuse_other_classes(student: nn.Module, teacher: nn.Module) -> None:
-    # The classifier has this name in every form, and its outputs come first in either layout.
-    found, wanted = (model.get_parameter("fc.weight").shape[0] for model in (student, teacher))
+def _refuse_other_classes(logits: Tensor, teacher_logits: Tensor) -> None:
+    found, wanted = logits.shape[1], teacher_logits.shape[1]
     if found != wanted:
         raise ValueError(
             f"distillation: the student has {found} classes, the teacher {wanted}; "
             "both must be trained on the same ones"
         )
+
+
+def _refuse_other_places(
+    stages: Sequence[str], features: Sequence[Tensor], teacher_features: Sequence[Tensor]
+) -> None:
+    for stage, one, two in zip(stages, features, teacher_features, strict=True):
+        if one.shape[2:] != two.shape[2:]:
+            found, wanted = (" x ".join(map(str, maps.shape[2:])) for maps in (one, two))
+            raise ValueError(
+                f"distillation: {stage} of the student gives {found} places, of the teacher "
+                f"{wanted}; set features to 0"
+            )
 
 
 @contextmanager
@@ -165,47 +180,37 @@ def _outputs(modules: Sequence[nn.Module]) -> Iterator[Callable[[], list[Tensor]
         kept.clear()
 
 
-def _stage_ends(model: ResNeSt | fx.GraphModule, teacher: ResNeSt) -> list[nn.Module]:
-    """The modules whose outputs are those of the stages, in order."""
-    depths = [len(stage) for stage in teacher.stages() if len(stage)]
+def _stage_end(model: nn.Module, stage: str) -> nn.Module:
+    """The module whose output is that of a stage."""
     if isinstance(model, fx.GraphModule):
-        return _stage_ends_of_graph(model, depths)
-    stages: list[nn.Module] = [stage for stage in model.stages() if len(stage)]
-    if len(stages) != len(depths):
-        raise ValueError(
-            f"distillation: the student has {len(stages)} stages, the teacher {len(depths)}; "
-            "set features to 0"
-        )
-    return stages
+        return _stage_end_of_graph(model, stage)
+    found = dict(model.named_modules()).get(stage)
+    if found is None or not any(True for _ in found.parameters()):  # an empty stage is none
+        raise _lacks(stage)
+    return found
 
 
-def _stage_ends_of_graph(graph: fx.GraphModule, depths: Sequence[int]) -> list[nn.Module]:
-    """The fake quantizers that round the outputs of each stage's last block.
+def _stage_end_of_graph(graph: fx.GraphModule, stage: str) -> nn.Module:
+    """The fake quantizer that rounds a stage's output.
 
-    They are modules, so a forward hook sees what the next layer reads, and the graph, which is
+    It is a module, so a forward hook sees what the next layer reads, and the graph, which is
     recompiled at every change of mode, stays as it is.
     """
-    last: dict[int, fx.Node] = {}
-    for node in graph.graph.nodes:
-        block = _block_of(node)
-        if block is not None:
-            last[block] = node  # the nodes stand in the order in which they run
-    if sorted(last) != list(range(sum(depths))):
-        raise ValueError(
-            f"distillation: the student has {len(last)} blocks, the teacher {sum(depths)}; "
-            "set features to 0"
-        )
-    return [_fake_quantizer(graph, last[end - 1]) for end in itertools.accumulate(depths)]
+    # In the order in which they run: all that a stage computes its output is made of, so that
+    # its last operation is the one that gives it.
+    inside = [node for node in graph.graph.nodes if stage in _modules_of(node)]
+    if not inside:
+        raise _lacks(stage)
+    return _fake_quantizer(graph, inside[-1])
 
 
-def _block_of(node: fx.Node) -> int | None:
-    """Number of the `DeployBlock` in whose own forward a node was traced, if in one."""
-    stack = node.meta.get("nn_module_stack")
-    if not stack:
-        return None
-    path, _ = list(stack.values())[-1]
-    found = re.fullmatch(r"blocks\.(\d+)", path)
-    return int(found[1]) if found else None
+def _modules_of(node: fx.Node) -> list[str]:
+    """Paths of the modules in whose forward a node was traced, the outermost first."""
+    return [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+
+
+def _lacks(stage: str) -> ValueError:
+    return ValueError(f"distillation: the student has no stage {stage}; set features to 0")
 
 
 def _fake_quantizer(graph: fx.GraphModule, node: fx.Node) -> nn.Module:

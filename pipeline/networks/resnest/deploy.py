@@ -1,17 +1,29 @@
 """Deploy form: the same function in the operations phones run fastest.
 
-Each rewrite is exact in real arithmetic:
+Every layer keeps the name that it has in branch form, and every layer outside the splits the one
+of the float network: `conv1.0`, `layer2.0.conv3`, `fc`. A rewrite puts one module in another's
+place, and what is new (`normalize`, `complement`) has a name of its own. Each rewrite is exact in
+real arithmetic, before -> after:
 
-- softmax over two splits is a sigmoid of the difference of the logits, and the difference of two
-  linear maps is one linear map: `a0 = sigmoid((W0 - W1) z + (b0 - b1))`, `a1 = 1 - a0`. Half of
-  fc2 goes. The complement is a depthwise convolution with weight -1 and bias 1, since ONNX
-  Runtime has no integer subtraction.
-- for more splits, one convolution gives the logits of all of them, those of a channel side by
-  side, so that softmax runs over the last axis and nothing is concatenated or transposed.
-- an average pool is a depthwise convolution with constant weights, which every runtime has in
-  int8 (XNNPACK has no int8 average pool).
-- the classifier is a 1x1 convolution, so that the flatten comes last and moves ten numbers.
-- where camera pixels come in, normalisation is a depthwise 1x1 convolution with constant weights.
+- the attention of two splits, where softmax over two is a sigmoid of the difference, and the
+  difference of two linear maps is one linear map:
+    softmax(fc2.0(z), fc2.1(z))
+    -> a = sigmoid(fc2.0'(z)), complement(a); fc2.0' = fc2.0 - fc2.1, complement(a) = 1 - a
+  Half of fc2 goes. The complement is a depthwise convolution with weight -1 and bias 1, since
+  ONNX Runtime has no integer subtraction.
+- the attention of more splits, so that softmax runs over the last axis and nothing is
+  concatenated or transposed:
+    softmax(fc2.0(z), fc2.1(z), fc2.2(z), ...)
+    -> softmax(fc2.0'(z)) ; fc2.0' has the outputs of all, those of a channel side by side
+- the average pools, for XNNPACK has no int8 average pool:
+    avg_pool(x)
+    -> conv(x) ; depthwise, its weights constants, which every runtime has in int8
+- the classifier, so that the flatten comes last and moves ten numbers:
+    linear(flatten(mean(x)))
+    -> flatten(conv(mean(x))) ; 1x1
+- the input, where camera pixels come in:
+    conv1((pixels / 255 - mean) / std)
+    -> conv1(normalize(pixels)) ; a depthwise 1x1 convolution with constant weights
   It stays one of its own: folded into the first convolution it would change what that one's zero
   padding stands for.
 """
@@ -63,11 +75,14 @@ def _joined(fc2: nn.ModuleList) -> nn.Conv2d:
     return joined
 
 
-def _attention_logits(fc2: nn.ModuleList) -> nn.Module:
-    """What the deploy form puts in place of `fc2`, for any radix."""
+def _attention_logits(fc2: nn.ModuleList) -> nn.Sequential:
+    """What the deploy form puts in place of `fc2`, for any radix: `fc2.0` alone.
+
+    It gives the first split's logits, or those of all.
+    """
     if len(fc2) == 1:
-        return copy.deepcopy(fc2[0])
-    return _gate(fc2) if len(fc2) == 2 else _joined(fc2)
+        return nn.Sequential(copy.deepcopy(fc2[0]))
+    return nn.Sequential(_gate(fc2) if len(fc2) == 2 else _joined(fc2))
 
 
 def softmax_attention(splits: list[Tensor], logits: Tensor) -> Tensor:
@@ -140,12 +155,13 @@ class DeployNet(nn.Module):
 
     def __init__(self, model: ResNeSt, normalization: Normalization | None = None) -> None:
         super().__init__()
-        self.takes_pixels = normalization is not None
         self.normalize = normalize_conv(normalization) if normalization else nn.Identity()
-        self.stem = copy.deepcopy(nn.Sequential(model.conv1, model.bn1, nn.ReLU(), model.maxpool))
-        self.blocks = nn.Sequential(
-            *(DeployBlock(block) for stage in model.stages() for block in stage)  # type: ignore[arg-type]
-        )
+        self.conv1, self.bn1 = copy.deepcopy(model.conv1), copy.deepcopy(model.bn1)
+        self.maxpool = copy.deepcopy(model.maxpool)
+        self._stages = model.stage_names()
+        for name in self._stages:
+            blocks = model.get_submodule(name)
+            self.add_module(name, nn.Sequential(*(DeployBlock(block) for block in blocks)))  # type: ignore[arg-type, attr-defined]
         linear = model.fc
         assert isinstance(linear, nn.Linear)
         self.fc = nn.Conv2d(linear.in_features, linear.out_features, 1)
@@ -155,8 +171,10 @@ class DeployNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (batch, num_classes)."""
-        features = self.blocks(self.stem(self.normalize(x)))
-        return self.fc(global_average(features)).flatten(1)  # type: ignore[no-any-return]
+        x = self.maxpool(torch.relu(self.bn1(self.conv1(self.normalize(x)))))
+        for name in self._stages:
+            x = self.get_submodule(name)(x)
+        return self.fc(global_average(x)).flatten(1)  # type: ignore[no-any-return]
 
 
 def deploy_form(branched: ResNeSt, normalization: Normalization | None = None) -> DeployNet:
@@ -167,38 +185,3 @@ def deploy_form(branched: ResNeSt, normalization: Normalization | None = None) -
     deploy = DeployNet(branched, normalization)
     # The new convolutions start on the CPU; the rest may not.
     return deploy.to(next(branched.parameters())).train(branched.training)
-
-
-def branch_names(model: ResNeSt) -> dict[str, str]:
-    """Names of blocks and layers of a network in branch form, by their names in deploy form.
-
-    `blocks.3` is `layer2.0` in a network of three blocks in its first stage, `stem.0.6` is
-    `conv1.6`, or `stem.0` the `conv1` of a small stem; what stands inside a block has the same
-    name in both forms.
-    """
-    blocks = [
-        f"layer{stage}.{position}"
-        for stage, blocks in enumerate(model.stages(), start=1)
-        for position in range(len(blocks))
-    ]
-    stem = {"stem.0": "conv1"}
-    if isinstance(model.conv1, nn.Sequential):
-        stem = {f"stem.0.{index}": f"conv1.{index}" for index in range(len(model.conv1))}
-    return stem | {f"blocks.{index}": name for index, name in enumerate(blocks)} | {"fc": "fc"}
-
-
-def branch_name(names: dict[str, str], module: str) -> str:
-    """The name in branch form of a module in deploy form; that of its block where it has none.
-
-    Args:
-        names: from `branch_names`.
-        module: as in `named_modules` of the deploy form.
-    """
-    parts = module.split(".")
-    if parts[0] != "blocks":
-        return names.get(module, module)
-    inside = ".".join(parts[2:])
-    block = names[".".join(parts[:2])]
-    # The first split's logits, or those of all, come of the one convolution that is left.
-    inside = "fc2.0" if inside == "fc2" else inside
-    return f"{block}.{inside}" if inside else block

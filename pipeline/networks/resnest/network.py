@@ -283,6 +283,10 @@ class ResNeSt(nn.Module):
         """The four residual stages in order."""
         return [self.get_submodule(f"layer{i}") for i in range(1, 5)]  # type: ignore[misc]
 
+    def stage_names(self) -> tuple[str, ...]:
+        """Module paths of the stages that hold blocks, in order; a form of the network has them."""
+        return tuple(f"layer{i}" for i, stage in enumerate(self.stages(), start=1) if len(stage))
+
     def features(self, x: Tensor) -> Tensor:
         """The last stage's output: (batch, channels, side / 32, side / 32).
 
