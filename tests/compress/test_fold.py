@@ -5,19 +5,21 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torchao.quantization.pt2e import FakeQuantizeBase
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
 from pipeline.compress.quantization import program as program_file
+from pipeline.compress.quantization import qat
 from pipeline.compress.quantization.fold import (
     bias_to_grid,
     drop_clamped_relus,
     float_program,
     fold_batch_norms,
+    quantized_program,
 )
 from tests.making.graphs import EXAMPLE, attribute, calibrated, in_graph
-from tests.making.networks import VARIANTS, deploy, images, relative_difference
+from tests.making.networks import SIDE, VARIANTS, deploy, images, randomise, relative_difference
 from tests.making.programs import program
 
 aten = torch.ops.aten
@@ -99,6 +101,102 @@ def test_the_float_program_is_the_network(variant: str) -> None:
         for index in range(5):
             one = module(x[index : index + 1])
             assert relative_difference(one, wanted[index : index + 1]) <= LIMIT
+
+
+class OtherOrders(nn.Module):
+    """A convolution that a batch normalisation and a sum read, and one that comes after its own."""
+
+    def __init__(self, padding: str | int = 1, *, affine: bool = True) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=padding)
+        self.norm = nn.BatchNorm2d(8, affine=affine)
+        self.before = nn.BatchNorm2d(8)
+        self.last = nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        z = self.before(torch.relu(self.norm(y) + y))
+        return self.last(z.mean((2, 3), keepdim=True)).flatten(1)
+
+
+class Chain(nn.Module):
+    """A convolution, its batch normalisation and a classifier."""
+
+    def __init__(self, padding: str | int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=padding)
+        self.norm = nn.BatchNorm2d(8)
+        self.last = nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.relu(self.norm(self.stem(x)))
+        return self.last(z.mean((2, 3), keepdim=True)).flatten(1)
+
+
+def convolutions(exported: torch.export.ExportedProgram) -> int:
+    targets = {aten.conv2d.default, aten.conv2d.padding}
+    return sum(node.target in targets for node in exported.graph.nodes)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_batch_norm_that_is_not_the_only_reader_is_not_folded(affine: bool) -> None:
+    """Nor one that follows no convolution: each becomes a convolution of its own."""
+    torch.manual_seed(0)
+    network, x = OtherOrders(affine=affine).train(), images(4)
+    for seed in range(5):
+        network(images(8, seed))  # running statistics that are not those of the identity
+    network.eval()
+    exported = float_program(network, EXAMPLE)
+    module = exported.module(check_guards=False)
+    assert not in_graph(module, aten.batch_norm.default)
+    assert convolutions(exported) == 4
+    with torch.no_grad():
+        assert relative_difference(module(x), network(x)) <= LIMIT
+
+
+@pytest.mark.parametrize("padding", [1, "same"])
+def test_a_batch_norm_is_folded_whatever_names_the_padding(padding: str | int) -> None:
+    torch.manual_seed(0)
+    network, x = Chain(padding).eval(), images(4)
+    randomise(network)
+    exported = float_program(network, EXAMPLE)
+    assert convolutions(exported) == 2
+    with torch.no_grad():
+        assert relative_difference(exported.module(check_guards=False)(x), network(x)) <= LIMIT
+
+
+def test_what_cannot_be_folded_is_refused_by_name_where_it_is_quantized() -> None:
+    with pytest.raises(NotImplementedError, match=r"not the only reader.* \(norm, batch_norm\)"):
+        qat.prepare(OtherOrders(), SIDE)
+
+
+class Shared(nn.Module):
+    """One convolution that two tensors of other ranges go through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.last = nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        large = torch.relu(self.stem(x))
+        small = torch.nn.functional.max_pool2d(large, 2).mean((2, 3), keepdim=True)
+        both = self.head(large).mean((2, 3), keepdim=True) + self.head(small)
+        return self.last(both).flatten(1)
+
+
+def test_a_shared_bias_lies_on_the_grid_of_each_of_its_convolutions() -> None:
+    torch.manual_seed(0)
+    graph = qat.prepare(Shared(), SIDE)
+    qat.calibrate(graph, lambda: [images(8)])
+    module = quantized_program(graph, EXAMPLE).module(check_guards=False)
+    scales = []
+    for conv in biased(module):
+        scale, bias = bias_scale(module, conv), attribute(module, conv.args[2])
+        assert torch.equal((torch.round(bias.double() / scale) * scale).float(), bias)
+        scales.append(scale)
+    assert len(scales) == 4
+    assert not torch.equal(scales[1], scales[2])
 
 
 def bias_scale(module: fx.GraphModule, conv: fx.Node) -> Tensor:

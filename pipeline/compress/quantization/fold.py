@@ -16,6 +16,7 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
 from pipeline.compress.quantization import grid
 from pipeline.compress.quantization.fake_quantize import ActivationFakeQuantize, only_round
+from pipeline.compress.quantization.quantizer import CONVOLUTIONS
 
 aten = torch.ops.aten
 quantized = torch.ops.quantized_decomposed
@@ -37,40 +38,100 @@ def source_weight(node: fx.Node) -> fx.Node:
 
 
 def fold_batch_norms(model: fx.GraphModule) -> None:
-    """Fold every batch normalisation of an exported graph into its convolution, in place.
+    """Take every batch normalisation out of an exported graph, in place.
 
+    One that alone reads a convolution is folded into it,
     `w' = w * gamma / sqrt(var + eps)` and `b' = (b - mean) * gamma / sqrt(var + eps) + beta`
-    (Jacob et al. 2018, https://arxiv.org/abs/1712.05877, section 3.2).
+    (Jacob et al. 2018, https://arxiv.org/abs/1712.05877, section 3.2). Any other becomes a
+    depthwise 1x1 convolution of its own: folded, it would change what the convolution's other
+    readers get.
+
+    Args:
+        model: in evaluation mode: what counts are the running statistics.
+
+    Raises:
+        NotImplementedError: a batch normalisation that is not folded reads no image-like tensor.
     """
     graph = model.graph
     for index, norm in enumerate([n for n in graph.nodes if n.target is aten.batch_norm.default]):
-        gamma, beta, mean, var = (_attribute(model, a) for a in norm.args[1:5])
         conv = norm.args[0]
-        assert isinstance(conv, fx.Node)
-        assert conv.target is aten.conv2d.default, f"{conv.target} before batch normalisation"
-        bias_node = conv.args[2] if len(conv.args) > 2 else None
-        weight_node = conv.args[1]
-        assert isinstance(weight_node, fx.Node)
-        weight = _attribute(model, source_weight(weight_node))
-        factor = gamma / torch.sqrt(var + norm.args[7])
-        bias = _attribute(model, bias_node) if bias_node is not None else torch.zeros_like(mean)
-        model.register_buffer(f"folded_weight_{index}", weight * factor[:, None, None, None])
-        model.register_buffer(f"folded_bias_{index}", (bias - mean) * factor + beta)
-        with graph.inserting_before(conv):
-            folded_weight = graph.get_attr(f"folded_weight_{index}")
-            folded_bias = graph.get_attr(f"folded_bias_{index}")
-            if weight_node.op == "call_module":  # the rounding stays
-                folded_weight = graph.call_module(str(weight_node.target), (folded_weight,))
-        conv.args = (conv.args[0], folded_weight, folded_bias, *conv.args[3:])
-        norm.replace_all_uses_with(conv)
-        graph.erase_node(norm)
+        if conv.target in CONVOLUTIONS and _tensor_readers(conv) == [norm]:
+            _fold_into(model, conv, norm, index)
+        else:
+            _as_convolution(model, norm, index)
     graph.eliminate_dead_code(is_impure_node=lambda n: n.op in {"placeholder", "output"})
     graph.lint()  # type: ignore[no-untyped-call]
     model.recompile()
 
 
+def _tensor_readers(node: fx.Node) -> list[fx.Node]:
+    """Who reads a node's numbers, and not only its shape."""
+    return [user for user in node.users if user.target is not aten.sym_size.int]
+
+
+def _factor_and_shift(model: fx.GraphModule, norm: fx.Node) -> tuple[Tensor, Tensor, Tensor]:
+    """`y -> (y - mean) * factor + shift`: factor, mean and shift, one per channel each."""
+    gamma, beta, mean, var = (None if a is None else _attribute(model, a) for a in norm.args[1:5])
+    assert mean is not None
+    assert var is not None
+    deviation = torch.sqrt(var + norm.args[7])
+    factor = 1 / deviation if gamma is None else gamma / deviation
+    return factor, mean, torch.zeros_like(mean) if beta is None else beta
+
+
+def _fold_into(model: fx.GraphModule, conv: fx.Node, norm: fx.Node, index: int) -> None:
+    """A batch normalisation goes into the convolution that it alone reads.
+
+    before: y = conv(x, w, b);  z = batch_norm(y, gamma, beta, mean, var)
+    after:  z = conv(x, w', b'); a rounding of w now rounds w'
+    """
+    graph = model.graph
+    bias_node = conv.args[2] if len(conv.args) > 2 else None
+    weight_node = conv.args[1]
+    assert isinstance(weight_node, fx.Node)
+    weight = _attribute(model, source_weight(weight_node))
+    factor, mean, shift = _factor_and_shift(model, norm)
+    bias = _attribute(model, bias_node) if bias_node is not None else torch.zeros_like(mean)
+    model.register_buffer(f"folded_weight_{index}", weight * factor[:, None, None, None])
+    model.register_buffer(f"folded_bias_{index}", (bias - mean) * factor + shift)
+    with graph.inserting_before(conv):
+        folded_weight = graph.get_attr(f"folded_weight_{index}")
+        folded_bias = graph.get_attr(f"folded_bias_{index}")
+        if weight_node.op == "call_module":  # the rounding stays
+            folded_weight = graph.call_module(str(weight_node.target), (folded_weight,))
+    conv.args = (conv.args[0], folded_weight, folded_bias, *conv.args[3:])
+    norm.replace_all_uses_with(conv)
+    graph.erase_node(norm)
+
+
+def _as_convolution(model: fx.GraphModule, norm: fx.Node, index: int) -> None:
+    """A batch normalisation that cannot be folded becomes a depthwise 1x1 convolution.
+
+    before: y -> readers;  z = batch_norm(y, gamma, beta, mean, var)
+    after:  y -> readers;  z = conv(y, factor, shift - mean * factor), one group a channel
+    """
+    graph, source = model.graph, norm.args[0]
+    assert isinstance(source, fx.Node)
+    factor, mean, shift = _factor_and_shift(model, norm)
+    if (value := source.meta.get("val")) is not None and value.dim() != 4:
+        raise NotImplementedError(
+            f"{norm.name}: a batch normalisation of {value.dim()} dimensions that follows no "
+            "convolution of its own; only (batch, channels, height, width) can be written"
+        )
+    model.register_buffer(f"folded_weight_{index}", factor[:, None, None, None])
+    model.register_buffer(f"folded_bias_{index}", shift - mean * factor)
+    with graph.inserting_before(norm):
+        weight = graph.get_attr(f"folded_weight_{index}")
+        bias = graph.get_attr(f"folded_bias_{index}")
+        still = ([1, 1], [0, 0], [1, 1], len(factor))  # stride, padding, dilation, groups
+        conv = graph.call_function(aten.conv2d.default, (source, weight, bias, *still))
+    conv.meta.update(norm.meta)
+    norm.replace_all_uses_with(conv)
+    graph.erase_node(norm)
+
+
 def _biased_convolutions(model: fx.GraphModule) -> list[Any]:
-    convolutions = [n for n in model.graph.nodes if n.target is aten.conv2d.default]
+    convolutions = [n for n in model.graph.nodes if n.target in CONVOLUTIONS]
     return [n for n in convolutions if len(n.args) > 2 and n.args[2] is not None]
 
 
@@ -97,11 +158,30 @@ def bias_to_grid(model: fx.GraphModule) -> None:
     the program, and is exactly a multiple of it. Core ML stores biases in float16: taking the
     multiple next to a float16 number keeps its file within half a step of the others.
     """
+    _own_biases(model)
     for conv in _biased_convolutions(model):
         scale = bias_scale(model, conv)
         bias = _attribute(model, conv.args[2])
         steps = torch.round(bias.half().double() / scale).clamp(-(2**31), 2**31 - 1)
         bias.copy_((steps * scale).float())
+
+
+def _own_biases(model: fx.GraphModule) -> None:
+    """Give each convolution of a bias that several add one of its own: their grids differ.
+
+    before: y = conv(x, w, b);  z = conv(u, w, b)
+    after:  y = conv(x, w, b);  z = conv(u, w, b_1)
+    """
+    seen: set[fx.Node] = set()
+    for index, conv in enumerate(_biased_convolutions(model)):
+        shared = conv.args[2]
+        if shared in seen:
+            model.register_buffer(f"own_bias_{index}", _attribute(model, shared).clone())
+            with model.graph.inserting_before(conv):
+                own = model.graph.get_attr(f"own_bias_{index}")
+            conv.args = (*conv.args[:2], own, *conv.args[3:])
+        seen.add(shared)
+    model.recompile()
 
 
 def bias_scale(model: fx.GraphModule, conv: fx.Node) -> Tensor:
@@ -114,7 +194,11 @@ def bias_scale(model: fx.GraphModule, conv: fx.Node) -> Tensor:
 
 
 def drop_clamped_relus(model: fx.GraphModule) -> None:
-    """Remove each ReLU whose output grid starts at zero: the rounding clamps there anyway."""
+    """Remove each ReLU whose output grid starts at zero: the rounding clamps there anyway.
+
+    before: y = conv(x);  z = quantize(relu(y))
+    after:  y = conv(x);  z = quantize(y)
+    """
     for relu in [n for n in model.graph.nodes if n.target in {aten.relu.default}]:
         users = list(relu.users)
         if users and all(
@@ -156,6 +240,8 @@ def float_twin(prepared: fx.GraphModule, example: Tensor) -> torch.export.Export
     for node in list(model.graph.nodes):
         is_module = node.op == "call_module"
         if is_module and isinstance(model.get_submodule(str(node.target)), FakeQuantizeBase):
+            # before: y = conv(round_x(x), round_w(w))
+            # after:  y = conv(x, w)
             node.replace_all_uses_with(node.args[0])
             model.graph.erase_node(node)
     model.recompile()

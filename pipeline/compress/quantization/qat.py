@@ -47,7 +47,10 @@ def prepare(model: nn.Module, input_size: int, *, pixels: bool = False) -> fx.Gr
 
 
 def _round_plain_weights(graph: fx.GraphModule) -> None:
-    """Make `bn(conv(x, round(w)))` of PT2E's `bn(conv(x, round(w * s)) / s)`, in place.
+    """Round weights as they are, in place of PT2E's way by way of a product.
+
+    before: z = bn(conv(x, round(w * s)) / s + b)
+    after:  z = bn(conv(x, round(w, s), b))
 
     `s` is what folding will multiply the weights by. Rounding to steps that are `s` times as fine
     gives the same numbers without two passes over the weights and two over the activations,
@@ -79,6 +82,9 @@ def merge_rounding(graph: fx.GraphModule) -> None:
     A ReLU before a grid that starts at zero is left to the rounding, and what max pooling picks
     of rounded values is not rounded again. Numbers and state stay the same; gradients too, but
     for values less than half a step below zero.
+
+    before: z = round(relu(y));  p = round(max_pool(round(x)))
+    after:  z = round(y), which rectifies;  p = max_pool(round(x))
     """
     nodes = graph.graph
     for node in [n for n in nodes.nodes if n.op == "call_module"]:

@@ -137,14 +137,26 @@ class MobileQuantizer(Quantizer):
         """Refuse a program with an operation this quantizer has no rule for.
 
         Raises:
-            NotImplementedError: names the operation. Going on would leave a float island.
+            NotImplementedError: names the operation and its module. Going on would leave a float
+                island.
         """
         for node in model.graph.nodes:
             if node.op != "call_function" or "quantization_annotation" in node.meta:
                 continue
             value = node.meta.get("val")
             if isinstance(value, torch.Tensor) and value.dim() >= 2:
-                raise NotImplementedError(
-                    f"no quantization rule for {node.target} ({node.name}); "
-                    "add it to pipeline/compress/quantization/quantizer.py"
-                )
+                raise NotImplementedError(_without_rule(node))
+
+
+def _without_rule(node: fx.Node) -> str:
+    path = [name for name, _ in node.meta.get("nn_module_stack", {}).values()]
+    where = f"{path[-1]}, {node.name}" if path and path[-1] else node.name
+    if node.target is aten.batch_norm.default:
+        return (
+            f"no quantization rule for a batch normalisation that is not the only reader of a "
+            f"convolution ({where}); put it behind a convolution of its own"
+        )
+    return (
+        f"no quantization rule for {node.target} ({where}); "
+        "add it to pipeline/compress/quantization/quantizer.py"
+    )
