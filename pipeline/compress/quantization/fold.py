@@ -69,7 +69,7 @@ def _tensor_readers(node: fx.Node) -> list[fx.Node]:
     return [user for user in node.users if user.target is not aten.sym_size.int]
 
 
-def _factor_and_shift(model: fx.GraphModule, norm: fx.Node) -> tuple[Tensor, Tensor, Tensor]:
+def _factor_and_shift(model: fx.GraphModule, norm: Any) -> tuple[Tensor, Tensor, Tensor]:
     """`y -> (y - mean) * factor + shift`: factor, mean and shift, one per channel each."""
     gamma, beta, mean, var = (None if a is None else _attribute(model, a) for a in norm.args[1:5])
     assert mean is not None

@@ -184,7 +184,7 @@ def _stage_end(model: nn.Module, stage: str) -> nn.Module:
     """The module whose output is that of a stage."""
     if isinstance(model, fx.GraphModule):
         return _stage_end_of_graph(model, stage)
-    found = dict(model.named_modules()).get(stage)
+    found: nn.Module | None = dict(model.named_modules()).get(stage)
     if found is None or not any(True for _ in found.parameters()):  # an empty stage is none
         raise _lacks(stage)
     return found

@@ -161,7 +161,7 @@ class DeployNet(nn.Module):
         self._stages = model.stage_names()
         for name in self._stages:
             blocks = model.get_submodule(name)
-            self.add_module(name, nn.Sequential(*(DeployBlock(block) for block in blocks)))  # type: ignore[arg-type, attr-defined]
+            self.add_module(name, nn.Sequential(*(DeployBlock(block) for block in blocks)))  # type: ignore[attr-defined]
         linear = model.fc
         assert isinstance(linear, nn.Linear)
         self.fc = nn.Conv2d(linear.in_features, linear.out_features, 1)
