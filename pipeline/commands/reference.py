@@ -24,7 +24,7 @@ from pipeline.report.markdown import table
 from pipeline.report.records import Report, TargetResult
 from pipeline.report.write import combine, write_report
 from pipeline.stages.finished_run import Finished, open_runs
-from pipeline.tasks.classification import PREDICTIONS
+from pipeline.tasks.predictions import PREDICTIONS
 
 CURVES = "curves.csv"
 """The learning curves of a kind of block: a line for every epoch of every stage that trains."""
@@ -159,7 +159,7 @@ def readme(name: str, reports: Sequence[Report]) -> str:
 
 def _setting(report: Report) -> str:
     top1 = ", ".join(
-        f"{words.percent(found.top1)} of {found.images} images ({key})"
+        f"{words.percent(found.figure)} of {found.images} images ({key})"
         for key, found in report.baseline.accuracy.items()
     )
     device = f"{report.baseline.device}, {words.measured(report.baseline)}"
@@ -188,7 +188,7 @@ def _ours(reports: Sequence[Report]) -> Iterator[tuple[str, ...]]:
             yield (
                 f"`{target.name}`",
                 report.model.block,
-                words.percent(next(iter(report.baseline.accuracy.values())).top1),
+                words.percent(next(iter(report.baseline.accuracy.values())).figure),
                 f"{whole:.1f} → {size:.1f} MB, {whole / size:.2f}x",
                 _or_not(target.speedup, "{:.2f}x"),
                 _or_not(drop, "{:.2f}"),
@@ -208,7 +208,7 @@ def _row(report: Report, target: TargetResult) -> tuple[str, ...]:
         precision_of(report, target),
         target.format,
         *(
-            words.percent(accuracy[name].top1) if name in accuracy else "not measured"
+            words.percent(accuracy[name].figure) if name in accuracy else "not measured"
             for name in report.data.test_sets
         ),
         f"{target.size_mb:.2f}",

@@ -6,8 +6,7 @@ output_misses(compared, widened(FILE["onnx"], rounding))    # []
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +17,7 @@ from pipeline.formats.file_facts import FileFacts
 from pipeline.formats.format import Limits, ScalesExact
 from pipeline.measure.layers import LayerSums, first_difference, percentile
 from pipeline.measure.parity_record import OutputSteps
-from pipeline.tasks.ranking import first_class
+from pipeline.tasks.task import Agreement
 
 FOLDED = Limits(agreement=0.98, median=1, p99=6)
 """For the program against the trained network: training does not round biases to int32. On a
@@ -26,13 +25,8 @@ ResNeSt-50 that moves the logits by a step at the 99th percentile, on a net of a
 two or three."""
 
 Logits = Mapping[str, Tensor]
-"""Logits (images, classes) by set of images."""
-
-
-def agreement(found: Logits, wanted: Logits) -> float:
-    """Share of all images to which both give the same first class."""
-    same = torch.cat([first_class(found[name]) == first_class(wanted[name]) for name in wanted])
-    return float(same.double().mean())
+"""Logits (images, ...) by set of images."""
+Compare = Callable[[Logits, Logits, float | None], Agreement]
 
 
 def output_steps(found: Logits, wanted: Logits, step: float) -> OutputSteps:
@@ -88,54 +82,44 @@ class Compared:
     """How far two sets of logits are apart; `steps` on a grid, `difference` without one.
 
     Attributes:
-        images: number of them.
-        agreement: share with the same first class.
-        leads: of every other image, by how many steps of the grid the class that should be first
-            should lead the one that is; infinitely many without a grid.
+        results: how often both come to the same result.
     """
 
-    images: int
-    agreement: float
-    leads: tuple[float, ...]
+    results: Agreement
     steps: OutputSteps | None
     difference: float | None
 
 
-def compare_logits(found: Logits, wanted: Logits, step: float | None) -> Compared:
-    """Compare logits with those they should be; `step` is None for a float network."""
+def compare_logits(found: Logits, wanted: Logits, step: float | None, results: Compare) -> Compared:
+    """Compare logits with those they should be.
+
+    Args:
+        found: of a file, say.
+        wanted: of its program.
+        step: scale of the grid that `wanted` lie on; None for a float network.
+        results: of the task, `TaskModule.compare`.
+    """
     return Compared(
-        images=sum(len(logits) for logits in found.values()),
-        agreement=agreement(found, wanted),
-        leads=_leads(found, wanted, step),
+        results=results(found, wanted, step),
         steps=None if step is None else output_steps(found, wanted, step),
         difference=float_difference(found, wanted) if step is None else None,
     )
 
 
-def _leads(found: Logits, wanted: Logits, step: float | None) -> tuple[float, ...]:
-    """As `Compared.leads`."""
-    leads: list[float] = []
-    for name, right in wanted.items():
-        first, other = first_class(right), first_class(found[name])
-        rows = (first != other).nonzero().flatten()
-        apart = right[rows, first[rows]] - right[rows, other[rows]]
-        leads += [math.inf] * len(rows) if step is None else (apart / step).tolist()
-    return tuple(leads)
-
-
 def output_misses(compared: Compared, limits: Limits) -> list[str]:
     """What of a network's answers is not as it must be, in words; [] if nothing.
 
-    Logits may move by `limits.p99` steps, so two classes that lie within twice as many may change
+    Logits may move by `limits.p99` steps, so two results that lie within twice as many may change
     places: such an image does not count against the agreement. A network that is often in doubt
     has many of them.
     """
     misses = []
     steps, difference = compared.steps, compared.difference
-    beyond = sum(not lead <= 2 * limits.p99 for lead in compared.leads)
-    if beyond > (1 - limits.agreement) * compared.images:
+    results = compared.results
+    beyond = sum(not lead <= 2 * limits.p99 for lead in results.leads)
+    if beyond > (1 - limits.agreement) * results.units:
         misses.append(
-            f"the same top-1 on {compared.agreement:.2%} of the images (at least "
+            f"{results.same} on {results.share:.2%} of the {results.unit} (at least "
             f"{limits.agreement:.1%}); rounding cannot explain {beyond} of the others"
         )
     if steps is not None and (steps.median > limits.median or steps.p99 > limits.p99):
@@ -154,7 +138,7 @@ def output_misses(compared: Compared, limits: Limits) -> list[str]:
 
 def finite_misses(logits: Logits) -> list[str]:
     """Which sets have logits that are NaN or infinite, and how many images; [] if none has."""
-    bad = {name: (~found.isfinite()).any(1) for name, found in logits.items()}
+    bad = {name: (~found.isfinite()).flatten(1).any(1) for name, found in logits.items()}
     return [
         f"the logits of {int(rows.sum())} of {len(rows)} images of {name} are NaN or infinite"
         for name, rows in bad.items()

@@ -56,22 +56,6 @@ def run_images(runnable: Runnable, images: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def logits_of(
-    runnable: Runnable, dataset: Dataset, progress: Callable[[int], None]
-) -> dict[str, Tensor]:
-    """Logits of every test image, by test set; `progress` gets the number of images done."""
-    done = 0
-
-    def predict(images: Tensor) -> Tensor:
-        nonlocal done
-        found = run_images(runnable, images)
-        done += len(images)
-        progress(done)
-        return found
-
-    return {name: predictions(predict, images, dataset) for name, images in dataset.tests.items()}
-
-
 def program_logits(program: torch.export.ExportedProgram, dataset: Dataset) -> dict[str, Tensor]:
     """Logits of the quantized program, run by torch, by test set."""
     module = program.module(check_guards=False)
@@ -144,6 +128,7 @@ def interleaved(
     rounds: int,
     threads: int,
     untimed: int = 0,
+    advance: Callable[[int], object] = lambda done: None,
 ) -> dict[str, Latency]:
     """Time several callables in turn, one image each, as `in_turn` does.
 
@@ -154,6 +139,7 @@ def interleaved(
         threads: of torch, and recorded.
         untimed: runs of each in every round before the one that is timed, which then finds its
             weights in the caches as it would alone, whatever ran before it.
+        advance: called with the number of rounds done.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -163,7 +149,7 @@ def interleaved(
         }
         # A CPU has done a call when it returns.
         timer = wall_clock(lambda: None)
-        samples = in_turn(ways, warmup=warmup, rounds=rounds, timer=timer)
+        samples = in_turn(ways, warmup=warmup, rounds=rounds, timer=timer, advance=advance)
     finally:
         torch.set_num_threads(before)
     return {name: latency_of(taken, threads, 1) for name, taken in samples.items()}

@@ -32,6 +32,7 @@ from pipeline.recipe.target import (
     MeasureConfig,
     TargetConfig,
 )
+from pipeline.recipe.task import TaskConfig
 from pipeline.recipe.training import SaveConfig, TrainConfig
 from pipeline.recipe.tree import Place, Value, absolute_paths, merge, plain
 from pipeline.recipe.values import FileName, Part, Threads
@@ -55,6 +56,7 @@ class Recipe(Part):
         seed: of all random numbers.
         threads: CPU threads of training and calibration; part of bit-for-bit repeatability.
         model: the network.
+        task: what it learns.
         data: its images.
         train: training of the float network; skipped where `model.checkpoint` is used as it is.
         prune: removal of channels; null does not prune.
@@ -73,6 +75,7 @@ class Recipe(Part):
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     threads: Threads = 2
     model: ModelConfig
+    task: TaskConfig = TaskConfig()
     data: DataConfig
     train: TrainConfig
     prune: PruneConfig | None = None

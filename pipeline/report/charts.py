@@ -38,14 +38,16 @@ class Point:
     Attributes:
         name: shown beside it.
         milliseconds: of one image, median.
-        top1: share.
+        figure: the primary figure, a share.
+        title: name of that figure.
         megabytes: of its file.
         colour: which of the series'; None for the float model.
     """
 
     name: str
     milliseconds: float
-    top1: float
+    figure: float
+    title: str
     megabytes: float
     colour: int | None
 
@@ -61,17 +63,17 @@ class Line:
 
 def pareto(points: Sequence[Point]) -> list[Point]:
     """The points that no other beats: none is at least as fast and as right, and more of one."""
-    ordered = sorted(points, key=lambda p: (p.milliseconds, -p.top1))
+    ordered = sorted(points, key=lambda p: (p.milliseconds, -p.figure))
     front: list[Point] = []
     for point in ordered:
-        if not front or point.top1 > front[-1].top1:
+        if not front or point.figure > front[-1].figure:
             front.append(point)
     return front
 
 
 @lru_cache(maxsize=_KEPT)
 def trade_off(points: tuple[Point, ...]) -> str:
-    """Top-1 against time, the area of a point as the size of its file, and the Pareto front."""
+    """The primary figure against time, a point's area as the size of its file; the Pareto front."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     def draw(figure: Figure) -> None:
@@ -80,7 +82,7 @@ def trade_off(points: tuple[Point, ...]) -> str:
         front = pareto(points)
         axes.plot(
             [p.milliseconds for p in front],
-            [100 * p.top1 for p in front],
+            [100 * p.figure for p in front],
             color=_LINE,
             linestyle="--",
             linewidth=1.2,
@@ -88,7 +90,7 @@ def trade_off(points: tuple[Point, ...]) -> str:
         )
         for point in points:
             area = 30 + 900 * point.megabytes / largest
-            x, y = point.milliseconds, 100 * point.top1
+            x, y = point.milliseconds, 100 * point.figure
             colour = _TEXT if point.colour is None else _series(point.colour)
             axes.scatter([x], [y], s=area, color=colour, alpha=0.35, linewidths=0, zorder=2)
             axes.scatter([x], [y], s=14, color=colour, zorder=3, label=_short(point.name))
@@ -97,9 +99,9 @@ def trade_off(points: tuple[Point, ...]) -> str:
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("milliseconds for one image (fewer is better)")
-        axes.set_ylabel("top-1, % (more is better)")
+        axes.set_ylabel(f"{points[0].title}, % (more is better)")
         axes.margins(x=0.2)
-        _shares(axes, [100 * point.top1 for point in points])
+        _shares(axes, [100 * point.figure for point in points])
         _plain(axes)
         # Names beside the points would cover each other where files are alike.
         figure.legend(loc="lower left", ncols=2, frameon=False, fontsize=9, labelcolor=_TEXT)
@@ -208,8 +210,8 @@ def curves(panels: tuple[tuple[str, str, tuple[Line, ...]], ...]) -> str:
 
 
 @lru_cache(maxsize=_KEPT)
-def timeline(rows: tuple[tuple[str, float, float | None], ...]) -> str:
-    """The stages of a run: (name, seconds, top-1 after it, where the stage measures it)."""
+def timeline(rows: tuple[tuple[str, float, float | None], ...], title: str) -> str:
+    """The stages of a run: (name, seconds, the figure `title` where the stage measures it)."""
 
     def draw(figure: Figure) -> None:
         times, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
@@ -221,9 +223,9 @@ def timeline(rows: tuple[tuple[str, float, float | None], ...]) -> str:
         times.invert_yaxis()
         times.set_xlabel("seconds")
         times.margins(x=0.2)
-        known = [(p, 100 * top1) for p, (_, _, top1) in enumerate(rows) if top1 is not None]
+        known = [(p, 100 * share) for p, (_, _, share) in enumerate(rows) if share is not None]
         right.plot([y for _, y in known], [p for p, _ in known], color=_series(1), marker="o")
-        right.set_xlabel("top-1 after it, %")
+        right.set_xlabel(f"{title} after it, %")
         right.margins(x=0.15)
         _plain(times, grid="x")
         _plain(right, grid="x")

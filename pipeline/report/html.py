@@ -60,6 +60,8 @@ def render(report: Report) -> str:
             percent=words.percent,
             figure=words.figure,
             first=next(iter(report.baseline.accuracy)),
+            primary=words.primary(report),
+            columns=words.columns(report),
             pictures=_pictures(report),
             classes=words.class_names(report),
             by_class=by_class(report),
@@ -151,7 +153,10 @@ def _pictures(report: Report) -> dict[str, Any]:
         "trade_off": _trade_off(report),
         "sizes": _sizes(report),
         "latency": _spread(timed) if timed else None,
-        "stages": [(title, _timeline(title, stages)) for title, stages in _timelines(report)],
+        "stages": [
+            (title, _timeline(title, stages, words.primary(report)))
+            for title, stages in _timelines(report)
+        ],
         "curves": _curves(report),
     }
     return made
@@ -166,7 +171,8 @@ def _trade_off(report: Report) -> Picture | None:
             charts.Point(
                 name=f"float ({base.device_kind.upper()})",
                 milliseconds=base.latency_ms.median,
-                top1=report.baseline.accuracy[first].top1,
+                figure=report.baseline.accuracy[first].figure,
+                title=words.primary(report),
                 megabytes=base.size_bytes / 1e6,
                 colour=None,
             )
@@ -177,7 +183,8 @@ def _trade_off(report: Report) -> Picture | None:
                 charts.Point(
                     name=target.name,
                     milliseconds=target.latency_ms.median,
-                    top1=target.accuracy[first].top1,
+                    figure=target.accuracy[first].figure,
+                    title=words.primary(report),
                     megabytes=target.size_mb,
                     colour=number,
                 )
@@ -186,7 +193,7 @@ def _trade_off(report: Report) -> Picture | None:
         return None
     front = ", ".join(p.name for p in charts.pareto(points))
     said = "; ".join(
-        f"{p.name}: {words.percent(p.top1)} in {words.figure(p.milliseconds)} ms, "
+        f"{p.name}: {words.percent(p.figure)} in {words.figure(p.milliseconds)} ms, "
         f"{words.figure(p.megabytes)} MB"
         for p in points
     )
@@ -236,17 +243,19 @@ def _timelines(report: Report) -> list[tuple[str, Sequence[StageRecord]]]:
     return found
 
 
-def _timeline(title: str, stages: Sequence[StageRecord]) -> Picture:
+def _timeline(title: str, stages: Sequence[StageRecord], figure: str) -> Picture:
     rows = [
-        (f"{s.name}{' (reused)' if s.status == 'reused' else ''}", s.seconds, s.top1)
+        (f"{s.name}{' (reused)' if s.status == 'reused' else ''}", s.seconds, s.figure)
         for s in stages
     ]
     said = "; ".join(
         f"{name}: {words.figure(seconds)} s"
-        + ("" if top1 is None else f", top-1 {words.percent(top1)} after it")
-        for name, seconds, top1 in rows
+        + ("" if share is None else f", {figure} {words.percent(share)} after it")
+        for name, seconds, share in rows
     )
-    return Picture(svg=Markup(charts.timeline(tuple(rows))), label=f"Stages of {title}. {said}.")
+    return Picture(
+        svg=Markup(charts.timeline(tuple(rows), figure)), label=f"Stages of {title}. {said}."
+    )
 
 
 def _curves(report: Report) -> list[tuple[str, Picture]]:

@@ -80,7 +80,7 @@ def _overview(report: Report, notes: Sequence[str]) -> str:
         "format",
         "size MB",
         "download MB",
-        "top-1",
+        words.primary(report),
         "speedup",
         "latency",
         "int8",
@@ -103,7 +103,7 @@ def _float_row(label: str, model: Baseline, report: Report, notes: Sequence[str]
         "float32 weights",
         words.figure(model.size_bytes / 1e6),
         words.NOT_APPLICABLE,
-        words.percent(accuracy.top1) if accuracy else words.NOT_APPLICABLE,
+        words.percent(accuracy.figure) if accuracy else words.NOT_APPLICABLE,
         "1x" if model == report.float_cpu else words.NOT_APPLICABLE,
         _latency(model.latency_ms, model.latency_missing, notes, model.device_kind),
         *[words.NOT_APPLICABLE] * 3,
@@ -118,7 +118,7 @@ def _target_row(target: TargetResult, baseline: Baseline, notes: Sequence[str]) 
         f"{target.format} {target.precision}, {_text(target.runtime)}",
         _size(target, baseline),
         words.figure(target.download_bytes / 1e6),
-        _top1(target, baseline, notes),
+        _accuracy_cell(target, baseline, notes),
         _speedup(target, notes),
         _latency(target.latency_ms, target.latency_missing, notes),
         _missing(target.coverage_missing, notes) if coverage is None else words.percent(coverage),
@@ -133,13 +133,13 @@ def _size(target: TargetResult, baseline: Baseline) -> str:
     return f"{words.figure(target.size_mb)} ({words.smaller(target, baseline)})"
 
 
-def _top1(target: TargetResult, baseline: Baseline, notes: Sequence[str]) -> str:
+def _accuracy_cell(target: TargetResult, baseline: Baseline, notes: Sequence[str]) -> str:
     if target.accuracy is None or target.accuracy_drop_pt is None:
         return _missing(target.accuracy_missing, notes)
     found = target.accuracy[next(iter(baseline.accuracy))]
     reference = ", reference" if target.evaluated == "reference" else ""
     drop = words.figure(target.accuracy_drop_pt)
-    return f"{words.percent(found.top1)} (drop {drop} pt{reference})"
+    return f"{words.percent(found.figure)} (drop {drop} pt{reference})"
 
 
 def _speedup(target: TargetResult, notes: Sequence[str]) -> str:
@@ -243,11 +243,12 @@ def _accuracies(report: Report, notes: Sequence[str]) -> str:
     for target in report.targets:
         if target.accuracy is None or target.agreement is None:
             missing = _missing(target.accuracy_missing, notes)
-            rows.append([_text(target.name), "all", *[missing] * 4])
+            rows.append([_text(target.name), "all", *[missing] * (2 + len(words.columns(report)))])
         else:
             agreement = words.percent(target.agreement)
             rows += _accuracy_rows(_text(target.name), target.accuracy, agreement)
-    header = ["target", "test set", "images", "top-1", "top-5", "same top-1 as before export"]
+    same = f"same {words.primary(report)} as before export"
+    header = ["target", "test set", "images", *words.columns(report), same]
     return table(header, rows)
 
 
@@ -257,8 +258,7 @@ def _accuracy_rows(label: str, found: dict[str, Accuracy], agreement: str) -> li
             label,
             _text(name),
             str(a.images),
-            words.percent(a.top1),
-            words.percent(a.top5),
+            *(words.percent(share) for share in a.columns.values()),
             agreement,
         ]
         for name, a in found.items()
@@ -271,7 +271,7 @@ def _parities(report: Report, notes: Sequence[str]) -> str:
         "computed by",
         "input",
         "images",
-        "same top-1",
+        f"same {words.primary(report)}",
         "layers alike",
         "median",
         "99th percentile",
@@ -327,7 +327,7 @@ def _stages(report: Report, notes: Sequence[str]) -> str:
             words.figure(stage.seconds),
             count(stage.params),
             count(stage.macs),
-            count(None) if stage.top1 is None else words.percent(stage.top1),
+            count(None) if stage.figure is None else words.percent(stage.figure),
         ]
         for stage in report.stages
     ]

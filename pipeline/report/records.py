@@ -57,6 +57,11 @@ class StageRecord(MeasuredRecord):
     top1: Share | None = None
     curve: tuple[Epoch, ...] = ()
 
+    @property
+    def figure(self) -> float | None:
+        """The primary figure after it, a share."""
+        return self.top1
+
 
 class Budget(MeasuredRecord):
     """One limit and whether it was kept; `passed` is None where there is no value to judge."""

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pipeline.measure.baseline.record import Baseline
 from pipeline.measure.latency import Latency
 from pipeline.report.records import Budget, Report, TargetResult
+from pipeline.tasks.accuracy import Accuracy
 
 NOT_APPLICABLE = "n/a"
 NO_FIGURE_OF_STAGE = "This stage does not measure this figure."
 UNITS: dict[str, tuple[str, str]] = {
-    "accuracy_drop_pt": ("top-1 drop", " pt"),
+    "accuracy_drop_pt": (f"{Accuracy.FIGURE} drop", " pt"),
     "size_mb": ("size", " MB"),
     "speedup": ("speedup", "x"),
     "latency_ms": ("latency", " ms"),
@@ -54,6 +55,16 @@ def count(number: int) -> str:
 def plural(number: int, thing: str) -> str:
     """Write how many of something there are."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def primary(report: Report) -> str:
+    """Name of the primary figure."""
+    return next(iter(report.baseline.accuracy.values())).FIGURE
+
+
+def columns(report: Report) -> list[str]:
+    """Names of all figures of the metric, the primary one first."""
+    return list(next(iter(report.baseline.accuracy.values())).columns)
 
 
 def class_names(report: Report) -> tuple[str, ...]:
@@ -123,7 +134,7 @@ def reasons(report: Report) -> tuple[str, ...]:
             *(item.missing for item in target.budgets),
         ]
     for stage in report.stages:
-        if None in (stage.params, stage.macs, stage.top1):
+        if None in (stage.params, stage.macs, stage.figure):
             found.append(NO_FIGURE_OF_STAGE)
     return tuple(dict.fromkeys(reason for reason in found if reason is not None))
 

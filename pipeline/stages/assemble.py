@@ -28,9 +28,10 @@ from pipeline.stages import baseline, export, measure, prune, sparsify, verify
 from pipeline.stages.baseline import BaselineFacts
 from pipeline.stages.stage import Results
 from pipeline.stages.verify import VerifyFacts
-from pipeline.tasks.accuracy import Confusion, accuracy_drop_pt, changes_of, confusion_of
-from pipeline.tasks.classification import Predictions
+from pipeline.tasks.accuracy import Confusion, accuracy_drop_pt
 from pipeline.tasks.images.dataset import Dataset
+from pipeline.tasks.predictions import Predictions
+from pipeline.tasks.tasks import task_of
 
 _OF_THE_BASELINE = "it answers as the baseline does, whose classes are given"
 _ON_ANOTHER_MACHINE = "the classes given are those that the baseline named, on another machine"
@@ -55,13 +56,12 @@ def assemble(
     """
     stages = tuple(_stage(result) for result in results.values())
     here = baseline.STAGE.found_in(results)
-    of_float = elsewhere or _baseline(
-        here, {n: confusion_of(a.labels, a.float_model) for n, a in answers.items()}
-    )
+    counted = task_of(recipe).counted(answers)
+    of_float = elsewhere or _baseline(here, counted.float_model)
     behind = {
-        "confusion": {n: confusion_of(a.labels, a.file) for n, a in answers.items()},
+        "confusion": counted.file,
         "confusion_missing": None,
-        "changes": {n: changes_of(a.labels, a.float_model, a.file) for n, a in answers.items()},
+        "changes": counted.changes,
         "layers": prune.STAGE.found_in(results).layers,
         "stages": stages,
     }
@@ -137,7 +137,7 @@ def _stage(result: Result[Any]) -> StageRecord:
         seconds=result.seconds,
         params=result.facts.params,
         macs=result.facts.macs,
-        top1=result.facts.top1,
+        top1=result.facts.figure,
         curve=tuple(Epoch(**epoch) for epoch in epochs),
     )
 

@@ -9,14 +9,17 @@ from pipeline.base import torchrun
 from pipeline.base.record import Count, Positive
 from pipeline.base.torchrun import device
 from pipeline.measure import timing
+from pipeline.measure.baseline.calls import timed_exact
+from pipeline.measure.baseline.forms import FORMS, round_products, settings_kept
+from pipeline.measure.baseline.record import EXACT
 from pipeline.measure.latency import Latency
 from pipeline.networks.checkpoints import WEIGHTS
 from pipeline.networks.count import count
-from pipeline.stages.context import Context, Inputs, first_top1, float_model
+from pipeline.stages.context import Context, Inputs, first_figure, float_model
 from pipeline.stages.stage import CORE, Stage, StageFacts
 from pipeline.tasks.accuracy import Accuracy
-from pipeline.tasks.classification import NAMED, accuracies, write_named
 from pipeline.tasks.evaluation import network_logits
+from pipeline.tasks.predictions import NAMED
 
 
 class BaselineFacts(StageFacts):
@@ -41,27 +44,23 @@ def baseline(context: Context, inputs: Inputs, out: Path) -> BaselineFacts | Non
     """Accuracy, size and latency of the float network on this machine's best device."""
     recipe, place = context.recipe, device()
     model = float_model(context, inputs).to(place)
-    logits = network_logits(model, context.dataset, "baseline")
-    write_named(logits, context.dataset, out / NAMED)
-    accuracy = accuracies(logits, context.dataset)
+    with settings_kept():
+        round_products(FORMS[EXACT].tf32)
+        logits = network_logits(model, context.dataset, "baseline")
+    context.task.keep(logits, context.dataset, out / NAMED)
+    accuracy = context.task.accuracies(logits, context.dataset)
     counts = count(model, recipe.model.input_size)
     if not torchrun.is_first():
         return None  # nothing else runs beside a stage that times
-    image = timing.first_image(context.dataset).to(place)
-    timed = timing.interleaved(
-        {"float": timing.float_run(model, image)},
-        warmup=recipe.measure.warmup,
-        rounds=recipe.measure.rounds,
-        threads=recipe.target.threads,
-    )
+    timed = timed_exact(recipe, model, context.dataset, place, context.tracked)
     return BaselineFacts(
         device_kind="gpu" if place.type == "cuda" else "cpu",
         accuracy=accuracy,
-        latency_ms=timed["float"],
+        latency_ms=timed.latency_ms,
         size_bytes=timing.size_bytes(inputs["train"] / WEIGHTS),
         params=counts.params,
         macs=counts.macs,
-        top1=first_top1(accuracy),
+        figure=first_figure(accuracy),
     )
 
 
@@ -71,7 +70,10 @@ STAGE = Stage(
     facts=BaselineFacts,
     after=("train",),
     reads=("measure", "target.threads"),
-    code=(*CORE, "measure/timing.py", "measure/latency.py", "stages/baseline.py"),
+    code=(
+        *(*CORE, "measure/timing.py", "measure/latency.py", "measure/baseline"),
+        "stages/baseline.py",
+    ),
     on_host=True,
     shared=True,
 )

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from pipeline.base.children import Children
 from pipeline.base.console import Advance
@@ -23,8 +23,11 @@ from pipeline.networks.resnest.network import ResNeSt
 from pipeline.networks.rewrites import Normalization
 from pipeline.recipe.recipe import Recipe
 from pipeline.tasks.accuracy import Accuracy
+from pipeline.tasks.evaluation import network_logits
 from pipeline.tasks.images.batches import batches
 from pipeline.tasks.images.dataset import Dataset, pixel_values
+from pipeline.tasks.task import TaskModule
+from pipeline.tasks.tasks import task_of
 
 PROGRAM, TWIN, LOGITS = "program.pt2", "float.pt2", "logits.pt"
 CALIBRATION_BATCH = 32
@@ -52,10 +55,26 @@ class Context:
     children: Children = field(default_factory=Children)
     partial: Path | None = None
 
+    @property
+    def task(self) -> TaskModule:
+        """What the recipe's network learns."""
+        return task_of(self.recipe)
 
-def first_top1(accuracy: dict[str, Accuracy]) -> float:
-    """Top-1 on the first test set."""
-    return next(iter(accuracy.values())).top1
+    @property
+    def outputs(self) -> int:
+        """Numbers that the network gives for an image, or for a place of its map."""
+        return len(self.task.outputs(self.dataset.classes))
+
+
+def first_figure(accuracy: dict[str, Accuracy]) -> float:
+    """The primary figure on the first test set."""
+    return next(iter(accuracy.values())).figure
+
+
+def accuracy_of(context: Context, model: nn.Module, stage: str) -> dict[str, Accuracy]:
+    """The metric of a network on every test set; as `network_logits`."""
+    answers = network_logits(model, context.dataset, stage)
+    return context.task.accuracies(answers, context.dataset)
 
 
 def write_json(path: Path, content: object) -> None:
@@ -65,14 +84,14 @@ def write_json(path: Path, content: object) -> None:
 
 def float_model(context: Context, inputs: Inputs) -> ResNeSt:
     """The float network, as it was trained or read."""
-    model = build(context.recipe.model, len(context.dataset.classes))
+    model = build(context.recipe.model, context.outputs)
     load_checkpoint(model, inputs["train"] / WEIGHTS)
     return model.eval()
 
 
 def branched_model(context: Context) -> ResNeSt:
     """A network of the recipe's shape in branch form, its weights random."""
-    return branch_form(build(context.recipe.model, len(context.dataset.classes)).eval())
+    return branch_form(build(context.recipe.model, context.outputs).eval())
 
 
 def small_model(context: Context, inputs: Inputs) -> ResNeSt:

@@ -46,7 +46,7 @@ def description(context: Context) -> Description:
         name=recipe.model.name,
         text=recipe.card.intended_use
         or f"{recipe.model.name}, {recipe.target.precision}: {side} x {side} images, {classes}",
-        classes=dataset.classes,
+        classes=context.task.outputs(dataset.classes),
         pixels=recipe.target.takes_pixels,
         mean=dataset.mean,
         std=dataset.std,

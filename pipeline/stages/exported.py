@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 import torch
 
 from pipeline.formats.write import SUFFIXES
-from pipeline.measure import layers, timing
-from pipeline.stages.context import Context, Inputs, fed
+from pipeline.measure import layers
+from pipeline.measure.lanes.lane import ModelFile
+from pipeline.stages.context import Context, Inputs
 from pipeline.tasks.images.dataset import Dataset
 
 CALIBRATION = "(calibration)"
@@ -41,9 +41,6 @@ def format_of(context: Context) -> Any:
     return import_module(f"pipeline.formats.{context.recipe.target.format}.file")
 
 
-def run_of(context: Context, file: Path, threads: int) -> Callable[[], object]:
-    """One run of a file on a test image."""
-    runnable = format_of(context).open_file(file, threads)
-    runnable.set_input(timing.first_image(fed(context).dataset).numpy())
-    run: Callable[[], object] = runnable.invoke
-    return run
+def model_file(context: Context, path: Path) -> ModelFile:
+    """A file of the target's format, as lanes take it."""
+    return ModelFile(path=path, format=context.recipe.target.format)

@@ -13,11 +13,12 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from pipeline.base.checksums import damage
-from pipeline.base.errors import InputError, reading
+from pipeline.base.errors import InputError
 from pipeline.base.safe_files import content_of, json_of
 from pipeline.base.store import STAGES_FILE
 from pipeline.formats.write import SUFFIXES
-from pipeline.measure.timing import run_images
+from pipeline.measure.lanes.lane import ModelFile
+from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.networks.checkpoints import WEIGHTS, load_checkpoint
 from pipeline.networks.resnest.build import build
 from pipeline.networks.resnest.network import ResNeSt
@@ -25,6 +26,7 @@ from pipeline.recipe.recipe import Recipe, load_recipes
 from pipeline.report.records import Report
 from pipeline.tasks.images.pixels import normalize
 from pipeline.tasks.images.statistics import mean_and_std
+from pipeline.tasks.tasks import task_of
 
 MOST_BYTES = 64 * 2**20
 """Of a report, and of the class names."""
@@ -65,8 +67,8 @@ class Finished:
         """
         mean, std = mean_and_std(self.recipe.data)
         fed = pixels.float() if self.recipe.target.takes_pixels else normalize(pixels, mean, std)
-        with reading(self.file):
-            return run_images(self.format.open_file(self.file, self.recipe.threads), fed)
+        file = ModelFile(path=self.file, format=self.recipe.target.format)
+        return LANES[HOST].answers({"file": file}, [fed], self.recipe.threads)["file"]
 
     def stages(self) -> dict[str, Path]:
         """Directory of every stage's result in the store.
@@ -199,7 +201,8 @@ def float_network(runs: Sequence[Finished]) -> ResNeSt:
                 f"{first.directory} and {run.directory} are of different networks or data; "
                 "take one at a time, or run both recipes into one folder"
             )
-    model = build(first.recipe.model, len(first.classes)).eval()
+    outputs = task_of(first.recipe).outputs(first.classes)
+    model = build(first.recipe.model, len(outputs)).eval()
     load_checkpoint(model, weights)
     return model
 

@@ -44,7 +44,15 @@ def trained(
             )
 
         seed = context.recipe.seed
-        return fit(model, context.dataset, config, seed, replace(hooks, watch=watch), saves)
+        return fit(
+            model,
+            context.dataset,
+            config,
+            seed,
+            replace(hooks, watch=watch),
+            saves,
+            task=context.task,
+        )
 
 
 def taught(

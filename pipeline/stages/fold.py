@@ -21,13 +21,12 @@ from pipeline.stages.context import (
     Inputs,
     deployed,
     fed,
-    first_top1,
+    first_figure,
     quantized_graph,
     small_model,
 )
 from pipeline.stages.exported import CALIBRATION, step_of, with_calibration
 from pipeline.stages.stage import COMPARING, CORE, PRUNING, QUANTIZER, Stage, StageFacts
-from pipeline.tasks.classification import accuracies
 from pipeline.tasks.evaluation import predictions
 from pipeline.tasks.images.dataset import Dataset
 
@@ -63,14 +62,15 @@ def fold(context: Context, inputs: Inputs, out: Path) -> FoldFacts:
     program.save(folded, out / PROGRAM)
     logits = timing.program_logits(folded, dataset)
     torch.save(logits, out / LOGITS)
-    found = parity.compare_logits({CALIBRATION: logits[CALIBRATION]}, expected, step_of(folded))
+    own = {CALIBRATION: logits[CALIBRATION]}
+    found = parity.compare_logits(own, expected, step_of(folded), context.task.compare)
     misses = [*parity.finite_misses(logits), *parity.output_misses(found, parity.FOLDED)]
     if misses:
         raise MismatchError(
             f"{context.recipe.name}: the folded program does not answer as the trained network "
             f"does: {'; '.join(misses)}; this is a fault of PocketNest, please report it"
         )
-    return FoldFacts(top1=first_top1(accuracies(logits, context.dataset)))
+    return FoldFacts(figure=first_figure(context.task.accuracies(logits, context.dataset)))
 
 
 def _calibration_logits(model: nn.Module, dataset: Dataset) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from pipeline.base.store import Result
 from pipeline.recipe.recipe import Recipe
 from pipeline.stages.stage import Results
 from pipeline.stages.verify import VerifyFacts
+from pipeline.tasks.tasks import TASKS
 
 _FIXES = {
     "prune": "remove less, or raise prune.finetune.epochs",
@@ -36,21 +37,22 @@ def refuse_collapse(recipe: Recipe, results: Results, result: Result[Any]) -> No
             of the last network that was good.
     """
     allowed = recipe.guard.accuracy_drop_pt
-    found = result.facts.top1
-    before = [r for r in results.values() if r.stage != result.stage and r.facts.top1 is not None]
+    found = result.facts.figure
+    before = [r for r in results.values() if r.stage != result.stage and r.facts.figure is not None]
     if allowed is None or found is None or not before:
         return
-    best = max(before, key=lambda r: r.facts.top1)
-    highest = best.facts.top1
+    best = max(before, key=lambda r: r.facts.figure)
+    highest = best.facts.figure
     drop = round(100 * (highest - found), 6)  # 0.9 - 0.6 is a little more than 0.3
     if drop <= allowed:
         return
     last = before[-1].stage
     good = results[_NETWORKS.get(last, last)]
+    primary = TASKS[recipe.task.kind].figure
     fix = _FIXES.get(result.stage, "try target.precision float")
     raise InputError(
-        f"{recipe.name}: top-1 is {found:.2%} after {result.stage}, {drop:.2f} points below the "
-        f"{highest:.2%} of {best.stage}; guard.accuracy_drop_pt allows {allowed:g}; {fix}; or "
+        f"{recipe.name}: {primary} is {found:.2%} after {result.stage}, {drop:.2f} points below "
+        f"the {highest:.2%} of {best.stage}; guard.accuracy_drop_pt allows {allowed:g}; {fix}; or "
         "raise that (null: no limit), and the next run goes on from here; the last good network, "
         f"that of {good.stage}, lies in {good.directory}"
     )

@@ -10,13 +10,15 @@ import torch
 from pipeline.base.errors import reading
 from pipeline.base.record import Positive, Record, Sha256, Text
 from pipeline.measure import timing
+from pipeline.measure.lanes.lane import Rounds
+from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.measure.latency import Latency
-from pipeline.stages.context import LOGITS, Context, Inputs, first_top1, float_model
-from pipeline.stages.exported import file_of, format_of, run_of
-from pipeline.stages.stage import CORE, Stage, StageFacts
+from pipeline.stages.context import LOGITS, Context, Inputs, fed, first_figure, float_model
+from pipeline.stages.exported import file_of, model_file
+from pipeline.stages.stage import CORE, LANE, Stage, StageFacts
 from pipeline.stages.times import unpruned_file
 from pipeline.tasks.accuracy import Accuracy
-from pipeline.tasks.classification import NAMED, accuracies, write_named
+from pipeline.tasks.predictions import NAMED
 
 
 class BesideFloat(Record):
@@ -66,9 +68,9 @@ def measure(context: Context, inputs: Inputs, out: Path) -> MeasureFacts:
     file = file_of(context, inputs)
     with reading(inputs["verify"] / LOGITS):
         logits = torch.load(inputs["verify"] / LOGITS, weights_only=True)
-    accuracy = accuracies(logits, context.dataset)
-    write_named(logits, context.dataset, out / NAMED)
-    why_not = format_of(context).cannot_time()
+    accuracy = context.task.accuracies(logits, context.dataset)
+    context.task.keep(logits, context.dataset, out / NAMED)
+    why_not = LANES[HOST].cannot_time(context.recipe.target.format)
     return MeasureFacts(
         sha256=timing.sha256_of(file),
         size_bytes=timing.size_bytes(file),
@@ -77,20 +79,23 @@ def measure(context: Context, inputs: Inputs, out: Path) -> MeasureFacts:
         cannot_time=why_not,
         latency=_times(context, inputs) if why_not is None else {},
         beside_unpruned=_beside_unpruned(context, inputs) if "times" in inputs else None,
-        top1=first_top1(accuracy),
+        figure=first_figure(accuracy),
     )
 
 
 def _times(context: Context, inputs: Inputs) -> dict[str, BesideFloat]:
     """Latencies of the float network and the file, timed in turn, by number of threads."""
     recipe = context.recipe
-    image = timing.first_image(context.dataset)
-    float_run = timing.float_run(float_model(context, inputs), image)
+    network = timing.float_run(float_model(context, inputs), timing.first_image(context.dataset))
+    rounds = Rounds(warmup=recipe.measure.warmup, count=recipe.measure.rounds)
     timed = {}
     for threads in sorted({1, recipe.target.threads}):
-        both = {"float": float_run, "target": run_of(context, file_of(context, inputs), threads)}
-        taken = timing.interleaved(
-            both, warmup=recipe.measure.warmup, rounds=recipe.measure.rounds, threads=threads
+        taken = LANES[HOST].times(
+            {"target": model_file(context, file_of(context, inputs))},
+            {"target": timing.first_image(fed(context).dataset)},
+            threads,
+            rounds,
+            beside={"float": network},
         )
         timed[str(threads)] = BesideFloat(float_model=taken["float"], target=taken["target"])
     return timed
@@ -102,10 +107,14 @@ def _beside_unpruned(context: Context, inputs: Inputs) -> BesideUnpruned:
     Without the float network between them: its weights would push both files' out of the caches,
     and the file that runs after it would pay for that.
     """
+    files = {
+        "target": model_file(context, file_of(context, inputs)),
+        "unpruned": model_file(context, unpruned_file(context, inputs)),
+    }
+    image = timing.first_image(fed(context).dataset)
+    rounds = Rounds(warmup=0, count=context.recipe.measure.rounds, settled=True)
     threads = context.recipe.target.threads
-    files = {"target": file_of(context, inputs), "unpruned": unpruned_file(context, inputs)}
-    runs = {name: run_of(context, file, threads) for name, file in files.items()}
-    taken = timing.compared(runs, rounds=context.recipe.measure.rounds, threads=threads)
+    taken = LANES[HOST].times(files, dict.fromkeys(files, image), threads, rounds)
     return BesideUnpruned(unpruned=taken["unpruned"], target=taken["target"])
 
 
@@ -116,7 +125,7 @@ STAGE = Stage(
     after=("export", "verify", "train", "times"),
     reads=("target", "measure", "threads"),
     code=(
-        *(*CORE, "formats", "measure/timing.py", "measure/latency.py"),
+        *(*CORE, *LANE, "formats", "measure/timing.py", "measure/latency.py"),
         *("stages/exported.py", "stages/measure.py", "stages/times.py"),
     ),
     on_host=True,

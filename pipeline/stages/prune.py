@@ -30,15 +30,15 @@ from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import (
     Context,
     Inputs,
+    accuracy_of,
     branched_model,
-    first_top1,
+    first_figure,
     float_model,
     write_json,
 )
 from pipeline.stages.fitting import Curve, taught, trained
 from pipeline.stages.stage import CORE, GOALS, PRUNING, Stage, StageFacts
 from pipeline.stages.times import goal_and_file, refuse_too_slow
-from pipeline.tasks.classification import evaluate
 from pipeline.tasks.images.batches import batches
 
 _IMPORTANCE_BATCH, _IMPORTANCE_MACS = 8, 1.5e11
@@ -114,7 +114,7 @@ def prune(context: Context, inputs: Inputs, out: Path) -> PruneFacts:
         goal=goal,
         params=counts.params,
         macs=counts.macs,
-        top1=first_top1(evaluate(model, context.dataset, "prune")),
+        figure=first_figure(accuracy_of(context, model, "prune")),
     )
 
 
@@ -175,7 +175,7 @@ def _cut(
     """Remove the channels of one step."""
     side = context.recipe.model.input_size
     goal, file = wanted
-    plan = plan_of(model, side, goal, config, partial(_labelled, context, model))
+    plan = plan_of(model, side, goal, config, partial(_judged_images, context, model))
     limit = goal.after(step, config.steps)
     attempts: list[width_times.Attempt] = []
     if file is None:
@@ -216,13 +216,20 @@ def _remembered(
     return attempts
 
 
-def _labelled(context: Context, model: ResNeSt) -> Iterator[tuple[Tensor, Tensor]]:
+def _judged_images(
+    context: Context, model: ResNeSt
+) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
     """Images that the network was not trained on, to judge channels by."""
-    dataset = context.dataset
+    dataset, loss = context.dataset, context.task.loss()
     each = count(model, context.recipe.model.input_size).macs
     most = max(_IMPORTANCE_BATCH, int(_IMPORTANCE_MACS / each))
     images = dataset.calibration.take(torch.arange(min(most, len(dataset.calibration))))
-    return batches(images, _IMPORTANCE_BATCH, dataset)
+    for x, targets in batches(images, _IMPORTANCE_BATCH, dataset):
+        yield x, partial(_loss_of, loss, targets)
+
+
+def _loss_of(loss: Callable[[Tensor, Tensor], Tensor], targets: Tensor, answers: Tensor) -> Tensor:
+    return loss(answers, targets.to(answers.device))
 
 
 def _finetune(

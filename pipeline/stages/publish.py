@@ -25,13 +25,14 @@ from pipeline.stages.assemble import assemble
 from pipeline.stages.context import float_model
 from pipeline.stages.schedule import Run
 from pipeline.stages.stage import Results
-from pipeline.tasks.classification import PREDICTIONS, Predictions, gathered, write_predictions
+from pipeline.tasks.predictions import PREDICTIONS, Predictions, write_predictions
 
 
 def reported(run: Run, out: Path, tell: Callable[[str], None]) -> tuple[Report, Path]:
     """The report of a run whose stages are done, and the folder it was published in."""
     recipe, dataset, results = run.context.recipe, run.context.dataset, run.results
-    answers = gathered(dataset, results["baseline"].directory, results["measure"].directory)
+    kept_by = (results["baseline"].directory, results["measure"].directory)
+    answers = run.context.task.gathered(dataset, *kept_by)
     kept = _of_a_gpu_elsewhere(run, out, tell)
     if kept is not None:
         answers = kept.answering(answers)

@@ -32,7 +32,7 @@ from pipeline.stages.publish import reported
 from pipeline.stages.schedule import Run, code_hash, passes, run_stages, run_together
 from pipeline.tasks.images.calibration import check_calibration
 from pipeline.tasks.images.dataset import Dataset
-from pipeline.tasks.images.load import load_dataset
+from pipeline.tasks.tasks import task_of
 
 
 def run_recipes(
@@ -160,7 +160,7 @@ def _prepared(
 ) -> list[Run]:
     """A run of every recipe, with its data."""
     refuse_links(store)
-    datasets: dict[tuple[str, int], Dataset] = {}
+    datasets: dict[tuple[str, str, int], Dataset] = {}
     children = Children()
     runs = []
     for recipe in recipes:
@@ -170,10 +170,10 @@ def _prepared(
                 "those of the runs; give the recipe another name"
             )
         side = recipe.model.input_size
-        key = (recipe.data.model_dump_json(), side)
+        key = (recipe.task.kind, recipe.data.model_dump_json(), side)
         if key not in datasets:
             with torchrun.first_before_others():  # who find the images decoded
-                datasets[key] = load_dataset(recipe.data, side, cache=store / IMAGES)
+                datasets[key] = task_of(recipe).load(recipe.data, side, cache=store / IMAGES)
             for note in (*datasets[key].notes, *check_calibration(datasets[key])):
                 console.print(note, highlight=False)
         context = Context(

@@ -28,6 +28,7 @@ from pipeline.networks.hub import local_file
 from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import Context
 from pipeline.stages.stage import F, Stage
+from pipeline.tasks.tasks import TASKS
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -76,7 +77,7 @@ def run_stages(stages: Sequence[Stage[Any]], run: Run, store: Store, console: Co
             result = _obtained_together(stage, run, store)
         else:
             result = _obtained(stage, run, store)
-        _announce(console, f"{stage.name:<9}", result)
+        _announce(console, f"{stage.name:<9}", result, run.context.recipe)
         run.results[stage.name] = result
         run.gate(result)
 
@@ -116,7 +117,7 @@ def run_together(stage: Stage[Any], runs: Sequence[Run], store: Store, console: 
                 same = futures[future]
                 rest = [_obtained(stage, run, store) for run in same[1:]]
                 for run, found in zip(same, [result, *rest], strict=True):
-                    _announce(console, labels[run.context.recipe.name], found)
+                    _announce(console, labels[run.context.recipe.name], found, run.context.recipe)
                     run.results[stage.name] = found
                     run.gate(found)
         except BaseException as error:
@@ -238,7 +239,8 @@ def _announce_wait(console: Console, stage: Stage[Any]) -> None:
         console.print(f"  {stage.name} ...", end="\r", highlight=False)
 
 
-def _announce(console: Console, label: str, result: Result[Any]) -> None:
+def _announce(console: Console, label: str, result: Result[Any], recipe: Recipe) -> None:
     """Print one line about a finished stage."""
-    parts = ["reused" if result.reused else f"{result.seconds:.1f} s", *result.facts.told()]
+    primary = TASKS[recipe.task.kind].figure
+    parts = ["reused" if result.reused else f"{result.seconds:.1f} s", *result.facts.told(primary)]
     console.print(f"  {label} {', '.join(parts)}", highlight=False)

@@ -13,10 +13,16 @@ from pipeline.compress.training.loop import CURVE, Hooks
 from pipeline.compress.training.schedule import batches_per_epoch
 from pipeline.networks.checkpoints import WEIGHTS, read_checkpoint, save_checkpoint
 from pipeline.recipe.recipe import Recipe
-from pipeline.stages.context import Context, Inputs, branched_model, first_top1, write_json
+from pipeline.stages.context import (
+    Context,
+    Inputs,
+    accuracy_of,
+    branched_model,
+    first_figure,
+    write_json,
+)
 from pipeline.stages.fitting import taught, trained
 from pipeline.stages.stage import CORE, PRUNING, Stage, StageFacts
-from pipeline.tasks.classification import evaluate
 
 
 class SparsifyFacts(StageFacts):
@@ -63,7 +69,7 @@ def sparsify(context: Context, inputs: Inputs, out: Path) -> SparsifyFacts:
     return SparsifyFacts(
         sparsity=sparsity(model),
         left_out=tuple(sparsifier.left_out),
-        top1=first_top1(evaluate(model, context.dataset, "sparsify")),
+        figure=first_figure(accuracy_of(context, model, "sparsify")),
     )
 
 

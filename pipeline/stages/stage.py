@@ -23,6 +23,7 @@ CORE = (
 """Code that decides the result of every stage that has the network in its hands."""
 PRUNING, QUANTIZER = ("compress/pruning",), ("compress/quantization",)
 GOALS = ("measure/width_times.py", "stages/times.py")
+LANE = ("measure/lanes",)
 COMPARING = ("measure/layers.py", "measure/timing.py", "measure/parity.py")
 
 
@@ -32,23 +33,23 @@ class StageFacts(Facts):
     Attributes:
         params: of the network, where the stage counts them.
         macs: multiply-accumulates of the network for one image, where the stage counts them.
-        top1: share of the first test set's images whose class was found, where the stage tests.
+        figure: the task's primary figure on the first test set, a share, where the stage tests.
     """
 
     params: Count | None = None
     macs: Count | None = None
-    top1: Share | None = None
+    figure: Share | None = None
 
-    def told(self) -> list[str]:
-        """What is shown of the result at the terminal."""
+    def told(self, primary: str) -> list[str]:
+        """What is shown of the result at the terminal; `primary` is the name of the figure."""
         parts = []
         if self.macs:
             parts.append(f"{self.macs / 1e6:.1f} M MACs")
         if self.params:
             parts.append(f"{self.params / 1e6:.2f} M parameters")
         parts += self.details()
-        if self.top1 is not None:
-            parts.append(f"top-1 {self.top1:.2%}")
+        if self.figure is not None:
+            parts.append(f"{primary} {self.figure:.2%}")
         return parts
 
     def details(self) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from pipeline.compress.quantization.fold import quantized_program
 from pipeline.formats.format import BYTES
 from pipeline.formats.write import SUFFIXES, export
 from pipeline.measure import timing, width_times
+from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.networks.resnest.network import ResNeSt
 from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import (
@@ -30,7 +30,7 @@ from pipeline.stages.context import (
     quantized_graph,
     write_json,
 )
-from pipeline.stages.stage import CORE, GOALS, PRUNING, QUANTIZER, Stage, StageFacts
+from pipeline.stages.stage import CORE, GOALS, LANE, PRUNING, QUANTIZER, Stage, StageFacts
 
 SAMPLES = "samples.json"
 _TOLERANCE, _LISTED = 0.1, 6
@@ -65,9 +65,7 @@ def times(context: Context, inputs: Inputs, out: Path) -> TimesFacts:
             f"prune.latency: widths are searched for in files for any CPU, and target.cpu is "
             f"{target.cpu}; give prune.macs, params or size_mb, or cpu any"
         )
-    if (
-        why_not := import_module(f"pipeline.formats.{target.format}.file").cannot_time()
-    ) is not None:
+    if (why_not := LANES[HOST].cannot_time(target.format)) is not None:
         raise InputError(
             f"prune.latency: {target.format} files cannot be timed here: {why_not}; give "
             "prune.macs, params or size_mb"
@@ -165,13 +163,14 @@ STAGE = Stage(
     facts=TimesFacts,
     after=(),
     reads=(
+        "task",
         *("model.name", "model.block", "model.layers", "model.radix", "model.cardinality"),
         *("model.base_width", "model.stem", "model.stem_width", "model.avd"),
         *("model.avd_first", "model.width_multiplier", "measure", "prune.round_to"),
         *("target.format", "target.precision", "target.input", "target.threads"),
     ),
     code=(
-        *(*CORE, *PRUNING, *QUANTIZER, *GOALS, "formats"),
+        *(*CORE, *PRUNING, *QUANTIZER, *GOALS, *LANE, "formats"),
         *("measure/layers.py", "measure/timing.py", "measure/latency.py"),
     ),
     on_host=True,

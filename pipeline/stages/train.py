@@ -29,7 +29,7 @@ def train(context: Context, inputs: Inputs, out: Path) -> TrainFacts:
     """
     recipe = context.recipe
     torch.manual_seed(recipe.seed)
-    model = build(recipe.model, len(context.dataset.classes))
+    model = build(recipe.model, context.outputs)
     replaces_head = recipe.model.head == "replace"
     if recipe.model.checkpoint is None:
         model.start_as_identity()
@@ -49,7 +49,7 @@ STAGE = Stage(
     make=train,
     facts=TrainFacts,
     after=(),
-    reads=("model", "train", "seed", "threads"),
+    reads=("task", "model", "train", "seed", "threads"),
     code=(*CORE, "stages/fitting.py", "stages/train.py"),
     shared=True,
 )

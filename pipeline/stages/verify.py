@@ -16,12 +16,20 @@ from pipeline.compress.quantization.other_rounding import rounded_otherwise
 from pipeline.formats import format
 from pipeline.formats.file_facts import scales_exact
 from pipeline.formats.format import ScalesExact
-from pipeline.measure import layers, parity, timing
+from pipeline.measure import layers, parity
+from pipeline.measure.lanes.lanes import HOST, LANES
+from pipeline.measure.lanes.sets import answers_to_tests
 from pipeline.measure.parity_record import OutputSteps, Parity
-from pipeline.stages.context import LOGITS, PROGRAM, Context, Inputs, fed, first_top1
-from pipeline.stages.exported import CALIBRATION, file_of, format_of, step_of, with_calibration
-from pipeline.stages.stage import COMPARING, CORE, Stage, StageFacts
-from pipeline.tasks.classification import accuracies
+from pipeline.stages.context import LOGITS, PROGRAM, Context, Inputs, fed, first_figure
+from pipeline.stages.exported import (
+    CALIBRATION,
+    file_of,
+    format_of,
+    model_file,
+    step_of,
+    with_calibration,
+)
+from pipeline.stages.stage import COMPARING, CORE, LANE, Stage, StageFacts
 from pipeline.tasks.evaluation import predictions
 from pipeline.tasks.images.dataset import Dataset
 
@@ -48,13 +56,18 @@ def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
     exact = scales_exact(folded, found)
     images = sum(len(test) for test in dataset.tests.values())
     with context.tracked("run the file", images) as advance:
-        runnable = form.open_file(file, recipe.threads)
-        logits = timing.logits_of(runnable, dataset, lambda done: advance(done, ""))
+        logits = answers_to_tests(
+            LANES[HOST],
+            model_file(context, file),
+            dataset,
+            recipe.threads,
+            lambda done: advance(done, ""),
+        )
     torch.save(logits, out / LOGITS)
     with reading(inputs["fold"] / LOGITS):
         expected = torch.load(inputs["fold"] / LOGITS, weights_only=True)
     limits = format.FILE[recipe.target.format]
-    compared = parity.compare_logits(logits, expected, step_of(folded))
+    compared = parity.compare_logits(logits, expected, step_of(folded), context.task.compare)
     rounding = _rounding(folded, dataset, expected, limits.epsilon)
     trace = partial(form.trace, file)
     traced = (
@@ -68,7 +81,7 @@ def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
     ]
     record = Parity(
         images=images,
-        agreement=compared.agreement,
+        agreement=compared.results.share,
         steps=compared.steps,
         difference=compared.difference,
         rounding=rounding,
@@ -78,6 +91,7 @@ def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
         first_difference=parity.describe_first_difference(traced) if misses and traced else None,
         passed=not misses,
     )
+    own = {name: expected[name] for name in context.dataset.tests}
     return VerifyFacts(
         runtime=form.RUNTIME,
         evaluated=form.evaluated(),
@@ -86,8 +100,8 @@ def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
         int8_coverage=found.int8_coverage,
         scales_exact=exact,
         parity=record,
-        agreement=parity.agreement(logits, _only(expected, context.dataset)),
-        top1=first_top1(accuracies(logits, context.dataset)),
+        agreement=context.task.compare(logits, own, None).share,
+        figure=first_figure(context.task.accuracies(logits, context.dataset)),
     )
 
 
@@ -106,15 +120,11 @@ def _rounding(
     return parity.output_steps(moved, {CALIBRATION: expected[CALIBRATION]}, step)
 
 
-def _only(logits: dict[str, Tensor], dataset: Dataset) -> dict[str, Tensor]:
-    return {name: logits[name] for name in dataset.tests}
-
-
 STAGE = Stage(
     name="verify",
     make=verify,
     facts=VerifyFacts,
     after=("export", "fold"),
     reads=("target.format", "target.input", "threads"),
-    code=(*CORE, *COMPARING, "formats", "stages/exported.py", "stages/verify.py"),
+    code=(*CORE, *COMPARING, *LANE, "formats", "stages/exported.py", "stages/verify.py"),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import model_validator
 
@@ -103,9 +103,22 @@ def changes_of(labels: Sequence[int], before: Sequence[int], after: Sequence[int
 class Accuracy(MeasuredRecord):
     """Shares of `images` test images whose class was the first, or among the first five, named."""
 
+    FIGURE: ClassVar[str] = "top-1"
+    """Name of the primary figure, which guard, budgets and charts look at."""
+
     top1: Share
     top5: Share
     images: Positive
+
+    @property
+    def figure(self) -> float:
+        """The primary figure, a share: more is better."""
+        return self.top1
+
+    @property
+    def columns(self) -> dict[str, float]:
+        """Every figure by the head of its column in a report, the primary one first."""
+        return {self.FIGURE: self.top1, "top-5": self.top5}
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -117,7 +130,9 @@ class Accuracy(MeasuredRecord):
 def accuracy_drop_pt(
     baseline: Mapping[str, Accuracy], target: Mapping[str, Accuracy] | None
 ) -> float | None:
-    """Percentage points of top-1 lost on the baseline's first test set; below 0 when gained.
+    """Percentage points of the primary figure lost on the baseline's first test set.
+
+    Below 0 when gained.
 
     Raises:
         ValueError: when the target was not tested on the same images.
@@ -129,4 +144,4 @@ def accuracy_drop_pt(
     if after is None or after.images != before.images:
         raise ValueError(f"test set {name!r}: got {after}; test the {before.images} images")
     # (0.98 - 0.97) * 100 is 1.0000000000000009: a budget of 1 point would fail by rounding.
-    return round((before.top1 - after.top1) * 100, 9)
+    return round((before.figure - after.figure) * 100, 9)

@@ -15,32 +15,18 @@ from torch import Tensor, nn
 from pipeline.recipe.training import TrainConfig
 from pipeline.tasks.accuracy import Accuracy, changes_of, confusion_of
 from pipeline.tasks.classified import Classified, classified
-from pipeline.tasks.evaluation import network_logits
 from pipeline.tasks.golden import clearest, spread, table
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.load import load_dataset
 from pipeline.tasks.mixing import mixer
-from pipeline.tasks.predictions import (
-    NAMED,
-    PREDICTIONS,
-    Predictions,
-    gathered,
-    read_named,
-    read_predictions,
-    write_predictions,
-)
-from pipeline.tasks.predictions import write_named as write_classes
+from pipeline.tasks.predictions import Predictions, gathered, write_named
 from pipeline.tasks.ranking import first_class, ranked
 from pipeline.tasks.task import Agreement, Counted
 
 __all__ = [
-    "NAMED",
-    "PREDICTIONS",
-    "Predictions",
     "accuracies",
     "compare",
     "counted",
-    "evaluate",
     "gathered",
     "golden_clear",
     "golden_order",
@@ -52,11 +38,7 @@ __all__ = [
     "named",
     "outputs",
     "prediction",
-    "read_named",
-    "read_predictions",
     "right",
-    "write_named",
-    "write_predictions",
 ]
 
 load = load_dataset
@@ -68,9 +50,9 @@ def outputs(classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def loss(config: TrainConfig) -> nn.Module:
+def loss(config: TrainConfig | None = None) -> nn.Module:
     """Cross entropy of logits [N, classes] with labels [N], or with shares of all classes."""
-    return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+    return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing if config else 0.0)
 
 
 def right(answers: Tensor, targets: Tensor) -> float:
@@ -106,7 +88,8 @@ def compare(
         leads += [math.inf] * len(rows) if step is None else (apart / step).tolist()
         images += len(logits)
     return Agreement(
-        same="the same top-1",
+        same=f"the same {Accuracy.FIGURE}",
+        unit="images",
         units=images,
         share=(images - len(leads)) / images,
         leads=tuple(leads),
@@ -120,7 +103,7 @@ def named(answers: Mapping[str, Tensor], dataset: Dataset) -> dict[str, tuple[in
 
 def keep(answers: Mapping[str, Tensor], dataset: Dataset, path: Path) -> None:
     """Keep which class was named for every test image."""
-    write_classes(named(answers, dataset), path)
+    write_named(named(answers, dataset), path)
 
 
 def counted(predictions: Mapping[str, Predictions]) -> Counted:
@@ -138,11 +121,3 @@ def prediction(
 ) -> Classified:
     """The best classes of an image."""
     return classified(image, answers, classes, top)
-
-
-write_named = keep
-
-
-def evaluate(model: nn.Module, dataset: Dataset, stage: str = "evaluation") -> dict[str, Accuracy]:
-    """Accuracy of a network on every test set; as `network_logits`."""
-    return accuracies(network_logits(model, dataset, stage), dataset)

@@ -1,4 +1,4 @@
-"""One accuracy count for every stage that judges a network or a file."""
+"""The answers of a network or a file to a set of images."""
 
 from __future__ import annotations
 
@@ -23,21 +23,23 @@ def evaluation_batch(side: int) -> int:
 
 
 def predictions(predict: Callable[[Tensor], Tensor], images: Images, dataset: Dataset) -> Tensor:
-    """Logits (images, classes) of `predict`, float32 on the CPU, in the order of `images`.
+    """Answers (images, ...) of `predict`, float32 on the CPU, in the order of `images`.
 
-    The processes of `processes.together` take a part of the images each, and all get all logits.
+    The processes of `processes.together` take a part of the images each, and all get all answers.
     """
     size = evaluation_batch(images.size)
     own = torchrun.own_rows(len(images))
     with torch.inference_mode():
         given = batches(images, size, dataset, order=own)
         parts = [predict(x).float().cpu() for x, _ in given]
-    logits = torch.cat(parts) if parts else torch.empty(0, len(dataset.classes))
-    return torchrun.all_rows(logits, len(images))
+        if not parts:  # fewer images than processes: one is run for the shape of its answer
+            ((x, _),) = batches(images.take(torch.tensor([0])), 1, dataset)
+            parts = [predict(x).float().cpu()[:0]]
+    return torchrun.all_rows(torch.cat(parts), len(images))
 
 
 def network_logits(model: nn.Module, dataset: Dataset, stage: str) -> dict[str, Tensor]:
-    """Logits [images, classes] of a network by test set; it must be in evaluation mode.
+    """Answers (images, ...) of a network by test set; it must be in evaluation mode.
 
     Raises:
         InputError: logits are not finite; names `stage`, the test set and the first layer.

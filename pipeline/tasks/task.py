@@ -35,13 +35,15 @@ class Agreement:
 
     Attributes:
         same: what is the same, in words, such as `the same top-1`.
-        units: what was counted: images, or pixels, or boxes.
+        unit: what was counted, in words: images, pixels, boxes.
+        units: how many.
         share: of the units with the same result.
         leads: of every other unit, by how many steps of the output's grid the result that should
             be should lead the one that is; infinitely many without a grid.
     """
 
     same: str
+    unit: str
     units: int
     share: float
     leads: tuple[float, ...]
@@ -94,8 +96,8 @@ class TaskModule(Protocol):
     def outputs(self, classes: Sequence[str]) -> tuple[str, ...]:
         """Names of the numbers that a network gives for an image, or for a place of its map."""
 
-    def loss(self, config: TrainConfig) -> Loss:
-        """What is minimised."""
+    def loss(self, config: TrainConfig | None = None) -> Loss:
+        """What a training minimises; without one the plain loss, which channels are judged by."""
 
     def mixer(self, config: TrainConfig, outputs: int) -> Mix | None:
         """How the images of a batch are mixed; None where they are not."""

@@ -6,6 +6,7 @@ TASKS["classification"].module().loss(recipe.train)  # imports torch
 
 from __future__ import annotations
 
+from pipeline.recipe.recipe import Recipe
 from pipeline.tasks.task import Task, TaskModule
 
 
@@ -19,3 +20,8 @@ TASKS: dict[str, Task] = {
     "classification": Task(title="image classification", figure="top-1", module=_classification),
 }
 """By the name that `task.kind` of a recipe has."""
+
+
+def task_of(recipe: Recipe) -> TaskModule:
+    """The module of a recipe's task."""
+    return TASKS[recipe.task.kind].module()

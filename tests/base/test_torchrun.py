@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from pipeline.base import torchrun
 from pipeline.base.errors import InputError
-from pipeline.compress.training.loop import fit
 from pipeline.compress.training.schedule import batches_per_epoch, highest_rate
 from pipeline.recipe.training import AugmentConfig
 from pipeline.tasks.images.batches import Share, batches
 from tests.making import ROOT
 from tests.making.networks import dataset, small
 from tests.making.torchrun import IMAGES, config, trained
+from tests.making.training import fit
 
 pytestmark = pytest.mark.slow
 

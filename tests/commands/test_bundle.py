@@ -31,6 +31,7 @@ from pipeline.formats.tflite import file as tflite_file
 from pipeline.formats.write import SUFFIXES
 from pipeline.recipe.data import ImageFolderData
 from pipeline.recipe.target import CardConfig
+from pipeline.tasks import classification
 from pipeline.tasks.golden import clearest, spread
 from pipeline.tasks.images.load import decoded
 from tests.making import networks, programs, reports
@@ -106,7 +107,7 @@ def vectors(**changes: Any) -> Vectors:
 
 def test_golden_files_hold_the_very_pixels_and_logits(tmp_path: Path) -> None:
     found = vectors()
-    write(found, tmp_path / "golden")
+    write(found, tmp_path / "golden", classification)
     with (tmp_path / "golden" / "expected.csv").open(newline="") as table:
         rows = list(csv.DictReader(table))
     assert [int(row["label"]) for row in rows] == [4, 0, 1]

@@ -23,7 +23,7 @@ from pipeline.report.records import all_met, budget
 from pipeline.report.write import write_report
 from pipeline.stages.finished_run import open_runs
 from pipeline.tasks.accuracy import Accuracy, Changes, accuracy_drop_pt
-from pipeline.tasks.classification import PREDICTIONS, Predictions, write_predictions
+from pipeline.tasks.predictions import PREDICTIONS, Predictions, write_predictions
 from tests.making import reports
 from tests.making.cli import pocketnest
 from tests.making.recipes import DEVICE_RECIPES

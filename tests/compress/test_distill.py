@@ -23,7 +23,7 @@ from pipeline.compress.training.distill import (
     distillation,
     soft_target_loss,
 )
-from pipeline.compress.training.loop import Hooks, fit
+from pipeline.compress.training.loop import Hooks
 from pipeline.compress.training.small_maps import ByProducts
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
@@ -44,6 +44,7 @@ from tests.making.networks import (
     same_state,
     small,
 )
+from tests.making.training import fit
 
 SOFT = DistillConfig(weight=1.0)
 FEATURES = DistillConfig(weight=0.0, features=1.0)

@@ -1,7 +1,8 @@
 """What each criterion says of a channel."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -26,7 +27,12 @@ def labelled() -> Iterator[tuple[Tensor, Tensor]]:
         yield images(4, seed), torch.arange(4) % CLASSES
 
 
-def no_images() -> Iterator[tuple[Tensor, Tensor]]:
+def judged() -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
+    for x, labels in labelled():
+        yield x, partial(torch.nn.functional.cross_entropy, target=labels)
+
+
+def no_images() -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
     raise AssertionError("the criterion looks at no images")
 
 
@@ -39,7 +45,7 @@ def test_every_channel_has_a_score_and_the_weak_ones_the_lowest(criterion: str) 
             layer.bias.data[weak] = 0
     model.get_submodule("layer2.0.branches.0.4").weight.data[:, weak] *= 1e-4
     before = copy.deepcopy(model)
-    found = scores(model, SIDE, criterion, labelled if criterion in NEED_IMAGES else no_images)
+    found = scores(model, SIDE, criterion, judged if criterion in NEED_IMAGES else no_images)
     assert same_state(model, before)
     assert all(p.grad is None for p in model.parameters())
     sizes = {group.name: group.channels // group.parts for group in groups_of(model, SIDE)}
@@ -52,14 +58,14 @@ def test_every_channel_has_a_score_and_the_weak_ones_the_lowest(criterion: str) 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_scores_repeat(criterion: str) -> None:
-    one, two = (scores(network(), SIDE, criterion, labelled) for _ in range(2))
+    one, two = (scores(network(), SIDE, criterion, judged) for _ in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_cardinal_groups_share_their_scores(criterion: str) -> None:
     model = network(cardinality=2)
-    found = scores(model, SIDE, criterion, labelled)
+    found = scores(model, SIDE, criterion, judged)
     for group in groups_of(model, SIDE):
         assert len(found[group.name]) * group.parts == group.channels
 
@@ -89,7 +95,7 @@ def test_gradients_are_averaged_over_all_batches(criterion: str) -> None:
     expected = of_makers_and_readers(model, values)
     if criterion == "fisher":  # torch-pruning counts the batch normalisation's factor too
         expected = expected + values["layer2.0.branches.0.1.weight"]
-    found = scores(model, SIDE, criterion, labelled)[NAME]
+    found = scores(model, SIDE, criterion, judged)[NAME]
     torch.testing.assert_close(found, expected.double(), rtol=1e-4, atol=1e-12)
 
 

@@ -15,7 +15,7 @@ from torchao.quantization.pt2e import FakeQuantizeBase
 from pipeline.base.errors import InputError
 from pipeline.compress.quantization import qat
 from pipeline.compress.quantization.fake_quantize import FixedFakeQuantize
-from pipeline.compress.training.loop import Hooks, fit
+from pipeline.compress.training.loop import Hooks
 from pipeline.networks.checkpoints import save_checkpoint
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
@@ -34,6 +34,7 @@ from tests.making.networks import (
     same_state,
     small,
 )
+from tests.making.training import fit
 
 BATCH_NORM = torch.ops.aten.batch_norm.default
 RELU = torch.ops.aten.relu.default

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.base.errors import InputError
-from pipeline.compress.training.loop import Hooks, Step, fit
+from pipeline.compress.training.loop import Hooks, Step
 from pipeline.compress.training.regularize import drop_while_training
 from pipeline.compress.training.resume import Saves
 from pipeline.compress.training.schedule import learning_rate_factor
@@ -22,6 +22,7 @@ from pipeline.tasks.images.augment import by_policy, random_parts
 from pipeline.tasks.mixing import mixer
 from tests.making.networks import CLASSES, ONE_BLOCK, dataset, same_state, small
 from tests.making.recipes import DEVICE_RECIPES
+from tests.making.training import fit
 
 
 def config(**changes: Any) -> TrainConfig:

@@ -22,7 +22,7 @@ from pipeline.base.signals import Interrupted, cleanly_interruptible
 from pipeline.compress.pruning.sparsify import Sparsifier
 from pipeline.compress.quantization import qat
 from pipeline.compress.training import loop
-from pipeline.compress.training.loop import Hooks, Step, fit
+from pipeline.compress.training.loop import Hooks, Step
 from pipeline.compress.training.resume import Saves
 from pipeline.compress.training.schedule import batches_per_epoch
 from pipeline.networks.resnest.branches import branch_form
@@ -30,6 +30,7 @@ from pipeline.recipe.compression import Milestones, SparsifyConfig
 from pipeline.recipe.training import AugmentConfig, TrainConfig
 from tests.making.graphs import calibrated
 from tests.making.networks import ONE_BLOCK, SHALLOW, dataset, same_state, small
+from tests.making.training import fit
 
 EPOCHS = 3
 CONFIG = TrainConfig(

@@ -18,7 +18,7 @@ from pipeline.compress.pruning import sparsify
 from pipeline.compress.pruning.sparsify import Sparsifier, keep_zeros, sparsity, zero_masks
 from pipeline.compress.quantization import qat
 from pipeline.compress.quantization.fold import quantized_program, source_weight
-from pipeline.compress.training.loop import Hooks, fit
+from pipeline.compress.training.loop import Hooks
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
 from pipeline.networks.resnest.network import ResNeSt
@@ -26,6 +26,7 @@ from pipeline.recipe.compression import Milestones, SparsifyConfig
 from pipeline.recipe.training import TrainConfig
 from tests.making.graphs import EXAMPLE, in_graph
 from tests.making.networks import ONE_BLOCK, SHALLOW, SIDE, VARIANTS, dataset, small
+from tests.making.training import fit
 
 STEPS = 12
 TRAIN = TrainConfig(epochs=STEPS // 2, batch_size=8, learning_rate=0.02)

@@ -21,7 +21,7 @@ from pipeline.base.errors import InputError
 from pipeline.base.torchrun import device
 from pipeline.compress.quantization import qat
 from pipeline.compress.quantization.fake_quantize import ActivationFakeQuantize
-from pipeline.compress.training.loop import Hooks, Step, fit
+from pipeline.compress.training.loop import Hooks, Step
 from pipeline.compress.training.schedule import learning_rate_factor
 from pipeline.networks.checkpoints import WEIGHTS
 from pipeline.recipe.compression import Milestones
@@ -31,12 +31,13 @@ from pipeline.stages import train
 from pipeline.stages.context import Context
 from pipeline.tasks import evaluation
 from pipeline.tasks.accuracy import Accuracy
-from pipeline.tasks.classification import accuracy, evaluate
+from pipeline.tasks.classification import accuracy
 from pipeline.tasks.evaluation import evaluation_batch, predictions
 from pipeline.tasks.images.pixels import normalize
 from tests.making.graphs import calibrated
 from tests.making.networks import CLASSES, ONE_BLOCK, SIDE, dataset, same_state, small
 from tests.making.recipes import DEVICE_RECIPES
+from tests.making.training import evaluate, fit
 
 
 def config(**changes: Any) -> TrainConfig:

@@ -15,12 +15,13 @@ from torch import nn
 from pipeline.base import torchrun
 from pipeline.compress.quantization import qat
 from pipeline.compress.quantization.fake_quantize import ActivationFakeQuantize
-from pipeline.compress.training.loop import Hooks, fit
+from pipeline.compress.training.loop import Hooks
 from pipeline.recipe.compression import Milestones
 from pipeline.recipe.training import AugmentConfig, TrainConfig
 from pipeline.tasks.evaluation import network_logits
 from tests.making.graphs import calibrated
 from tests.making.networks import ONE_BLOCK, dataset, small
+from tests.making.training import fit
 
 # 2 batches and 21 images, which 2 processes share as 11 and 10. With smaller batches or larger
 # steps a difference of 1e-7 becomes one of 1e-3 within an epoch, whatever the processes do.

@@ -40,9 +40,10 @@ from pipeline.stages.baseline import BaselineFacts
 from pipeline.stages.context import Context
 from pipeline.stages.schedule import Run
 from pipeline.stages.train import TrainFacts
-from pipeline.tasks.classification import Predictions, accuracies
+from pipeline.tasks.classification import accuracies
 from pipeline.tasks.evaluation import network_logits
 from pipeline.tasks.images.dataset import Dataset
+from pipeline.tasks.predictions import Predictions
 from tests.making import markup, networks, reports
 from tests.making.documented import DIGITS
 from tests.making.networks import same_state

@@ -27,6 +27,7 @@ from pipeline.measure.parity_record import OutputSteps
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
 from tests.making import networks, programs
+from tests.making.training import agreement, compare_logits
 
 pytestmark = pytest.mark.slow
 
@@ -45,15 +46,15 @@ def winners(*classes: int) -> Tensor:
 
 def test_agreement_counts_images_not_sets() -> None:
     left = {"a": winners(0, 1, 2), "b": winners(3)}
-    assert parity.agreement(left, left) == 1.0
-    assert parity.agreement(left, {"a": winners(0, 1, 3), "b": winners(3)}) == 0.75
-    assert parity.agreement(left, {"b": winners(4), "a": winners(1, 2, 3)}) == 0.0
+    assert agreement(left, left) == 1.0
+    assert agreement(left, {"a": winners(0, 1, 3), "b": winners(3)}) == 0.75
+    assert agreement(left, {"b": winners(4), "a": winners(1, 2, 3)}) == 0.0
 
 
 def test_agreement_looks_at_the_class_alone() -> None:
     left = {"a": torch.tensor([[0.1, 0.2], [5.0, -5.0]])}
-    assert parity.agreement(left, {"a": torch.tensor([[-9.0, 9.0], [0.2, 0.1]])}) == 1.0
-    assert parity.agreement(left, {"a": torch.tensor([[0.2, 0.1], [0.2, 0.1]])}) == 0.5
+    assert agreement(left, {"a": torch.tensor([[-9.0, 9.0], [0.2, 0.1]])}) == 1.0
+    assert agreement(left, {"a": torch.tensor([[0.2, 0.1], [0.2, 0.1]])}) == 0.5
 
 
 @given(
@@ -76,7 +77,7 @@ def test_not_a_number_is_a_miss(bad: float) -> None:
     wanted = torch.zeros(4, 3)
     found = torch.full((4, 3), bad)
     for step in (0.5, None):
-        compared = parity.compare_logits(one_set(found), one_set(wanted + 1), step)
+        compared = compare_logits(one_set(found), one_set(wanted + 1), step)
         assert parity.output_misses(compared, format.Limits())
 
 
@@ -95,7 +96,7 @@ def test_limits_hold_exactly() -> None:
     for p99, passes in ((2, True), (3, False)):
         found = wanted.clone()
         found[:10] += p99
-        compared = parity.compare_logits(one_set(found), one_set(wanted), 1.0)
+        compared = compare_logits(one_set(found), one_set(wanted), 1.0)
         assert (parity.output_misses(compared, format.Limits(agreement=0.0)) == []) is passes
     agreed = parity.Compared(
         images=1000, agreement=0.994, leads=(9.0,) * 6, steps=None, difference=0.0
@@ -132,7 +133,7 @@ def test_logits_of_a_small_range_are_judged_by_their_own_rounding(p99: int, pass
     wanted = torch.arange(100.0)[:, None] * torch.tensor([1.0, -1.0])
     found = wanted.clone()
     found[:10] += p99
-    compared = parity.compare_logits(one_set(found), one_set(wanted), 1.0)
+    compared = compare_logits(one_set(found), one_set(wanted), 1.0)
     limits = format.FILE["onnx"]
     assert parity.output_misses(compared, limits)
     widened = parity.widened(limits, moved(0, 3))
@@ -162,7 +163,7 @@ def judged(form: str, writer: Any, folder: Path) -> tuple[list[str], str]:
     writer.write(written.program, path)
     facts = module.inspect(path)
     found = programs.run(module.open_file(path))
-    compared = parity.compare_logits(one_set(found), one_set(written.logits), step)
+    compared = compare_logits(one_set(found), one_set(written.logits), step)
     otherwise = rounded_otherwise(written.program, limits.epsilon)(written.images)
     rounding = parity.output_steps(one_set(otherwise), one_set(written.logits), step)
     exact = scales_exact(written.program, facts)
@@ -287,7 +288,7 @@ def trained_and_folded(fold: Any) -> list[str]:
         program = fold.quantized_program(graph, torch.zeros(2, 3, networks.SIDE, networks.SIDE))
         found = program.module(check_guards=False)(images)
     step = programs.output_scale(program)
-    compared = parity.compare_logits(one_set(found), one_set(trained), step)
+    compared = compare_logits(one_set(found), one_set(trained), step)
     return parity.output_misses(compared, parity.FOLDED)
 
 
@@ -317,15 +318,15 @@ def test_classes_that_rounding_can_swap_do_not_count_against_agreement(
     wanted[:, 0], wanted[:, 1] = 20, 20 - lead
     found = wanted.clone()
     found[0, :2] = torch.tensor([20 - lead, 20])  # one image of ten
-    compared = parity.compare_logits(one_set(found), one_set(wanted), 1.0)
-    assert compared.agreement == 0.9
-    assert compared.leads == (lead,)
+    compared = compare_logits(one_set(found), one_set(wanted), 1.0)
+    assert compared.results.share == 0.9
+    assert compared.results.leads == (lead,)
     limits = format.Limits(median=9, p99=2)
     assert sum("top-1" in miss for miss in parity.output_misses(compared, limits)) == misses
 
 
 def test_without_a_grid_every_image_counts() -> None:
     wanted = torch.eye(3)
-    compared = parity.compare_logits(one_set(wanted.roll(1, 1)), one_set(wanted), None)
-    assert compared.leads == (math.inf,) * 3
+    compared = compare_logits(one_set(wanted.roll(1, 1)), one_set(wanted), None)
+    assert compared.results.leads == (math.inf,) * 3
     assert "top-1" in parity.output_misses(compared, format.Limits(difference=9))[0]

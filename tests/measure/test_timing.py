@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.measure import timing
+from pipeline.measure.lanes import host
+from pipeline.measure.lanes.lane import ModelFile
+from pipeline.measure.lanes.lanes import HOST, LANES
+from pipeline.measure.lanes.sets import answers_to_tests
 from pipeline.recipe.data import DigitsData
 from pipeline.tasks.classification import accuracies
 from pipeline.tasks.evaluation import evaluation_batch
@@ -49,10 +53,14 @@ class Recorder:
 
 
 @pytest.mark.parametrize("batch", [None, 1])
-def test_logits_of_every_image_in_order(batch: int | None, digits: Dataset) -> None:
+def test_logits_of_every_image_in_order(
+    batch: int | None, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recorder = Recorder(batch)
     progress: list[int] = []
-    found = timing.logits_of(recorder, digits, progress.append)
+    monkeypatch.setattr(host, "_opened", lambda file, threads: recorder)
+    file = ModelFile(path=Path("model"), format="onnx")
+    found = answers_to_tests(LANES[HOST], file, digits, 1, progress.append)
     assert set(found) == set(digits.tests)
     for name, images in digits.tests.items():
         pixels = images.pixels(torch.arange(len(images)))

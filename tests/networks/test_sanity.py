@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pipeline.base.errors import InputError, listed
-from pipeline.compress.training.loop import Hooks, fit
+from pipeline.compress.training.loop import Hooks
 from pipeline.compress.training.resume import Saves
 from pipeline.networks.checkpoints import save_checkpoint
 from pipeline.networks.resnest.network import named
@@ -21,10 +21,10 @@ from pipeline.recipe.recipe import load_recipes
 from pipeline.recipe.training import TrainConfig
 from pipeline.stages import train
 from pipeline.stages.context import Context
-from pipeline.tasks.classification import evaluate
 from tests.making.graphs import calibrated
 from tests.making.networks import CLASSES, ONE_BLOCK, dataset, small
 from tests.making.recipes import DEVICE_RECIPES
+from tests.making.training import evaluate, fit
 
 NAN, INF = float("nan"), float("inf")
 CONFIG = TrainConfig(epochs=2, batch_size=8, learning_rate=0.01)

@@ -19,6 +19,7 @@ import pytest
 from pipeline.commands.bundle.golden import Vectors, write
 from pipeline.commands.bundle.snippets import snippets
 from pipeline.formats.onnx import file as onnx_file
+from pipeline.tasks import classification
 from tests.making import HOUR, networks, programs
 from tests.making.bundles import code_of, contract
 
@@ -58,7 +59,7 @@ def bundle(form: str, folder: Path, *, pixels: bool) -> Path:
 
 def keep(folder: Path, images: np.ndarray, logits: np.ndarray) -> None:
     found = Vectors(pixels=images, labels=(0, 1, 2), logits=logits, tolerance=1.0, why="so")
-    write(found, folder / "golden")
+    write(found, folder / "golden", classification)
 
 
 def rgb_of(folder: Path, row: int) -> np.ndarray:

@@ -36,7 +36,7 @@ def results(top1: Mapping[str, float | None]) -> dict[str, Result[Any]]:
             stage=stage,
             key="0",
             directory=Path("store") / stage,
-            facts=StageFacts(top1=value),
+            facts=StageFacts(figure=value),
             seconds=1.0,
             reused=False,
         )
@@ -122,7 +122,7 @@ def stage(name: str, top1: float | None) -> Stage[StageFacts]:
     def make(context: Context, inputs: Inputs, out: Path) -> StageFacts:
         MADE.append(name)
         (out / "weights").touch()
-        return StageFacts(top1=top1)
+        return StageFacts(figure=top1)
 
     return Stage(
         name=name,
@@ -172,7 +172,7 @@ def test_files_that_may_differ_may_be_worse(monkeypatch: pytest.MonkeyPatch) -> 
         scales_exact=None,
         parity=reports.parity(passed=False, misses=("all",)),
         agreement=0.1,
-        top1=0.1,
+        figure=0.1,
     )
     found["verify"] = replace(found["verify"], facts=facts)
     guard.judged(recipe(), found, True, found["verify"])

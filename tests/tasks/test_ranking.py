@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from pipeline.commands.bundle.golden import Vectors, write
 from pipeline.commands.bundle.snippets import snippets
-from pipeline.measure import parity
+from pipeline.tasks import classification
 from pipeline.tasks.classification import accuracy
 from pipeline.tasks.classified import classified
 from pipeline.tasks.golden import clearest
 from pipeline.tasks.ranking import first_class, ranked
 from tests.making.bundles import contract
+from tests.making.training import compare_logits
 
 IMAGES, CLASSES, STEP = 400, 100, 0.125
 
@@ -78,10 +79,10 @@ def test_parity_follows_the_rule() -> None:
     logits = torch.from_numpy(LOGITS)
     clear = logits.clone()
     clear[torch.arange(IMAGES), torch.from_numpy(FIRST)] += STEP
-    compared = parity.compare_logits({"test": clear}, {"test": logits}, STEP)
-    assert (compared.agreement, compared.leads) == (1, ())
-    back = parity.compare_logits({"test": logits}, {"test": clear}, STEP)
-    assert (back.agreement, back.leads) == (1, ())
+    compared = compare_logits({"test": clear}, {"test": logits}, STEP)
+    assert (compared.results.share, compared.results.leads) == (1, ())
+    back = compare_logits({"test": logits}, {"test": clear}, STEP)
+    assert (back.results.share, back.results.leads) == (1, ())
 
 
 def test_predict_follows_the_rule() -> None:
@@ -109,6 +110,7 @@ def test_golden_vectors_follow_the_rule(tmp_path: Path) -> None:
     write(
         Vectors(pixels=pixels, labels=labels, logits=LOGITS, tolerance=1.0, why="so"),
         tmp_path / "golden",
+        classification,
     )
     lines = (tmp_path / "golden" / "expected.csv").read_text().splitlines()[1:]
     assert [int(line.split(",")[2]) for line in lines] == FIRST.tolist()

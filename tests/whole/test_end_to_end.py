@@ -25,7 +25,7 @@ from sklearn.datasets import load_digits
 from pipeline.base.checksums import damage, seal
 from pipeline.commands.bundle.write import contract_in
 from pipeline.stages.graph import STAGES
-from pipeline.tasks.classification import read_predictions
+from pipeline.tasks.predictions import read_predictions
 from tests.making import ROOT
 from tests.making.bundles import code_of, golden, reference, unpacked
 from tests.making.cli import command, environment, narrow_run, pocketnest, process

@@ -21,11 +21,12 @@ def show(found: FloatBaseline, console: Console) -> None:
     )
     table = Table(box=None, pad_edge=False)
     table.add_column("precision")
-    for heading in ("top-1", "batch", "ms", "p10 to p90", "images/s", "CUDA graph"):
+    primary = next(iter(next(iter(found.accuracy.values())).values())).FIGURE
+    for heading in (primary, "batch", "ms", "p10 to p90", "images/s", "CUDA graph"):
         table.add_column(heading, justify="right")
     for timing in found.timings:
-        top1 = next(iter(found.accuracy[timing.precision].values())).top1
-        table.add_row(*_timing_cells(timing, top1))
+        accuracy = next(iter(found.accuracy[timing.precision].values()))
+        table.add_row(*_timing_cells(timing, accuracy.figure))
     console.print(table)
     for what, why in found.not_measured.items():
         console.print(f"not measured: {what}: {why}", highlight=False, markup=False)
@@ -35,14 +36,14 @@ def _clocks(clocks: Clocks | None) -> str:
     return "not known" if clocks is None else f"{clocks.core_mhz:.0f} MHz"
 
 
-def _timing_cells(timing: Timing, top1: float) -> list[str]:
+def _timing_cells(timing: Timing, share: float) -> list[str]:
     latency, other = timing.latency_ms, timing.other_ms
     graph = "yes" if timing.cuda_graph else "no"
     if other is not None:
         graph += f" (otherwise {other.median:.3f} ms)"
     return [
         timing.precision,
-        f"{top1:.2%}",
+        f"{share:.2%}",
         str(timing.batch),
         f"{latency.median:.3f}",
         f"{latency.p10:.3f} to {latency.p90:.3f}",

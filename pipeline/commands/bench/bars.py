@@ -142,9 +142,9 @@ def _why_not(bar: Bar, ratio: Ratio, fast: str, slow: str, measured: Measured) -
         tops = [measured.accuracies.get(name) for name in (fast, slow)]
         if None in tops:
             return f"the accuracy of {fast if tops[0] is None else slow} was not measured"
-        own, other = (top.top1 for top in tops if top is not None)
+        own, other = (top.figure for top in tops if top is not None)
         if own < other:
-            return f"top-1 of {fast} is {own:.2%}, that of {slow} {other:.2%}"
+            return f"{Accuracy.FIGURE} of {fast} is {own:.2%}, that of {slow} {other:.2%}"
     return None
 
 

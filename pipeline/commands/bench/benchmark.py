@@ -11,12 +11,11 @@ from typing import Any
 
 from pipeline.base.console import Advance
 from pipeline.base.errors import reading
-from pipeline.base.machine import code_info, host_info, tool_versions
+from pipeline.base.machine import code_info, tool_versions
 from pipeline.commands.bench import bars as bars_of
 from pipeline.commands.bench.contestants import (
     EAGER,
     Contestant,
-    Invocation,
     first,
     of_peer,
     of_run,
@@ -26,10 +25,12 @@ from pipeline.commands.bench.contestants import (
 from pipeline.commands.bench.peer_files import peer_files
 from pipeline.commands.bench.ratios import Ratio, ratio_of
 from pipeline.measure import timing
+from pipeline.measure.lanes.lane import Lane, Rounds
+from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.measure.latency import Latency
 from pipeline.measure.roofline import FORMATS, Roofline, roofline
 from pipeline.stages.finished_run import Finished, float_network
-from pipeline.tasks.images.load import load_dataset
+from pipeline.tasks.tasks import task_of
 
 THREADS = (1, 2)
 _WARMUP = 3
@@ -44,7 +45,7 @@ class Timed:
     Attributes:
         threads: of every runtime.
         latencies: by name, taken in turn.
-        speedups: over torch eager, by name.
+        speedups: over torch eager, by name; none on a lane that runs files alone.
     """
 
     threads: int
@@ -57,6 +58,7 @@ class Benchmark:
     """What was compared and what came out.
 
     Attributes:
+        lane: key of `LANES`.
         side: of the image, in pixels.
         contestants: in the order of the table.
         timed: by number of threads.
@@ -64,6 +66,7 @@ class Benchmark:
         outcomes: of the bars that were asked for.
     """
 
+    lane: str
     side: int
     contestants: tuple[Contestant, ...]
     timed: tuple[Timed, ...]
@@ -82,6 +85,7 @@ def benchmark(
     rounds: int,
     peers: Path | None,
     bars: Sequence[bars_of.Bar],
+    lane: str,
     tracked: Tracked,
 ) -> Benchmark:
     """Time the files of runs of one network, torch, and what other tools make of the network.
@@ -91,30 +95,33 @@ def benchmark(
         rounds: in which each is timed once.
         peers: folder for the files of other tools; None leaves them out.
         bars: to hold the result against.
+        lane: key of `LANES`, where all are timed.
         tracked: a progress bar.
 
     Raises:
         InputError: the runs are of different networks, or a file is missing.
     """
-    model, recipe = float_network(runs), runs[0].recipe
-    dataset = load_dataset(recipe.data, recipe.model.input_size)
+    model, recipe, place = float_network(runs), runs[0].recipe, LANES[lane]
+    dataset = task_of(recipe).load(recipe.data, recipe.model.input_size)
     accuracy = first(runs[0].report().baseline.accuracy)
     image = timing.first_image(dataset)
-    contestants = of_torch(model, image, accuracy, variants=peers is not None)
+    contestants = of_torch(model, image, accuracy, place, variants=peers is not None)
     if peers is not None:
         for peer in peer_files(runs[0], model, dataset, peers, tracked):
-            contestants.append(of_peer(peer, dataset))
-    contestants += [of_run(run, dataset) for run in runs]
+            contestants.append(of_peer(peer, dataset, task_of(recipe), place))
+    contestants += [of_run(run, dataset, place) for run in runs]
     refuse_same_names(contestants)
-    timed = tuple(_time(contestants, threads, rounds, tracked) for threads in THREADS)
+    timed = tuple(_time(place, contestants, threads, rounds, tracked) for threads in THREADS)
     alone = timed[0]
-    rooflines = _rooflines(runs, alone.latencies)
+    # The peak is that of this machine.
+    rooflines = _rooflines(runs, alone.latencies) if lane == HOST else {}
     measured = bars_of.Measured(
         latencies=alone.latencies,
         accuracies={c.name: c.accuracy for c in contestants if c.accuracy is not None},
         shares={name: found.share_of_peak for name, found in rooflines.items()},
     )
     return Benchmark(
+        lane=lane,
         side=recipe.model.input_size,
         contestants=tuple(contestants),
         timed=timed,
@@ -123,29 +130,23 @@ def benchmark(
     )
 
 
-def _time(contestants: Sequence[Contestant], threads: int, rounds: int, tracked: Tracked) -> Timed:
-    runs: dict[str, Invocation] = {
-        c.name: c.open(threads) for c in contestants if c.open is not None
-    }
+def _time(
+    lane: Lane, contestants: Sequence[Contestant], threads: int, rounds: int, tracked: Tracked
+) -> Timed:
+    calls = {c.name: c.call(threads) for c in contestants if c.call is not None}
+    files = {c.name: c.file for c in contestants if c.file is not None}
+    images = {c.name: c.image for c in contestants if c.image is not None}
     with tracked(f"rounds on {threads} thread{'s' * (threads > 1)}", rounds) as advance:
-        done = 0
-
-        def count() -> None:
-            nonlocal done
-            done += 1
-            # Each round runs everything twice; the first run of all counts it.
-            advance(min(done // 2, rounds), "")
-
-        name, run = next(iter(runs.items()))
-
-        def counted() -> None:
-            run()
-            count()
-
-        latencies = timing.interleaved(
-            {**runs, name: counted}, warmup=_WARMUP, rounds=rounds, threads=threads, untimed=1
+        latencies = lane.times(
+            files,
+            images,
+            threads,
+            Rounds(warmup=_WARMUP, count=rounds, untimed=1),
+            beside=calls,
+            advance=lambda done: advance(done, ""),
         )
-    speedups = {name: ratio_of(latencies[EAGER], taken) for name, taken in latencies.items()}
+    eager = latencies.get(EAGER)
+    speedups = {n: ratio_of(eager, taken) for n, taken in latencies.items()} if eager else {}
     return Timed(threads=threads, latencies=latencies, speedups=speedups)
 
 
@@ -165,13 +166,14 @@ def as_json(found: Benchmark) -> dict[str, Any]:
         {
             key: str(value) if isinstance(value, Path) else value
             for key, value in vars(contestant).items()
-            if key not in {"open", "accuracy"}
+            if key not in {"call", "file", "image", "accuracy"}
         }
         | {"accuracy": contestant.accuracy and contestant.accuracy.model_dump()}
         for contestant in found.contestants
     ]
     return {
-        "host": host_info().model_dump(),
+        "lane": found.lane,
+        "host": LANES[found.lane].machine().model_dump(),
         "code": code_info().model_dump(),
         "tools": tool_versions(),
         "side": found.side,

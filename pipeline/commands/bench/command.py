@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.commands.arguments import completes_folders, positive
 from pipeline.commands.command import BUDGET_MISSED, OK, Command
+from pipeline.measure.lanes.lanes import HOST, LANES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="YAML list of what must hold; exit code 3 where it does not",
     )
+    parser.add_argument(
+        "--lane", default=HOST, metavar="NAME", help=f"where files are timed: {', '.join(LANES)}"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="for bench.json and bench.svg")
 
 
@@ -38,10 +42,13 @@ def run(arguments: argparse.Namespace) -> int:
             cannot be written.
     """
     from pipeline.base.console import LOG, third_party_output_to, tracked
+    from pipeline.base.errors import InputError
     from pipeline.base.safe_files import refuse_outputs
     from pipeline.commands.bench.peers.plans import KEPT
     from pipeline.stages.finished_run import open_runs
 
+    if arguments.lane not in LANES:
+        raise InputError(f"--lane: got {arguments.lane!r}; must be one of {', '.join(LANES)}")
     directories: list[Path] = arguments.run_dirs
     runs = [finished for directory in directories for finished in open_runs(directory)]
     first = directories[0]
@@ -64,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
             rounds=arguments.rounds,
             peers=peers if arguments.peers else None,
             bars=bars,
+            lane=arguments.lane,
             tracked=partial(tracked, console),
         )
         write_json(found, data)

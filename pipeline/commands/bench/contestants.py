@@ -11,14 +11,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.base.errors import InputError, reading
+from pipeline.base.errors import InputError
 from pipeline.commands.bench.peers.make import Peer
 from pipeline.measure import timing
+from pipeline.measure.lanes.lane import Lane, ModelFile
+from pipeline.measure.lanes.sets import answers_to_tests
 from pipeline.networks.resnest.network import ResNeSt
 from pipeline.stages.finished_run import Finished
 from pipeline.tasks.accuracy import Accuracy
-from pipeline.tasks.classification import accuracies
 from pipeline.tasks.images.dataset import Dataset, pixel_values
+from pipeline.tasks.task import TaskModule
 
 EAGER = "torch eager"
 
@@ -38,7 +40,9 @@ class Contestant:
         made_in_s: seconds that another tool took to make the file; None for torch and for our
             files, whose runs say it.
         accuracy: on the first test set; None where nothing here computes it.
-        open: gives one run on one image on so many threads; None where it cannot be timed here.
+        call: gives one call of this process on one image, on so many threads; None for files.
+        file: that a lane times; None for calls, and where the lane cannot time it.
+        image: that the file is given, (1, 3, side, side).
         missing: why it cannot be timed, in a line.
     """
 
@@ -49,12 +53,14 @@ class Contestant:
     size_bytes: int | None
     made_in_s: float | None
     accuracy: Accuracy | None
-    open: Callable[[int], Invocation] | None
-    missing: str | None
+    call: Callable[[int], Invocation] | None = None
+    file: ModelFile | None = None
+    image: Tensor | None = None
+    missing: str | None = None
 
 
 def of_torch(
-    model: ResNeSt, image: Tensor, accuracy: Accuracy | None, *, variants: bool
+    model: ResNeSt, image: Tensor, accuracy: Accuracy | None, lane: Lane, *, variants: bool
 ) -> list[Contestant]:
     """The float network, eager; with `variants` channels-last and compiled as well.
 
@@ -62,6 +68,7 @@ def of_torch(
         model: in evaluation mode.
         image: (1, 3, side, side).
         accuracy: of the network.
+        lane: where all are timed.
         variants: whether to have them all.
     """
 
@@ -92,24 +99,25 @@ def of_torch(
             size_bytes=None,
             made_in_s=None,
             accuracy=accuracy,
-            open=way,
-            missing=None,
+            call=way if lane.takes_calls else None,
+            missing=None if lane.takes_calls else f"{lane.title} runs files alone",
         )
         for name, way in ways.items()
     ]
 
 
-def of_run(run: Finished, dataset: Dataset) -> Contestant:
+def of_run(run: Finished, dataset: Dataset, lane: Lane) -> Contestant:
     """The file of a finished run.
 
     Args:
         run: its directory holds the file and its report.
         dataset: of the recipe.
+        lane: where it is timed.
     """
     target = run.report().targets[0]
-    why_not: str | None = run.format.cannot_time()
+    file = ModelFile(path=run.file, format=run.recipe.target.format)
+    why_not = lane.cannot_time(file.format)
     fed = pixel_values(dataset) if run.recipe.target.takes_pixels else dataset
-    image = timing.first_image(fed)
     return Contestant(
         name=run.recipe.name,
         runtime=target.runtime,
@@ -118,26 +126,28 @@ def of_run(run: Finished, dataset: Dataset) -> Contestant:
         size_bytes=target.size_bytes,
         made_in_s=None,
         accuracy=first(target.accuracy),
-        open=None if why_not else opener(run.recipe.target.format, run.file, image),
+        file=None if why_not else file,
+        image=timing.first_image(fed),
         missing=why_not,
     )
 
 
-def of_peer(peer: Peer, dataset: Dataset) -> Contestant:
+def of_peer(peer: Peer, dataset: Dataset, task: TaskModule, lane: Lane) -> Contestant:
     """The file that another tool made, with its accuracy, which is computed here.
 
     Args:
         peer: the file.
         dataset: gives the test images.
+        task: judges its answers.
+        lane: where it is timed.
     """
     module = import_module(f"pipeline.formats.{peer.format}.file")
-    missing = peer.missing or module.cannot_time()
-    accuracy = None
+    missing = peer.missing or lane.cannot_time(peer.format)
+    accuracy = file = None
     if peer.path is not None and missing is None:
-        runnable = module.open_file(peer.path, torch.get_num_threads())
-        logits = timing.logits_of(runnable, dataset, lambda done: None)
-        accuracy = first(accuracies(logits, dataset))
-    image = timing.first_image(dataset)
+        file = ModelFile(path=peer.path, format=peer.format)
+        answers = answers_to_tests(lane, file, dataset, torch.get_num_threads())
+        accuracy = first(task.accuracies(answers, dataset))
     return Contestant(
         name=peer.name,
         runtime=module.RUNTIME,
@@ -146,25 +156,10 @@ def of_peer(peer: Peer, dataset: Dataset) -> Contestant:
         size_bytes=None if peer.path is None else timing.size_bytes(peer.path),
         made_in_s=peer.seconds,
         accuracy=accuracy,
-        open=None if missing or peer.path is None else opener(peer.format, peer.path, image),
+        file=file,
+        image=timing.first_image(dataset),
         missing=missing,
     )
-
-
-def opener(format_name: str, file: Path, image: Tensor) -> Callable[[int], Invocation]:
-    """Gives one run of a file on `image` (1, 3, side, side) on so many threads."""
-
-    def opened(threads: int) -> Invocation:
-        with reading(file):
-            runnable = import_module(f"pipeline.formats.{format_name}.file").open_file(
-                file, threads
-            )
-            runnable.set_input(image.numpy())
-            runnable.invoke()
-        run: Invocation = runnable.invoke
-        return run
-
-    return opened
 
 
 def first(accuracies: dict[str, Accuracy] | None) -> Accuracy | None:

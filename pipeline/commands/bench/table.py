@@ -14,7 +14,7 @@ from pipeline.measure.roofline import describe
 def show(found: Benchmark, console: Console) -> None:
     """Print every contestant, the rooflines and the bars."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("", "runtime", "MB", "top-1"):
+    for heading in ("", "runtime", "MB", _figure(found)):
         table.add_column(heading, justify="left" if heading in {"", "runtime"} else "right")
     for timed in found.timed:
         threads = f"{timed.threads} thread{'s' * (timed.threads > 1)}"
@@ -35,23 +35,32 @@ def show(found: Benchmark, console: Console) -> None:
         console.print(_line(outcome), highlight=False)
 
 
+def _figure(found: Benchmark) -> str:
+    """The name of the primary figure."""
+    accuracies = [c.accuracy for c in found.contestants if c.accuracy is not None]
+    return accuracies[0].FIGURE if accuracies else ""
+
+
 def _about(contestant: Contestant) -> list[str]:
     size, accuracy = contestant.size_bytes, contestant.accuracy
     return [
         contestant.name,
         contestant.runtime,
         "" if size is None else f"{size / 1e6:.1f}",
-        "" if accuracy is None else f"{accuracy.top1:.2%}",
+        "" if accuracy is None else f"{accuracy.figure:.2%}",
     ]
 
 
 def _figures(contestant: Contestant, timed: Timed) -> list[str]:
     if contestant.name not in timed.latencies:
         return ["not timed", ""]
-    taken, ratio = timed.latencies[contestant.name], timed.speedups[contestant.name]
+    taken, ratio = timed.latencies[contestant.name], timed.speedups.get(contestant.name)
+    milliseconds = f"{taken.median:.2f} ({taken.p10:.2f} to {taken.p90:.2f})"
+    if ratio is None:
+        return [milliseconds, ""]
     doubt = " ?" if ratio.verdict == "not told apart" else ""
     return [
-        f"{taken.median:.2f} ({taken.p10:.2f} to {taken.p90:.2f})",
+        milliseconds,
         f"{ratio.median:.2f} ({ratio.p10:.2f} to {ratio.p90:.2f}){doubt}",
     ]
 

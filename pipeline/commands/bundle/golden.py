@@ -18,8 +18,9 @@ from pipeline.measure.layers import layers_of
 from pipeline.report.records import TargetResult
 from pipeline.stages.context import PROGRAM
 from pipeline.stages.finished_run import Finished
-from pipeline.tasks.golden import clearest, spread, table
 from pipeline.tasks.images.dataset import Dataset
+from pipeline.tasks.task import TaskModule
+from pipeline.tasks.tasks import task_of
 
 IMAGES = 10
 """In a bundle, where the test set has as many."""
@@ -57,11 +58,12 @@ def vectors(run: Finished, dataset: Dataset, target: TargetResult) -> Vectors:
         InputError: the file cannot be run, or its program is gone.
     """
     images = next(iter(dataset.tests.values()))
-    rows = spread(images.labels)[:_CANDIDATES]
+    task = task_of(run.recipe)
+    rows = task.golden_order(images.labels)[:_CANDIDATES]
     pixels, labels = images.pixels(rows), images.labels[rows]
     logits = run.logits(pixels)
     tolerance, why = _tolerance(run, target, logits)
-    chosen = clearest(logits, tolerance)[:IMAGES].sort().values
+    chosen = task.golden_clear(logits, tolerance)[:IMAGES].sort().values
     return Vectors(
         pixels=pixels[chosen].numpy(),
         labels=tuple(labels[chosen].tolist()),
@@ -93,10 +95,10 @@ def _tolerance(run: Finished, target: TargetResult, logits: Tensor) -> tuple[flo
     return most * step, why
 
 
-def write(found: Vectors, folder: Path) -> None:
+def write(found: Vectors, folder: Path, task: TaskModule) -> None:
     """Write NN.png and NN.rgb for every image, and expected.csv with the logits."""
     folder.mkdir()
-    heads, rows = table(torch.from_numpy(found.logits), found.labels)
+    heads, rows = task.golden_table(torch.from_numpy(found.logits), found.labels)
     lines = [",".join(["image", *heads])]
     for row, (pixels, cells) in enumerate(zip(found.pixels, rows, strict=True)):
         name = f"{row:02d}"

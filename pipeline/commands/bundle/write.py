@@ -20,7 +20,7 @@ from pipeline.formats.interface import interface
 from pipeline.report.records import Report, TargetResult
 from pipeline.stages.finished_run import Finished
 from pipeline.tasks.images.dataset import Dataset
-from pipeline.tasks.images.load import load_dataset
+from pipeline.tasks.tasks import task_of
 
 
 def write_bundle(run: Finished, path: Path) -> None:
@@ -59,7 +59,8 @@ def _dataset(run: Finished, report: Report) -> Dataset:
     """The images of a run, from where its own store has them decoded."""
     cache = run.directory.parent / STORE / IMAGES
     side = run.recipe.model.input_size
-    dataset = load_dataset(run.recipe.data, side, cache=cache if cache.is_dir() else None)
+    task = task_of(run.recipe)
+    dataset = task.load(run.recipe.data, side, cache=cache if cache.is_dir() else None)
     if dataset.sha256 != report.data.sha256:
         raise InputError(
             f"{run.directory}: its data has changed since (SHA-256 {dataset.sha256[:12]}, and "
@@ -78,7 +79,7 @@ def _fill(
     else:
         shutil.copy2(run.file, copy)
     found = golden.vectors(run, dataset, target)
-    golden.write(found, root / Golden.model_fields["folder"].default)
+    golden.write(found, root / Golden.model_fields["folder"].default, task_of(run.recipe))
     with reading(run.file):
         contract = contract_of(run, report, interface(run.file, target.format), found, dataset)
     with reading(run.directory / "report.json"):

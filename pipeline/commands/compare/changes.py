@@ -17,8 +17,8 @@ from pipeline.measure.latency import Latency
 from pipeline.report import words
 from pipeline.report.records import Report, TargetResult
 from pipeline.stages.finished_run import Finished
-from pipeline.tasks.accuracy import Changes, changes_of
-from pipeline.tasks.classification import PREDICTIONS, Predictions, read_predictions
+from pipeline.tasks.accuracy import Accuracy, Changes, changes_of
+from pipeline.tasks.predictions import PREDICTIONS, Predictions, read_predictions
 
 Verdict = Literal["regression", "worse", "changed", "better", "same", "unknown"]
 ORDER: tuple[Verdict, ...] = ("regression", "worse", "changed", "unknown", "better", "same")
@@ -30,7 +30,7 @@ class Allowances:
     """How much worse a run may be before it is a regression.
 
     Attributes:
-        accuracy_drop_pt: percentage points of top-1 lost.
+        accuracy_drop_pt: percentage points of the primary figure lost.
         size_growth: share of the file's bytes.
         latency_growth: share of the median time.
         significance: a loss of accuracy counts where chance alone would give it less often.
@@ -143,14 +143,14 @@ def _accuracies(
     for name in {**(one.accuracy or {}), **(two.accuracy or {})}:
         first, second = (one.accuracy or {}).get(name), (two.accuracy or {}).get(name)
         texts = [
-            "not measured" if found is None else words.percent(found.top1)
+            "not measured" if found is None else words.percent(found.figure)
             for found in (first, second)
         ]
         verdict: Verdict = "unknown"
         if first is None or second is None:
             note = "not measured in both"
         else:
-            drop = round(100 * (first.top1 - second.top1), 9)
+            drop = round(100 * (first.figure - second.figure), 9)
             past = drop > allowed.accuracy_drop_pt
             note = f"{-drop:+.2f} pt"
             verdict = "same" if drop == 0 else "better" if drop < 0 else "worse"
@@ -165,7 +165,7 @@ def _accuracies(
             verdict = "regression" if past else verdict
         yield Change(
             target=two.name,
-            what=f"top-1 on {name}",
+            what=f"{Accuracy.FIGURE} on {name}",
             before=texts[0],
             after=texts[1],
             note=note,

@@ -22,7 +22,7 @@ from pipeline.networks.resnest.network import ResNeSt
 from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import PROGRAM
 from pipeline.stages.finished_run import Finished
-from pipeline.tasks.images.load import load_dataset
+from pipeline.tasks.tasks import task_of
 
 REST = "(other operations)"
 
@@ -77,7 +77,7 @@ def table_of_recipe(recipe: Recipe) -> list[LayerCost]:
         InputError: its data cannot be read: the number of classes is that of the data.
     """
     side = recipe.model.input_size
-    classes = len(load_dataset(recipe.data, side).classes)
+    classes = task_of(recipe).load(recipe.data, side).classes
     return _rows(_branched(recipe, classes), None, side)
 
 
@@ -92,20 +92,20 @@ def table_of_run(run: Finished, rounds: int) -> list[LayerCost]:
         InputError: a stage's result is gone from the store.
     """
     recipe, side = run.recipe, run.recipe.model.input_size
-    small = _branched(recipe, len(run.classes))
+    small = _branched(recipe, run.classes)
     last = "prune" if recipe.sparsify is None else "sparsify"
     weights = run.stage(last, WEIGHTS)
     with reading(weights):
         take_shapes(small, read_checkpoint(weights))
-    rows = _rows(_branched(recipe, len(run.classes)), small, side)
+    rows = _rows(_branched(recipe, run.classes), small, side)
     if recipe.target.precision == "float" or run.format.cannot_time() is not None:
         return rows
     with reading(run.file):
         return _with_times(rows, _times(run, rounds))
 
 
-def _branched(recipe: Recipe, classes: int) -> ResNeSt:
-    return branch_form(build(recipe.model, classes).eval())
+def _branched(recipe: Recipe, classes: Sequence[str]) -> ResNeSt:
+    return branch_form(build(recipe.model, len(task_of(recipe).outputs(classes))).eval())
 
 
 def _rows(whole: ResNeSt, small: ResNeSt | None, side: int) -> list[LayerCost]:

@@ -10,17 +10,18 @@ from torch import Tensor
 
 from pipeline.base.errors import reading
 from pipeline.stages.finished_run import Finished, float_network
-from pipeline.tasks.classified import Classified, classified
 from pipeline.tasks.images.load import decoded
 from pipeline.tasks.images.pixels import normalize
 from pipeline.tasks.images.statistics import mean_and_std
+from pipeline.tasks.task import Prediction
+from pipeline.tasks.tasks import task_of
 
 FLOAT = "float"
 
 
 def classify(
     runs: Sequence[Finished], images: Sequence[tuple[str, bytes]], top: int
-) -> list[Classified]:
+) -> list[Prediction]:
     """Classify images with the float network of some runs and with each of their files.
 
     Args:
@@ -41,8 +42,9 @@ def classify(
     for run in runs:
         with reading(run.file):
             logits[run.recipe.name] = _fitting(run.logits(pixels), logits[FLOAT])
+    task = task_of(first.recipe)
     return [
-        classified(
+        task.prediction(
             name, {column: found[row] for column, found in logits.items()}, first.classes, top
         )
         for row, (name, _) in enumerate(images)

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 def show(report: Report, directory: Path, console: Console) -> None:
     """Print the targets of a report as a table, and where it lies."""
-    table = Table(box=None, pad_edge=False)
-    for heading in ("target", "file", "MB", "top-1", "drop", "speedup", "int8", "scales", ""):
-        table.add_column(heading, justify="left" if heading in {"target", "file"} else "right")
     base = next(iter(report.baseline.accuracy.values()))
+    table = Table(box=None, pad_edge=False)
+    for heading in ("target", "file", "MB", base.FIGURE, "drop", "speedup", "int8", "scales", ""):
+        table.add_column(heading, justify="left" if heading in {"target", "file"} else "right")
     size = f"{report.baseline.size_bytes / 1e6:.1f}"
     where = "" if report.baseline.measured_here else ", elsewhere"
-    table.add_row("float", f"({report.baseline.device_kind}{where})", size, f"{base.top1:.2%}")
+    table.add_row("float", f"({report.baseline.device_kind}{where})", size, f"{base.figure:.2%}")
     for target in report.targets:
         table.add_row(*_cells(target, directory))
     console.print(table)
@@ -70,14 +70,14 @@ def _cells(target: TargetResult, directory: Path) -> list[str]:
     def shown(value: float | None, form: str) -> str:
         return "not measured" if value is None else format(value, form)
 
-    top1 = None if target.accuracy is None else next(iter(target.accuracy.values())).top1
+    share = None if target.accuracy is None else next(iter(target.accuracy.values())).figure
     reference = " (reference)" if target.evaluated == "reference" else ""
     exact = target.scales_exact
     return [
         target.name,
         str(_file(target, directory)),
         f"{target.size_mb:.1f}",
-        shown(top1, ".2%") + reference,
+        shown(share, ".2%") + reference,
         shown(target.accuracy_drop_pt, ".2f"),
         shown(target.speedup, ".2f"),
         shown(target.int8_coverage, ".0%"),

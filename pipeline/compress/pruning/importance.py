@@ -29,8 +29,8 @@ Scores = dict[str, Tensor]
 All cardinal groups lose the same channels, so one number stands for a channel of each.
 """
 
-LabelledImages = Callable[[], Iterable[tuple[Tensor, Tensor]]]
-"""Gives batches of normalised images (batch, 3, side, side) and their labels (batch,)."""
+JudgedImages = Callable[[], Iterable[tuple[Tensor, Callable[[Tensor], Tensor]]]]
+"""Gives batches of normalised images (batch, 3, side, side), and the loss of answers to them."""
 
 _CRITERIA: dict[str, Callable[[], Any]] = {
     "l1": lambda: tp.importance.GroupMagnitudeImportance(p=1),
@@ -43,7 +43,7 @@ NEED_IMAGES = frozenset({"taylor", "fisher"})
 """Criteria that look at gradients."""
 
 
-def scores(model: ResNeSt, input_size: int, criterion: str, images: LabelledImages) -> Scores:
+def scores(model: ResNeSt, input_size: int, criterion: str, images: JudgedImages) -> Scores:
     """How much every channel of every group matters.
 
     Args:
@@ -66,7 +66,7 @@ def _of_one_part(group: Group, importance: Tensor) -> Tensor:
 
 
 def _take_gradients(
-    model: nn.Module, images: Iterable[tuple[Tensor, Tensor]], *, squared: bool
+    model: nn.Module, images: Iterable[tuple[Tensor, Callable[[Tensor], Tensor]]], *, squared: bool
 ) -> None:
     """Leave in `grad` of every parameter the mean over batches of its gradient, or of its square.
 
@@ -75,9 +75,9 @@ def _take_gradients(
     parameters = list(model.parameters())
     sums = [torch.zeros_like(p) for p in parameters]
     count = 0
-    for x, labels in images:
+    for x, loss_of in images:
         place = parameters[0].device
-        loss = nn.functional.cross_entropy(model(x.to(place)), labels.to(place))
+        loss = loss_of(model(x.to(place)))
         for total, gradient in zip(sums, torch.autograd.grad(loss, parameters), strict=True):
             total += gradient.square() if squared else gradient
         count += 1

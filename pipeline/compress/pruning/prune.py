@@ -12,7 +12,7 @@ from pipeline.base.errors import InputError
 from pipeline.compress.pruning import costs, sizes
 from pipeline.compress.pruning.costs import Cost
 from pipeline.compress.pruning.groups import Group, Removed, groups_of, masked_difference, remove
-from pipeline.compress.pruning.importance import LabelledImages, scores
+from pipeline.compress.pruning.importance import JudgedImages, scores
 from pipeline.compress.pruning.stored import Bytes
 from pipeline.compress.pruning.widths import Plan, weakest
 from pipeline.networks.count import count
@@ -104,7 +104,7 @@ def share_goal(key: PruneTarget, cost: Cost, share: float, groups: Sequence[Grou
 
 
 def plan_of(
-    model: ResNeSt, input_size: int, goal: Goal, config: PruneConfig, images: LabelledImages
+    model: ResNeSt, input_size: int, goal: Goal, config: PruneConfig, images: JudgedImages
 ) -> Plan:
     """What a search for widths starts from.
 

@@ -35,11 +35,9 @@ from pipeline.networks.sanity import calmer, refuse_dead, refuse_not_finite
 from pipeline.recipe.training import TrainConfig
 from pipeline.tasks.images.batches import Share, batches
 from pipeline.tasks.images.dataset import Dataset
-from pipeline.tasks.mixing import mixer
-from pipeline.tasks.ranking import first_class
 
 if TYPE_CHECKING:
-    from pipeline.tasks.task import Mix
+    from pipeline.tasks.task import Loss, Mix, TaskModule
 
 CURVE = "curve.json"
 """Name of the file in which a stage keeps its learning curve."""
@@ -67,7 +65,7 @@ class Hooks:
         before_step: called with (step, steps) before every step.
         after_backward: called when a step's gradients are there and no weight has changed yet.
         after_step: called when a step's weights have changed.
-        adjust_loss: called with (images, logits, loss against the labels), all where the network
+        adjust_loss: called with (images, answers, the task's loss), all where the network
             is; what it returns is minimised.
         set_training: switches the network between training and evaluation; exported graphs
             have no `train()` of their own.
@@ -112,7 +110,8 @@ class _Training:
     hooks: Hooks
     share: Share
     optimizer: torch.optim.Optimizer
-    criterion: nn.Module
+    task: TaskModule
+    criterion: Loss
     generator: torch.Generator
     steps_per_epoch: int
     autocast: Callable[[], AbstractContextManager[None]]
@@ -129,7 +128,7 @@ class _Progress:
         step: steps that are behind.
         order: of the images in this epoch.
         loss: sum over the images of this epoch so far.
-        right: images of this epoch whose class was found.
+        right: images of this epoch that were answered right.
         seen: images of this epoch.
         rate: learning rate of the last step.
         curve: of the epochs that are behind.
@@ -138,7 +137,7 @@ class _Progress:
     step: int = 0
     order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     loss: float = 0.0
-    right: int = 0
+    right: float = 0.0
     seen: int = 0
     rate: float = 0.0
     curve: list[dict[str, float]] = field(default_factory=list)
@@ -151,11 +150,13 @@ def fit(
     seed: int,
     hooks: Hooks | None = None,
     saves: Saves | None = None,
+    *,
+    task: TaskModule,
 ) -> list[dict[str, float]]:
     """Train `model` in place on `dataset.train`.
 
     Args:
-        model: (batch, 3, side, side) to logits (batch, classes); left in evaluation mode.
+        model: (batch, 3, side, side) to answers (batch, ...); left in evaluation mode.
             The processes of `processes.together` train it on parts of the same batches.
         dataset: what to train on.
         config: schedule and optimizer.
@@ -163,6 +164,7 @@ def fit(
         hooks: progress, milestones and the mode switch.
         saves: where states are kept. What is there is gone on from: the result is bit for bit
             that of a training which was not stopped, on a CPU.
+        task: gives the loss, and says which images are answered right.
 
     Returns:
         The learning curve: one {epoch, loss, accuracy, learning_rate} per epoch.
@@ -185,11 +187,12 @@ def fit(
         hooks=hooks or Hooks(),
         share=share,
         optimizer=optimizer_for(model, config),
-        criterion=nn.CrossEntropyLoss(label_smoothing=config.label_smoothing),
+        task=task,
+        criterion=task.loss(config),
         generator=torch.Generator().manual_seed(seed),
         steps_per_epoch=batches_per_epoch(len(dataset.train), config.batch_size, share.parts),
         autocast=_autocast(model, config),
-        mix=mixer(config, len(dataset.classes)),
+        mix=task.mixer(config, len(task.outputs(dataset.classes))),
         average=average_of(model, config),
         saves=saves,
     )
@@ -270,7 +273,7 @@ def _epoch(training: _Training, progress: _Progress, asked: Callable[[], int | N
     if begun == 0:
         images_of_all = len(training.dataset.train)
         progress.order = torch.randperm(images_of_all, generator=training.generator)
-        progress.loss, progress.right, progress.seen = 0.0, 0, 0
+        progress.loss, progress.right, progress.seen = 0.0, 0.0, 0
     hooks.set_training(training.model, True)
     left = batches(
         training.dataset.train,
@@ -353,33 +356,32 @@ class _Done:
     """What came of one batch: sums over its images, in whatever process they were."""
 
     loss: float
-    right: int
+    right: float
     images: int
 
 
 def _step(training: _Training, parts: Sequence[Part]) -> _Done:
     """Forward and backward of this process's parts of a batch; the gradients are those of all."""
-    own = sum(len(labels) for _, labels in parts)
+    own = sum(len(targets) for _, targets in parts)
     images = int(torchrun.summed(torch.tensor(own, device=device())))
-    loss, right = 0.0, 0
+    loss, right = 0.0, 0.0
     for position, part in enumerate(parts):
         waits = position + 1 < len(parts)
         with torchrun.gradients_later(training.shared) if waits else nullcontext():
             # Processes share the mean of their gradients, and parts may differ by an image.
             weight = len(part[1]) * torchrun.count() / images
-            logits, its_loss = _part(training, part, weight)
+            answers, its_loss = _part(training, part, weight)
         loss += its_loss * len(part[1])
-        right += int((first_class(logits).cpu() == part[1]).sum())
+        right += training.task.right(answers.cpu(), part[1])
     found = torchrun.summed(torch.tensor([loss, right], dtype=torch.float64, device=device()))
-    return _Done(loss=float(found[0]), right=int(found[1]), images=images)
+    return _Done(loss=float(found[0]), right=float(found[1]), images=images)
 
 
 def _part(training: _Training, part: Part, weight: float) -> tuple[Tensor, float]:
-    """Forward and backward of a part: its logits and its loss, of which `weight` counts."""
+    """Forward and backward of a part: its answers and its loss, of which `weight` counts."""
     place = device()
     images, targets = part
     if training.mix is not None:
-        # Targets then are the shares of the classes (part, classes).
         images, targets = training.mix(*part)
     images = images.to(place, memory_format=torch.channels_last)
     shared_norms = torchrun.count() > 1 and training.config.sync_bn
@@ -388,11 +390,11 @@ def _part(training: _Training, part: Part, weight: float) -> tuple[Tensor, float
         ByProducts(),
         torchrun.SharedStatistics() if shared_norms else nullcontext(),
     ):
-        logits = training.shared(images).float()
-        loss = training.criterion(logits, targets.to(place))
-        loss = training.hooks.adjust_loss(images, logits, loss)
+        answers = training.shared(images).float()
+        loss = training.criterion(answers, targets.to(place))
+        loss = training.hooks.adjust_loss(images, answers, loss)
     torch.autograd.backward(loss * weight)
-    return logits.detach(), float(loss.detach())
+    return answers.detach(), float(loss.detach())
 
 
 def _share(config: TrainConfig, hooks: Hooks) -> Share:

@@ -58,7 +58,7 @@ def batches_per_epoch(images: int, batch_size: int, parts: int = 1) -> int:
 
 
 Part = tuple[Tensor, Tensor]
-"""Images (part, 3, side, side) and their labels (part)."""
+"""Images (part, 3, side, side) and their targets (part, ...)."""
 
 
 def at_size(
@@ -81,4 +81,4 @@ def at_size(
         def shrunk(images: Tensor) -> Tensor:
             return images[:, :, top : top + side, left : left + side]
 
-    return [(shrunk(images), labels) for images, labels in parts]
+    return [(shrunk(images), targets) for images, targets in parts]

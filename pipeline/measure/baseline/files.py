@@ -24,8 +24,8 @@ from pipeline.measure.baseline.record import (
 )
 from pipeline.networks.resnest.network import ResNeSt
 from pipeline.tasks.accuracy import confusion_of
-from pipeline.tasks.classification import Predictions
 from pipeline.tasks.images.dataset import Dataset
+from pipeline.tasks.predictions import Predictions
 
 SHIPPED = Path(__file__).parents[3] / "artifacts" / BASELINES
 """Of a checkout: baselines that were committed. Not there where the package is installed."""
@@ -207,6 +207,6 @@ def _fault(found: FloatBaseline, model: str, dataset: Dataset) -> str | None:
         return f"was measured with other images, or otherwise prepared ({listed(differing)} differ)"
     for name, images in dataset.tests.items():
         counted = confusion_of(images.labels.tolist(), found.named[name])
-        if counted.right / counted.images != found.accuracy[EXACT][name].top1:
+        if counted.right / counted.images != found.accuracy[EXACT][name].figure:
             return f"gives another accuracy on {name} than its answers do"
     return None

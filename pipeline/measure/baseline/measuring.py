@@ -42,10 +42,10 @@ from pipeline.networks.family import model_info
 from pipeline.networks.resnest.network import ResNeSt
 from pipeline.recipe.recipe import Recipe, recipe_info
 from pipeline.tasks.accuracy import Accuracy
-from pipeline.tasks.classification import accuracies
 from pipeline.tasks.evaluation import network_logits
 from pipeline.tasks.images.dataset import Dataset
-from pipeline.tasks.ranking import first_class
+from pipeline.tasks.task import TaskModule
+from pipeline.tasks.tasks import task_of
 
 _LARGEST = {"cuda": 256, "cpu": 32}
 """The batch that throughput is taken at; a CPU gains nothing from more."""
@@ -71,7 +71,7 @@ def measured(
     chosen, left_out = precisions(place)
     with settings_kept():
         formed = {p: Formed(model, FORMS[p], place).eval() for p in chosen}
-        accuracy, answers = _accuracies(formed, dataset, place, tracked)
+        accuracy, answers = _accuracies(task_of(recipe), formed, dataset, tracked)
         before = clocks_of(place)
         timings, untimed = _timings(recipe, formed, dataset, place, tracked)
         after = clocks_of(place)
@@ -113,20 +113,18 @@ def _tools(gpu: bool) -> dict[str, str]:
 
 
 def _accuracies(
-    formed: Mapping[Precision, Formed], dataset: Dataset, place: torch.device, tracked: Tracked
+    task: TaskModule, formed: Mapping[Precision, Formed], dataset: Dataset, tracked: Tracked
 ) -> tuple[dict[Precision, dict[str, Accuracy]], dict[str, tuple[int, ...]]]:
-    """Accuracy in every precision, and the classes that the exact one names."""
+    """Accuracy in every precision, and the results of the exact one."""
     found: dict[Precision, dict[str, Accuracy]] = {}
     answers: dict[str, tuple[int, ...]] = {}
     with tracked("test images", len(formed)) as advance:
         for precision, model in formed.items():
             round_products(model.form.tf32)
             logits = network_logits(model, dataset, f"baseline in {precision}")
-            found[precision] = accuracies(logits, dataset)
+            found[precision] = task.accuracies(logits, dataset)
             if precision == EXACT:
-                answers = {
-                    name: tuple(first_class(logits[name]).tolist()) for name in dataset.tests
-                }
+                answers = task.named(logits, dataset)
             advance(len(found), precision)
     return found, answers
 

@@ -201,7 +201,7 @@ def refuse_other_counts(
     if confusion is None:
         return
     counted = {key: (found.images, found.right / found.images) for key, found in confusion.items()}
-    measured = {key: (found.images, found.top1) for key, found in (accuracy or {}).items()}
+    measured = {key: (found.images, found.figure) for key, found in (accuracy or {}).items()}
     if counted != measured:
         raise ValueError(f"{name}: confusion gives {counted}, but accuracy {measured}")
 

@@ -1,0 +1,97 @@
+"""The lane of this machine: files run in this process, each in its own runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pipeline.base.errors import reading
+from pipeline.base.machine import host_info
+from pipeline.measure.lanes.lane import Advance, Lane, ModelFile, Rounds, silent
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.measure.latency import Latency
+    from pipeline.measure.timing import Runnable
+
+
+def cannot_time(form: str) -> str | None:
+    """Why this host cannot time files of a format; None where it can."""
+    why: str | None = _module(form).cannot_time()
+    return why
+
+
+def answers(
+    files: Mapping[str, ModelFile],
+    inputs: Iterable[Tensor],
+    threads: int,
+    advance: Advance = silent,
+) -> dict[str, Tensor]:
+    """What files answer here; see `lane.Answers`."""
+    import torch
+
+    from pipeline.measure.timing import run_images
+
+    opened = {name: _opened(file, threads) for name, file in files.items()}
+    found: dict[str, list[Tensor]] = {name: [] for name in files}
+    done = 0
+    with torch.inference_mode():
+        for images in inputs:
+            for name, runnable in opened.items():
+                with reading(files[name].path):
+                    found[name].append(run_images(runnable, images))
+            done += len(images)
+            advance(done)
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def times(
+    files: Mapping[str, ModelFile],
+    inputs: Mapping[str, Tensor],
+    threads: int,
+    rounds: Rounds,
+    beside: Mapping[str, Callable[[], object]] | None = None,
+    advance: Advance = silent,
+) -> dict[str, Latency]:
+    """How long files take here, in turn with calls of this process; see `lane.Times`."""
+    from pipeline.measure import timing
+
+    runs: dict[str, Callable[[], object]] = dict(beside or {})
+    for name, file in files.items():
+        runnable = _opened(file, threads)
+        with reading(file.path):
+            runnable.set_input(inputs[name].numpy())
+            runnable.invoke()
+        runs[name] = runnable.invoke
+    if rounds.settled:
+        return timing.compared(runs, rounds=rounds.count, threads=threads)
+    return timing.interleaved(
+        runs,
+        warmup=rounds.warmup,
+        rounds=rounds.count,
+        threads=threads,
+        untimed=rounds.untimed,
+        advance=advance,
+    )
+
+
+def _opened(file: ModelFile, threads: int) -> Runnable:
+    with reading(file.path):
+        runnable: Runnable = _module(file.format).open_file(file.path, threads)
+    return runnable
+
+
+def _module(form: str) -> Any:
+    return import_module(f"pipeline.formats.{form}.file")
+
+
+LANE = Lane(
+    title="this machine",
+    machine=host_info,
+    cannot_time=cannot_time,
+    answers=answers,
+    times=times,
+    takes_calls=True,
+)
