@@ -22,8 +22,9 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: one cannot; names every problem of it.
     """
     from pipeline.recipe.recipe import load_recipes
+    from pipeline.stages.known import KNOWN
 
-    for recipe in load_recipes(arguments.recipes, arguments.overrides):
+    for recipe in load_recipes(arguments.recipes, arguments.overrides, KNOWN):
         print(f"{recipe.name}: ok ({recipe.target.format}, {recipe.target.precision})")
     return OK
 

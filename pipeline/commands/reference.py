@@ -19,6 +19,7 @@ from pathlib import Path
 from pipeline.base.errors import InputError
 from pipeline.base.safe_files import refuse_outputs, remove
 from pipeline.base.store import MAKING, publish
+from pipeline.formats.formats import FORMATS
 from pipeline.report import words
 from pipeline.report.markdown import table
 from pipeline.report.records import Report, TargetResult
@@ -93,13 +94,13 @@ def _block(runs: Sequence[Finished], place: Path) -> Report:
 def smallest_of(report: Report) -> TargetResult | None:
     """The smallest int8 target whose file may be kept; None where all are too large.
 
-    Core ML packages are folders and are passed over.
+    Those that are folders, as Core ML packages are, are passed over.
     """
     fitting = [
         target
         for target in report.targets
         if target.precision == "int8"
-        and target.format != "coreml"
+        and not FORMATS[target.format].folder
         and target.parity.passed
         and target.size_bytes <= MOST_FILE_BYTES
     ]

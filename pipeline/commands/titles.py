@@ -11,4 +11,4 @@ if TYPE_CHECKING:
 def runtime_title(run: Finished, computed_by: str) -> str:
     """The runtime of a run's file; `computed_by` is "runtime" or "reference", as formats say it."""
     reference = " (reference)" if computed_by == "reference" else ""
-    return f"{run.format.RUNTIME}{reference}"
+    return f"{run.format.runtime}{reference}"

@@ -1,1 +1,1 @@
-"""The file formats. Each module has write, inspect, open_file, trace, cannot_time and evaluated."""
+"""The file formats: one folder each, and an entry of `FORMATS` in formats.py."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.formats.format import ScalesExact
+from pipeline.formats.scales import ScalesExact
 
 aten = torch.ops.aten
 quantized = torch.ops.quantized_decomposed

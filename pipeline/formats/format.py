@@ -1,78 +1,167 @@
-"""What is known of a file format without torch."""
+"""A file format: what is known of it without torch, and what its modules must offer."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from pydantic import model_validator
-
-from pipeline.base.record import Count, MeasuredRecord, Positive
 from pipeline.compress.pruning.stored import Bytes
+from pipeline.formats.limits import Limits
 
-FLOAT32_EPSILON, FLOAT16_EPSILON = 2.0**-23, 2.0**-10
-"""Of torch.finfo, which takes seconds to import."""
-MEDIAN_STEPS, P99_STEPS = 0, 2
-"""Most steps of its grid between a tensor of a file and the program's: rounding."""
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
 
+    from pipeline.formats.description import Description
+    from pipeline.formats.file_facts import FileFacts
+    from pipeline.formats.gemm import Gemm, Operation, Work
+    from pipeline.formats.ports import Interface
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What logits must keep against those they should be.
+Precision = Literal["int8", "float"]
+ComputedBy = Literal["runtime", "reference"]
+"""A file's own runtime, or an evaluator of ours that stands for one that does not run here."""
+Option = Literal["sparse", "x86_amx"]
+"""How int8 files of one network can differ.
 
-    Attributes:
-        agreement: least share of images with the same first class.
-        median: most steps of the output grid at the median.
-        p99: most steps at the 99th percentile.
-        difference: of a float network, most difference as a share of the largest logit.
-        epsilon: of the arithmetic in which the numbers of a layer are made, before they are
-            rounded to its grid.
-    """
-
-    agreement: float = 0.995
-    median: int = MEDIAN_STEPS
-    p99: int = P99_STEPS
-    difference: float = 1e-3
-    epsilon: float = FLOAT32_EPSILON
-
-
-FILE = {
-    "onnx": Limits(median=1),
-    "tflite": Limits(median=1),
-    "coreml": Limits(median=1, p99=3, difference=1e-2, epsilon=FLOAT16_EPSILON),
-}
-"""For a file against the program it was written from.
-
-Runtimes round a few numbers of a layer otherwise than torch, by one step, and Core ML, whose
-tensors and biases are float16, some more. In a deep network one step here moves others there, until
-about half of the logits may be a step off, so that their median is 0 or 1 by chance. How far that
-goes depends on the network (`widened`). That each layer alone computes what the program does is a
-gate of its own (`layer_misses`).
+sparse: weights that are smaller so are stored as their nonzero values and a bit per weight.
+x86_amx: weights are stored so that the runtime multiplies them with AMX.
 """
 
 
-BYTES = {
-    # A channel: scale, bias and the bias's scale; ONNX has a zero point too, and no bias where a
-    # convolution stands for a pool. Core ML keeps scale and bias in float16, and describes every
-    # operation at length.
-    ("tflite", "int8"): Bytes(weight=1, channel=12, pool_channel=12, layer=590),
-    ("onnx", "int8"): Bytes(weight=1, channel=13, pool_channel=5, layer=1100),
-    ("coreml", "int8"): Bytes(weight=1, channel=5, pool_channel=5, layer=3426),
-    ("tflite", "float"): Bytes(weight=4, channel=4, pool_channel=4, layer=527),
-    ("onnx", "float"): Bytes(weight=4, channel=4, pool_channel=0, layer=477),
-    ("coreml", "float"): Bytes(weight=2, channel=2, pool_channel=0, layer=1709),
-}
-"""By format and precision."""
+class Runnable(Protocol):
+    """A file, opened. `batch` is the number of images a run takes; None is any."""
+
+    batch: int | None
+
+    def set_input(self, images: NDArray[np.float32]) -> None:
+        """Take images (batch, 3, side, side), normalised or pixel values as the file wants."""
+
+    def invoke(self) -> None:
+        """Run the network on the images that were set."""
+
+    def output(self) -> NDArray[np.float32]:
+        """Logits (batch, classes) of the last run."""
 
 
-class ScalesExact(MeasuredRecord):
-    """How many of the file's quantization scales are exactly the learned ones."""
+class FormatModule(Protocol):
+    """What the module of a format offers: files of it are written, read and run."""
 
-    same: Count
-    total: Positive
+    def write(
+        self,
+        program: torch.export.ExportedProgram,
+        path: Path,
+        *,
+        pixels: bool = False,
+        options: Collection[Option] = (),
+    ) -> None:
+        """Write `program` (quantized or float) to the file `path`.
 
-    @model_validator(mode="after")
-    def _within(self) -> Self:
-        if self.same > self.total:
-            raise ValueError(f"same: got {self.same}; must be <= total, which is {self.total}")
-        return self
+        Args:
+            program: from the fold stage.
+            path: of the file.
+            pixels: the program takes pixel values 0..255; the file then takes 8-bit RGB images.
+            options: of those that the format has.
+
+        Raises:
+            InputError: the program has an operation that the format's writer does not know.
+        """
+
+    def describe(self, path: Path, about: Description) -> None:
+        """Write what a file says of itself into it, in the format's standard place."""
+
+    def inspect(self, path: Path) -> FileFacts:
+        """Read operations, multiply-accumulates, grids and weight scales from a file."""
+
+    def interface(self, path: Path) -> Interface:
+        """What an app must feed a file and what it gets back.
+
+        Raises:
+            ValueError: the file has not one input and one output.
+        """
+
+    def open_file(self, path: Path, threads: int = 1) -> Runnable:
+        """Open a file for running."""
+
+    def trace(self, path: Path, images: NDArray[np.float32]) -> Mapping[str, NDArray[np.int8]]:
+        """Every quantized tensor inside a file, for images as for `Runnable.set_input`.
+
+        Returns:
+            Integers (batch, ...) on the program's grid, by the name of the program's layer.
+        """
+
+    def cannot_time(self) -> str | None:
+        """Why this host cannot time files of the format; None where it can."""
+
+    def evaluated(self) -> ComputedBy:
+        """What computes the answers of an opened file on this host."""
+
+
+class LayersModule(Protocol):
+    """What cuts files of a format to fewer channels and times their layers."""
+
+    def resized(self, content: bytes, widths: Mapping[str, int]) -> bytes:
+        """A file's network with fewer channels, for timing: its answers mean nothing.
+
+        Args:
+            content: of a file that the format's `write` made.
+            widths: new output channels by layer name.
+
+        Raises:
+            ValueError: the file has no such layer or cannot have such a width.
+        """
+
+    def layer_times(self, content: bytes, rounds: int, threads: int) -> dict[str, float]:
+        """Typical milliseconds of every operation of a file, by the layer that it gives out."""
+
+
+class GemmModule(Protocol):
+    """What makes files of one product of matrices, and says what the layers of any file compute."""
+
+    @property
+    def OPERATIONS(self) -> tuple[Operation, ...]:
+        """That the runtime is to be timed with."""
+
+    def gemm_file(self, gemm: Gemm, precision: str) -> bytes:
+        """A file of one product with random weights, in int8 or float."""
+
+    def opened(self, content: bytes, threads: int) -> Callable[[], object]:
+        """A run of a file on one image of noise."""
+
+    def layer_work(self, content: bytes) -> dict[str, Work]:
+        """What every layer of a file computes, by the name that `layer_times` gives it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """A file format, an entry of `FORMATS`.
+
+    Attributes:
+        suffix: of the file's name.
+        title: for people.
+        package: of Python, with the runtime; its version says what a file was checked with.
+        runtime: what runs the files, as reports name it.
+        traced_by: what computes the tensors inside a file.
+        folder: a file of the format is a folder.
+        limits: for a file against the program it was written from.
+        bytes: what files spend on a network's parts, by precision.
+        options: how its int8 files can differ.
+        module: imports what writes, reads and runs the files.
+        layers: imports what times their layers; None where nothing does.
+        gemm: imports what finds the runtime's peak; None where nothing does.
+    """
+
+    suffix: str
+    title: str
+    package: str
+    runtime: str
+    traced_by: ComputedBy
+    folder: bool = False
+    limits: Limits
+    bytes: Mapping[Precision, Bytes]
+    options: frozenset[Option] = frozenset()
+    module: Callable[[], FormatModule]
+    layers: Callable[[], LayersModule] | None = None
+    gemm: Callable[[], GemmModule] | None = None

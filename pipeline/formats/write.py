@@ -3,7 +3,7 @@
 TensorFlow and coremltools take gigabytes and seconds to load and print a lot; a child process
 gives the memory back and keeps the noise in the log.
 
-    python -m pipeline.formats.write program.pt2 tflite model.tflite [pixels] [sparse] [amx] \
+    python -m pipeline.formats.write program.pt2 tflite model.tflite [pixels] [sparse] [x86_amx] \
         [--description description.json]
 """
 
@@ -14,50 +14,20 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.base.children import Children, end_with_parent
 from pipeline.base.disk import is_full, refusal
 from pipeline.base.errors import InputError
-from pipeline.formats import describe
 from pipeline.formats.description import read_description
+from pipeline.formats.format import Option
+from pipeline.formats.formats import FORMATS
 
 _PACKAGE_PARENT = Path(__file__).parents[2]
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"}
+_PIXELS = "pixels"
 _DISK_REFUSED = 74
 """Exit code of the child, as sysexits.h has it for input and output."""
-
-SUFFIXES = {"onnx": ".onnx", "tflite": ".tflite", "coreml": ".mlpackage"}
-"""File name ending of every format."""
-
-
-def _onnx(program: Path, path: Path, *, pixels: bool = False, amx: bool = False) -> None:
-    from pipeline.compress.quantization.program import load
-    from pipeline.formats.onnx import file as onnx_file
-
-    onnx_file.write(load(program), path, pixels=pixels, amx=amx)
-
-
-def _tflite(program: Path, path: Path, *, pixels: bool = False) -> None:
-    from pipeline.compress.quantization.program import load
-    from pipeline.formats.tflite import file as tflite_file
-
-    tflite_file.write(load(program), path, pixels=pixels)
-
-
-def _coreml(program: Path, path: Path, *, pixels: bool = False, sparse: bool = False) -> None:
-    from pipeline.compress.quantization.program import load
-    from pipeline.formats.coreml import file as coreml_file
-
-    coreml_file.write(load(program), path, pixels=pixels, sparse=sparse)
-
-
-_WRITERS: dict[str, Callable[..., None]] = {
-    "onnx": _onnx,
-    "tflite": _tflite,
-    "coreml": _coreml,
-}
 
 
 def child_environment() -> dict[str, str]:
@@ -81,12 +51,12 @@ def export(
 
     Args:
         program: from the fold stage.
-        format_name: onnx, tflite or coreml.
+        format_name: of `FORMATS`.
         path: of the file to write.
         pixels: the program takes pixel values 0..255, so the file is to take 8-bit RGB images.
-        amx: store weights so that ONNX Runtime multiplies them with AMX. For ONNX files alone.
-        sparse: store int8 weights with many zeros sparsely. Only Core ML can; the other formats
+        sparse: store int8 weights with many zeros sparsely, where the format can; the others
             write every weight.
+        amx: store weights so that the runtime multiplies them with AMX, where the format can.
         description: what the file is to say of itself, as `Description.write` keeps it.
         children: those that the child is to be ended with.
 
@@ -97,9 +67,10 @@ def export(
     # -P: a folder named pipeline where the user stands must not take this package's place.
     module = ["-P", "-m", "pipeline.formats.write"]
     command = [sys.executable, *module, str(program), format_name, str(path)]
-    flags = {"pixels": pixels, "sparse": sparse and format_name == "coreml"}
-    flags["amx"] = amx and format_name == "onnx"
-    command += [flag for flag, given in flags.items() if given]
+    asked: dict[Option, bool] = {"sparse": sparse, "x86_amx": amx}
+    known = FORMATS[format_name].options
+    command += [_PIXELS] if pixels else []
+    command += [option for option, given in asked.items() if given and option in known]
     command += [] if description is None else ["--description", str(description)]
     status = (children or Children()).run(command, child_environment())
     if status == -signal.SIGKILL:
@@ -119,17 +90,19 @@ def export(
 
 
 def _write(arguments: argparse.Namespace) -> None:
-    flags = dict.fromkeys(arguments.flags, True)
-    _WRITERS[arguments.format](arguments.program, arguments.path, **flags)
+    from pipeline.compress.quantization.program import load
+
+    module, flags = FORMATS[arguments.format].module(), set(arguments.flags)
+    program, pixels = load(arguments.program), _PIXELS in flags
+    module.write(program, arguments.path, pixels=pixels, options=flags - {_PIXELS})
     if arguments.description is not None:
-        about = read_description(arguments.description)
-        describe.WRITERS[arguments.format](arguments.path, about)
+        module.describe(arguments.path, read_description(arguments.description))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("program", type=Path)
-    parser.add_argument("format", choices=list(_WRITERS))
+    parser.add_argument("format", choices=list(FORMATS))
     parser.add_argument("path", type=Path)
     parser.add_argument("flags", nargs="*")
     parser.add_argument("--description", type=Path)

@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from pipeline.compress.quantization import grid
 from pipeline.compress.quantization.other_rounding import QUANTIZE
-from pipeline.formats.format import MEDIAN_STEPS, P99_STEPS
+from pipeline.formats.limits import MEDIAN_STEPS, P99_STEPS
 from pipeline.tasks.images.batches import batches
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.pixels import normalize

@@ -1,7 +1,7 @@
 """The gates an exported file must pass: it answers as the quantized program does.
 
 compared = compare_logits(found, wanted, step=0.031)
-output_misses(compared, widened(FILE["onnx"], rounding))    # []
+output_misses(compared, widened(FORMATS["onnx"].limits, rounding))    # []
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from pipeline.formats.file_facts import FileFacts
-from pipeline.formats.format import Limits, ScalesExact
+from pipeline.formats.limits import Limits
+from pipeline.formats.scales import ScalesExact
 from pipeline.measure.layers import LayerSums, first_difference, percentile
 from pipeline.measure.parity_record import OutputSteps
 from pipeline.tasks.task import Agreement

@@ -15,19 +15,19 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from timeit import timeit
-from typing import Any
 
 import numpy as np
 
 from pipeline.base.errors import InputError
+from pipeline.formats.format import GemmModule, LayersModule
+from pipeline.formats.formats import FORMATS
 from pipeline.formats.gemm import Work, candidates
 from pipeline.formats.layer_times import OTHER
 from pipeline.measure import timing
 
-FORMATS, PRECISIONS = ("onnx", "tflite"), ("int8", "float")
+PRECISIONS = ("int8", "float")
 WORST = 5
 """Layers that are named."""
 
@@ -106,7 +106,7 @@ class Roofline:
     """A file's rate beside the peak of its runtime.
 
     Attributes:
-        format: onnx or tflite.
+        format: of `FORMATS`.
         precision: of the products that make the peak, int8 or float.
         threads: of the runtime.
         peak: its rate is that of the moments when the file was timed.
@@ -135,14 +135,14 @@ def peak(format: str, precision: str, threads: int) -> Peak:
     """Time products of several shapes in turn, in bursts of equal length, and take the fastest.
 
     Args:
-        format: onnx or tflite.
+        format: of `FORMATS`.
         precision: int8 or float.
         threads: of the runtime.
 
     Raises:
         InputError: a format or precision that there is no product for.
     """
-    module = _module(format, precision)
+    module, _ = _modules(format, precision)
     gemms = candidates(module.OPERATIONS)
     bursts = [
         _burst(module.opened(module.gemm_file(gemm, precision), threads), _BURST_MS)
@@ -169,7 +169,7 @@ def roofline(
 
     Args:
         file: an exported one.
-        format: onnx or tflite.
+        format: of `FORMATS`.
         precision: of the file, int8 or float.
         threads: of the runtime.
         ms: median of the whole file, where it has just been timed. Without it the file and the
@@ -178,7 +178,7 @@ def roofline(
     Raises:
         InputError: the file is missing, or there is no peak for its format or precision.
     """
-    module = _module(format, precision)
+    module, timed = _modules(format, precision)
     if not file.is_file():
         raise InputError(f"{file}: there is no such file; give an exported model")
     if ms is not None and not 0 < ms < math.inf:
@@ -193,7 +193,6 @@ def roofline(
         fastest = module.opened(module.gemm_file(gemm, precision), threads)
         ms, rate = _in_turn(module.opened(content, threads), fastest, gemm.macs, threads)
         found = replace(found, macs_per_second=rate)
-    timed = import_module(f"pipeline.formats.{format}.layers")
     times = timed.layer_times(content, rounds=_LAYER_ROUNDS, threads=threads)
     layers = layer_rates(work, times, ms, found)
     return Roofline(
@@ -296,14 +295,25 @@ def _per_second(macs_per_second: float) -> str:
     return f"{macs_per_second / 1e9:,.0f} G/s"
 
 
-def _module(format: str, precision: str) -> Any:
-    """What makes and times products for a format."""
-    given = {"format": (format, FORMATS), "precision": (precision, PRECISIONS)}
+def has_peak(format: str) -> bool:
+    """Whether there are products of matrices and times of layers for a format."""
+    known = FORMATS.get(format)
+    return known is not None and known.gemm is not None and known.layers is not None
+
+
+def _modules(format: str, precision: str) -> tuple[GemmModule, LayersModule]:
+    """What makes and times products for a format, and what times a file's layers."""
+    given = {
+        "format": (format, [name for name in FORMATS if has_peak(name)]),
+        "precision": (precision, PRECISIONS),
+    }
     for name, (value, known) in given.items():
         if value not in known:
             raise InputError(f"{name}: got {value!r}; there is a peak for {' and '.join(known)}")
-    # Imported late: each loads its runtime's packages.
-    return import_module(f"pipeline.formats.{format}.gemm")
+    gemm, layers = FORMATS[format].gemm, FORMATS[format].layers
+    assert gemm is not None
+    assert layers is not None
+    return gemm(), layers()
 
 
 def _burst(run: Callable[[], object], milliseconds: float) -> tuple[int, Callable[[], object]]:

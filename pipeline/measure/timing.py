@@ -11,13 +11,12 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.formats.format import Runnable
 from pipeline.measure.latency import Latency, latency_of
 from pipeline.tasks.evaluation import predictions
 from pipeline.tasks.images.dataset import Dataset
@@ -29,21 +28,6 @@ Timer = Callable[[Run], float]
 """Runs something to its end and returns the milliseconds that took."""
 
 _COMPARED_MS = 1000.0
-
-
-class Runnable(Protocol):
-    """An exported file, opened. `batch` is the number of images a run takes; None is any."""
-
-    batch: int | None
-
-    def set_input(self, images: NDArray[np.float32]) -> None:
-        """Take images (batch, 3, side, side)."""
-
-    def invoke(self) -> None:
-        """Run the network."""
-
-    def output(self) -> NDArray[np.float32]:
-        """Logits (batch, classes) of the last run."""
 
 
 def run_images(runnable: Runnable, images: Tensor) -> Tensor:
@@ -122,7 +106,7 @@ def in_turn(
 
 
 def interleaved(
-    runs: dict[str, Callable[[], object]],
+    runs: Mapping[str, Callable[[], object]],
     *,
     warmup: int,
     rounds: int,
@@ -161,7 +145,7 @@ def _repeat(run: Run, times: int) -> None:
 
 
 def compared(
-    runs: dict[str, Callable[[], object]], *, rounds: int, threads: int
+    runs: Mapping[str, Callable[[], object]], *, rounds: int, threads: int
 ) -> dict[str, Latency]:
     """Time callables in turn where their ratio counts: for a second at least, warm.
 

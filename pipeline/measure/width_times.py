@@ -1,6 +1,6 @@
 """How long a file of other widths takes: predicted from layers timed in the target's runtime.
 
-The file of the unpruned network is cut to several random widths (`formats.<format>_layers`),
+The file of the unpruned network is cut to several random widths (a format's `layers`),
 each of its layers is timed there, and a layer's time is fitted to its channels. Whole files are
 timed too, in turn: a file's layers add up to less or more than the file, and a machine's speed
 changes, so that layers count as shares of their file.
@@ -15,9 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +25,8 @@ from torch import fx
 from pipeline.compress.pruning.costs import Cost, Term, Widths
 from pipeline.compress.pruning.groups import Group
 from pipeline.compress.pruning.widths import Plan, choose
-from pipeline.formats.write import SUFFIXES
+from pipeline.formats.format import LayersModule
+from pipeline.formats.formats import FORMATS
 from pipeline.measure import timing
 from pipeline.measure.latency import Latency
 from pipeline.measure.layers import Layer, layers_of
@@ -161,7 +160,7 @@ class TimedFile:
 
     Attributes:
         content: of the file.
-        format_name: onnx or tflite.
+        format_name: of `FORMATS`, one whose layers can be timed.
         layers: of the file.
         groups: of its channels.
         image: (1, 3, side, side) that it is run on.
@@ -178,24 +177,25 @@ class TimedFile:
     rounds: int
 
     @property
-    def module(self) -> Any:
+    def module(self) -> LayersModule:
         """What cuts and times files of the format."""
-        # Imported late: each loads its runtime.
-        return import_module(f"pipeline.formats.{self.format_name}.layers")
+        layers = FORMATS[self.format_name].layers
+        assert layers is not None, f"the layers of {self.format_name} files cannot be timed"
+        return layers()
 
     def at(self, widths: Widths) -> bytes:
         """The file at other widths; its weights mean nothing."""
-        return bytes(self.module.resized(self.content, sized_layers(self.layers, widths)))
+        return self.module.resized(self.content, sized_layers(self.layers, widths))
 
     def time(self, contents: Sequence[bytes]) -> list[Latency]:
         """Time files in turn, one image each."""
-        form = import_module(f"pipeline.formats.{self.format_name}.file")
+        form = FORMATS[self.format_name]
         runs = {}
         with tempfile.TemporaryDirectory() as scratch:
             for index, content in enumerate(contents):
-                path = Path(scratch, f"{index}{SUFFIXES[self.format_name]}")
+                path = Path(scratch, f"{index}{form.suffix}")
                 path.write_bytes(content)
-                runnable = form.open_file(path, self.threads)
+                runnable = form.module().open_file(path, self.threads)
                 runnable.set_input(self.image)
                 runs[str(index)] = runnable.invoke
         taken = timing.compared(runs, rounds=self.rounds, threads=self.threads)

@@ -22,6 +22,7 @@ from pipeline.base.errors import InputError
 from pipeline.base.record import MeasuredRecord, Sha256, Text
 from pipeline.recipe.compression import PruneConfig, QatConfig, SparsifyConfig
 from pipeline.recipe.data import DataConfig
+from pipeline.recipe.known import Known, with_names
 from pipeline.recipe.loading import read_overrides, read_tree, write_yaml
 from pipeline.recipe.model import ModelConfig
 from pipeline.recipe.problems import explain
@@ -118,7 +119,9 @@ class Recipe(Part):
         return part
 
 
-def load_recipes(paths: Sequence[Path], overrides: Sequence[str] = ()) -> list[Recipe]:
+def load_recipes(
+    paths: Sequence[Path], overrides: Sequence[str] = (), known: Known | None = None
+) -> list[Recipe]:
     """Read and check recipes, in the order of `paths`.
 
     Args:
@@ -127,6 +130,8 @@ def load_recipes(paths: Sequence[Path], overrides: Sequence[str] = ()) -> list[R
             the file that names them and come back absolute.
         overrides: `a.b=c` texts laid over every recipe, c in YAML; relative paths here are
             relative to the working directory.
+        known: the names that a recipe may hold of what lies above this package. Without, a
+            format of any name passes here, and is missed where it is looked up.
 
     Returns:
         One recipe per path.
@@ -148,9 +153,10 @@ def load_recipes(paths: Sequence[Path], overrides: Sequence[str] = ()) -> list[R
             tree = merge(tree, setting)
         tree = _named(tree, path, names, problems)
         try:
-            recipes.append(Recipe.model_validate(plain(absolute_paths(tree, _PATHS))))
+            content = plain(absolute_paths(tree, _PATHS))
+            recipes.append(Recipe.model_validate(content, context=known))
         except ValidationError as error:
-            problems += explain(error, tree, _schema())
+            problems += explain(error, tree, _schema(known))
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
     return recipes
@@ -172,20 +178,20 @@ def _named(tree: Value, path: Path, names: dict[object, Path], problems: list[st
     return replace(tree, content=tree.content | {"name": name})
 
 
-def _schema() -> dict[str, Any]:
-    schema = Recipe.model_json_schema()
+def _schema(known: Known | None) -> dict[str, Any]:
+    schema = with_names(Recipe.model_json_schema(), known)
     extends = {"type": "string", "description": "The recipe that this one changes."}
     schema["properties"] = {"extends": extends} | schema["properties"]
     return schema
 
 
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a recipe file, for editors.
+def json_schema(known: Known | None = None) -> dict[str, Any]:
+    """Return the JSON Schema of a recipe file, for editors, with the names that are `known`.
 
     A key may be absent, since the extended file may hold it, and a value may be null, which
     removes it; only a null that drops a key of another kind of data is marked, though it loads.
     """
-    schema = _schema()
+    schema = _schema(known)
     for part in (schema, *schema["$defs"].values()):
         part.pop("required", None)
         for key, value in part["properties"].items():

@@ -1,6 +1,6 @@
 """The reference of all recipe keys as Markdown, made of the recipe's types.
 
-    python -m pipeline.recipe.reference_page > docs/recipe.md
+    python -m pipeline.commands.recipe_page > docs/recipe.md
 
 Types, ranges and defaults come from the JSON Schema of `pipeline.recipe.Recipe`, what a key does
 from the `Attributes:` of its class. A new key needs nothing here.
@@ -11,18 +11,18 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.recipe.known import Known, with_names
 from pipeline.recipe.problems import allowed
 from pipeline.recipe.recipe import Recipe
 
 Schema = dict[str, Any]
 
 _HEAD = """\
-<!-- Made by `python -m pipeline.recipe.reference_page > docs/recipe.md`. -->
+<!-- Made by `python -m pipeline.commands.recipe_page > docs/recipe.md`. -->
 
 # Recipe reference
 
@@ -75,13 +75,13 @@ class _Page:
     places: dict[str, str] = field(default_factory=dict)
 
 
-def markdown() -> str:
-    """The whole page.
+def markdown(known: Known) -> str:
+    """The whole page, with the names that a recipe may hold.
 
     Raises:
         ValueError: a key of a recipe has no description; names it.
     """
-    schema = Recipe.model_json_schema()
+    schema = with_names(Recipe.model_json_schema(), known)
     page = _Page(schema=schema)
     _section(page, "Top level", "", schema, "##")
     return _HEAD + "\n" + "\n".join(page.lines) + "\n"
@@ -176,7 +176,3 @@ def _row(*cells: str) -> str:
 def _slug(title: str) -> str:
     """The anchor that Markdown readers give a heading."""
     return re.sub(r"[^\w\s-]", "", title).strip().lower().replace(" ", "-")
-
-
-if __name__ == "__main__":
-    sys.stdout.write(markdown())

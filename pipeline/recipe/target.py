@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
+from pipeline.recipe.known import Known, known_format
 from pipeline.recipe.values import Part, Threads, Words
 
 
@@ -26,7 +27,7 @@ class TargetConfig(Part):
     """
 
     device: Annotated[str, Field(min_length=1, max_length=200)]
-    format: Literal["onnx", "tflite", "coreml"]
+    format: Annotated[str, AfterValidator(known_format)]
     precision: Literal["int8", "float"]
     input: Literal["normalized", "uint8_rgb"] = "normalized"
     cpu: Literal["any", "x86_amx"] = "any"
@@ -34,10 +35,15 @@ class TargetConfig(Part):
 
     @field_validator("cpu")
     @classmethod
-    def _of_onnx(cls, cpu: str, info: ValidationInfo) -> str:
-        form = (info.data.get("format"), info.data.get("precision"))
-        if cpu != "any" and None not in form and form != ("onnx", "int8"):
-            raise ValueError("must be any: only int8 ONNX files differ by CPU")
+    def _that_files_differ_by(cls, cpu: str, info: ValidationInfo) -> str:
+        form, precision = info.data.get("format"), info.data.get("precision")
+        if cpu == "any" or None in (form, precision) or not isinstance(info.context, Known):
+            return cpu
+        formats = info.context.formats
+        fitting = {name: one.title for name, one in formats.items() if cpu in one.options}
+        if form not in fitting or precision != "int8":
+            titles = " and ".join(fitting.values())
+            raise ValueError(f"must be any: only int8 {titles} files differ by CPU")
         return cpu
 
     @property

@@ -17,7 +17,8 @@ from pydantic import Field, model_validator
 from pipeline.base.machine import CodeInfo, HostInfo
 from pipeline.base.record import Above0, Count, MeasuredRecord, Positive, Sha256, Share, Text
 from pipeline.compress.training.epoch import Epoch
-from pipeline.formats.format import ScalesExact
+from pipeline.formats.formats import FormatName
+from pipeline.formats.scales import ScalesExact
 from pipeline.measure.baseline.record import OLDER, Baseline, refuse_other_counts
 from pipeline.measure.latency import Latency
 from pipeline.measure.parity_record import Parity
@@ -156,7 +157,7 @@ class TargetResult(MeasuredRecord):
 
     name: Text
     device: Text
-    format: Literal["onnx", "tflite", "coreml"]
+    format: FormatName
     precision: Literal["int8", "float"]
     runtime: Text
     input: Literal["normalized", "uint8_rgb"]

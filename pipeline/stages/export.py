@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pipeline.base.record import Text
 from pipeline.formats.description import Description
-from pipeline.formats.write import SUFFIXES, export
+from pipeline.formats.formats import FORMATS
+from pipeline.formats.write import export
 from pipeline.stages.context import PROGRAM, Context, Inputs
 from pipeline.stages.stage import QUANTIZER, Stage, StageFacts
 
@@ -22,7 +23,7 @@ class ExportFacts(StageFacts):
 def write(context: Context, inputs: Inputs, out: Path) -> ExportFacts:
     """Write the target's file from the program."""
     name = context.recipe.target.format
-    file = f"model{SUFFIXES[name]}"
+    file = f"model{FORMATS[name].suffix}"
     description(context).write(out / DESCRIPTION)
     export(
         inputs["fold"] / PROGRAM,

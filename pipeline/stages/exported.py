@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from pipeline.formats.write import SUFFIXES
+from pipeline.formats.format import Format
+from pipeline.formats.formats import FORMATS
 from pipeline.measure import layers
 from pipeline.measure.lanes.lane import ModelFile
 from pipeline.stages.context import Context, Inputs
@@ -32,13 +31,12 @@ def step_of(folded: torch.export.ExportedProgram) -> float | None:
 
 def file_of(context: Context, inputs: Inputs) -> Path:
     """The file that `export` wrote."""
-    return inputs["export"] / f"model{SUFFIXES[context.recipe.target.format]}"
+    return inputs["export"] / f"model{format_of(context).suffix}"
 
 
-def format_of(context: Context) -> Any:
-    """The module of the file's format."""
-    # Imported late: each format loads its runtime.
-    return import_module(f"pipeline.formats.{context.recipe.target.format}.file")
+def format_of(context: Context) -> Format:
+    """The format of the file."""
+    return FORMATS[context.recipe.target.format]
 
 
 def model_file(context: Context, path: Path) -> ModelFile:

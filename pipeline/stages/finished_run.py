@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 from torch import Tensor
@@ -16,7 +14,8 @@ from pipeline.base.checksums import damage
 from pipeline.base.errors import InputError
 from pipeline.base.safe_files import content_of, json_of
 from pipeline.base.store import STAGES_FILE
-from pipeline.formats.write import SUFFIXES
+from pipeline.formats.format import Format
+from pipeline.formats.formats import FORMATS
 from pipeline.measure.lanes.lane import ModelFile
 from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.networks.checkpoints import WEIGHTS, load_checkpoint
@@ -24,6 +23,7 @@ from pipeline.networks.resnest.build import build
 from pipeline.networks.resnest.network import ResNeSt
 from pipeline.recipe.recipe import Recipe, load_recipes
 from pipeline.report.records import Report
+from pipeline.stages.known import KNOWN
 from pipeline.tasks.images.pixels import normalize
 from pipeline.tasks.images.statistics import mean_and_std
 from pipeline.tasks.tasks import task_of
@@ -49,9 +49,9 @@ class Finished:
     classes: tuple[str, ...]
 
     @property
-    def format(self) -> Any:
-        """The module of the file's format."""
-        return import_module(f"pipeline.formats.{self.recipe.target.format}.file")
+    def format(self) -> Format:
+        """Of the file."""
+        return FORMATS[self.recipe.target.format]
 
     def logits(self, pixels: Tensor) -> Tensor:
         """What the file answers, opened in its runtime.
@@ -214,8 +214,8 @@ def _open(directory: Path, *, checked: bool) -> Finished:
     # Before any runtime opens the model: some crash on a damaged one.
     if checked and (fault := damage(directory, more_allowed=True)) is not None:
         raise InputError(f"{directory}: {fault}; run the recipe again")
-    (recipe,) = load_recipes([recipe_file])
-    file = directory / f"model{SUFFIXES[recipe.target.format]}"
+    (recipe,) = load_recipes([recipe_file], known=KNOWN)
+    file = directory / f"model{FORMATS[recipe.target.format].suffix}"
     if not file.exists():
         raise InputError(f"{file}: missing; run the recipe again")
     for part in (file, *file.rglob("*")):

@@ -14,8 +14,8 @@ from pipeline.compress.pruning.groups import groups_of
 from pipeline.compress.pruning.prune import Goal, goal_of
 from pipeline.compress.quantization import program
 from pipeline.compress.quantization.fold import quantized_program
-from pipeline.formats.format import BYTES
-from pipeline.formats.write import SUFFIXES, export
+from pipeline.formats.formats import FORMATS
+from pipeline.formats.write import export
 from pipeline.measure import timing, width_times
 from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.networks.resnest.network import ResNeSt
@@ -65,7 +65,10 @@ def times(context: Context, inputs: Inputs, out: Path) -> TimesFacts:
             f"prune.latency: widths are searched for in files for any CPU, and target.cpu is "
             f"{target.cpu}; give prune.macs, params or size_mb, or cpu any"
         )
-    if (why_not := LANES[HOST].cannot_time(target.format)) is not None:
+    why_not = LANES[HOST].cannot_time(target.format)
+    if why_not is None and FORMATS[target.format].layers is None:
+        why_not = "nothing here times their layers"
+    if why_not is not None:
         raise InputError(
             f"prune.latency: {target.format} files cannot be timed here: {why_not}; give "
             "prune.macs, params or size_mb"
@@ -85,7 +88,7 @@ def times(context: Context, inputs: Inputs, out: Path) -> TimesFacts:
 
 def unpruned_file(context: Context, inputs: Inputs) -> Path:
     """The file of the unpruned network with random weights."""
-    return inputs["times"] / f"unpruned{SUFFIXES[context.recipe.target.format]}"
+    return inputs["times"] / f"unpruned{FORMATS[context.recipe.target.format].suffix}"
 
 
 def timed_file(context: Context, inputs: Inputs) -> width_times.TimedFile:
@@ -118,7 +121,7 @@ def goal_and_file(
     config = recipe.prune
     assert config is not None
     if config.latency is None:
-        stored = BYTES[recipe.target.format, recipe.target.precision]
+        stored = FORMATS[recipe.target.format].bytes[recipe.target.precision]
         return goal_of(model, recipe.model.input_size, config, stored), None
     file = timed_file(context, inputs)
     content = json.loads((inputs["times"] / SAMPLES).read_text(encoding="utf-8"))

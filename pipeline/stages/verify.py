@@ -13,9 +13,8 @@ from pipeline.base.errors import reading
 from pipeline.base.record import Count, Positive, Share, Text
 from pipeline.compress.quantization import program
 from pipeline.compress.quantization.other_rounding import rounded_otherwise
-from pipeline.formats import format
 from pipeline.formats.file_facts import scales_exact
-from pipeline.formats.format import ScalesExact
+from pipeline.formats.scales import ScalesExact
 from pipeline.measure import layers, parity
 from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.measure.lanes.sets import answers_to_tests
@@ -52,7 +51,8 @@ def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
     recipe, dataset = context.recipe, with_calibration(fed(context).dataset)
     file, form = file_of(context, inputs), format_of(context)
     folded = program.load(inputs["fold"] / PROGRAM)
-    found = form.inspect(file)
+    module = form.module()
+    found = module.inspect(file)
     exact = scales_exact(folded, found)
     images = sum(len(test) for test in dataset.tests.values())
     with context.tracked("run the file", images) as advance:
@@ -66,10 +66,10 @@ def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
     torch.save(logits, out / LOGITS)
     with reading(inputs["fold"] / LOGITS):
         expected = torch.load(inputs["fold"] / LOGITS, weights_only=True)
-    limits = format.FILE[recipe.target.format]
+    limits = form.limits
     compared = parity.compare_logits(logits, expected, step_of(folded), context.task.compare)
     rounding = _rounding(folded, dataset, expected, limits.epsilon)
-    trace = partial(form.trace, file)
+    trace = partial(module.trace, file)
     traced = (
         layers.compare(folded, None, trace, layers.probes(dataset)) if exact is not None else []
     )
@@ -93,8 +93,8 @@ def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
     )
     own = {name: expected[name] for name in context.dataset.tests}
     return VerifyFacts(
-        runtime=form.RUNTIME,
-        evaluated=form.evaluated(),
+        runtime=form.runtime,
+        evaluated=module.evaluated(),
         ops=found.ops,
         partitions=found.partitions,
         int8_coverage=found.int8_coverage,

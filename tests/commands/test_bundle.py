@@ -23,12 +23,8 @@ from pipeline.commands.bundle.card import model_card
 from pipeline.commands.bundle.contract import _rounded_up
 from pipeline.commands.bundle.golden import Vectors, write
 from pipeline.commands.bundle.snippets import SOURCES, snippets
-from pipeline.formats.coreml import file as coreml_file
-from pipeline.formats.interface import interface
-from pipeline.formats.onnx import file as onnx_file
+from pipeline.formats.formats import FORMATS
 from pipeline.formats.ports import Port
-from pipeline.formats.tflite import file as tflite_file
-from pipeline.formats.write import SUFFIXES
 from pipeline.recipe.data import ImageFolderData
 from pipeline.recipe.target import CardConfig
 from pipeline.tasks import classification
@@ -40,7 +36,6 @@ from tests.making.markup import MARKDOWN, ODD_NAMES
 
 pytestmark = pytest.mark.slow
 
-WRITERS = {"onnx": onnx_file.write, "tflite": tflite_file.write, "coreml": coreml_file.write}
 GRAMMARS = {
     ".kt": Parser(Language(tree_sitter_kotlin.language())),
     ".swift": Parser(Language(tree_sitter_swift.language())),
@@ -53,16 +48,17 @@ GRAMMARS = {
 
 
 @pytest.mark.parametrize("pixels", [False, True])
-@pytest.mark.parametrize("form", SUFFIXES)
+@pytest.mark.parametrize("form", FORMATS)
 def test_the_interface_is_read_from_the_file(form: str, pixels: bool, tmp_path: Path) -> None:
-    file = tmp_path / f"model{SUFFIXES[form]}"
-    WRITERS[form](programs.quantized("radix2", pixels=pixels).program, file, pixels=pixels)
+    file = tmp_path / f"model{FORMATS[form].suffix}"
+    module = FORMATS[form].module()
+    module.write(programs.quantized("radix2", pixels=pixels).program, file, pixels=pixels)
     batch = None if form == "onnx" else 1
     shape: tuple[int | None, ...] = (batch, 3, 32, 32)
     if pixels or form == "tflite":
         shape = (batch, 32, 32, 3)
     real = "float16" if form == "coreml" else "float32"
-    found = interface(file, form)
+    found = module.interface(file)
     assert found.input == Port(
         name="image",
         shape=shape,
@@ -131,7 +127,7 @@ def test_a_tolerance_is_rounded_up_to_four_digits(value: float) -> None:
 
 
 @pytest.mark.parametrize("pixels", [False, True])
-@pytest.mark.parametrize("form", SUFFIXES)
+@pytest.mark.parametrize("form", FORMATS)
 def test_code_can_be_parsed_and_says_what_the_contract_says(form: str, pixels: bool) -> None:
     found = snippets(contract(form, pixels=pixels), "1.23.0")
     assert set(found) == {"README.md", *(source.path for source in SOURCES[form])}
@@ -152,7 +148,7 @@ def test_code_can_be_parsed_and_says_what_the_contract_says(form: str, pixels: b
         assert f"`{path}`" in found["README.md"]
 
 
-@pytest.mark.parametrize("form", SUFFIXES)
+@pytest.mark.parametrize("form", FORMATS)
 def test_code_cuts_the_square_of_the_contract(form: str, tmp_path: Path) -> None:
     plain = contract(form, pixels=False)
     cut = plain.model_copy(update={"input": plain.input.model_copy(update={"kept": 0.875})})

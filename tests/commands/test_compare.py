@@ -16,7 +16,7 @@ from pipeline.base.errors import InputError
 from pipeline.base.store import STAGES_FILE
 from pipeline.commands.compare.changes import Allowances, Change, changes_between, mcnemar
 from pipeline.commands.compare.table import markdown
-from pipeline.formats.format import ScalesExact
+from pipeline.formats.scales import ScalesExact
 from pipeline.measure.latency import latency_of
 from pipeline.recipe.recipe import load_recipes, resolved_yaml
 from pipeline.report.records import all_met, budget

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ from pipeline.commands.bench.peers.research import (
     save_network,
 )
 from pipeline.formats import as_onnx
+from pipeline.formats.formats import FORMATS
 from pipeline.formats.tflite.onnx2tf_folder import scratch_directory
 from pipeline.formats.write import child_environment
 from tests.making import programs
@@ -70,7 +70,7 @@ def file_of(peer: Peer) -> Path:
 
 
 def logits_of(peer: Peer) -> torch.Tensor:
-    runnable = import_module(f"pipeline.formats.{peer.format}.file").open_file(file_of(peer))
+    runnable = FORMATS[peer.format].module().open_file(file_of(peer))
     return programs.run(runnable, fed=images(8, seed=5))
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from pipeline.base.checksums import damage
 from pipeline.base.errors import InputError
 from pipeline.commands import reference
-from pipeline.formats.write import SUFFIXES
+from pipeline.formats.formats import FORMATS
 from pipeline.recipe.recipe import load_recipes
 from pipeline.report.records import Report
 from pipeline.report.write import write_report
@@ -50,7 +50,7 @@ def run(folder: Path, block: str, form: str, number: int, **changes: Any) -> Fin
     write_report(report, directory)
     for extra in ("recipe.yaml", "labels.txt", "predictions.safetensors", "weights.safetensors"):
         (directory / extra).write_text(f"{extra} of {name}")
-    file = directory / f"model{SUFFIXES[form]}"
+    file = directory / f"model{FORMATS[form].suffix}"
     file.write_text(f"the file of {name}")
     (recipe,) = load_recipes(
         [ROOT / "recipes/resnest50/android-litert-int8.yaml"], [f"name={name}"]

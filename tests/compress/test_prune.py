@@ -12,7 +12,6 @@ from pipeline.compress.pruning import prune
 from pipeline.compress.pruning.groups import groups_of, masked_difference
 from pipeline.compress.pruning.prune import Pruned, goal_of, plan_of, prune_to, take_shapes
 from pipeline.compress.pruning.widths import choose
-from pipeline.formats.format import BYTES
 from pipeline.networks.count import count
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
@@ -27,7 +26,7 @@ from tests.making.networks import (
     same_state,
     small,
 )
-from tests.making.pruning import FORM, config, pruned_by
+from tests.making.pruning import STORED, config, pruned_by
 
 
 def network(variant: str = "plain", seed: int = 0) -> ResNeSt:
@@ -101,7 +100,7 @@ def test_share_of_one_is_the_identity() -> None:
 
 
 def test_steps_lead_to_the_goal_by_equal_shares() -> None:
-    goal = goal_of(branched(), SIDE, config(macs=0.25), BYTES[FORM])
+    goal = goal_of(branched(), SIDE, config(macs=0.25), STORED)
     limits = [goal.after(step, 2) / goal.whole for step in (1, 2)]
     assert limits == pytest.approx([0.5, 0.25])
     model = branched()

@@ -9,11 +9,7 @@ from pipeline.compress.pruning import costs, sizes
 from pipeline.compress.pruning.groups import groups_of
 from pipeline.compress.quantization import qat
 from pipeline.compress.quantization.fold import float_program, quantized_program
-from pipeline.formats import format
-from pipeline.formats.coreml import file as coreml_file
-from pipeline.formats.onnx import file as onnx_file
-from pipeline.formats.tflite import file as tflite_file
-from pipeline.formats.write import SUFFIXES
+from pipeline.formats.formats import FORMATS
 from pipeline.measure.timing import size_bytes
 from pipeline.networks.count import count
 from pipeline.networks.resnest.branches import branch_form
@@ -21,8 +17,6 @@ from pipeline.networks.resnest.deploy import deploy_form
 from tests.making.networks import SIDE, images, small
 
 pytestmark = pytest.mark.slow
-
-WRITERS = {"onnx": onnx_file.write, "tflite": tflite_file.write, "coreml": coreml_file.write}
 
 
 @pytest.mark.parametrize("precision", ["int8", "float"])
@@ -42,8 +36,8 @@ def test_the_size_of_a_file_is_known_before_it_is_written(
         program = quantized_program(graph, example)
     else:
         program = float_program(deploy, example)
-    for form, write in WRITERS.items():
-        path = tmp_path / f"model{SUFFIXES[form]}"
-        write(program, path)
-        cost = sizes.size_mb(branched, shapes, groups, format.BYTES[form, precision])
+    for form, known in FORMATS.items():
+        path = tmp_path / f"model{known.suffix}"
+        known.module().write(program, path)
+        cost = sizes.size_mb(branched, shapes, groups, known.bytes[precision])
         assert cost.of(widths) == pytest.approx(size_bytes(path) / 1e6, rel=0.05), form

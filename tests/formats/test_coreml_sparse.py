@@ -114,7 +114,7 @@ def sparse(
     source: torch.export.ExportedProgram, tmp_path_factory: pytest.TempPathFactory
 ) -> Package:
     path = tmp_path_factory.mktemp("sparse") / "model.mlpackage"
-    coreml_file.write(source, path, sparse=True)
+    coreml_file.write(source, path, options={"sparse"})
     return opened(path)
 
 
@@ -206,7 +206,7 @@ def test_smaller_is_with_overhead() -> None:
 
 def test_a_float_program_has_nothing_to_store_sparsely(tmp_path: Path) -> None:
     coreml_file.write(
-        programs.unquantized("basic").program, tmp_path / "model.mlpackage", sparse=True
+        programs.unquantized("basic").program, tmp_path / "model.mlpackage", options={"sparse"}
     )
     facts = coreml_file.inspect(tmp_path / "model.mlpackage")
     assert not facts.ops.keys() & {*SPARSE, "constexpr_blockwise_shift_scale"}
@@ -290,11 +290,11 @@ def test_only_core_ml_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("flags", [[], ["pixels"], ["sparse"], ["pixels", "sparse"]])
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 def test_the_child_process_does_as_told(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[dict[str, bool]] = []
+    written: list[dict[str, object]] = []
     monkeypatch.setattr("pipeline.compress.quantization.program.load", lambda path: None)
     # This process is no child: where its input is closed, it would end.
     monkeypatch.setattr("pipeline.base.children.end_with_parent", lambda: None)
     monkeypatch.setattr(coreml_file, "write", lambda program, path, **given: written.append(given))
     monkeypatch.setattr(sys, "argv", ["export", "program.pt2", "coreml", "model", *flags])
     runpy.run_module("pipeline.formats.write", run_name="__main__")
-    assert written == [{"pixels": "pixels" in flags, "sparse": "sparse" in flags}]
+    assert written == [{"pixels": "pixels" in flags, "options": set(flags) - {"pixels"}}]

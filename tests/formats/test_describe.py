@@ -20,15 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.compress.quantization import program
-from pipeline.formats import describe
-from pipeline.formats.coreml import file as coreml_file
 from pipeline.formats.coreml import package as coreml_package
 from pipeline.formats.description import Description, labels_text, read_description
+from pipeline.formats.formats import FORMATS
 from pipeline.formats.onnx import describe as onnx_describe
 from pipeline.formats.onnx import file as onnx_files
-from pipeline.formats.tflite import file as tflite_file
 from pipeline.formats.tflite.metadata import LABELS, NAME, metadata
-from pipeline.formats.write import SUFFIXES, export
+from pipeline.formats.write import export
 from tests.making import programs
 
 pytestmark = pytest.mark.slow
@@ -44,7 +42,6 @@ ABOUT = Description(
     author="Müller & Co",
     licence="Apache-2.0",
 )
-FORMATS = {"onnx": onnx_files, "tflite": tflite_file, "coreml": coreml_file}
 
 
 def test_a_description_comes_back(tmp_path: Path) -> None:
@@ -59,7 +56,7 @@ def test_labels_are_a_line_each() -> None:
 def described(plain: Path, path: Path, form: str) -> Path:
     """A copy of a file, with the description."""
     shutil.copytree(plain, path) if plain.is_dir() else shutil.copy(plain, path)
-    describe.WRITERS[form](path, ABOUT)
+    FORMATS[form].module().describe(path, ABOUT)
     return path
 
 
@@ -68,10 +65,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Pat
     """By format: a file without a description, and the same one with it."""
     folder = tmp_path_factory.mktemp("described")
     found = {}
-    for form, suffix in SUFFIXES.items():
-        plain = folder / f"plain{suffix}"
-        FORMATS[form].write(programs.quantized("radix2").program, plain)
-        found[form] = plain, described(plain, folder / f"said{suffix}", form)
+    for form, known in FORMATS.items():
+        plain = folder / f"plain{known.suffix}"
+        known.module().write(programs.quantized("radix2").program, plain)
+        found[form] = plain, described(plain, folder / f"said{known.suffix}", form)
     return found
 
 
@@ -83,23 +80,23 @@ def test_export_describes_the_file(files: dict[str, tuple[Path, Path]], tmp_path
     assert path.read_bytes() == files["onnx"][1].read_bytes()
 
 
-@pytest.mark.parametrize("name", SUFFIXES)
+@pytest.mark.parametrize("name", FORMATS)
 def test_a_description_changes_no_answer(name: str, files: dict[str, tuple[Path, Path]]) -> None:
     answers, facts = [], []
     for file in files[name]:
-        runnable = FORMATS[name].open_file(file)
+        runnable = FORMATS[name].module().open_file(file)
         found = []
         for image in programs.examples()[:2].numpy():
             runnable.set_input(image[None])
             runnable.invoke()
             found.append(runnable.output().copy())
         answers.append(np.concatenate(found))
-        facts.append(FORMATS[name].inspect(file))
+        facts.append(FORMATS[name].module().inspect(file))
     assert np.array_equal(*answers)
     assert facts[0] == facts[1]
 
 
-@pytest.mark.parametrize("name", SUFFIXES)
+@pytest.mark.parametrize("name", FORMATS)
 def test_the_same_description_gives_the_same_bytes(
     name: str, files: dict[str, tuple[Path, Path]], tmp_path: Path
 ) -> None:
@@ -137,9 +134,7 @@ def test_onnx(files: dict[str, tuple[Path, Path]]) -> None:
 def test_onnx_of_pixels(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     onnx_files.write(programs.quantized("radix2", pixels=True).program, file, pixels=True)
-    onnx_describe.describe_onnx(
-        file, Description(**{**vars(ABOUT), "pixels": True, "author": None})
-    )
+    onnx_describe.describe(file, Description(**{**vars(ABOUT), "pixels": True, "author": None}))
     model = onnx.load(file)
     onnx.checker.check_model(model)
     found = {one.key: one.value for one in model.metadata_props}

@@ -10,7 +10,8 @@ import torch
 
 from pipeline.compress.quantization import program
 from pipeline.formats.file_facts import FileFacts, conv_macs, learned_scales, scales_exact
-from pipeline.formats.write import SUFFIXES, export
+from pipeline.formats.formats import FORMATS
+from pipeline.formats.write import export
 from tests.making import programs
 
 pytestmark = pytest.mark.slow
@@ -106,7 +107,7 @@ def test_a_saved_program_gives_the_same_logits(saved: Path) -> None:
 
 
 def test_export_writes_in_a_child_process(saved: Path, tmp_path: Path) -> None:
-    path = tmp_path / f"model{SUFFIXES['onnx']}"
+    path = tmp_path / f"model{FORMATS['onnx'].suffix}"
     export(saved, "onnx", path)
     onnx.checker.check_model(onnx.load(path))
     assert [p.name for p in tmp_path.iterdir()] == [path.name]

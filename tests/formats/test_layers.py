@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import importlib
 import tempfile
 import time
 from collections import Counter
@@ -22,6 +21,7 @@ from pipeline.compress.quantization import qat
 from pipeline.compress.quantization.fold import float_program, quantized_program
 from pipeline.formats import as_onnx, layer_times
 from pipeline.formats.channels import Operation, channels_after
+from pipeline.formats.formats import FORMATS
 from pipeline.measure.layers import layers_of
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import DeployNet, deploy_form
@@ -29,7 +29,7 @@ from tests.making import graphs, networks
 
 pytestmark = pytest.mark.slow
 
-FORMATS = ("onnx", "tflite")
+LAYERED = ("onnx", "tflite")
 # Radix 2; radix 4 with two cardinal groups; two basic blocks of radix 1 with two of them.
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"layers": networks.ONE_BLOCK},
@@ -42,7 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def layers_module(format_name: str) -> Any:
-    return importlib.import_module(f"pipeline.formats.{format_name}.layers")
+    return FORMATS[format_name].layers()
 
 
 @functools.cache
@@ -73,7 +73,7 @@ to_onnx = functools.cache(as_onnx.to_onnx)
 
 def write(format_name: str, source: Any) -> bytes:
     """Write a file; what both formats begin with, most of the time it takes, is done once."""
-    module = importlib.import_module(f"pipeline.formats.{format_name}.file")
+    module = FORMATS[format_name].module()
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(as_onnx, "to_onnx", lambda given: copy.deepcopy(to_onnx(given)))
         path = Path(folder, "model")
@@ -168,7 +168,7 @@ def onnx_structure(file: bytes) -> Any:
 
 
 def opened(format_name: str, file: bytes) -> Any:
-    module = importlib.import_module(f"pipeline.formats.{format_name}.file")
+    module = FORMATS[format_name].module()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model")
         path.write_bytes(file)
@@ -183,7 +183,7 @@ def logits(format_name: str, file: bytes) -> Any:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("format_name", LAYERED)
 def test_resized_file_is_that_of_a_network_pruned_to_those_widths(
     format_name: str, variant: str
 ) -> None:
@@ -202,7 +202,7 @@ def test_resized_file_is_that_of_a_network_pruned_to_those_widths(
         assert partitions == 1 or variant == "four_splits"  # XNNPACK has no int8 softmax
 
 
-@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("format_name", LAYERED)
 def test_comparison_sees_one_channel_too_many(format_name: str) -> None:
     wanted, name = widths("plain", pruned=True), layer_at("plain", "layer2.0.branches.0.0")
     other = layers_module(format_name).resized(
@@ -213,7 +213,7 @@ def test_comparison_sees_one_channel_too_many(format_name: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("format_name", LAYERED)
 def test_present_widths_leave_the_file_as_it_is(format_name: str, variant: str) -> None:
     file = content(format_name, variant)
     resized = layers_module(format_name).resized
@@ -221,13 +221,13 @@ def test_present_widths_leave_the_file_as_it_is(format_name: str, variant: str) 
     assert resized(file, widths(variant)) == file
 
 
-@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("format_name", LAYERED)
 def test_kept_channels_keep_their_numbers(format_name: str) -> None:
     """A narrower branch alone: what comes before it is computed as ever."""
     name = layer_at("plain", "layer2.0.branches.1.0")
     file = content(format_name, "plain")
     small = layers_module(format_name).resized(file, {name: 4})
-    module = importlib.import_module(f"pipeline.formats.{format_name}.file")
+    module = FORMATS[format_name].module()
     traces = []
     with tempfile.TemporaryDirectory() as folder:
         for number, part in enumerate((file, small)):
@@ -238,7 +238,7 @@ def test_kept_channels_keep_their_numbers(format_name: str) -> None:
     assert np.array_equal(cut[name], whole[name][:, :4])
 
 
-@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("format_name", LAYERED)
 @pytest.mark.parametrize(
     ("variant", "module", "width", "message"),
     [
@@ -263,7 +263,7 @@ def test_widths_that_cannot_be_are_refused(
     assert named & set(str(caught.value).replace(":", " ").split())
 
 
-@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("format_name", LAYERED)
 def test_unknown_layers_are_named(format_name: str) -> None:
     with pytest.raises(ValueError, match="conv_nowhere, quantize_per_tensor is no convolution"):
         layers_module(format_name).resized(
@@ -287,7 +287,7 @@ def tied(variant: str) -> list[list[str]]:
     return list(groups.values())
 
 
-@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("format_name", LAYERED)
 @settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_any_widths_that_agree_give_a_file_that_runs(format_name: str, data: st.DataObject) -> None:
@@ -298,7 +298,7 @@ def test_any_widths_that_agree_give_a_file_that_runs(format_name: str, data: st.
         chosen |= dict.fromkeys(names, width)
     small = layers_module(format_name).resized(content(format_name, "plain"), chosen)
     assert logits(format_name, small).shape == (1, networks.CLASSES)
-    module = importlib.import_module(f"pipeline.formats.{format_name}.file")
+    module = FORMATS[format_name].module()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model")
         path.write_bytes(small)
@@ -318,7 +318,7 @@ def whole_file_ms(format_name: str, file: bytes) -> float:
 
 @pytest.mark.alone
 @pytest.mark.parametrize("variant", ["plain", "four_splits"])
-@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("format_name", LAYERED)
 def test_times_of_the_layers_make_up_that_of_the_file(format_name: str, variant: str) -> None:
     file = content(format_name, variant)
     ratios = []
@@ -333,7 +333,7 @@ def test_times_of_the_layers_make_up_that_of_the_file(format_name: str, variant:
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("format_name", LAYERED)
 def test_time_goes_to_the_layer_that_takes_it(format_name: str) -> None:
     # Not the same layer at two widths: runtimes can be slower with fewer channels.
     large, small = layer_at("plain", "conv1.6"), layer_at("plain", "layer2.0.fc1")
@@ -344,7 +344,7 @@ def test_time_goes_to_the_layer_that_takes_it(format_name: str) -> None:
     raise AssertionError(f"295,000 MACs took {times[large]} ms, 1,000 took {times[small]} ms")
 
 
-@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("format_name", LAYERED)
 def test_float_files_go_by_their_tensors(format_name: str) -> None:
     module, file = layers_module(format_name), float_content(format_name)
     times = module.layer_times(file, rounds=3, threads=1)

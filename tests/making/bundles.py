@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.commands.bundle.contract import Contract
 from pipeline.commands.bundle.write import contract_in
 from pipeline.formats.coreml import file as coreml_file
-from pipeline.formats.write import SUFFIXES
+from pipeline.formats.formats import FORMATS
 from tests.making import HOUR
 
 
@@ -71,7 +71,7 @@ def contract(form: str, *, pixels: bool, **changes: Any) -> Contract:
     real = "float16" if form == "coreml" else "float32"
     whole = {
         "name": "a-phone",
-        "file": f"model{SUFFIXES[form]}",
+        "file": f"model{FORMATS[form].suffix}",
         "sha256": "0" * 64,
         "format": form,
         "runtime": "its runtime",

@@ -9,7 +9,8 @@ from typing import Any
 
 from pipeline.base.machine import CodeInfo, HostInfo
 from pipeline.compress.training.epoch import Epoch
-from pipeline.formats.format import ScalesExact
+from pipeline.formats import formats
+from pipeline.formats.scales import ScalesExact
 from pipeline.measure.baseline.record import Baseline
 from pipeline.measure.latency import Latency, latency_of, speedup
 from pipeline.measure.parity_record import OutputSteps, Parity
@@ -28,7 +29,6 @@ from pipeline.tasks.accuracy import Accuracy, accuracy_drop_pt, changes_of, conf
 
 DEVICES = ("Pixel 8", "Galaxy S24", "iPhone 15", "Raspberry Pi 5", "Linux PC", "iPad")
 FORMATS = ("tflite", "onnx", "coreml")
-SUFFIXES = {"tflite": "tflite", "onnx": "onnx", "coreml": "mlpackage"}
 NO_APPLE = "Core ML runs on Apple systems only; time it on a Mac or an iPhone"
 DIGITS = tuple(str(digit) for digit in range(10))
 IMAGES = 450
@@ -83,7 +83,7 @@ def _target(
         f"device-{number}",
         device=DEVICES[number % len(DEVICES)],
         format=form,
-        path=f"model.{SUFFIXES[form]}",
+        path=f"model{formats.FORMATS[form].suffix}",
         size_bytes=size,
         accuracy=accuracy,
         accuracy_drop_pt=drop,

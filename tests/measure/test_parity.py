@@ -19,8 +19,9 @@ from torch import Tensor
 from pipeline.compress.quantization import qat
 from pipeline.compress.quantization.fake_quantize import only_round
 from pipeline.compress.quantization.other_rounding import rounded_otherwise
-from pipeline.formats import format
 from pipeline.formats.file_facts import scales_exact
+from pipeline.formats.formats import FORMATS
+from pipeline.formats.limits import Limits
 from pipeline.measure import parity
 from pipeline.measure.layers import compare, layers_of
 from pipeline.measure.parity_record import OutputSteps
@@ -78,7 +79,7 @@ def test_not_a_number_is_a_miss(bad: float) -> None:
     found = torch.full((4, 3), bad)
     for step in (0.5, None):
         compared = compare_logits(one_set(found), one_set(wanted + 1), step)
-        assert parity.output_misses(compared, format.Limits())
+        assert parity.output_misses(compared, Limits())
 
 
 def test_logits_that_are_not_finite_are_counted_by_set() -> None:
@@ -97,17 +98,17 @@ def test_limits_hold_exactly() -> None:
         found = wanted.clone()
         found[:10] += p99
         compared = compare_logits(one_set(found), one_set(wanted), 1.0)
-        assert (parity.output_misses(compared, format.Limits(agreement=0.0)) == []) is passes
+        assert (parity.output_misses(compared, Limits(agreement=0.0)) == []) is passes
     agreed = parity.Compared(
         images=1000, agreement=0.994, leads=(9.0,) * 6, steps=None, difference=0.0
     )
-    (miss,) = parity.output_misses(agreed, format.Limits())
+    (miss,) = parity.output_misses(agreed, Limits())
     assert miss == (
         "the same top-1 on 99.40% of the images (at least 99.5%); "
         "rounding cannot explain 6 of the others"
     )
     far = parity.Compared(images=1000, agreement=1.0, leads=(), steps=None, difference=2e-3)
-    (miss,) = parity.output_misses(far, format.Limits())
+    (miss,) = parity.output_misses(far, Limits())
     assert "0.002 of the largest" in miss
 
 
@@ -115,12 +116,12 @@ def moved(median: int, p99: int) -> OutputSteps:
     return OutputSteps(median=median, p99=p99, largest=2 * p99, differing=0.4)
 
 
-@pytest.mark.parametrize("form", format.FILE)
+@pytest.mark.parametrize("form", FORMATS)
 @given(median=st.integers(0, 5), more=st.integers(0, 9))
 def test_a_file_may_be_a_step_farther_than_the_program_from_itself(
     form: str, median: int, more: int
 ) -> None:
-    limits, rounding = format.FILE[form], moved(median, median + more)
+    limits, rounding = FORMATS[form].limits, moved(median, median + more)
     assert parity.widened(limits, None) == limits
     wider = parity.widened(limits, rounding)
     assert wider.median == max(limits.median, rounding.median + 1)
@@ -134,7 +135,7 @@ def test_logits_of_a_small_range_are_judged_by_their_own_rounding(p99: int, pass
     found = wanted.clone()
     found[:10] += p99
     compared = compare_logits(one_set(found), one_set(wanted), 1.0)
-    limits = format.FILE["onnx"]
+    limits = FORMATS["onnx"].limits
     assert parity.output_misses(compared, limits)
     widened = parity.widened(limits, moved(0, 3))
     assert (parity.output_misses(compared, widened) == []) is passes
@@ -157,9 +158,9 @@ def copied(name: str, *changes: tuple[str, str]) -> Any:
 
 def judged(form: str, writer: Any, folder: Path) -> tuple[list[str], str]:
     """What the gates miss in a file of `writer`, and the first layer that differs."""
-    module = importlib.import_module(f"pipeline.formats.{form}.file")
+    module = FORMATS[form].module()
     written, path = programs.quantized(VARIANT), folder / SUFFIXES[form]
-    step, limits = programs.output_scale(written.program), format.FILE[form]
+    step, limits = programs.output_scale(written.program), FORMATS[form].limits
     writer.write(written.program, path)
     facts = module.inspect(path)
     found = programs.run(module.open_file(path))
@@ -321,7 +322,7 @@ def test_classes_that_rounding_can_swap_do_not_count_against_agreement(
     compared = compare_logits(one_set(found), one_set(wanted), 1.0)
     assert compared.results.share == 0.9
     assert compared.results.leads == (lead,)
-    limits = format.Limits(median=9, p99=2)
+    limits = Limits(median=9, p99=2)
     assert sum("top-1" in miss for miss in parity.output_misses(compared, limits)) == misses
 
 
@@ -329,4 +330,4 @@ def test_without_a_grid_every_image_counts() -> None:
     wanted = torch.eye(3)
     compared = compare_logits(one_set(wanted.roll(1, 1)), one_set(wanted), None)
     assert compared.results.leads == (math.inf,) * 3
-    assert "top-1" in parity.output_misses(compared, format.Limits(difference=9))[0]
+    assert "top-1" in parity.output_misses(compared, Limits(difference=9))[0]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib
 import json
 import tempfile
 import time
@@ -16,6 +15,7 @@ import pytest
 from onnx import shape_inference
 
 from pipeline.base.errors import InputError
+from pipeline.formats.formats import FORMATS
 from pipeline.formats.gemm import Gemm, Work, candidates, windowed
 from pipeline.formats.layer_times import OTHER
 from pipeline.formats.onnx import gemm as onnx_gemm
@@ -39,7 +39,7 @@ MADE_BY = {
 
 
 def module_of(format_name: str) -> Any:
-    return importlib.import_module(f"pipeline.formats.{format_name}.gemm")
+    return FORMATS[format_name].gemm()
 
 
 @functools.cache
@@ -48,11 +48,11 @@ def content(format_name: str, precision: str) -> bytes:
     source = (programs.quantized if precision == "int8" else programs.unquantized)("basic")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model")
-        importlib.import_module(f"pipeline.formats.{format_name}.file").write(source.program, path)
+        FORMATS[format_name].module().write(source.program, path)
         return path.read_bytes()
 
 
-FILES = [(name, precision) for name in roofline.FORMATS for precision in roofline.PRECISIONS]
+FILES = [(name, precision) for name in ("onnx", "tflite") for precision in roofline.PRECISIONS]
 
 
 @pytest.mark.parametrize(("operation", "precision"), MADE_BY)
@@ -120,8 +120,8 @@ def test_work_of_the_layers_is_that_of_the_file(
 ) -> None:
     path = tmp_path / "model"
     path.write_bytes(content(format_name, precision))
-    form = importlib.import_module(f"pipeline.formats.{format_name}.file")
-    layers = importlib.import_module(f"pipeline.formats.{format_name}.layers")
+    form = FORMATS[format_name].module()
+    layers = FORMATS[format_name].layers()
     work = module_of(format_name).layer_work(path.read_bytes())
     assert sum(layer.macs for layer in work.values()) == form.inspect(path).macs
     times = layers.layer_times(path.read_bytes(), rounds=1, threads=1)

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import importlib
 import random
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from pipeline.compress.pruning.groups import groups_of, masked_difference, remov
 from pipeline.compress.pruning.prune import take_shapes
 from pipeline.formats import as_onnx
 from pipeline.formats.file_facts import scales_exact
-from pipeline.formats.write import SUFFIXES
+from pipeline.formats.formats import FORMATS
 from pipeline.measure.layers import layers_of
 from pipeline.measure.width_times import file_layers, sized_layers
 from pipeline.networks.count import count
@@ -161,8 +160,8 @@ def test_files_answer_as_their_program(
 ) -> None:
     # What both begin with, most of the time that it takes, is done once.
     monkeypatch.setattr(as_onnx, "to_onnx", lambda given: copy.deepcopy(to_onnx(given)))
-    module = importlib.import_module(f"pipeline.formats.{form}.file")
-    source, path = programs.quantized(SMALL_STEM), tmp_path / f"model{SUFFIXES[form]}"
+    module = FORMATS[form].module()
+    source, path = programs.quantized(SMALL_STEM), tmp_path / f"model{FORMATS[form].suffix}"
     module.write(source.program, path)
     found = programs.run(module.open_file(path))
     apart = programs.steps_apart(found, source)

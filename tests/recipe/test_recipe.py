@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pipeline.base.errors import InputError
 from pipeline.recipe.compression import PruneConfig
 from pipeline.recipe.recipe import Recipe, load_recipes, resolved_yaml
+from pipeline.stages.known import KNOWN
 
 WHOLE = """\
 model:
@@ -49,7 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def load(text: str, *overrides: str, name: str = "x.yaml") -> Recipe:
     Path(name).write_text(text)
-    (recipe,) = load_recipes([Path(name)], overrides)
+    (recipe,) = load_recipes([Path(name)], overrides, KNOWN)
     return recipe
 
 
@@ -79,7 +80,7 @@ def test_every_problem_of_every_file_comes_at_once(folder: Path) -> None:
     Path("b.yaml").write_text("model: [")
     Path("c.yaml").write_text(WHOLE.replace("  epochs: 2", "  epoch: 2"))
     with pytest.raises(InputError) as caught:
-        load_recipes([Path(f"{name}.yaml") for name in "abc"], ["seed=x", "broken"])
+        load_recipes([Path(f"{name}.yaml") for name in "abc"], ["seed=x", "broken"], KNOWN)
     assert str(caught.value).splitlines() == [
         "--set broken: must be key=value, such as train.epochs=3",
         "--set seed=x: seed: got 'x'; must be a whole number >= 0 and <= 4294967295",

@@ -13,11 +13,12 @@ from pydantic import BaseModel
 
 from pipeline.recipe import reference_page
 from pipeline.recipe.recipe import Recipe, json_schema
+from pipeline.stages.known import KNOWN
 from tests.making import ROOT
 from tests.making.cli import environment
 
 PAGE = ROOT / "docs" / "recipe.md"
-TEXT = reference_page.markdown()
+TEXT = reference_page.markdown(KNOWN)
 
 
 def mappings(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -38,19 +39,19 @@ def rows(text: str) -> dict[str, list[list[str]]]:
 
 def test_the_page_is_that_of_the_types() -> None:
     assert PAGE.read_text(encoding="utf-8") == TEXT, (
-        "run: python -m pipeline.recipe.reference_page > docs/recipe.md"
+        "run: python -m pipeline.commands.recipe_page > docs/recipe.md"
     )
 
 
 def test_the_module_prints_the_page() -> None:
-    command = [sys.executable, "-m", "pipeline.recipe.reference_page"]
+    command = [sys.executable, "-m", "pipeline.commands.recipe_page"]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert done.stdout == TEXT
 
 
 def test_every_key_of_every_mapping_is_there() -> None:
     found = rows(TEXT)
-    wanted = [key for _, keys in mappings(json_schema()) for key in keys if key != "extends"]
+    wanted = [key for _, keys in mappings(json_schema(KNOWN)) for key in keys if key != "extends"]
     for key in set(wanted):
         assert len(found[key]) == wanted.count(key), key
     assert "`extends: FILE`" in TEXT
@@ -102,9 +103,9 @@ def test_a_new_part_needs_nothing_and_a_key_that_says_nothing_is_named(
         return More
 
     monkeypatch.setattr(reference_page, "Recipe", with_part(Card))
-    text = reference_page.markdown()
+    text = reference_page.markdown(KNOWN)
     assert "## card\n\nWhat people are to know of the model.\n" in text
     assert '| `author` | text | `"nobody \\| all"` | who made it, or several. |' in text
     monkeypatch.setattr(reference_page, "Recipe", with_part(Silent))
     with pytest.raises(ValueError, match=r"^card\.licence: nothing says"):
-        reference_page.markdown()
+        reference_page.markdown(KNOWN)

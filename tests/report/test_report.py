@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.base.machine import HostInfo
-from pipeline.formats.format import ScalesExact
+from pipeline.formats.scales import ScalesExact
 from pipeline.measure.latency import latency_of
 from pipeline.recipe.recipe import RecipeInfo
 from pipeline.report import write

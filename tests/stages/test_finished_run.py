@@ -48,7 +48,7 @@ def test_one_run(out: Path) -> None:
     assert run.file == out / NAMES["onnx"] / "model.onnx"
     assert run.classes == ("zero", "one")
     assert run.recipe.target.format == "onnx"
-    assert run.format.RUNTIME == "onnxruntime"
+    assert run.format.runtime == "onnxruntime"
     assert run.stage("train", "weights.safetensors").samefile(
         out / ".store" / "train-1" / "weights.safetensors"
     )

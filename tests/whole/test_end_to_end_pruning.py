@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from pipeline.compress.pruning.groups import groups_of
 from pipeline.compress.pruning.prune import goal_of, take_shapes
-from pipeline.formats.format import BYTES
+from pipeline.formats.formats import FORMATS
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.build import build
 from pipeline.recipe.recipe import load_recipes
@@ -114,7 +114,7 @@ def test_the_size_of_a_file_is_known_before_it_is_written(out: Path, form: str) 
     take_shapes(model, load_file(out / name / stages["prune"] / "weights.safetensors"))
     assert recipe.prune is not None
     config = recipe.prune.model_copy(update={"macs": None, "latency": None, "size_mb": 1.0})
-    goal = goal_of(model, 32, config, BYTES[form, "int8"])
+    goal = goal_of(model, 32, config, FORMATS[form].bytes["int8"])
     estimate = goal.cost.of({group.name: group.channels for group in groups_of(model, 32)})
     assert estimate == pytest.approx(target_of(out, name)["size_bytes"] / 1e6, rel=0.05)
 

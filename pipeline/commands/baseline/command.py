@@ -35,8 +35,9 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.base.safe_files import refuse_outputs
     from pipeline.measure.baseline.record import BASELINES
     from pipeline.recipe.recipe import load_recipes
+    from pipeline.stages.known import KNOWN
 
-    (recipe,) = load_recipes([arguments.recipe], arguments.overrides)
+    (recipe,) = load_recipes([arguments.recipe], arguments.overrides, KNOWN)
     out: Path = arguments.out
     refuse_outputs(folders=[out / BASELINES])
     with third_party_output_to(out / LOG) as console:

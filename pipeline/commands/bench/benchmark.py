@@ -28,7 +28,7 @@ from pipeline.measure import timing
 from pipeline.measure.lanes.lane import Lane, Rounds
 from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.measure.latency import Latency
-from pipeline.measure.roofline import FORMATS, Roofline, roofline
+from pipeline.measure.roofline import Roofline, has_peak, roofline
 from pipeline.stages.finished_run import Finished, float_network
 from pipeline.tasks.tasks import task_of
 
@@ -154,7 +154,7 @@ def _rooflines(runs: Sequence[Finished], latencies: Mapping[str, Latency]) -> di
     targets = {run.recipe.name: (run, run.recipe.target) for run in runs}
     found = {}
     for name, (run, target) in targets.items():
-        if name in latencies and target.precision == "int8" and target.format in FORMATS:
+        if name in latencies and target.precision == "int8" and has_peak(target.format):
             with reading(run.file):
                 found[name] = roofline(run.file, target.format, target.precision, threads=1)
     return found

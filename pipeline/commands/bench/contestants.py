@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from pipeline.base.errors import InputError
 from pipeline.commands.bench.peers.make import Peer
+from pipeline.formats.formats import FORMATS
 from pipeline.measure import timing
 from pipeline.measure.lanes.lane import Lane, ModelFile
 from pipeline.measure.lanes.sets import answers_to_tests
@@ -141,7 +141,6 @@ def of_peer(peer: Peer, dataset: Dataset, task: TaskModule, lane: Lane) -> Conte
         task: judges its answers.
         lane: where it is timed.
     """
-    module = import_module(f"pipeline.formats.{peer.format}.file")
     missing = peer.missing or lane.cannot_time(peer.format)
     accuracy = file = None
     if peer.path is not None and missing is None:
@@ -150,7 +149,7 @@ def of_peer(peer: Peer, dataset: Dataset, task: TaskModule, lane: Lane) -> Conte
         accuracy = first(task.accuracies(answers, dataset))
     return Contestant(
         name=peer.name,
-        runtime=module.RUNTIME,
+        runtime=FORMATS[peer.format].runtime,
         precision=peer.precision,
         path=peer.path,
         size_bytes=None if peer.path is None else timing.size_bytes(peer.path),

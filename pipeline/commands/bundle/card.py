@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.base.templates import templates
+from pipeline.formats.formats import FORMATS
 from pipeline.recipe.target import CardConfig
 from pipeline.report import words
 from pipeline.report.records import Report, TargetResult
 
-_FORMATS = {"onnx": "ONNX", "tflite": "TFLite", "coreml": "Core ML"}
 _LISTED = 20
 """Classes of the table; of more, those that the file knows least."""
 
@@ -43,7 +43,7 @@ def model_card(report: Report, card: CardConfig) -> str:
             target=target,
             card=card,
             unit=unit,
-            format=_FORMATS[target.format],
+            format=FORMATS[target.format].title,
             words=words,
             text=words.markdown_text,
             percent=words.percent,

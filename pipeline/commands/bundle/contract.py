@@ -7,14 +7,13 @@ from typing import Literal
 
 from pipeline.base.record import Above0, Positive, Record, Sha256, Share, Text
 from pipeline.commands.bundle.golden import Vectors
+from pipeline.formats.formats import FORMATS, FormatName
 from pipeline.formats.ports import Interface, Port
 from pipeline.report.records import Report
 from pipeline.stages.finished_run import Finished
 from pipeline.tasks.images.dataset import Dataset
 
 CONTRACT = "contract.json"
-PACKAGES = {"onnx": "onnxruntime", "tflite": "ai-edge-litert", "coreml": "coremltools"}
-"""Of Python, with each format's runtime; its version says what a file was checked with."""
 
 _FIT = (
     "turn upright (EXIF), cut the square from the middle whose side is `kept` of the shorter side, "
@@ -107,7 +106,7 @@ class Contract(Record):
     name: Text
     file: Text
     sha256: Sha256
-    format: Literal["onnx", "tflite", "coreml"]
+    format: FormatName
     runtime: Text
     precision: Literal["int8", "float"]
     network: Text
@@ -121,7 +120,7 @@ def contract_of(
 ) -> Contract:
     """The contract of a run's file, whose interface is `found`."""
     (target,) = report.targets
-    package = PACKAGES[target.format]
+    package = FORMATS[target.format].package
     runtime = f"{package} {report.tools.get(package, '(version unknown)')}"
     by = runtime if target.evaluated == "runtime" else "PocketNest's reference evaluator"
     return Contract(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.base.errors import reading
 from pipeline.compress.quantization.program import load
-from pipeline.formats.format import FILE
+from pipeline.formats.formats import FORMATS
 from pipeline.measure.layers import layers_of
 from pipeline.report.records import TargetResult
 from pipeline.stages.context import PROGRAM
@@ -75,7 +75,7 @@ def vectors(run: Finished, dataset: Dataset, target: TargetResult) -> Vectors:
 
 def _tolerance(run: Finished, target: TargetResult, logits: Tensor) -> tuple[float, str]:
     """How far a logit may be off, from what runtimes were allowed and seen to differ."""
-    limits = FILE[target.format]
+    limits = FORMATS[target.format].limits
     steps = target.parity.steps
     if steps is None:
         largest = float(logits.abs().max())

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 
 from pipeline.base.templates import templates
-from pipeline.commands.bundle.contract import PACKAGES, Contract
+from pipeline.commands.bundle.contract import Contract
+from pipeline.formats.formats import FORMATS, FormatName
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/-]+")
 """What may stand in the quotes of any language: names of ours, and nothing that ends a string."""
@@ -37,7 +38,7 @@ _KOTLIN_TEST = Source(
     path="kotlin/GoldenTest.kt",
     what="Kotlin: the golden vectors as a test on the device",
 )
-SOURCES: dict[str, tuple[Source, ...]] = {
+SOURCES: dict[FormatName, tuple[Source, ...]] = {
     "tflite": (
         Source(
             template="ClassifierLiteRT.kt.j2",
@@ -113,7 +114,7 @@ def snippets(contract: Contract, onnxruntime: str) -> dict[str, str]:
         "dtype": given.dtype,
         "input_name": given.name,
         "output_name": made.name,
-        "python_package": PACKAGES[contract.format],
+        "python_package": FORMATS[contract.format].package,
         "onnxruntime": onnxruntime,
         "sources": [(source.path, source.what) for source in sources],
         "check": _listed([source.path for source in sources if "olden" in source.path]),

@@ -16,7 +16,6 @@ from pipeline.commands.bundle.card import model_card
 from pipeline.commands.bundle.contract import CONTRACT, Contract, Golden, contract_of
 from pipeline.commands.bundle.snippets import snippets
 from pipeline.formats.description import labels_text
-from pipeline.formats.interface import interface
 from pipeline.report.records import Report, TargetResult
 from pipeline.stages.finished_run import Finished
 from pipeline.tasks.images.dataset import Dataset
@@ -81,7 +80,8 @@ def _fill(
     found = golden.vectors(run, dataset, target)
     golden.write(found, root / Golden.model_fields["folder"].default, task_of(run.recipe))
     with reading(run.file):
-        contract = contract_of(run, report, interface(run.file, target.format), found, dataset)
+        interface = run.format.module().interface(run.file)
+        contract = contract_of(run, report, interface, found, dataset)
     with reading(run.directory / "report.json"):
         texts = {
             CONTRACT: f"{contract.model_dump_json(indent=2)}\n",

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         from pipeline.commands.titles import runtime_title
 
         rows = compared_layers(finished, arguments.images)
-        by = runtime_title(finished, finished.format.TRACED_BY)
+        by = runtime_title(finished, finished.format.traced_by)
         show(f"[bold]{finished.recipe.name}[/bold]  {by}", rows[: arguments.rows], console)
         write_csv(rows, path)
         console.print(f"all {len(rows)} layers: {path}", highlight=False)

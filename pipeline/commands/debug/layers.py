@@ -94,13 +94,13 @@ def compared_layers(run: Finished, images: int) -> list[ComparedLayer]:
         dataset = pixel_values(dataset)
     first = torch.arange(min(images, len(dataset.calibration)))
     shown = normalize(dataset.calibration.pixels(first), dataset.mean, dataset.std)
-    trace = partial(run.format.trace, run.file)
+    trace = partial(run.format.module().trace, run.file)
     with reading(run.file):
         records = compare(folded, twin, trace, shown)
         in_colour = compare(folded, None, trace, probes(dataset))
         for record, probe in zip(records, in_colour, strict=True):
             record.own += probe.own
-        return worst_first(records, run.format.inspect(run.file).layers)
+        return worst_first(records, run.format.module().inspect(run.file).layers)
 
 
 def _program(file: Path) -> torch.export.ExportedProgram:

@@ -31,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.base.console import LOG, third_party_output_to
     from pipeline.base.safe_files import refuse_outputs
     from pipeline.recipe.recipe import load_recipes
+    from pipeline.stages.known import KNOWN
 
     target: Path = arguments.target
     path: Path | None = arguments.csv
@@ -41,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         finished, log = open_run(target, arguments.name), target / LOG
         recipe = finished.recipe
     else:
-        (recipe,) = load_recipes([target], arguments.overrides)
+        (recipe,) = load_recipes([target], arguments.overrides, KNOWN)
         finished, log = None, Path(os.devnull)
     with third_party_output_to(log) as console:
         from pipeline.commands.inspect.layers import table_of_recipe, table_of_run, write_csv

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import csv
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 from pipeline.base.errors import reading
 from pipeline.compress.pruning.prune import take_shapes
 from pipeline.compress.quantization import program
+from pipeline.formats.format import LayersModule
 from pipeline.measure.layers import layers_of
 from pipeline.networks.checkpoints import WEIGHTS, read_checkpoint
 from pipeline.networks.count import LayerCount, count
@@ -98,10 +98,12 @@ def table_of_run(run: Finished, rounds: int) -> list[LayerCost]:
     with reading(weights):
         take_shapes(small, read_checkpoint(weights))
     rows = _rows(_branched(recipe, run.classes), small, side)
-    if recipe.target.precision == "float" or run.format.cannot_time() is not None:
+    if recipe.target.precision == "float" or run.format.module().cannot_time() is not None:
+        return rows
+    if run.format.layers is None:
         return rows
     with reading(run.file):
-        return _with_times(rows, _times(run, rounds))
+        return _with_times(rows, _times(run, run.format.layers(), rounds))
 
 
 def _branched(recipe: Recipe, classes: Sequence[str]) -> ResNeSt:
@@ -134,21 +136,20 @@ def _size(layer: LayerCount) -> LayerSize:
     )
 
 
-def _times(run: Finished, rounds: int) -> Counter[str]:
+def _times(run: Finished, module: LayersModule, rounds: int) -> dict[str, float]:
     """Milliseconds of the file's layers, by the module that makes them."""
-    module = import_module(f"pipeline.formats.{run.recipe.target.format}.layers")
     taken = module.layer_times(
         run.file.read_bytes(), rounds=rounds, threads=run.recipe.target.threads
     )
     folded = program.load(run.stage("fold", PROGRAM))
     places = {layer.name: layer.module for layer in layers_of(folded)}
-    found: Counter[str] = Counter()
+    found: defaultdict[str, float] = defaultdict(float)
     for name, milliseconds in taken.items():
         found[places.get(name, "")] += milliseconds
     return found
 
 
-def _with_times(rows: Sequence[LayerCost], times: Counter[str]) -> list[LayerCost]:
+def _with_times(rows: Sequence[LayerCost], times: Mapping[str, float]) -> list[LayerCost]:
     """Rows with their times, and further ones for what is no layer with weights of its own.
 
     The logits of a second split come of the same convolution as the first one's.

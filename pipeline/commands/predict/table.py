@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def show(found: Prediction, runs: Sequence[Finished], console: Console) -> None:
     """Print the results of one image, a column for the float network and for every file."""
-    titles = {run.recipe.name: runtime_title(run, run.format.evaluated()) for run in runs}
+    titles = {run.recipe.name: runtime_title(run, run.format.module().evaluated()) for run in runs}
     rows = found.rows()
     table = Table(box=None, pad_edge=False)
     table.add_column(found.heading())

@@ -45,8 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.base.safe_files import refuse_outputs
     from pipeline.recipe.recipe import load_recipes
     from pipeline.report.records import COMBINED
+    from pipeline.stages.known import KNOWN
 
-    loaded = load_recipes(arguments.recipes, arguments.overrides)
+    loaded = load_recipes(arguments.recipes, arguments.overrides, KNOWN)
     out: Path = arguments.out
     refuse_outputs(folders=[out / COMBINED] if len(loaded) > 1 else [])
     # torchrun started it to help another process, which says what there is to say.

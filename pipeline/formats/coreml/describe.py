@@ -9,7 +9,7 @@ from pipeline.formats.description import Description, properties
 from pipeline.formats.ports import Interface, Port
 
 
-def describe_coreml(path: Path, about: Description) -> None:
+def describe(path: Path, about: Description) -> None:
     """Give the package the metadata that Xcode shows; the class names under `classes`.
 
     The package stays one that gives logits. Core ML's own classifier would give a class and a
@@ -31,7 +31,7 @@ def describe_coreml(path: Path, about: Description) -> None:
     coreml_package.write_specification(spec, path)
 
 
-def coreml_interface(path: Path) -> Interface:
+def interface(path: Path) -> Interface:
     """What a file of Core ML takes and gives."""
     from pipeline.formats.coreml import package as coreml_package
 

@@ -12,10 +12,10 @@ import json
 import platform
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,15 +23,14 @@ from numpy.typing import NDArray
 
 from pipeline.formats import as_onnx
 from pipeline.formats.coreml import package as coreml_package
+from pipeline.formats.coreml.describe import describe as describe
+from pipeline.formats.coreml.describe import interface as interface
 from pipeline.formats.coreml.evaluator import Evaluator
 from pipeline.formats.file_facts import NO_GRID, FileFacts, Grid, conv_macs
+from pipeline.formats.format import ComputedBy, Option
 from pipeline.formats.pixels import camera_pixels, refuse_learned_input
 
 quantized = torch.ops.quantized_decomposed
-
-RUNTIME = "coreml"
-TRACED_BY = "reference"
-"""What `trace` computes with, on any host: Core ML gives out no tensor inside a network."""
 
 _RESCALES_ADDITIONS = "common::distributive_quantized_binary_op_scale_normalization"
 """The pass that divides the grids of an addition by one another and rounds the ratios to
@@ -43,7 +42,7 @@ def write(
     path: Path,
     *,
     pixels: bool = False,
-    sparse: bool = False,
+    options: Collection[Option] = (),
 ) -> None:
     """Write `program` (quantized or float) to the package `path`, batch 1.
 
@@ -51,8 +50,8 @@ def write(
         program: from the fold stage.
         path: of the package.
         pixels: the program takes pixel values 0..255; the file then takes 8-bit RGB images.
-        sparse: int8 weights that are smaller so are stored as their nonzero values and a bit per
-            weight. The package then needs iOS 18, whether or not there are any.
+        options: with sparse, int8 weights that are smaller so are stored as their nonzero values
+            and a bit per weight. The package then needs iOS 18, whether or not there are any.
 
     Raises:
         RuntimeError: a quantized tensor of the package is none of the program's.
@@ -78,6 +77,7 @@ def write(
         image = ct.TensorType(name=as_onnx.INPUT, shape=shape)
     passes = ct.PassPipeline.DEFAULT
     passes.remove_passes({_RESCALES_ADDITIONS})
+    sparse = "sparse" in options
     if sparse:
         from pipeline.formats.coreml import sparse as coreml_sparse
 
@@ -341,6 +341,8 @@ def open_file(path: Path, threads: int = 1) -> CoreMLRunnable | ReferenceRunnabl
 def trace(path: Path, images: NDArray[np.float32]) -> dict[str, NDArray[np.int8]]:
     """Every quantized tensor inside the package, by the reference evaluator on every host.
 
+    Core ML gives out no tensor inside a network.
+
     Args:
         path: the package.
         images: (batch, 3, side, side), as for `set_input`.
@@ -364,6 +366,6 @@ def cannot_time() -> str | None:
     return None if system == "Darwin" else f"Core ML runs on Apple systems only, not on {system}"
 
 
-def evaluated() -> Literal["runtime", "reference"]:
+def evaluated() -> ComputedBy:
     """What computes the answers here: Core ML itself, or the reference evaluator."""
     return "runtime" if cannot_time() is None else "reference"

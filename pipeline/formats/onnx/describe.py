@@ -9,7 +9,7 @@ from pipeline.formats.description import Description, properties
 from pipeline.formats.ports import Interface, Port
 
 
-def describe_onnx(path: Path, about: Description) -> None:
+def describe(path: Path, about: Description) -> None:
     """Name the file's axes and give it metadata_props.
 
     The names `Image.*`, `model_author` and `model_license`, and the denotations of the axes, are
@@ -39,7 +39,7 @@ def describe_onnx(path: Path, about: Description) -> None:
     onnx.save(model, path)
 
 
-def onnx_interface(path: Path) -> Interface:
+def interface(path: Path) -> Interface:
     """What a file of ONNX takes and gives."""
     import onnx
 

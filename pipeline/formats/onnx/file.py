@@ -5,9 +5,9 @@ from __future__ import annotations
 import platform
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,17 +18,21 @@ from onnx import helper, numpy_helper
 from pipeline.base.machine import cpu_flags
 from pipeline.formats import as_onnx
 from pipeline.formats.file_facts import NO_GRID, FileFacts, Grid, conv_macs
+from pipeline.formats.format import ComputedBy, Option
 from pipeline.formats.onnx.amx import gemm_form
+from pipeline.formats.onnx.describe import describe as describe
+from pipeline.formats.onnx.describe import interface as interface
 from pipeline.formats.pixels import camera_pixels, refuse_learned_input, take_pixels
-
-RUNTIME = "onnxruntime"
-TRACED_BY = "runtime"
 
 _NONE = np.zeros(0, np.float32)
 
 
 def write(
-    program: torch.export.ExportedProgram, path: Path, *, pixels: bool = False, amx: bool = False
+    program: torch.export.ExportedProgram,
+    path: Path,
+    *,
+    pixels: bool = False,
+    options: Collection[Option] = (),
 ) -> None:
     """Write `program` (quantized or float) to the ONNX file `path`.
 
@@ -36,8 +40,8 @@ def write(
         program: from the fold stage.
         path: of the file.
         pixels: the program takes pixel values 0..255; the file then takes 8-bit RGB images.
-        amx: store weights so that ONNX Runtime multiplies them with AMX, which other x86 CPUs
-            are slower with.
+        options: with x86_amx, weights are stored so that ONNX Runtime multiplies them with AMX,
+            which other x86 CPUs are slower with.
     """
     if pixels:
         refuse_learned_input(program)
@@ -48,7 +52,7 @@ def write(
         unsigned_activations(model)
     if pixels:
         take_pixels(model)
-    if amx:
+    if "x86_amx" in options:
         gemm_form(model)
     as_onnx.drop_unused_constants(model)
     onnx.checker.check_model(model)
@@ -327,6 +331,6 @@ def cannot_time() -> str | None:
     return None
 
 
-def evaluated() -> Literal["runtime", "reference"]:
+def evaluated() -> ComputedBy:
     """What computes the answers here: the runtime itself."""
     return "runtime"

@@ -9,9 +9,10 @@ Because they are float16 numbers, every product on the way is exact in float32.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,14 +21,16 @@ from numpy.typing import NDArray
 
 from pipeline.formats import as_onnx
 from pipeline.formats.file_facts import FileFacts, Grid, conv_macs
+from pipeline.formats.format import ComputedBy, Option
 from pipeline.formats.pixels import camera_pixels, refuse_learned_input
 from pipeline.formats.ports import Interface, Port
 from pipeline.formats.tflite.flatbuffer import name_layers, pack, share_zero_points
+from pipeline.formats.tflite.metadata import describe as describe
 from pipeline.formats.tflite.onnx2tf_folder import scratch_directory
 from pipeline.formats.tflite.translations import own_translations
 
 
-def tflite_interface(path: Path) -> Interface:
+def interface(path: Path) -> Interface:
     """What a file of TFLite takes and gives."""
     from ai_edge_litert.interpreter import Interpreter
 
@@ -48,17 +51,20 @@ def tflite_interface(path: Path) -> Interface:
     return Interface(input=port(image), output=port(logits))
 
 
-RUNTIME = "litert"
-TRACED_BY = "runtime"
-
-
-def write(program: torch.export.ExportedProgram, path: Path, *, pixels: bool = False) -> None:
+def write(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    *,
+    pixels: bool = False,
+    options: Collection[Option] = (),
+) -> None:
     """Write `program` (quantized or float) to the TFLite file `path`, batch 1, NHWC.
 
     Args:
         program: from the fold stage.
         path: of the file.
         pixels: the program takes pixel values 0..255; the file then takes 8-bit RGB images.
+        options: TFLite has none.
     """
     if pixels:
         refuse_learned_input(program)
@@ -290,6 +296,6 @@ def cannot_time() -> str | None:
     return None
 
 
-def evaluated() -> Literal["runtime", "reference"]:
+def evaluated() -> ComputedBy:
     """What computes the answers here: the runtime itself."""
     return "runtime"

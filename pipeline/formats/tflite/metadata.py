@@ -19,12 +19,11 @@ import numpy as np
 from pipeline.formats.description import Description, labels_text
 
 
-def describe_tflite(path: Path, about: Description) -> None:
+def describe(path: Path, about: Description) -> None:
     """Give the file the metadata that Android's tools read, and labels.txt."""
     from ai_edge_litert import schema_py_generated as schema
 
     from pipeline.formats.tflite.flatbuffer import pack, share_zero_points
-    from pipeline.formats.tflite.metadata import NAME, metadata, with_labels
 
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     graph = model.subgraphs[0]

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.base.errors import reading
 from pipeline.base.machine import host_info
+from pipeline.formats.formats import FORMATS
 from pipeline.measure.lanes.lane import Advance, Lane, ModelFile, Rounds, silent
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pipeline.formats.format import Runnable
     from pipeline.measure.latency import Latency
-    from pipeline.measure.timing import Runnable
 
 
 def cannot_time(form: str) -> str | None:
     """Why this host cannot time files of a format; None where it can."""
-    why: str | None = _module(form).cannot_time()
-    return why
+    return FORMATS[form].module().cannot_time()
 
 
 def answers(
@@ -79,12 +78,7 @@ def times(
 
 def _opened(file: ModelFile, threads: int) -> Runnable:
     with reading(file.path):
-        runnable: Runnable = _module(file.format).open_file(file.path, threads)
-    return runnable
-
-
-def _module(form: str) -> Any:
-    return import_module(f"pipeline.formats.{form}.file")
+        return FORMATS[file.format].module().open_file(file.path, threads)
 
 
 LANE = Lane(

@@ -32,7 +32,7 @@ class Peer:
 
     Attributes:
         name: which tool, and how.
-        format: onnx, tflite or coreml.
+        format: of `FORMATS`.
         precision: float or int8.
         path: of the file; None where it could not be made.
         seconds: that making it took, imports included, beside whatever else was being made.

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipeline.formats.formats import FormatName
+
 NETWORK = "network.safetensors"
 """The trained float network, with its shape in the metadata, in the folder of inputs."""
 
@@ -31,7 +33,7 @@ class PeerPlan:
     """
 
     name: str
-    format: Literal["onnx", "tflite", "coreml"]
+    format: FormatName
     precision: Literal["float", "int8"]
     file: str
     start: int

@@ -1,0 +1,53 @@
+"""What a recipe can name that lies in packages above this one.
+
+A file format, say, is one entry of `pipeline.formats.formats.FORMATS`, which lies above since its
+writers need a network. Imports go one way, so that a recipe cannot look there: whoever loads one
+hands the tables in (`pipeline.stages.known.KNOWN`), and here stands what a recipe asks of an entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pydantic import ValidationInfo
+from pydantic_core import PydanticCustomError
+
+
+class KnownFormat(Protocol):
+    """What a recipe must know of a file format."""
+
+    @property
+    def title(self) -> str:
+        """For people."""
+
+    @property
+    def options(self) -> Collection[str]:
+        """How its int8 files can differ, such as a `target.cpu` other than any."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """The names that recipes may hold, with what stands behind them.
+
+    Attributes:
+        formats: of files, for `target.format`.
+    """
+
+    formats: Mapping[str, KnownFormat]
+
+
+def known_format(name: str, info: ValidationInfo) -> str:
+    """Refuse the name of a format that is none of those that validation was given."""
+    if isinstance(info.context, Known) and name not in info.context.formats:
+        # The words of it come from the schema (`with_names`), as for every other key.
+        raise PydanticCustomError("unknown_name", "no such format")
+    return name
+
+
+def with_names(schema: dict[str, Any], known: Known | None) -> dict[str, Any]:
+    """The JSON Schema of a recipe, with the names that its keys may hold; changed in place."""
+    if known is not None:
+        schema["$defs"]["TargetConfig"]["properties"]["format"]["enum"] = list(known.formats)
+    return schema
