@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.making import HOUR, ROOT, server
+from tests.making import HOUR, ROOT, server, shared
 from tests.making.recipes import NARROW, settings
 
 LIGHT = {"--help", "--print-completion", "check", "init"}
@@ -54,14 +56,48 @@ def pocketnest(
 
 
 def main(arguments: list[str]) -> int:
-    """The program's own command line, in a process that may have run another program before."""
+    """The program's own command line, in a process of the server's."""
     from pipeline.__main__ import main
 
-    sys.argv = ["pocketnest", *arguments]
+    sys.argv, sys.executable = ["pocketnest", *arguments], python_for_writers()
     try:
         return main(arguments)
     except SystemExit as end:  # of argparse
         return end.code if isinstance(end.code, int) else 1
+
+
+def python_for_writers() -> str:
+    """A `python` whose `-P -m pipeline.formats.…` the server becomes; the rest is the real one's.
+
+    A run writes each file in a child process: a real one, which ends with its parent, but what it
+    does is the server's, which has the imports behind it.
+    """
+    shim, client = (shared.folder() / name for name in ("python", "writer.py"))
+    with shared.alone("python"):
+        if not shim.exists():
+            be = "tests.making.cli:module"
+            client.write_text(server.CLIENT.format(address=server.address(), be=be))
+            soon = shim.with_name("python.soon")
+            soon.write_text(
+                '#!/bin/sh\ncase "$1 $2 $3" in "-P -m pipeline.formats."*) '
+                f'shift 2; exec "{sys.executable}" -S -E "{client}" "$@";; esac\n'
+                f'exec "{sys.executable}" "$@"\n'
+            )
+            soon.chmod(0o755)
+            soon.rename(shim)
+    return str(shim)
+
+
+def module(arguments: list[str]) -> int:
+    """Be `python -m`, with a module and its arguments."""
+    # It may be imported already, which is fine here.
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module="runpy")
+    sys.argv = arguments
+    try:
+        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    return 0
 
 
 def narrow_run(

@@ -136,7 +136,7 @@ def _is_alive(process: int) -> bool:
 
 def _be(request: dict[str, object], files: Sequence[int], client: socket.socket) -> None:
     """Be what was asked for, with the streams of the one who asked, and tell the exit code."""
-    code = 70
+    code = 1
     try:
         for number, file in enumerate(files):
             os.dup2(file, number)
