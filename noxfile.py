@@ -22,7 +22,15 @@ ONNXRUNTIME = "0.4.9"
 """Of the npm package com.github.asus4.onnxruntime: library, headers and Android's classes."""
 MOST_WORKERS = 4
 """Test processes; each may hold 3 GB."""
-LONG_TESTS = ("tests/whole/test_end_to_end.py", "tests/whole", "tests/commands/test_peers.py")
+LONG_TESTS = (
+    "tests/whole/test_end_to_end.py",
+    "tests/whole/test_docs.py",
+    "tests/whole/test_soak.py",
+    "tests/whole/test_fuzz.py",
+    "tests/commands/test_peers.py",
+    # It goes on from what the first has trained.
+    "tests/whole/test_end_to_end_pruning.py",
+)
 """What takes longest begins first, so that no worker is left alone with it."""
 
 nox.needs_version = ">=2025.2.9"

@@ -11,14 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.base.checksums import seal
 from pipeline.base.errors import InputError
-from pipeline.base.store import STAGES_FILE
 from pipeline.commands.compare.changes import Allowances, Change, changes_between, mcnemar
 from pipeline.commands.compare.table import markdown
 from pipeline.formats.scales import ScalesExact
 from pipeline.measure.latency import latency_of
-from pipeline.recipe.recipe import load_recipes, resolved_yaml
 from pipeline.report.records import all_met, budget
 from pipeline.report.write import write_report
 from pipeline.stages.finished_run import open_runs
@@ -26,7 +23,8 @@ from pipeline.tasks.accuracy import Accuracy, Changes, accuracy_drop_pt
 from pipeline.tasks.predictions import PREDICTIONS, Predictions, write_predictions
 from tests.making import reports
 from tests.making.cli import pocketnest
-from tests.making.recipes import DEVICE_RECIPES
+from tests.making.recipes import device_recipe
+from tests.making.runs import left_behind
 
 NAME = "android-litert-int8"
 IMAGES = 1000
@@ -37,7 +35,6 @@ def run(
     folder: Path, right: int = RIGHT, *, shift: int = 0, kept: bool = True, **changes: Any
 ) -> Path:
     """A run whose file is right about the images from `shift` on, `right` of them."""
-    (recipe,) = load_recipes([DEVICE_RECIPES["tflite"]])
     folder.mkdir(parents=True)
     labels = [number % 10 for number in range(IMAGES)]
     named = [
@@ -69,15 +66,10 @@ def run(
         target, name=NAME, data=data, baseline=float_model, float_cpu=float_model
     )
     write_report(whole, folder)
-    (folder / "model.tflite").write_bytes(b"")
-    (folder / "recipe.yaml").write_text(resolved_yaml(recipe))
-    (folder / "labels.txt").write_text("".join(f"{n}\n" for n in range(10)))
-    (folder / STAGES_FILE).write_text("{}")
     if kept:
         found = Predictions(labels=labels, float_model=labels, file=named)
         write_predictions({"test": found}, folder / PREDICTIONS)
-    seal(folder)
-    return folder
+    return left_behind(folder, device_recipe(form="tflite"), classes="0123456789")
 
 
 def found(old: Path, new: Path, **limits: float) -> dict[str, Change]:

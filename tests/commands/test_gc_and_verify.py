@@ -30,15 +30,8 @@ def out(tmp_path: Path) -> Path:
         place.mkdir(parents=True)
         (place / "result").write_text(stage)
         seal(place)
-    (recipe,) = load_recipes([DEVICE_RECIPES["onnx"]])
-    directory = tmp_path / "run"
-    directory.mkdir()
-    (directory / "model.onnx").write_text("a model")
-    (directory / "recipe.yaml").write_text(resolved_yaml(recipe))
-    (directory / "labels.txt").write_text("zero\n")
     places = {"train": "../.store/train-1", "fold": "../.store/fold-2"}
-    (directory / STAGES_FILE).write_text(json.dumps(places))
-    seal(directory)
+    left_behind(tmp_path / "run", device_recipe(), content="a model", stages=places)
     return tmp_path
 
 

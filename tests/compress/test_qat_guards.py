@@ -15,13 +15,12 @@ from torch import fx
 from pipeline.base.errors import InputError
 from pipeline.base.store import Result
 from pipeline.compress.quantization import qat
-from pipeline.recipe.recipe import load_recipes
 from pipeline.stages import qat as stage
 from pipeline.stages import schedule
 from pipeline.stages.context import Context
 from tests.making.graphs import calibrated, prepared
 from tests.making.networks import dataset, images
-from tests.making.recipes import DEVICE_RECIPES
+from tests.making.recipes import device_recipe
 
 FIX = "; check the calibration images and qat.train (at least one epoch is needed)"
 
@@ -96,7 +95,7 @@ def quantized(
     """The facts of quantizing a prepared graph as it is."""
     monkeypatch.setattr(stage, "small_model", lambda context, inputs: None)
     monkeypatch.setattr(stage, "quantized_graph", lambda context, model: graph)
-    (recipe,) = load_recipes([DEVICE_RECIPES["onnx"]], [f"qat.train.epochs={epochs}"])
+    recipe = device_recipe(f"qat.train.epochs={epochs}")
     context = Context(
         recipe=recipe,
         dataset=dataset(),

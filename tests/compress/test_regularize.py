@@ -218,5 +218,5 @@ def test_stopped_with_all_of_it_a_training_ends_as_one_that_was_not(tmp_path: Pa
 def test_later_trainings_drop_and_average_nothing(part: str, name: str) -> None:
     with pytest.raises(InputError, match=rf"{name}: got 0\.5; only `train` can have it"):
         load_recipes([DEVICE_RECIPES["onnx"]], [f"{part}.{name}=0.5"])
-    (recipe,) = load_recipes([DEVICE_RECIPES["onnx"]], [f"train.{name}=0.5"])
+    recipe = device_recipe(f"train.{name}=0.5")
     assert getattr(recipe.train, name) == 0.5

@@ -4,7 +4,6 @@ import copy
 import math
 import re
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,8 @@ from pipeline.compress.training.loop import Hooks, Step
 from pipeline.compress.training.schedule import learning_rate_factor
 from pipeline.networks.checkpoints import WEIGHTS
 from pipeline.recipe.compression import Milestones
-from pipeline.recipe.recipe import load_recipes
 from pipeline.recipe.training import AugmentConfig, TrainConfig
 from pipeline.stages import train
-from pipeline.stages.context import Context
 from pipeline.tasks import evaluation
 from pipeline.tasks.accuracy import Accuracy
 from pipeline.tasks.classification import accuracy
@@ -36,7 +33,6 @@ from pipeline.tasks.evaluation import evaluation_batch, predictions
 from pipeline.tasks.images.pixels import normalize
 from tests.making.graphs import calibrated
 from tests.making.networks import CLASSES, ONE_BLOCK, SIDE, dataset, same_state, small
-from tests.making.recipes import DEVICE_RECIPES
 from tests.making.training import evaluate, fit
 
 
@@ -328,12 +324,8 @@ def test_sizes_share_the_steps(sizes: tuple[int, ...], seen: list[int]) -> None:
 
 def test_training_from_random_weights_starts_from_the_shortcuts(tmp_path: Path) -> None:
     narrow = ("model.name=resnest14", "model.width_multiplier=0.25", "train.epochs=0")
-    (recipe,) = load_recipes([DEVICE_RECIPES["onnx"]], narrow)
-    context = Context(
-        recipe=recipe,
-        dataset=dataset(),
-        tracked=lambda title, total: nullcontext(lambda done, text: None),
-    )
+    recipe = device_recipe(*narrow)
+    context = making_context(recipe)
     train.train(context, {}, tmp_path)
     last = [v for k, v in load_file(tmp_path / WEIGHTS).items() if k.endswith(".bn3.weight")]
     assert len(last) == 4

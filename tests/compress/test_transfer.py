@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,10 @@ import torch
 from pipeline.compress.training.loop import CURVE
 from pipeline.networks.checkpoints import WEIGHTS, read_checkpoint, save_checkpoint
 from pipeline.networks.resnest.network import named
-from pipeline.recipe.recipe import load_recipes
 from pipeline.stages import train as stage
-from pipeline.stages.context import Context
 from tests.making import networks
-from tests.making.recipes import DEVICE_RECIPES
+from tests.making.recipes import device_recipe
+from tests.making.runs import context as making_context
 
 NARROW = ("model.name=resnest14", "model.width_multiplier=0.25", "model.layers=[1,1,1,1]")
 
@@ -35,13 +33,9 @@ def train(checkpoint: Path, out: Path, epochs: int) -> dict[str, torch.Tensor]:
     """The weights after so many epochs."""
     changes = [f"model.checkpoint={checkpoint}", "model.head=replace", f"train.epochs={epochs}"]
     quick = ("train.warmup_epochs=0", "train.batch_size=8", "train.precision=float32")
-    (recipe,) = load_recipes([DEVICE_RECIPES["onnx"]], [*NARROW, *changes, *quick])
+    recipe = device_recipe(*NARROW, *changes, *quick)
     out.mkdir()
-    context = Context(
-        recipe=recipe,
-        dataset=networks.dataset(),
-        tracked=lambda title, total: nullcontext(lambda done, text: None),
-    )
+    context = making_context(recipe)
     stage.train(context, {}, out)
     return read_checkpoint(out / WEIGHTS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline.recipe.recipe import Recipe, load_recipes
 from tests.making import ROOT
 
 RECIPES = ROOT / "recipes" / "resnest50"
@@ -10,9 +11,9 @@ DEVICE_RECIPES = {
     "onnx": RECIPES / "linux-arm-onnxruntime-int8.yaml",
     "coreml": RECIPES / "iphone-coreml-w8a8.yaml",
 }
+NARROW_MODEL = ("model.name=resnest14", "model.width_multiplier=0.25")
 NARROW = (
-    "model.name=resnest14",
-    "model.width_multiplier=0.25",
+    *NARROW_MODEL,
     "train.epochs=6",
     # ONNX Runtime 1.23 miscalculates convolutions of some widths, such as 22, with AMX.
     "prune.round_to=8",
@@ -22,6 +23,12 @@ NARROW = (
     "measure.warmup=1",
     "budgets.speedup=null",
 )
+
+
+def device_recipe(*overrides: str, form: str = "onnx") -> Recipe:
+    """The shipped recipe of a format, changed."""
+    (recipe,) = load_recipes([DEVICE_RECIPES[form]], overrides)
+    return recipe
 
 
 def settings(*overrides: str) -> list[str]:

@@ -16,7 +16,7 @@ from pipeline.networks.hub import local_file
 from pipeline.recipe.recipe import load_recipes
 from tests.making import ROOT
 from tests.making.cli import environment, pocketnest
-from tests.making.recipes import DEVICE_RECIPES, settings
+from tests.making.recipes import DEVICE_RECIPES, device_recipe, settings
 
 NAME = "timm:resnest50d.in1k"
 
@@ -89,7 +89,7 @@ def test_whatever_else_goes_wrong_is_one_line(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_recipe_keeps_the_name() -> None:
-    (recipe,) = load_recipes([DEVICE_RECIPES["onnx"]], [f"model.checkpoint={NAME}"])
+    recipe = device_recipe(f"model.checkpoint={NAME}")
     assert recipe.model.checkpoint == NAME
 
 

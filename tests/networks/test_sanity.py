@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,10 @@ from pipeline.compress.training.resume import Saves
 from pipeline.networks.checkpoints import save_checkpoint
 from pipeline.networks.resnest.network import named
 from pipeline.networks.sanity import dead_layers, not_finite, refuse_dead, refuse_not_finite
-from pipeline.recipe.recipe import load_recipes
 from pipeline.recipe.training import TrainConfig
 from pipeline.stages import train
-from pipeline.stages.context import Context
 from tests.making.graphs import calibrated
 from tests.making.networks import CLASSES, ONE_BLOCK, dataset, small
-from tests.making.recipes import DEVICE_RECIPES
 from tests.making.training import evaluate, fit
 
 NAN, INF = float("nan"), float("inf")
@@ -175,12 +171,8 @@ def test_a_checkpoint_without_weights_is_refused(tmp_path: Path) -> None:
             model.get_parameter("layer3.0.conv3.weight").data.zero_()
         path = tmp_path / "given.safetensors"
         save_checkpoint(model, path)
-        (recipe,) = load_recipes([DEVICE_RECIPES["onnx"]], [*narrow, f"model.checkpoint={path}"])
-        context = Context(
-            recipe=recipe,
-            dataset=dataset(),
-            tracked=lambda title, total: nullcontext(lambda done, text: None),
-        )
+        recipe = device_recipe(*narrow, f"model.checkpoint={path}")
+        context = making_context(recipe)
         if not spoiled:
             assert train.train(context, {}, tmp_path) == train.TrainFacts()
             continue

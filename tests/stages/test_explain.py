@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,11 @@ from typing import Any
 import pytest
 
 from pipeline.base.store import Store, key_of
-from pipeline.recipe.recipe import load_recipes
 from pipeline.stages import schedule
 from pipeline.stages.context import Context
 from pipeline.stages.explain import explain
 from pipeline.stages.schedule import stage_ingredients
 from pipeline.stages.stage import Stage, StageFacts
-from tests.making import networks
-from tests.making.recipes import DEVICE_RECIPES
 
 
 def stage(**parts: Any) -> Stage[StageFacts]:
@@ -44,12 +40,8 @@ STAGES = (
 
 
 def context(*overrides: str) -> Context:
-    (recipe,) = load_recipes([DEVICE_RECIPES["onnx"]], overrides)
-    return Context(
-        recipe=recipe,
-        dataset=networks.dataset(),
-        tracked=lambda title, total: nullcontext(lambda done, text: None),
-    )
+    recipe = device_recipe(*overrides)
+    return making_context(recipe)
 
 
 @pytest.fixture

@@ -13,12 +13,13 @@ from pipeline.base import errors
 from pipeline.base.checksums import MANIFEST, seal
 from pipeline.base.errors import InputError, reading
 from pipeline.base.store import STAGES_FILE
-from pipeline.recipe.recipe import load_recipes, resolved_yaml
+from pipeline.recipe.recipe import resolved_yaml
 from pipeline.report.write import combine, write_report
 from pipeline.stages.finished_run import open_run, open_runs
 from pipeline.tasks.images.files import image_files
-from tests.making.recipes import DEVICE_RECIPES
+from tests.making.recipes import device_recipe
 from tests.making.reports import report, target
+from tests.making.runs import left_behind
 
 NAMES = {"tflite": "android-litert-int8", "onnx": "linux-arm-onnxruntime-int8"}
 
@@ -30,14 +31,9 @@ def out(tmp_path: Path) -> Path:
     store.mkdir(parents=True)
     (store / "weights.safetensors").touch()
     for form, name in NAMES.items():
-        (recipe,) = load_recipes([DEVICE_RECIPES[form]])
-        directory = tmp_path / name
-        directory.mkdir()
-        (directory / f"model.{form}").touch()
-        (directory / "recipe.yaml").write_text(resolved_yaml(recipe))
-        (directory / "labels.txt").write_text("zero\none\n")
-        (directory / STAGES_FILE).write_text(json.dumps({"train": "../.store/train-1"}))
-        seal(directory)
+        left_behind(
+            tmp_path / name, device_recipe(form=form), stages={"train": "../.store/train-1"}
+        )
     reports = [report(target(name), name=name) for name in NAMES.values()]
     write_report(combine(reports), tmp_path / "combined")
     return tmp_path
@@ -119,7 +115,7 @@ def test_a_model_that_is_no_file_is_refused(out: Path, leads_to: str) -> None:
 
 def test_a_package_with_a_device_is_refused(out: Path) -> None:
     directory = out / NAMES["tflite"]
-    (recipe,) = load_recipes([DEVICE_RECIPES["coreml"]])
+    recipe = device_recipe(form="coreml")
     (directory / "recipe.yaml").write_text(resolved_yaml(recipe))
     (directory / "model.mlpackage" / "Data").mkdir(parents=True)
     seal(directory)

@@ -12,7 +12,7 @@ import pytest
 from pipeline import __main__
 from pipeline.base.errors import InputError, MismatchError
 from pipeline.base.store import Result
-from pipeline.recipe.recipe import Recipe, load_recipes
+from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.target import GuardConfig
 from pipeline.stages import graph, guard
 from pipeline.stages.context import Context, Inputs
@@ -27,7 +27,7 @@ TOP1 = {"train": None, "baseline": 0.95, "prune": 0.9, "sparsify": 0.92, "fold":
 
 
 def recipe(*overrides: str) -> Recipe:
-    return load_recipes([DEVICE_RECIPES["onnx"]], overrides)[0]
+    return device_recipe(*overrides)
 
 
 def results(top1: Mapping[str, float | None]) -> dict[str, Result[Any]]:

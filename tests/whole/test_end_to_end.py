@@ -30,6 +30,7 @@ from tests.making import ROOT
 from tests.making.bundles import code_of, golden, reference, unpacked
 from tests.making.cli import command, environment, narrow_run, pocketnest, process
 from tests.making.recipes import DEVICE_RECIPES, NARROW, settings
+from tests.making.runs import narrow_runs
 
 pytestmark = pytest.mark.slow
 
@@ -57,13 +58,7 @@ BESIDE = {
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of one run of all three device recipes."""
-    directory = tmp_path_factory.mktemp("run") / "artifacts"
-    recipes = list(DEVICE_RECIPES.values())
-    done = process("run", *recipes, "--out", directory, *settings(*NARROW))
-    assert done.returncode == 0, done.stdout + done.stderr
-    (directory.parent / "stdout.txt").write_text(done.stdout)
-    (directory.parent / "stderr.txt").write_text(done.stderr)
-    return directory
+    return narrow_runs(tmp_path_factory.mktemp("run") / "artifacts")
 
 
 def files_below(directory: Path) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipeline.networks.resnest.build import build
 from pipeline.recipe.recipe import load_recipes
 from tests.making.cli import narrow_run, pocketnest
 from tests.making.recipes import DEVICE_RECIPES, NARROW, RECIPES, settings
+from tests.making.runs import narrow_runs
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +35,10 @@ SPARSE = RECIPES / "more" / "iphone-coreml-w8a8-sparse.yaml"
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ONNX file of a shorter time, dense and sparse Core ML packages, distilled."""
-    directory = tmp_path_factory.mktemp("pruning")
+    directory = tmp_path_factory.mktemp("pruning") / "artifacts"
+    shutil.copytree(
+        narrow_runs(tmp_path_factory.mktemp("run") / "artifacts") / ".store", directory / ".store"
+    )
     distilled = ("prune.distill={}", "qat.distill={features: 100}")
     # A search takes other widths on every machine; on one with AMX, ONNX Runtime 1.23 gets some
     # of them wrong, and the gate would rightly stop the run.
