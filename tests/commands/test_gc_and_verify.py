@@ -19,7 +19,8 @@ from pipeline.commands.verify import damaged as verify
 from pipeline.recipe.data import ImageFolderData
 from pipeline.recipe.recipe import load_recipes, resolved_yaml
 from pipeline.tasks.images.load import decoded_places, load_dataset
-from tests.making.recipes import DEVICE_RECIPES
+from tests.making.recipes import DEVICE_RECIPES, device_recipe
+from tests.making.runs import left_behind
 
 
 @pytest.fixture

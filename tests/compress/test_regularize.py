@@ -21,7 +21,7 @@ from pipeline.recipe.training import AugmentConfig, TrainConfig
 from pipeline.tasks.images.augment import by_policy, random_parts
 from pipeline.tasks.mixing import mixer
 from tests.making.networks import CLASSES, ONE_BLOCK, dataset, same_state, small
-from tests.making.recipes import DEVICE_RECIPES
+from tests.making.recipes import DEVICE_RECIPES, device_recipe
 from tests.making.training import fit
 
 

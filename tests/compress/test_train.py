@@ -33,6 +33,8 @@ from pipeline.tasks.evaluation import evaluation_batch, predictions
 from pipeline.tasks.images.pixels import normalize
 from tests.making.graphs import calibrated
 from tests.making.networks import CLASSES, ONE_BLOCK, SIDE, dataset, same_state, small
+from tests.making.recipes import device_recipe
+from tests.making.runs import context as making_context
 from tests.making.training import evaluate, fit
 
 

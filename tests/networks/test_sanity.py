@@ -20,6 +20,8 @@ from pipeline.recipe.training import TrainConfig
 from pipeline.stages import train
 from tests.making.graphs import calibrated
 from tests.making.networks import CLASSES, ONE_BLOCK, dataset, small
+from tests.making.recipes import device_recipe
+from tests.making.runs import context as making_context
 from tests.making.training import evaluate, fit
 
 NAN, INF = float("nan"), float("inf")

@@ -14,6 +14,8 @@ from pipeline.stages.context import Context
 from pipeline.stages.explain import explain
 from pipeline.stages.schedule import stage_ingredients
 from pipeline.stages.stage import Stage, StageFacts
+from tests.making.recipes import device_recipe
+from tests.making.runs import context as making_context
 
 
 def stage(**parts: Any) -> Stage[StageFacts]:

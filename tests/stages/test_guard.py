@@ -20,7 +20,7 @@ from pipeline.stages.guard import refuse_collapse
 from pipeline.stages.stage import Stage, StageFacts
 from pipeline.stages.verify import VerifyFacts
 from tests.making import reports
-from tests.making.recipes import DEVICE_RECIPES
+from tests.making.recipes import DEVICE_RECIPES, device_recipe
 
 NAME = DEVICE_RECIPES["onnx"].stem
 TOP1 = {"train": None, "baseline": 0.95, "prune": 0.9, "sparsify": 0.92, "fold": 0.91}
