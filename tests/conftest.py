@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import pytest
 
 from tests.making import shared
+
+# A run trains with two threads; where each has no core of its own, the one that waits for the other
+# by spinning makes both slower, tenfold on a busy machine. Read when torch loads, in children too.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 SLOW_FILE = re.compile(r"^pytestmark = .*pytest\.mark\.slow\b", re.M)
 """A file that is slow as a whole is not even imported for the quick tests: that, too, costs."""

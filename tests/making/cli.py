@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.making import HOUR, ROOT, server, shared
-from tests.making.recipes import NARROW, settings
+from tests.making.recipes import DEVICE_RECIPES, NARROW, settings
 
 LIGHT = {"--help", "--print-completion", "check", "init"}
 """What imports no torch, and is a process sooner than the server has begun."""
@@ -44,9 +44,10 @@ def pocketnest(
 ) -> subprocess.CompletedProcess[str]:
     """Run one command to its end, `given` on its standard input.
 
-    Those that import nothing slow are processes of their own, the others the server's.
+    Those that import nothing slow are processes of their own, the others the server's in a session
+    of tests.
     """
-    if str(arguments[0]) in LIGHT:
+    if str(arguments[0]) in LIGHT or not shared.begun():
         return process(*arguments, cwd=cwd)
     words = list(map(str, arguments))
     done = server.become("tests.making.cli:main", words, cwd, environment(), given)
@@ -64,6 +65,11 @@ def main(arguments: list[str]) -> int:
         return main(arguments)
     except SystemExit as end:  # of argparse
         return end.code if isinstance(end.code, int) else 1
+
+
+def narrow_device_runs(out: Path) -> subprocess.CompletedProcess[str]:
+    """`pocketnest run` of the device recipes on the narrow network, in a process of its own."""
+    return process("run", *DEVICE_RECIPES.values(), "--out", out, *settings(*NARROW))
 
 
 def python_for_writers() -> str:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from pipeline.base.checksums import seal
 from pipeline.base.store import STAGES_FILE
 from pipeline.recipe.recipe import Recipe, resolved_yaml
-from tests.making.cli import process
-from tests.making.recipes import DEVICE_RECIPES, NARROW, settings
+from tests.making.cli import narrow_device_runs
 from tests.making.shared import made_once
 
 if TYPE_CHECKING:
@@ -28,8 +27,7 @@ def narrow_runs(place: Path) -> Path:
     """
 
     def make(folder: Path) -> None:
-        recipes = DEVICE_RECIPES.values()
-        done = process("run", *recipes, "--out", folder / "artifacts", *settings(*NARROW))
+        done = narrow_device_runs(folder / "artifacts")
         assert done.returncode == 0, done.stdout + done.stderr
         (folder / "stdout.txt").write_text(done.stdout)
         (folder / "stderr.txt").write_text(done.stderr)

@@ -24,6 +24,11 @@ def begin() -> Path | None:
     return made
 
 
+def begun() -> bool:
+    """Whether there is such a folder: within a session of tests."""
+    return VARIABLE in os.environ
+
+
 def end(made: Path) -> None:
     """Take away the folder, by the process that made it."""
     del os.environ[VARIABLE]

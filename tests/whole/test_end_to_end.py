@@ -28,7 +28,13 @@ from pipeline.stages.graph import STAGES
 from pipeline.tasks.predictions import read_predictions
 from tests.making import ROOT
 from tests.making.bundles import code_of, golden, reference, unpacked
-from tests.making.cli import command, environment, narrow_run, pocketnest, process
+from tests.making.cli import (
+    command,
+    environment,
+    narrow_device_runs,
+    narrow_run,
+    pocketnest,
+)
 from tests.making.recipes import DEVICE_RECIPES, NARROW, settings
 from tests.making.runs import narrow_runs
 
@@ -439,7 +445,7 @@ def test_a_second_run_reuses_everything(out: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in (out / ".store").rglob("*") if p.is_file()}
     # CPU time, since the clock on the wall also counts what else the machine does.
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = process("run", *DEVICE_RECIPES.values(), "--out", out, *settings(*NARROW))
+    done = narrow_device_runs(out)
     assert done.returncode == 0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime < 60
