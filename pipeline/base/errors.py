@@ -65,8 +65,8 @@ def reading(file: Path) -> Iterator[None]:
     told by where an error was raised and by its type: by a line of this package, as an
     AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError or
     TypeError (what a call with wrong arguments gives is the caller's). So whoever looks something
-    up in what a file holds says with a ValueError that it is not there. What a library raises
-    inside itself is held against the file, whatever its type.
+    up in what a file holds says with a ValueError that it is not there, or stands in `following`.
+    What a library raises inside itself is held against the file, whatever its type.
 
     Raises:
         InputError: names the file, and the cause.
@@ -83,6 +83,27 @@ def reading(file: Path) -> Iterator[None]:
         raise InputError(
             f"{file}: cannot be used, it is damaged or of another version "
             f"({type(error).__name__}: {words}); run the recipe again, with --fresh if it stays"
+        ) from error
+
+
+@contextmanager
+def following(what: str) -> Iterator[None]:
+    """Say of a file that its parts do not lead from one to the other; also as a decorator.
+
+    For the functions that walk through a library's objects: what such a file lacks is None there,
+    or not in its list, and a line of ours is what meets it. They do that and nothing else.
+
+    Args:
+        what: the parts are, in words: `an ONNX graph`.
+
+    Raises:
+        ValueError: a part is not there.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"the parts of {what} do not fit together ({type(error).__name__}: {error})"
         ) from error
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
+from pipeline.base.errors import following
 from pipeline.tasks.images.dataset import Dataset
 
 NAMED = "named.safetensors"
@@ -64,6 +65,7 @@ def write_predictions(predictions: Mapping[str, Predictions], path: Path) -> Non
     safetensors.torch.save_file(kept, path)
 
 
+@following("the classes of images")
 def read_predictions(path: Path) -> dict[str, Predictions]:
     """What `write_predictions` kept, by test set."""
     kept = {name: found.tolist() for name, found in safetensors.torch.load_file(path).items()}

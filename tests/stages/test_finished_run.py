@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.base import errors
 from pipeline.base.checksums import MANIFEST, seal
-from pipeline.base.errors import InputError, reading
+from pipeline.base.errors import InputError, following, reading
 from pipeline.base.store import STAGES_FILE
 from pipeline.recipe.recipe import resolved_yaml
 from pipeline.report.write import combine, write_report
@@ -234,3 +234,17 @@ def test_what_a_library_says_becomes_one_line(capfd: pytest.CaptureFixture[str])
     assert "Traceback" in capfd.readouterr().err, "for the log"
     with pytest.raises(InputError, match=r"^as it was$"), reading(Path("a")):
         raise InputError("as it was")
+
+
+def test_parts_that_do_not_lead_to_each_other_are_the_files_fault() -> None:
+    @following("a graph")
+    def walk(graph: dict[str, list[int]]) -> int:
+        return graph["nodes"][0]
+
+    assert walk({"nodes": [3]}) == 3
+    for graph, cause in (({}, "KeyError"), ({"nodes": []}, "IndexError"), (None, "TypeError")):
+        with (
+            pytest.raises(InputError, match=rf"a graph do not fit together \({cause}: "),
+            reading(Path("a/model.onnx")),
+        ):
+            walk(graph)  # type: ignore[arg-type]

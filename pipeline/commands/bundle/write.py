@@ -82,16 +82,28 @@ def _fill(
     with reading(run.file):
         interface = run.format.module().interface(run.file)
         contract = contract_of(run, report, interface, found, dataset)
+    texts = {
+        CONTRACT: f"{contract.model_dump_json(indent=2)}\n",
+        "labels.txt": labels_text(run.classes),
+    }
+    # Neither reads the file, but both write from figures that somebody may have changed in it.
     with reading(run.directory / "report.json"):
-        texts = {
-            CONTRACT: f"{contract.model_dump_json(indent=2)}\n",
-            "labels.txt": labels_text(run.classes),
-            "model_card.md": model_card(report, run.recipe.card),
-            **snippets(contract, report.tools["onnxruntime"]),
-        }
+        texts["model_card.md"] = model_card(report, run.recipe.card)
+        texts |= snippets(contract, _tool(report, "onnxruntime"))
     for name, text in texts.items():
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")
+
+
+def _tool(report: Report, name: str) -> str:
+    """The version of a package that a run was made with.
+
+    Raises:
+        ValueError: the report does not say it.
+    """
+    if name not in report.tools:
+        raise ValueError(f"it names no version of {name}")
+    return report.tools[name]
 
 
 def _pack(root: Path, path: Path) -> None:

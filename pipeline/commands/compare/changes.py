@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.base.errors import InputError, reading
+from pipeline.base.errors import InputError, following, reading
 from pipeline.measure.latency import Latency
 from pipeline.report import words
 from pipeline.report.records import Report, TargetResult
@@ -156,7 +156,9 @@ def _accuracies(
             verdict = "same" if drop == 0 else "better" if drop < 0 else "worse"
             if paired and ours is not None and theirs is not None:
                 with reading(new.directory / PREDICTIONS):
-                    found = changes_of(ours[name].labels, ours[name].file, theirs[name].file)
+                    with following("the predictions of two runs"):
+                        first_run, second_run = ours[name], theirs[name]
+                    found = changes_of(first_run.labels, first_run.file, second_run.file)
                 chance = mcnemar(found)
                 note += f"; {found.lost} lost, {found.gained} gained, p = {chance:.2g}"
                 past = past and chance < allowed.significance

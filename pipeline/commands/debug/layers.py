@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.base.errors import InputError, reading
+from pipeline.base.errors import InputError, listed, reading
 from pipeline.compress.quantization import program
 from pipeline.formats.file_facts import Grid
 from pipeline.measure.layers import LayerSums, compare, percentile, probes
@@ -109,8 +109,14 @@ def _program(file: Path) -> torch.export.ExportedProgram:
 
 
 def worst_first(records: Sequence[LayerSums], grids: dict[str, Grid]) -> list[ComparedLayer]:
-    """The rows of compared layers; `grids` are the file's, by layer name."""
+    """The rows of compared layers; `grids` are the file's, by layer name.
+
+    Raises:
+        ValueError: the file does not say the grid of a layer.
+    """
     ratios = {record.layer.name: record.file_sqnr_db for record in records}
+    if missing := sorted(ratios.keys() - grids.keys()):
+        raise ValueError(f"it says no grid of {listed(missing)}")
     rows = [_row(record, grids[record.layer.name], ratios) for record in records]
     wrong = [row for row in rows if row.at_fault]
     others = [row for row in rows if not row.at_fault]

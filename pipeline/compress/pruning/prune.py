@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.base.errors import InputError
+from pipeline.base.errors import InputError, following
 from pipeline.compress.pruning import costs, sizes
 from pipeline.compress.pruning.costs import Cost
 from pipeline.compress.pruning.groups import Group, Removed, groups_of, masked_difference, remove
@@ -171,6 +171,7 @@ def _rounded_up(value: float) -> str:
     return f"{-(-value * 1000 // 1) / 1000:.3f}"
 
 
+@following("pruned weights")
 def take_shapes(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Give `model` the widths found in `state` and load it; the way back from a saved pruning.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.errors import following
 from pipeline.formats.description import Description, properties
 from pipeline.formats.ports import Interface, Port
 
@@ -31,6 +32,7 @@ def describe(path: Path, about: Description) -> None:
     coreml_package.write_specification(spec, path)
 
 
+@following("a Core ML package")
 def interface(path: Path) -> Interface:
     """What a file of Core ML takes and gives."""
     from pipeline.formats.coreml import package as coreml_package

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.base.errors import following
 from pipeline.formats.coreml.ops import OPS
 from pipeline.formats.coreml.package import Constant, Network, Operation, Value
 
@@ -76,6 +77,7 @@ class Evaluator:
         peak = _peak_bytes(self._steps, self._inputs)
         self._at_once = max(1, min(_AT_ONCE, _WORKING_BYTES // peak))
 
+    @following("a Core ML package")
     def run(
         self, inputs: Mapping[str, NDArray[Any]], names: Sequence[str]
     ) -> dict[str, NDArray[Any]]:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.base.errors import following
 from pipeline.formats import as_onnx
 from pipeline.formats.coreml import package as coreml_package
 from pipeline.formats.coreml.describe import describe as describe
@@ -186,6 +187,7 @@ def _number_the_parts(path: Path) -> None:
     load_spec(str(path))
 
 
+@following("a Core ML package")
 def inspect(path: Path) -> FileFacts:
     """Read a package's specification and weight file."""
     network = coreml_package.read(path)
@@ -330,6 +332,7 @@ class ReferenceRunnable:
         return {name: values[:, 0] for name, values in found.items()}
 
 
+@following("a Core ML package")
 def open_file(path: Path, threads: int = 1) -> CoreMLRunnable | ReferenceRunnable:
     """Open a package for running; where Core ML does not run, for evaluation.
 
@@ -338,6 +341,7 @@ def open_file(path: Path, threads: int = 1) -> CoreMLRunnable | ReferenceRunnabl
     return CoreMLRunnable(path, threads) if evaluated() == "runtime" else ReferenceRunnable(path)
 
 
+@following("a Core ML package")
 def trace(path: Path, images: NDArray[np.float32]) -> dict[str, NDArray[np.int8]]:
     """Every quantized tensor inside the package, by the reference evaluator on every host.
 

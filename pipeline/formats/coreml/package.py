@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.base.errors import following
 from pipeline.base.safe_files import json_of
 
 MANIFEST = "Manifest.json"
@@ -132,6 +133,7 @@ def write_specification(spec: Any, path: Path) -> None:
     file.write_bytes(spec.SerializeToString(deterministic=True))
 
 
+@following("a Core ML package")
 def read(path: Path) -> Network:
     """Read a package.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.errors import following
 from pipeline.formats.description import Description, properties
 from pipeline.formats.ports import Interface, Port
 
@@ -39,6 +40,7 @@ def describe(path: Path, about: Description) -> None:
     onnx.save(model, path)
 
 
+@following("an ONNX graph")
 def interface(path: Path) -> Interface:
     """What a file of ONNX takes and gives."""
     import onnx

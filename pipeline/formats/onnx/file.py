@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from pipeline.base.errors import following
 from pipeline.base.machine import cpu_flags
 from pipeline.formats import as_onnx
 from pipeline.formats.file_facts import NO_GRID, FileFacts, Grid, conv_macs
@@ -149,6 +150,7 @@ def unsigned_activations(model: onnx.ModelProto) -> None:
     del model.graph.value_info[:]  # it still says int8; runtimes infer it again
 
 
+@following("an ONNX graph")
 def inspect(path: Path) -> FileFacts:
     """Read an ONNX file: its own grids, and the graph ONNX Runtime makes of it to run."""
     model = onnx.load(path)
@@ -293,11 +295,13 @@ def needs_exact_kernels() -> bool:
     return not any("vnni" in flag for flag in cpu_flags() or ())
 
 
+@following("an ONNX graph")
 def open_file(path: Path, threads: int = 1) -> OnnxRunnable:
     """Open an ONNX file for running."""
     return OnnxRunnable(path, threads)
 
 
+@following("an ONNX graph")
 def trace(path: Path, images: NDArray[np.float32]) -> dict[str, NDArray[np.int8]]:
     """Every quantized tensor inside the file, as ONNX Runtime computes it.
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from pipeline.base.errors import following
 from pipeline.formats import as_onnx
 from pipeline.formats.file_facts import conv_macs
 from pipeline.formats.gemm import Gemm, Operation, Work, described, windowed
@@ -124,6 +125,7 @@ def opened(content: bytes, threads: int) -> Callable[[], object]:
     return run
 
 
+@following("an ONNX graph")
 def layer_work(content: bytes) -> dict[str, Work]:
     """What every layer of a file computes, by the name that `onnx_layers.layer_times` gives it.
 

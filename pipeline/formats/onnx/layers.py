@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from pipeline.base.errors import following
 from pipeline.formats import as_onnx
 from pipeline.formats.channels import Kind, Operation, channels_after
 from pipeline.formats.layer_times import OTHER, blocks, net_times
@@ -77,6 +78,7 @@ def resized(content: bytes, widths: Mapping[str, int]) -> bytes:
     return bytes(file.model.SerializeToString())
 
 
+@following("an ONNX graph")
 def layer_times(content: bytes, rounds: int, threads: int) -> dict[str, float]:
     """Typical milliseconds of every operation of a file, from ONNX Runtime's profile of its runs.
 

@@ -19,6 +19,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from pipeline.base.errors import following
 from pipeline.formats import as_onnx
 from pipeline.formats.file_facts import FileFacts, Grid, conv_macs
 from pipeline.formats.format import ComputedBy, Option
@@ -30,6 +31,7 @@ from pipeline.formats.tflite.onnx2tf_folder import scratch_directory
 from pipeline.formats.tflite.translations import own_translations
 
 
+@following("a TFLite file")
 def interface(path: Path) -> Interface:
     """What a file of TFLite takes and gives."""
     from ai_edge_litert.interpreter import Interpreter
@@ -163,6 +165,7 @@ def _layers(graph: Any, rounded: dict[str, str]) -> dict[str, str]:
     return layers
 
 
+@following("a TFLite file")
 def inspect(path: Path) -> FileFacts:
     """Read a TFLite file: operations, MACs and grids from its flatbuffer."""
     from ai_edge_litert import schema_py_generated as schema
@@ -249,11 +252,13 @@ class TFLiteRunnable:
         return np.ascontiguousarray(np.moveaxis(values, -1, 1)) if values.ndim == 4 else values
 
 
+@following("a TFLite file")
 def open_file(path: Path, threads: int = 1) -> TFLiteRunnable:
     """Open a TFLite file for running."""
     return TFLiteRunnable(path.read_bytes(), threads)
 
 
+@following("a TFLite file")
 def trace(path: Path, images: NDArray[np.float32]) -> dict[str, NDArray[np.int8]]:
     """Every quantized tensor inside the file, as LiteRT with XNNPACK computes it.
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.base.errors import following
 from pipeline.formats.file_facts import conv_macs
 from pipeline.formats.gemm import Gemm, Operation, Work, described, windowed
 from pipeline.formats.tflite.flatbuffer import pack
@@ -123,6 +124,7 @@ def opened(content: bytes, threads: int) -> Callable[[], object]:
     return run
 
 
+@following("a TFLite file")
 def layer_work(content: bytes) -> dict[str, Work]:
     """What every layer of a file computes, by the name that `tflite_layers.layer_times` gives it.
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.base.errors import following
 from pipeline.formats.channels import Kind, Operation, channels_after
 from pipeline.formats.layer_times import blocks, net_times
 from pipeline.formats.tflite.flatbuffer import pack, share_zero_points
@@ -67,6 +68,7 @@ def resized(content: bytes, widths: Mapping[str, int]) -> bytes:
     return share_zero_points(pack(file.whole()))
 
 
+@following("a TFLite file")
 def layer_times(content: bytes, rounds: int, threads: int) -> dict[str, float]:
     """Typical milliseconds of every operation of a file in LiteRT's own kernels.
 
