@@ -53,7 +53,7 @@ def output_steps(found: Logits, wanted: Logits, step: float) -> OutputSteps:
 def widened(limits: Limits, rounding: OutputSteps | None) -> Limits:
     """Limits that no file misses for being computed in another order.
 
-    A network whose logits have a small range, such as one that learned smoothed labels, has a fine
+    A network whose logits have a small range, such as one that learned smoothed targets, has a fine
     grid for them. The program's own logits then move by several steps when its numbers are rounded
     otherwise (`pipeline.rounding`), and a file's as much: it may differ by one step more.
 

@@ -27,7 +27,7 @@ class Parity(MeasuredRecord):
 
     Attributes:
         images: calibration and test images that both answered.
-        agreement: share of them with the same top-1.
+        agreement: share of them with the same result, for a classifier the same class.
         steps: how far the logits are apart; None for a float file.
         difference: of a float file, the 99th percentile of the logits' differences, as a share
             of the largest logit.

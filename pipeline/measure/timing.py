@@ -31,7 +31,7 @@ _COMPARED_MS = 1000.0
 
 
 def run_images(runnable: Runnable, images: Tensor) -> Tensor:
-    """Logits (batch, classes) of an opened file for images (batch, 3, side, side)."""
+    """Logits (batch, ...) of an opened file for images (batch, 3, side, side)."""
     parts = []
     for part in torch.split(images, runnable.batch or len(images)):
         runnable.set_input(part.numpy())

@@ -102,14 +102,14 @@ def refuse_bad_logits(
 
     Args:
         where: stage and test set, for the message.
-        logits: (images, classes).
+        logits: (images, ...).
         model: that gave them, in evaluation mode.
         image_at: the image (1, 3, side, side) of a row, where the network is.
 
     Raises:
         InputError: names the first layer, and how many images and values are wrong.
     """
-    bad = (~logits.isfinite()).any(1).nonzero().flatten()
+    bad = (~logits.isfinite()).flatten(1).any(1).nonzero().flatten()
     if len(bad) == 0:
         return
     layer = _first_not_finite(model, image_at(int(bad[0])))

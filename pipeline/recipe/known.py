@@ -33,9 +33,11 @@ class Known:
 
     Attributes:
         formats: of files, for `target.format`.
+        tasks: for `task.kind`.
     """
 
     formats: Mapping[str, KnownFormat]
+    tasks: Collection[str]
 
 
 def known_format(name: str, info: ValidationInfo) -> str:
@@ -46,8 +48,16 @@ def known_format(name: str, info: ValidationInfo) -> str:
     return name
 
 
+def known_task(name: str, info: ValidationInfo) -> str:
+    """Refuse the name of a task that is none of those that validation was given."""
+    if isinstance(info.context, Known) and name not in info.context.tasks:
+        raise PydanticCustomError("unknown_name", "no such task")
+    return name
+
+
 def with_names(schema: dict[str, Any], known: Known | None) -> dict[str, Any]:
     """The JSON Schema of a recipe, with the names that its keys may hold; changed in place."""
     if known is not None:
         schema["$defs"]["TargetConfig"]["properties"]["format"]["enum"] = list(known.formats)
+        schema["$defs"]["TaskConfig"]["properties"]["kind"]["enum"] = list(known.tasks)
     return schema

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from pipeline.recipe.known import known_task
 from pipeline.recipe.values import Part
 
 
@@ -12,4 +17,4 @@ class TaskConfig(Part):
         kind: of the task.
     """
 
-    kind: str = "classification"
+    kind: Annotated[str, AfterValidator(known_task)] = "classification"

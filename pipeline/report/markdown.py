@@ -331,7 +331,7 @@ def _stages(report: Report, notes: Sequence[str]) -> str:
         ]
         for stage in report.stages
     ]
-    return table(["stage", "status", "seconds", "params", "MACs", "top-1"], rows)
+    return table(["stage", "status", "seconds", "params", "MACs", words.primary(report)], rows)
 
 
 def _origin(report: Report) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline.formats.formats import FORMATS
 from pipeline.recipe.known import Known
+from pipeline.tasks.tasks import TASKS
 
-KNOWN = Known(formats=FORMATS)
+KNOWN = Known(formats=FORMATS, tasks=TASKS)
 """For `load_recipes`."""

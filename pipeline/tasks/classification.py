@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from pipeline.recipe.training import TrainConfig
-from pipeline.tasks.accuracy import Accuracy, changes_of, confusion_of
+from pipeline.tasks.accuracy import Accuracy, Changes, changes_of, confusion_of
 from pipeline.tasks.classified import Classified, classified
 from pipeline.tasks.golden import clearest, spread, table
 from pipeline.tasks.images.dataset import Dataset
@@ -25,6 +25,7 @@ from pipeline.tasks.task import Agreement, Counted
 
 __all__ = [
     "accuracies",
+    "changes",
     "compare",
     "counted",
     "gathered",
@@ -104,6 +105,11 @@ def named(answers: Mapping[str, Tensor], dataset: Dataset) -> dict[str, tuple[in
 def keep(answers: Mapping[str, Tensor], dataset: Dataset, path: Path) -> None:
     """Keep which class was named for every test image."""
     write_named(named(answers, dataset), path)
+
+
+def changes(before: Predictions, after: Predictions) -> Changes:
+    """Which images one file, and another, gave their own class."""
+    return changes_of(before.labels, before.file, after.file)
 
 
 def counted(predictions: Mapping[str, Predictions]) -> Counted:

@@ -126,6 +126,9 @@ class TaskModule(Protocol):
     def gathered(self, dataset: Dataset, baseline: Path, file: Path) -> dict[str, Predictions]:
         """What two stages kept in their directories, by test set of `dataset`."""
 
+    def changes(self, before: Predictions, after: Predictions) -> Changes:
+        """What became of the images of a test set from one file to another."""
+
     def counted(self, predictions: Mapping[str, Predictions]) -> Counted:
         """What kept predictions come to."""
 

@@ -2,6 +2,9 @@
 
 TASKS["classification"].figure                       # "top-1", without torch
 TASKS["classification"].module().loss(recipe.train)  # imports torch
+
+The table lies above the recipe, whose `task.kind` is one of its keys: a recipe is given them when
+it is loaded (`pipeline.recipe.known`).
 """
 
 from __future__ import annotations

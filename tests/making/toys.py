@@ -48,6 +48,7 @@ class ReadsNumbers:
     load = staticmethod(classification.load)
     gathered = staticmethod(classification.gathered)
     counted = staticmethod(classification.counted)
+    changes = staticmethod(classification.changes)
 
     def number(self, answers: Tensor) -> Tensor:
         return (answers[:, 0] * SCALE).round().clamp(0, SCALE - 1).long()

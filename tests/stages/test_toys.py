@@ -135,6 +135,14 @@ def test_a_further_lane_times_the_files_of_a_run(
     ("arguments", "message"),
     [
         (lambda run: ["bench", run, "--lane", "toys"], "--lane: got 'toys'; must be one of host"),
+        (
+            lambda run: ["check", str(RECIPE), "--set", "task.kind=words"],
+            "task.kind: got 'words'; must be one of classification",
+        ),
+        (
+            lambda run: ["run", str(RECIPE), "--out", f"{run}-2", "--set", "task.kind=words"],
+            "task.kind: got 'words'; must be one of classification",
+        ),
     ],
 )
 def test_what_no_table_has_is_refused_by_name(

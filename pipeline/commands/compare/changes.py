@@ -17,8 +17,9 @@ from pipeline.measure.latency import Latency
 from pipeline.report import words
 from pipeline.report.records import Report, TargetResult
 from pipeline.stages.finished_run import Finished
-from pipeline.tasks.accuracy import Accuracy, Changes, changes_of
+from pipeline.tasks.accuracy import Accuracy, Changes
 from pipeline.tasks.predictions import PREDICTIONS, Predictions, read_predictions
+from pipeline.tasks.tasks import task_of
 
 Verdict = Literal["regression", "worse", "changed", "better", "same", "unknown"]
 ORDER: tuple[Verdict, ...] = ("regression", "worse", "changed", "unknown", "better", "same")
@@ -126,7 +127,7 @@ def _of_target(old: Finished, new: Finished, allowed: Allowances) -> Iterator[Ch
 
 
 def _predictions(run: Finished) -> dict[str, Predictions] | None:
-    """Which classes a run's file named; None for a run that did not keep them."""
+    """What a run's file made of every test image; None for a run that did not keep it."""
     file = run.directory / PREDICTIONS
     if not file.exists():
         return None
@@ -158,7 +159,7 @@ def _accuracies(
                 with reading(new.directory / PREDICTIONS):
                     with following("the predictions of two runs"):
                         first_run, second_run = ours[name], theirs[name]
-                    found = changes_of(first_run.labels, first_run.file, second_run.file)
+                    found = task_of(new.recipe).changes(first_run, second_run)
                 chance = mcnemar(found)
                 note += f"; {found.lost} lost, {found.gained} gained, p = {chance:.2g}"
                 past = past and chance < allowed.significance

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=number,
         default=0.5,
         metavar="POINTS",
-        help="of top-1 that may be lost; a loss that chance explains is none (default 0.5)",
+        help="of accuracy that may be lost; a loss that chance explains is none (default 0.5)",
     )
     parser.add_argument(
         "--size-growth", type=number, default=2.0, metavar="PERCENT", help="default 2"

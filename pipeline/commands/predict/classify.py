@@ -1,4 +1,4 @@
-"""The classes of single images: the float network and every exported file side by side."""
+"""What is made of single images: the float network and every exported file side by side."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def classify(
     Args:
         runs: of one float network.
         images: name and file content of each.
-        top: how many classes to give.
+        top: how many results to give.
 
     Raises:
         InputError: an image cannot be read, the runs are of different networks, or the float

@@ -32,7 +32,7 @@ def rounded_otherwise(
         share: by how much a number may change, as a share of itself.
 
     Returns:
-        Logits (batch, classes) for images (batch, 3, side, side); from call to call other numbers
+        Logits (batch, ...) for images (batch, 3, side, side); from call to call other numbers
         change, those of the first call are always the same.
     """
     graph = program.module(check_guards=False)

@@ -5,7 +5,7 @@
 
 What is minimised, with T the temperature and the mean over the images of a batch:
 
-    (1 - weight) * loss against the labels
+    (1 - weight) * the task's loss
     + weight * T^2 * KL(softmax(teacher / T) || softmax(student / T))
     + features * attention transfer at the ends of the stages
 
@@ -28,7 +28,7 @@ from pipeline.networks.rewrites import Normalization, normalize_conv
 from pipeline.recipe.training import DistillConfig
 
 AdjustLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From (images, logits, loss against the labels) to the loss to minimise."""
+"""From (images, logits, the task's loss) to the loss to minimise."""
 
 
 def soft_target_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:

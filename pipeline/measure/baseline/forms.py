@@ -60,7 +60,7 @@ class Formed(nn.Module):
         return images.to(self.form.dtype).contiguous(memory_format=self.layout)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(batch, 3, side, side) to logits (batch, classes)."""
+        """(batch, 3, side, side) to logits (batch, ...)."""
         logits: Tensor = self.network(self.take(images)).float()
         return logits
 
