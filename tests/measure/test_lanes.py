@@ -1,0 +1,114 @@
+"""This machine as a lane: files run and timed through it are those that their formats open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from pipeline.base.errors import InputError
+from pipeline.formats.onnx import file as onnx_file
+from pipeline.measure.lanes import host
+from pipeline.measure.lanes.lane import ModelFile, Rounds
+from pipeline.measure.lanes.lanes import HOST, LANES
+from pipeline.measure.timing import run_images
+from tests.making import networks, programs
+
+LANE = LANES[HOST]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> ModelFile:
+    path = tmp_path_factory.mktemp("lane") / "model.onnx"
+    onnx_file.write(programs.quantized("radix2").program, path)
+    return ModelFile(path=path, format="onnx")
+
+
+def test_files_answer_batch_after_batch_as_their_runtime_does(written: ModelFile) -> None:
+    images = networks.images(10)
+    done: list[int] = []
+    found = LANE.answers(
+        {"one": written, "same": written}, iter(torch.split(images, [4, 4, 2])), 1, done.append
+    )
+    wanted = run_images(onnx_file.open_file(written.path, 1), images)
+    assert list(found) == ["one", "same"]
+    assert torch.equal(found["one"], wanted)
+    assert torch.equal(found["same"], wanted)
+    assert done == [4, 8, 10]
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_files_and_calls_take_turns(written: ModelFile, settled: bool) -> None:
+    calls: list[int] = []
+    done: list[int] = []
+    found = LANE.times(
+        {"file": written},
+        {"file": networks.images(1)},
+        1,
+        Rounds(warmup=2, count=3, settled=settled),
+        beside={"call": lambda: calls.append(1)},
+        advance=done.append,
+    )
+    assert list(found) == ["call", "file"], "calls come first in every round"
+    assert found["call"].runs == found["file"].runs
+    if settled:
+        assert found["file"].runs > 3
+    else:
+        assert (found["file"].runs, len(calls), done) == (3, 5, [1, 2, 3])
+
+
+class Counting:
+    """An opened file that counts its runs."""
+
+    batch = None
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def set_input(self, images: NDArray[np.float32]) -> None:
+        assert images.shape[0] == 1
+
+    def invoke(self) -> None:
+        self.runs += 1
+
+    def output(self) -> NDArray[np.float32]:
+        return np.zeros((1, 1), np.float32)
+
+
+def test_untimed_runs_come_before_each_that_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Counting()
+    monkeypatch.setattr(host, "_opened", lambda file, threads: opened)
+    rounds = Rounds(warmup=1, count=4, untimed=1)
+    file = ModelFile(path=Path("model"), format="onnx")
+    found = LANE.times({"file": file}, {"file": networks.images(1)}, 1, rounds)
+    assert found["file"].runs == 4
+    # One when it is opened, then warm-up and rounds, each of four with one before it.
+    assert opened.runs == 1 + (1 + 1) + 4 * 2
+
+
+def _ask_answers(file: ModelFile) -> object:
+    return LANE.answers({"file": file}, [networks.images(2)], 1)
+
+
+def _ask_times(file: ModelFile) -> object:
+    return LANE.times({"file": file}, {"file": networks.images(1)}, 1, Rounds(warmup=0, count=1))
+
+
+@pytest.mark.parametrize("ask", [_ask_answers, _ask_times])
+def test_a_file_that_cannot_be_run_is_named(
+    ask: Callable[[ModelFile], object], tmp_path: Path
+) -> None:
+    broken = tmp_path / "model.onnx"
+    broken.write_bytes(b"no model")
+    with pytest.raises(InputError, match=str(broken)):
+        ask(ModelFile(path=broken, format="onnx"))
+
+
+def test_what_cannot_be_timed_here_has_a_reason() -> None:
+    assert LANE.cannot_time("onnx") is None
+    assert LANE.cannot_time("tflite") is None
+    assert LANE.takes_calls
