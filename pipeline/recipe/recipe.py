@@ -131,7 +131,7 @@ def load_recipes(
         overrides: `a.b=c` texts laid over every recipe, c in YAML; relative paths here are
             relative to the working directory.
         known: the names that a recipe may hold of what lies above this package. Without, a
-            format of any name passes here, and is missed where it is looked up.
+            format or task of any name passes here, and is missed where it is looked up.
 
     Returns:
         One recipe per path.
