@@ -6,8 +6,9 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from pipeline.base.record import Share
 from pipeline.recipe.training import DistillConfig, TrainConfig
-from pipeline.recipe.values import Kept, LatencyTarget, Part, Share
+from pipeline.recipe.values import Kept, LatencyTarget, Part
 
 PruneTarget = Literal["macs", "params", "size_mb", "latency"]
 PRUNE_TARGETS: tuple[PruneTarget, ...] = get_args(PruneTarget)

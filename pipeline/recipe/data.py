@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from pipeline.recipe.values import NAME, Deviation, FileName, Part, PathOnDisk, Share, Side
+from pipeline.base.record import Share
+from pipeline.recipe.values import NAME, Deviation, FileName, Part, PathOnDisk, Side
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

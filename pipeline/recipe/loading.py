@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.recipe.tree import Place, Plain, Scalar, Value, merge, show
+from pipeline.recipe.tree import Location, Plain, Scalar, Value, merge, show
 
 MAX_BYTES = 1 << 20
 MAX_VALUES = 10_000
@@ -185,9 +185,9 @@ class _Tree:
         self.depth -= 1
         return Value(place, content)
 
-    def place(self, node: yaml.Node) -> Place:
+    def place(self, node: yaml.Node) -> Location:
         text = f"{self.label}:{node.start_mark.line + 1}" if self.in_file else self.label
-        return Place(text, self.folder, self.in_file)
+        return Location(text, self.folder, self.in_file)
 
     def mapping(self, node: yaml.MappingNode) -> dict[str, Value]:
         items: dict[str, Value] = {}
@@ -208,7 +208,7 @@ class _Tree:
                 items[key] = self.value(value_node, key_node)
         return items
 
-    def scalar(self, node: yaml.ScalarNode, place: Place) -> Scalar:
+    def scalar(self, node: yaml.ScalarNode, place: Location) -> Scalar:
         text: str = node.value
         kind = node.tag.removeprefix(_TAG)
         if kind == "str":
@@ -246,7 +246,7 @@ def read_overrides(settings: Iterable[str], problems: list[str]) -> list[Value]:
         if keys[0] == "extends":
             problems.append(f"{label}: 'extends' cannot be set here; write it in the file")
             continue
-        place = Place(label, Path.cwd(), in_file=False)
+        place = Location(label, Path.cwd(), in_file=False)
         try:
             node = yaml.compose(text, Loader=_Loader)
             value = Value(place, None)

@@ -4,7 +4,7 @@
 
 The types here are the only place that says what a recipe may hold: the error texts, the JSON
 Schema for editors and the defaults all come from them. Reading YAML, `extends` and `--set` is
-in pipeline.recipe_loading, the wording of errors in pipeline.recipe_problems. Other modules
+in pipeline.recipe.loading, the wording of errors in pipeline.recipe.problems. Other modules
 need only this one.
 """
 
@@ -35,7 +35,7 @@ from pipeline.recipe.target import (
 )
 from pipeline.recipe.task import TaskConfig
 from pipeline.recipe.training import SaveConfig, TrainConfig
-from pipeline.recipe.tree import Place, Value, absolute_paths, merge, plain
+from pipeline.recipe.tree import Location, Value, absolute_paths, merge, plain
 from pipeline.recipe.values import FileName, Part, Threads
 
 
@@ -167,7 +167,7 @@ def _named(tree: Value, path: Path, names: dict[object, Path], problems: list[st
     assert isinstance(tree.content, dict)
     name = tree.content.get("name")
     if name is None or name.removed:
-        name = Value(Place(f"{path}:1", path.parent), path.stem)
+        name = Value(Location(f"{path}:1", path.parent), path.stem)
     if isinstance(name.content, str) and name.content in names:
         problems.append(
             f"{name.place.text}: name: got {name.content!r}, the name of {names[name.content]} "

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from pipeline.recipe.values import Epochs, Kept, Part, Share, Side
+from pipeline.base.record import Share
+from pipeline.recipe.values import Epochs, Kept, Part, Side
 
 
 class AugmentConfig(Part):

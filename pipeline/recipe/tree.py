@@ -13,7 +13,7 @@ Plain = Scalar | dict[str, "Plain"] | list["Plain"]
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where a value was written.
 
     Attributes:
@@ -31,7 +31,7 @@ class Place:
 class Value:
     """A value and where it stands; `removed` where a null of a later file erased it."""
 
-    place: Place
+    place: Location
     content: Scalar | dict[str, Value] | list[Value]
     removed: bool = False
 

@@ -43,7 +43,6 @@ Splits = Annotated[Literal[1, 2, 4], BeforeValidator(_whole)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 Depth = Annotated[int, Field(ge=1, le=1000)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Kept = Annotated[float, Field(gt=0, le=1)]
 # One schema for both, so that errors and editors can say it in a line.
 LatencyTarget = Annotated[
