@@ -8,7 +8,7 @@ examples, `add_arguments` and `run`, which gives the exit code. Where that stand
     <name>/table.py                              what it prints
     <name>/*.py                                  what it computes
 
-A file that holds a `Command` imports neither torch nor pydantic nor rich until its `run` is called,
+A file that holds a `Command` imports neither torch nor numpy nor rich until its `run` is called,
 so that `--help` and completion answer at once. `arguments.py` has the types of arguments that
 several commands take. `reference.py` is no command: `python -m pipeline.commands.reference` writes
 what is kept of full runs beside the code.

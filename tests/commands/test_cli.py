@@ -43,6 +43,16 @@ def test_check_and_help_answer_without_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, pipeline.__main__ as m; m.parser().format_help(); "
+        "bad = {'torch', 'numpy', 'rich', 'scipy', 'tensorflow'} & set(sys.modules); "
+        "assert not bad, bad"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["check", str(ONNX)]])
 def test_they_answer_within_a_second(arguments: list[str]) -> None:
     # CPU time, since the clock on the wall also counts what else the machine does.
