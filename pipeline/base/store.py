@@ -127,32 +127,39 @@ class Store:
         with held(lock, lambda owner: self.tell(f"  {stage}: waiting for {owner}")):
             if (found := self._read(stage, key, kind)) is not None:
                 return found
-            for left in self.directory.glob(f"{MAKING}-{name}-*"):
-                remove(left)  # of a process that was killed
-            scratch = Path(tempfile.mkdtemp(prefix=f"{MAKING}-{name}-", dir=self.directory))
-            try:
-                started = time.perf_counter()
-                partial = _without_links(self.directory / PARTIAL / name)
-                facts = make(Place(result=scratch, partial=partial))
-                seconds = time.perf_counter() - started
-                record = {
-                    "facts": facts.model_dump(mode="json"),
-                    "seconds": seconds,
-                    "ingredients": ingredients,
-                }
-                text = json.dumps(record, indent=1, sort_keys=True)
-                (scratch / _RECORD).write_text(text, encoding="utf-8")
-                publish(scratch, self.directory / name)
-                remove(partial)
-            except Exception as error:
-                if disk.is_full(error, self.directory):
-                    raise InputError(
-                        f"no disk space left in {self.directory.resolve()} for the stage {stage}; "
-                        "free some and run the same command again, finished stages are kept"
-                    ) from error
-                raise
-            finally:
-                remove(scratch)
+            return self._make(stage, key, ingredients, make)
+
+    def _make(
+        self, stage: str, key: str, ingredients: Mapping[str, Any], make: Callable[[Place], F]
+    ) -> Result[F]:
+        """Make a result and store it, while the lock on it is held."""
+        name = f"{stage}-{key}"
+        for left in self.directory.glob(f"{MAKING}-{name}-*"):
+            remove(left)  # of a process that was killed
+        scratch = Path(tempfile.mkdtemp(prefix=f"{MAKING}-{name}-", dir=self.directory))
+        try:
+            started = time.perf_counter()
+            partial = _without_links(self.directory / PARTIAL / name)
+            facts = make(Place(result=scratch, partial=partial))
+            seconds = time.perf_counter() - started
+            record = {
+                "facts": facts.model_dump(mode="json"),
+                "seconds": seconds,
+                "ingredients": ingredients,
+            }
+            text = json.dumps(record, indent=1, sort_keys=True)
+            (scratch / _RECORD).write_text(text, encoding="utf-8")
+            publish(scratch, self.directory / name)
+            remove(partial)
+        except Exception as error:
+            if disk.is_full(error, self.directory):
+                raise InputError(
+                    f"no disk space left in {self.directory.resolve()} for the stage {stage}; "
+                    "free some and run the same command again, finished stages are kept"
+                ) from error
+            raise
+        finally:
+            remove(scratch)
         self.known.add(name)
         return Result(
             stage=stage,
