@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from pipeline.formats.refusals import refuse_divisors
+
 OPSET = 21
 INPUT, OUTPUT = "image", "logits"
 BATCH = "batch"
@@ -23,7 +25,11 @@ def to_onnx(program: torch.export.ExportedProgram) -> onnx.ModelProto:
     """Translate the program op by op; quantized tensors become QuantizeLinear/DequantizeLinear.
 
     `optimize=True` is needed: without it list-valued operations stay sequences.
+
+    Raises:
+        InputError: an operation that ONNX does not have, and the exporter passes over.
     """
+    refuse_divisors(program)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.onnx.export(
@@ -39,7 +45,7 @@ def to_onnx(program: torch.export.ExportedProgram) -> onnx.ModelProto:
     model = exported.model_proto
     _strip_traces(model)
     _name_batch(model)
-    _pool_means(model)
+    pool_means(model)
     return model
 
 
@@ -61,14 +67,24 @@ def _name_batch(model: onnx.ModelProto) -> None:
                 dimension.dim_param = BATCH
 
 
-def _pool_means(model: onnx.ModelProto) -> None:
-    """Write the mean over height and width as GlobalAveragePool, in place.
+def pool_means(model: onnx.ModelProto) -> None:
+    """Write means over height and width that keep them as GlobalAveragePool, in place.
 
     ONNX Runtime has an integer kernel for that one and none for ReduceMean; onnx2tf keeps the
-    layout straight through it.
+    layout straight through it. Means over other axes stay what they are.
+
+    before: x -> ReduceMean(axes=[2, 3], keepdims=1) -> y
+    after:  x -> GlobalAveragePool -> y
     """
-    for node in model.graph.node:
-        if node.op_type == "ReduceMean":
+    values, graph = constants(model), model.graph
+    known = (*graph.input, *graph.value_info)
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in known}
+    for node in graph.node:
+        if node.op_type != "ReduceMean" or ranks.get(node.input[0]) != 4:
+            continue
+        axes = values[node.input[1]] if len(node.input) > 1 and node.input[1] else np.arange(4)
+        keeps = next((a.i for a in node.attribute if a.name == "keepdims"), 1)
+        if keeps and sorted(axes % 4) == [2, 3]:
             del node.input[1:]
             del node.attribute[:]
             node.op_type = "GlobalAveragePool"

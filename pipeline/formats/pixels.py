@@ -59,6 +59,9 @@ def take_pixels(model: onnx.ModelProto) -> None:
 
     On the grid of scale 1 and zero point 0 a uint8 pixel is the quantized tensor itself, so in a
     quantized file nothing is left of the first QuantizeLinear; a float file casts.
+
+    before: image float32 NCHW -> QuantizeLinear -> DequantizeLinear (float: image -> Conv)
+    after:  image uint8 NHWC -> Transpose -> DequantizeLinear (float: Transpose -> Cast -> Conv)
     """
     graph = model.graph
     image = graph.input[0]

@@ -6,7 +6,7 @@ output_misses(compared, widened(FORMATS["onnx"].limits, rounding))    # []
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -157,16 +157,26 @@ def file_misses(facts: FileFacts, exact: ScalesExact | None) -> list[str]:
     return misses
 
 
-def layer_misses(records: Sequence[LayerSums]) -> list[str]:
-    """How many layers of an int8 file compute otherwise than the program; [] if none does.
+def layer_misses(records: Sequence[LayerSums], learned: Collection[str]) -> list[str]:
+    """How many layers a file does not give out, or computes otherwise; [] if none.
 
     Args:
-        records: from `pipeline.layers.compare`.
+        records: from `pipeline.measure.layers.compare`.
+        learned: names of all layers with a grid of their own (`file_facts.learned_scales`); none
+            of a float program.
     """
-    wrong = sum(record.at_fault for record in records)
-    if wrong == 0:
-        return []
-    return [f"{wrong} of {len(records)} layers compute otherwise than the program's (none may)"]
+    misses, wrong = [], sum(record.at_fault for record in records)
+    unseen = sorted(set(learned) - {record.layer.name for record in records})
+    if unseen:
+        misses.append(
+            f"{len(unseen)} of {len(learned)} layers are not among those that the file gives out "
+            f"(all must be), such as {unseen[0]}"
+        )
+    if wrong:
+        misses.append(
+            f"{wrong} of {len(records)} layers compute otherwise than the program's (none may)"
+        )
+    return misses
 
 
 def describe_first_difference(records: Sequence[LayerSums]) -> str:

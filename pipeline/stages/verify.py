@@ -13,7 +13,7 @@ from pipeline.base.errors import reading
 from pipeline.base.record import Count, Positive, Share, Text
 from pipeline.compress.quantization import program
 from pipeline.compress.quantization.other_rounding import rounded_otherwise
-from pipeline.formats.file_facts import scales_exact
+from pipeline.formats.file_facts import learned_scales, scales_exact
 from pipeline.formats.scales import ScalesExact
 from pipeline.measure import layers, parity
 from pipeline.measure.lanes.lanes import HOST, LANES
@@ -77,7 +77,7 @@ def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
         *parity.file_misses(found, exact),
         *parity.finite_misses(logits),
         *parity.output_misses(compared, parity.widened(limits, rounding)),
-        *parity.layer_misses(traced),
+        *parity.layer_misses(traced, learned_scales(folded)[0]),
     ]
     record = Parity(
         images=images,

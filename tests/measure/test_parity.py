@@ -19,11 +19,11 @@ from torch import Tensor
 from pipeline.compress.quantization import qat
 from pipeline.compress.quantization.fake_quantize import only_round
 from pipeline.compress.quantization.other_rounding import rounded_otherwise
-from pipeline.formats.file_facts import scales_exact
+from pipeline.formats.file_facts import learned_scales, scales_exact
 from pipeline.formats.formats import FORMATS
 from pipeline.formats.limits import Limits
 from pipeline.measure import parity
-from pipeline.measure.layers import compare, layers_of
+from pipeline.measure.layers import compare, integers, layers_of
 from pipeline.measure.parity_record import OutputSteps
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
@@ -156,6 +156,24 @@ def copied(name: str, *changes: tuple[str, str]) -> Any:
     return copy
 
 
+def test_a_file_that_gives_no_layers_does_not_pass() -> None:
+    written = programs.quantized(VARIANT)
+    learned = learned_scales(written.program)[0]
+    program, images = written.program, written.images[:1]
+    none = compare(program, None, lambda given: {}, images)
+    assert none == []
+    (miss,) = parity.layer_misses(none, learned)
+    assert miss.startswith(f"{len(learned)} of {len(learned)} layers are not among those that")
+    whole = {n: v.numpy() for n, v in integers(program, images).items()}
+    assert parity.layer_misses(compare(program, None, lambda given: whole, images), learned) == []
+    lost = sorted(learned)[1]
+    part = {name: numbers for name, numbers in whole.items() if name != lost}
+    (miss,) = parity.layer_misses(compare(program, None, lambda given: part, images), learned)
+    assert miss.startswith(f"1 of {len(learned)} layers")
+    assert miss.endswith(f"such as {lost}")
+    assert parity.layer_misses([], ()) == []
+
+
 def judged(form: str, writer: Any, folder: Path) -> tuple[list[str], str]:
     """What the gates miss in a file of `writer`, and the first layer that differs."""
     module = FORMATS[form].module()
@@ -172,7 +190,7 @@ def judged(form: str, writer: Any, folder: Path) -> tuple[list[str], str]:
     misses = [
         *parity.file_misses(facts, exact),
         *parity.output_misses(compared, parity.widened(limits, rounding)),
-        *parity.layer_misses(traced),
+        *parity.layer_misses(traced, learned_scales(written.program)[0]),
     ]
     return misses, parity.describe_first_difference(traced)
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from pipeline.base.errors import InputError
 from pipeline.networks.resnest.branches import BranchedBlock, branch_form
 from pipeline.networks.resnest.deploy import DeployBlock, deploy_form
 from pipeline.networks.resnest.network import DropBlock, ResNeSt
@@ -169,6 +170,23 @@ def test_average_conv_equals_the_pool(
     pool = nn.AvgPool2d(kernel, stride, padding=kernel // 2 if padded else 0)
     x = torch.randn(2, channels, 12, 12, generator=torch.Generator().manual_seed(kernel))
     torch.testing.assert_close(average_conv(pool, channels)(x), pool(x))
+
+
+def test_average_conv_of_windows_that_are_not_square() -> None:
+    pool = nn.AvgPool2d((3, 2), (2, 1), padding=(1, 0), divisor_override=5)
+    x = torch.randn(2, 4, 12, 12, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(average_conv(pool, 4)(x), pool(x))
+
+
+def test_a_pool_that_is_no_convolution_is_refused() -> None:
+    with pytest.raises(InputError, match=r"pool \(3, 3\), padding \(1, 1\): does not count"):
+        average_conv(nn.AvgPool2d(3, 2, padding=1, count_include_pad=False), 4)
+    pool = nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)
+    whole, cut = torch.randn(1, 4, 12, 12), torch.randn(1, 4, 12, 13)
+    torch.testing.assert_close(average_conv(pool, 4)(whole), pool(whole))
+    assert pool(cut).shape[3] == 7
+    with pytest.raises(InputError, match=r"windows over the edge of \(12, 13\)"):
+        average_conv(pool, 4)(cut)
 
 
 def test_forms_keep_the_precision_of_the_network() -> None:

@@ -30,6 +30,7 @@ from pipeline.formats.coreml.evaluator import Evaluator
 from pipeline.formats.file_facts import NO_GRID, FileFacts, Grid, conv_macs
 from pipeline.formats.format import ComputedBy, Option
 from pipeline.formats.pixels import camera_pixels, refuse_learned_input
+from pipeline.formats.refusals import refuse_divisors
 
 quantized = torch.ops.quantized_decomposed
 
@@ -55,10 +56,12 @@ def write(
             and a bit per weight. The package then needs iOS 18, whether or not there are any.
 
     Raises:
+        InputError: an operation that Core ML does not have.
         RuntimeError: a quantized tensor of the package is none of the program's.
     """
     import coremltools as ct
 
+    refuse_divisors(program)
     graph = program.run_decompositions({})
     (taken,) = program.graph_signature.user_inputs
     placeholder = next(node for node in program.graph.nodes if node.name == taken)
@@ -132,6 +135,9 @@ def _stamp_names(path: Path, names: dict[str, str]) -> None:
 
     coremltools numbers them anew, but leaves the name of what is quantized alone, up to the
     ending it gives to float16 tensors (`_to_fp16` where it casts the image).
+
+    before: conv2d_1_cast_fp16 -> quantize -> quantize_7_cast_fp16 -> dequantize
+    after:  conv2d_1_cast_fp16 -> quantize -> quantize_per_tensor_3 -> dequantize
     """
     spec = coreml_package.specification(path)
     function = spec.mlProgram.functions["main"]

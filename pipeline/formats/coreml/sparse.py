@@ -35,7 +35,12 @@ def is_smaller(weight: NDArray[np.int8]) -> bool:
 
 @register_pass(namespace=NAME.split("::")[0], name=NAME.split("::")[1], override=True)
 class StoreSparsely(AbstractGraphPass):  # type: ignore[misc]
-    """Replaces dense int8 weights by sparse ones where that is smaller; scales stay as they are."""
+    """Replaces dense int8 weights by sparse ones where that is smaller; scales stay as they are.
+
+    before: int8 weight, scale -> constexpr_blockwise_shift_scale -> conv
+    after:  bits, int8 values that are not 0, scale -> constexpr_sparse_blockwise_shift_scale
+            -> constexpr_sparse_to_dense -> conv
+    """
 
     def apply(self, prog: Any) -> None:
         """Rewrite every function of a MIL program of opset iOS 18, in place."""

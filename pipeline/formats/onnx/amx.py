@@ -36,6 +36,9 @@ def gemm_form(model: onnx.ModelProto) -> list[str]:
     windows and multiplies matrices, for which it does have AMX. On CPUs without AMX the copying
     makes the file slower, so this is for CPUs with it (`has_tiles`).
 
+    before: weight int8, scale, zero point 0 -> DequantizeLinear -> Conv
+    after:  weight uint8 (= int8 + 128), scale, zero point 128 -> DequantizeLinear -> Conv
+
     Args:
         model: in QDQ form, uint8 activations, every weight with initializers of its own.
 

@@ -65,6 +65,9 @@ def quantize_biases(model: onnx.ModelProto) -> None:
 
     The program's biases lie on that grid already, so the division is exact to the nearest
     integer; ONNX Runtime fuses a quantized convolution only with its bias in this form.
+
+    before: bias float32 -> Conv
+    after:  bias int32, input scale x weight scale -> DequantizeLinear -> Conv
     """
     made_by, values = as_onnx.producers(model), as_onnx.constants(model)
     added: list[tuple[int, onnx.NodeProto]] = []
@@ -73,7 +76,9 @@ def quantize_biases(model: onnx.ModelProto) -> None:
         if node.op_type != "Conv" or len(node.input) < 3:
             continue
         data, weight = made_by.get(node.input[0]), made_by.get(node.input[1])
-        if data is None or weight is None or weight.op_type != "DequantizeLinear":
+        if data is None or weight is None:
+            continue
+        if {data.op_type, weight.op_type} != {"DequantizeLinear"}:
             continue
         scale = values[data.input[1]].astype(np.float64) * values[weight.input[1]]
         name = f"{node.output[0]}.bias"
@@ -96,10 +101,15 @@ def own_weights(model: onnx.ModelProto) -> None:
     ONNX Runtime 1.23 makes an unsigned copy per reader in its exact x86 mode, under one name,
     and fails to load a file where two weights share an initializer (and crashes on a weight
     without a zero point).
+
+    before: weight int8 -> DequantizeLinear -> Conv A and Conv B
+    after:  weight int8 -> DequantizeLinear -> Conv A; a copy -> DequantizeLinear -> Conv B
     """
     values, made_by = as_onnx.constants(model), as_onnx.producers(model)
     nodes: list[onnx.NodeProto] = []
     taken: set[str] = set()
+    # What is no convolution keeps the weight that it reads.
+    kept = {n for node in model.graph.node if node.op_type != "Conv" for n in node.input}
     for node in model.graph.node:
         if node.op_type == "Conv":
             weight = made_by.get(node.input[1])
@@ -108,7 +118,10 @@ def own_weights(model: onnx.ModelProto) -> None:
                 model.graph.initializer.extend(own[1])
                 nodes.append(own[0])
                 node.input[1] = own[0].output[0]
-        if node.op_type != "DequantizeLinear" or values.get(node.input[0], _NONE).dtype != np.int8:
+        is_weight = node.op_type == "DequantizeLinear" and (
+            values.get(node.input[0], _NONE).dtype == np.int8
+        )
+        if not is_weight or node.output[0] in kept:
             nodes.append(node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
@@ -133,6 +146,9 @@ def unsigned_activations(model: onnx.ModelProto) -> None:
     """Move activations from int8 to uint8, in place: zero point + 128 is the same grid.
 
     x86 kernels multiply unsigned by signed; ONNX Runtime measures twice as fast with it.
+
+    before: x -> QuantizeLinear(int8, zero point z) -> DequantizeLinear(z) -> Conv
+    after:  x -> QuantizeLinear(uint8, z + 128) -> DequantizeLinear(z + 128) -> Conv
     """
     values = as_onnx.constants(model)
     for node in model.graph.node:

@@ -25,6 +25,7 @@ from pipeline.formats.file_facts import FileFacts, Grid, conv_macs
 from pipeline.formats.format import ComputedBy, Option
 from pipeline.formats.pixels import camera_pixels, refuse_learned_input
 from pipeline.formats.ports import Interface, Port
+from pipeline.formats.refusals import refuse_for_tflite
 from pipeline.formats.tflite.flatbuffer import name_layers, pack, share_zero_points
 from pipeline.formats.tflite.metadata import describe as describe
 from pipeline.formats.tflite.onnx2tf_folder import scratch_directory
@@ -68,6 +69,7 @@ def write(
         pixels: the program takes pixel values 0..255; the file then takes 8-bit RGB images.
         options: TFLite has none.
     """
+    refuse_for_tflite(program)
     if pixels:
         refuse_learned_input(program)
     model = as_onnx.to_onnx(program)
@@ -84,6 +86,9 @@ def fold_weights(model: onnx.ModelProto) -> None:
     """Replace each dequantized weight by the float constant it stands for, in place.
 
     With them left in place the converted float network is silently wrong.
+
+    before: weight int8, scale -> DequantizeLinear -> Conv
+    after:  weight float32 (= int8 x scale) -> Conv
     """
     values = as_onnx.constants(model)
     kept = []

@@ -7,12 +7,13 @@ needs none.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+
+from pipeline.base.errors import InputError
 
 
 def _record(tf_layers_dict: dict[str, Any], graph_node: Any, tensor: Any) -> None:
@@ -30,7 +31,11 @@ def _record(tf_layers_dict: dict[str, Any], graph_node: Any, tensor: Any) -> Non
 
 
 def _fake_quant(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> Any:
-    """Translate QuantizeLinear to a rounding with the trained range; returns its tensor."""
+    """Translate QuantizeLinear to a rounding with the trained range; returns its tensor.
+
+    before: x -> QuantizeLinear(scale, zero point) -> DequantizeLinear -> y
+    after:  x -> FakeQuantWithMinMaxArgs((-128 - zero point) scale, (127 - zero point) scale) -> y
+    """
     import tensorflow as tf
 
     scale = float(graph_node.inputs[1].values)
@@ -45,20 +50,52 @@ def _fake_quant(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) ->
 
 
 def _max_pool(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
-    """Translate MaxPool with zero padding, exact because every input of ours is past a ReLU.
+    """Translate MaxPool, with the lowest number that its input can hold around it.
 
-    The general form pads with minus infinity (PADV2), which XNNPACK does not take.
+    Past a ReLU that is 0. Other inputs need PADV2, which XNNPACK does not take.
+
+    before: x -> MaxPool(pads) -> y
+    after:  x -> Pad (PadV2 where the lowest number is not 0) -> MaxPool(VALID) -> y
     """
     import tensorflow as tf
 
-    top, left, bottom, right = graph_node.attrs["pads"]
-    padded = tf.pad(
-        tf_layers_dict[graph_node.inputs[0].name]["tf_node"],
-        [[0, 0], [top, bottom], [left, right], [0, 0]],
-    )
+    source = graph_node.inputs[0]
+    tensor = tf_layers_dict[source.name]["tf_node"]
     kernel, strides = graph_node.attrs["kernel_shape"], graph_node.attrs["strides"]
-    tensor = tf.nn.max_pool2d(padded, kernel, strides, "VALID")
-    _record(tf_layers_dict, graph_node, tensor)
+    if set(graph_node.attrs.get("dilations", [1])) != {1}:
+        raise _refused(graph_node, "a dilation; a max pool may have none")
+    top, left, bottom, right = graph_node.attrs["pads"]
+    if graph_node.attrs.get("ceil_mode", 0):
+        height, width = (int(size) for size in tensor.shape[1:3])
+        bottom += _for_whole_windows(height, kernel[0], strides[0], top, bottom)
+        right += _for_whole_windows(width, kernel[1], strides[1], left, right)
+    pads, lowest = [[0, 0], [top, bottom], [left, right], [0, 0]], _lowest(source)
+    if lowest == 0:
+        tensor = tf.pad(tensor, pads)
+    elif any(map(any, pads)):
+        tensor = tf.pad(tensor, pads, constant_values=lowest)
+    _record(tf_layers_dict, graph_node, tf.nn.max_pool2d(tensor, kernel, strides, "VALID"))
+
+
+def _for_whole_windows(size: int, extent: int, stride: int, before: int, after: int) -> int:
+    """What `ceil_mode` adds to an axis so that its last window is whole."""
+    left = (size + before + after - extent) % stride
+    begins = size + before + after - extent - left + stride
+    # A window must begin in the image or in the padding before it.
+    return stride - left if left and begins < size + before else 0
+
+
+def _lowest(tensor: Any) -> float:
+    """The lowest number that a tensor can hold, as far as the operation before it says."""
+    (node,) = tensor.inputs or [None]
+    if node is not None and node.op == "DequantizeLinear":
+        (node,) = node.inputs[0].inputs or [None]
+    if node is not None and node.op == "QuantizeLinear":
+        scale, zero_point = (node.inputs[place].values for place in (1, 2))
+        return (-128 - int(zero_point)) * float(scale)
+    if node is not None and node.op in {"Relu", "Sigmoid", "Softmax"}:
+        return 0.0
+    return float(np.finfo(np.float32).min)
 
 
 def _elementwise(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
@@ -66,10 +103,21 @@ def _elementwise(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -
 
     onnx2tf compares the result's shape with the ONNX (NCHW) one and transposes where they differ,
     which here is everywhere.
+
+    Raises:
+        InputError: an operand is a constant, or they have different numbers of axes, which would
+            meet otherwise with channels last.
     """
     import tensorflow as tf
 
+    if any(i.name not in tf_layers_dict for i in graph_node.inputs):
+        raise _refused(graph_node, "a constant operand; both must be computed")
     left, right = (tf_layers_dict[i.name]["tf_node"] for i in graph_node.inputs)
+    if len(left.shape) != len(right.shape):
+        raise _refused(
+            graph_node,
+            f"operands of {len(left.shape)} and {len(right.shape)} axes; they must have as many",
+        )
     operation = {"Add": tf.math.add, "Mul": tf.math.multiply}[graph_node.op]
     _record(tf_layers_dict, graph_node, operation(left, right))
 
@@ -78,7 +126,7 @@ def _reshape(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> No
     """Translate a Reshape to or from (batch, channels, 1, 1), which moves nothing in any layout.
 
     Raises:
-        NotImplementedError: a 4-D side is larger than one pixel.
+        InputError: a 4-D side is larger than one pixel.
     """
     import tensorflow as tf
 
@@ -88,43 +136,53 @@ def _reshape(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> No
     if len(shape) == 3:
         pixels = pixels[: len(pixels) - 1]
     if any(size != 1 for size in pixels):
-        raise NotImplementedError(
-            f"{graph_node.name}: reshape of {tuple(tensor.shape)} to {tuple(shape)} changes the "
-            "layout; only (batch, channels, 1, 1) can be reshaped"
+        raise _refused(
+            graph_node,
+            f"a reshape of {tuple(tensor.shape)} to {tuple(shape)}, which changes the layout; only "
+            "(batch, channels, 1, 1) can be reshaped",
         )
     target = [1, 1, 1, shape[1]] if len(shape) == 4 else [1, *shape[1:]]
     _record(tf_layers_dict, graph_node, tf.reshape(tensor, target))
 
 
 def _softmax(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
-    """Translate Softmax over the last axis of a tensor that is not an image."""
+    """Translate Softmax over the last axis of a tensor that is not an image.
+
+    Raises:
+        InputError: over another axis.
+    """
     import tensorflow as tf
 
     tensor = tf_layers_dict[graph_node.inputs[0].name]["tf_node"]
-    assert len(tensor.shape) == 3
-    assert graph_node.attrs.get("axis", -1) in {-1, 2}
+    axis = graph_node.attrs.get("axis", -1)
+    if len(tensor.shape) != 3 or axis not in {-1, 2}:
+        raise _refused(
+            graph_node,
+            f"a softmax over axis {axis} of {len(tensor.shape)}; it may be over the last of 3",
+        )
     _record(tf_layers_dict, graph_node, tf.nn.softmax(tensor))
 
 
 def _slice(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
-    """Translate a Slice of channels, with or without a step."""
+    """Translate a Slice of channels, with or without a step.
+
+    Raises:
+        InputError: of another axis, or of several.
+    """
     tensor = tf_layers_dict[graph_node.inputs[0].name]["tf_node"]
-    start, end, axis, step = (int(i.values.item()) for i in graph_node.inputs[1:5])
-    assert len(tensor.shape) == 4
-    assert axis == 1
-    channels = slice(start, min(end, int(tensor.shape[3])), step)
+    starts, ends, axes = (i.values.reshape(-1).tolist() for i in graph_node.inputs[1:4])
+    steps = graph_node.inputs[4].values.reshape(-1).tolist() if graph_node.inputs[4:] else [1]
+    if len(tensor.shape) != 4 or axes != [1]:
+        raise _refused(
+            graph_node,
+            f"a slice of axes {axes} of {len(tensor.shape)}; it may be of channels, axis 1 of 4",
+        )
+    channels = slice(starts[0], min(ends[0], int(tensor.shape[3])), steps[0])
     _record(tf_layers_dict, graph_node, tensor[:, :, :, channels])
 
 
-_TRANSLATIONS = {
-    "MaxPool": _max_pool,
-    "Add": _elementwise,
-    "Mul": _elementwise,
-    "Reshape": _reshape,
-    "Softmax": _softmax,
-    "Slice": _slice,
-}
-"""Our translations in place of onnx2tf's, besides that of QuantizeLinear."""
+def _refused(graph_node: Any, what: str) -> InputError:
+    return InputError(f"{graph_node.op} {graph_node.name}: cannot be written to TFLite with {what}")
 
 
 @contextmanager
@@ -140,13 +198,22 @@ def own_translations() -> Iterator[dict[str, str]]:
         tensor = _fake_quant(graph_node=graph_node, **arguments)
         layers[tensor.node.layer.name] = graph_node.outputs[0].name
 
-    translations = {"QuantizeLinear": quantize, **_TRANSLATIONS}
-    modules = {op: importlib.import_module(f"onnx2tf.ops.{op}") for op in translations}
-    originals = {op: module.make_node for op, module in modules.items()}
-    for op, module in modules.items():
-        module.make_node = translations[op]  # type: ignore[attr-defined]
+    from onnx2tf.ops import Add, MaxPool, Mul, QuantizeLinear, Reshape, Slice, Softmax
+
+    translations = {
+        QuantizeLinear: quantize,
+        MaxPool: _max_pool,
+        Add: _elementwise,
+        Mul: _elementwise,
+        Reshape: _reshape,
+        Softmax: _softmax,
+        Slice: _slice,
+    }
+    originals = {module: module.make_node for module in translations}
+    for module, translation in translations.items():
+        module.make_node = translation
     try:
         yield layers
     finally:
-        for op, module in modules.items():
-            module.make_node = originals[op]  # type: ignore[attr-defined]
+        for module, original in originals.items():
+            module.make_node = original
