@@ -142,6 +142,7 @@ class Format:
         suffix: of the file's name.
         title: for people.
         package: of Python, with the runtime; its version says what a file was checked with.
+        writers: further packages that have a part in writing, reading or running its files.
         runtime: what runs the files, as reports name it.
         traced_by: what computes the tensors inside a file.
         folder: a file of the format is a folder.
@@ -156,6 +157,7 @@ class Format:
     suffix: str
     title: str
     package: str
+    writers: tuple[str, ...] = ()
     runtime: str
     traced_by: ComputedBy
     folder: bool = False

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 from pipeline.base.machine import code_info, host_info, tool_versions
-from pipeline.base.store import Result
 from pipeline.compress.training.epoch import Epoch
 from pipeline.compress.training.loop import CURVE
 from pipeline.measure.baseline.record import Baseline
@@ -26,6 +25,7 @@ from pipeline.report.records import (
 )
 from pipeline.stages import baseline, export, measure, prune, sparsify, verify
 from pipeline.stages.baseline import BaselineFacts
+from pipeline.stages.judge import JUDGES
 from pipeline.stages.stage import Results
 from pipeline.stages.verify import VerifyFacts
 from pipeline.tasks.accuracy import Confusion, accuracy_drop_pt
@@ -54,7 +54,8 @@ def assemble(
         answers: of the float model on its baseline's device, and of the file.
         elsewhere: the baseline, if it was not measured here.
     """
-    stages = tuple(_stage(result) for result in results.values())
+    judges = {stage.name for stage in JUDGES.values()}
+    stages = tuple(_stage(results, name) for name in results if name not in judges)
     here = baseline.STAGE.found_in(results)
     counted = task_of(recipe).counted(answers)
     of_float = elsewhere or _baseline(here, counted.float_model)
@@ -128,16 +129,19 @@ def _float_cpu(recipe: Recipe, results: Results, of_float: Baseline) -> Baseline
     )
 
 
-def _stage(result: Result[Any]) -> StageRecord:
+def _stage(results: Results, name: str) -> StageRecord:
+    """One stage, with what the one that judges its network found."""
+    result = results[name]
+    judge = results[JUDGES[name].name] if name in JUDGES else None
     curve = result.directory / CURVE
     epochs = json.loads(curve.read_text(encoding="utf-8")) if curve.exists() else []
     return StageRecord(
         name=result.stage,
         status="reused" if result.reused else "done",
-        seconds=result.seconds,
+        seconds=result.seconds + (judge.seconds if judge else 0.0),
         params=result.facts.params,
         macs=result.facts.macs,
-        top1=result.facts.figure,
+        top1=(judge or result).facts.figure,
         curve=tuple(Epoch(**epoch) for epoch in epochs),
     )
 

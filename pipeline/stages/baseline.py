@@ -16,7 +16,7 @@ from pipeline.measure.latency import Latency
 from pipeline.networks.checkpoints import WEIGHTS
 from pipeline.networks.count import count
 from pipeline.stages.context import Context, Inputs, first_figure, float_model
-from pipeline.stages.stage import CORE, Stage, StageFacts
+from pipeline.stages.stage import CORE, IMAGES, Stage, StageFacts
 from pipeline.tasks.accuracy import Accuracy
 from pipeline.tasks.evaluation import network_logits
 from pipeline.tasks.predictions import NAMED
@@ -74,6 +74,9 @@ STAGE = Stage(
         *(*CORE, "measure/timing.py", "measure/latency.py", "measure/baseline"),
         "stages/baseline.py",
     ),
+    packages=IMAGES,
+    sees_tests=True,
+    on_device=True,
     on_host=True,
     shared=True,
 )

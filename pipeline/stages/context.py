@@ -96,9 +96,14 @@ def branched_model(context: Context) -> ResNeSt:
 
 def small_model(context: Context, inputs: Inputs) -> ResNeSt:
     """The network in branch form as pruning and sparsifying left it."""
-    model = branched_model(context)
     last = "prune" if context.recipe.sparsify is None else "sparsify"
-    weights = inputs[last] / WEIGHTS
+    return pruned_model(context, inputs, last)
+
+
+def pruned_model(context: Context, inputs: Inputs, stage: str) -> ResNeSt:
+    """The network in branch form as `stage` left it."""
+    model = branched_model(context)
+    weights = inputs[stage] / WEIGHTS
     with reading(weights):
         take_shapes(model, read_checkpoint(weights))
     return model

@@ -81,7 +81,7 @@ def _differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[s
         before, after = old.get(name), new.get(name)
         if before == after:
             continue
-        if name.startswith(("code.", "data", "checkpoint")):
+        if name.startswith(("code.", "data", "tests", "checkpoint")):
             lines.append(f"{name}: changed")
         else:
             # Parts of the recipe are called what they are called there.

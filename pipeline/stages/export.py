@@ -66,5 +66,7 @@ STAGE = Stage(
         *("model.name", "card.intended_use", "card.author", "card.licence"),
     ),
     code=("formats", *QUANTIZER, "stages/export.py"),
+    packages=("torch", "torchao", "numpy"),
+    of_format=True,
     in_child=True,
 )

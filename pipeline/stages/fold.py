@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,25 +15,33 @@ from pipeline.compress.quantization.fold import float_program, float_twin, quant
 from pipeline.measure import parity, timing
 from pipeline.networks.checkpoints import WEIGHTS, read_checkpoint
 from pipeline.stages.context import (
-    LOGITS,
     PROGRAM,
     TWIN,
     Context,
     Inputs,
     deployed,
     fed,
-    first_figure,
     quantized_graph,
     small_model,
 )
 from pipeline.stages.exported import CALIBRATION, step_of, with_calibration
-from pipeline.stages.stage import COMPARING, CORE, PRUNING, QUANTIZER, Stage, StageFacts
+from pipeline.stages.stage import (
+    COMPARING,
+    CORE,
+    CUTTING,
+    IMAGES,
+    PRUNING,
+    QUANTIZER,
+    QUANTIZING,
+    Stage,
+    StageFacts,
+)
 from pipeline.tasks.evaluation import predictions
 from pipeline.tasks.images.dataset import Dataset
 
 
 class FoldFacts(StageFacts):
-    """The accuracy of the program."""
+    """Nothing: what there is to say of the program, `judge_fold` says."""
 
 
 def fold(context: Context, inputs: Inputs, out: Path) -> FoldFacts:
@@ -43,7 +52,7 @@ def fold(context: Context, inputs: Inputs, out: Path) -> FoldFacts:
     """
     side = context.recipe.model.input_size
     example = torch.zeros(2, 3, side, side)
-    dataset = with_calibration(fed(context).dataset)
+    dataset = replace(fed(context).dataset, tests={})
     small = small_model(context, inputs)
     trained: nn.Module
     if context.recipe.target.precision == "float":
@@ -60,17 +69,15 @@ def fold(context: Context, inputs: Inputs, out: Path) -> FoldFacts:
         program.save(float_twin(trained, example), out / TWIN)
         folded = quantized_program(trained, example)
     program.save(folded, out / PROGRAM)
-    logits = timing.program_logits(folded, dataset)
-    torch.save(logits, out / LOGITS)
-    own = {CALIBRATION: logits[CALIBRATION]}
-    found = parity.compare_logits(own, expected, step_of(folded), context.task.compare)
+    logits = timing.program_logits(folded, with_calibration(dataset))
+    found = parity.compare_logits(logits, expected, step_of(folded), context.task.compare)
     misses = [*parity.finite_misses(logits), *parity.output_misses(found, parity.FOLDED)]
     if misses:
         raise MismatchError(
             f"{context.recipe.name}: the folded program does not answer as the trained network "
             f"does: {'; '.join(misses)}; this is a fault of PocketNest, please report it"
         )
-    return FoldFacts(figure=first_figure(context.task.accuracies(logits, context.dataset)))
+    return FoldFacts()
 
 
 def _calibration_logits(model: nn.Module, dataset: Dataset) -> dict[str, Tensor]:
@@ -84,4 +91,5 @@ STAGE = Stage(
     after=("prune", "sparsify", "qat"),
     reads=("target.precision", "target.input", "threads"),
     code=(*CORE, *PRUNING, *QUANTIZER, *COMPARING, "stages/exported.py", "stages/fold.py"),
+    packages=(*IMAGES, *CUTTING, *QUANTIZING),
 )

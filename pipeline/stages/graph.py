@@ -9,6 +9,7 @@ from pipeline.stages import (
     baseline,
     export,
     fold,
+    judge,
     measure,
     prune,
     qat,
@@ -17,6 +18,7 @@ from pipeline.stages import (
     train,
     verify,
 )
+from pipeline.stages.judge import JUDGES
 from pipeline.stages.stage import Stage
 
 STAGES: tuple[Stage[Any], ...] = (
@@ -24,9 +26,12 @@ STAGES: tuple[Stage[Any], ...] = (
     baseline.STAGE,
     times.STAGE,
     prune.STAGE,
+    judge.PRUNE,
     sparsify.STAGE,
+    judge.SPARSIFY,
     qat.STAGE,
     fold.STAGE,
+    judge.FOLD,
     export.STAGE,
     verify.STAGE,
     measure.STAGE,
@@ -34,15 +39,21 @@ STAGES: tuple[Stage[Any], ...] = (
 """The pipeline. Reporting is what is done with the last results."""
 
 
+_JUDGES = {stage.name for stage in JUDGES.values()}
+
+
 def stages_until(last: str | None) -> tuple[Stage[Any], ...]:
-    """The stages up to one of them; all where none is named.
+    """The stages up to one of them, which is judged; all where none is named.
 
     Raises:
         InputError: there is no such stage.
     """
-    names = [stage.name for stage in STAGES]
     if last is None:
         return STAGES
-    if last not in names:
-        raise InputError(f"--until: got {last!r}; must be one of {', '.join(names)}")
-    return STAGES[: names.index(last) + 1]
+    names = [stage.name for stage in STAGES]
+    made = [name for name in names if name not in _JUDGES]
+    if last not in made:
+        raise InputError(f"--until: got {last!r}; must be one of {', '.join(made)}")
+    end = names.index(last) + 1
+    judged = last in JUDGES and names[end : end + 1] == [JUDGES[last].name]
+    return STAGES[: end + judged]

@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.base.errors import InputError, MismatchError
 from pipeline.base.store import Result
 from pipeline.recipe.recipe import Recipe
+from pipeline.stages.judge import JUDGES
 from pipeline.stages.stage import Results
 from pipeline.stages.verify import VerifyFacts
 from pipeline.tasks.tasks import TASKS
@@ -18,7 +19,10 @@ _FIXES = {
 }
 """What to change, by the stage whose accuracy is the first to show it."""
 
-_NETWORKS = {"baseline": "train", "verify": "export", "measure": "export"}
+_SHOWN = {stage.name: name for name, stage in JUDGES.items()}
+"""What the stages that judge another one's network are called: as that one."""
+
+_NETWORKS = {"baseline": "train", "verify": "export", "measure": "export", **_SHOWN}
 """The stages that keep the network of those that only judge it."""
 
 
@@ -48,11 +52,12 @@ def refuse_collapse(recipe: Recipe, results: Results, result: Result[Any]) -> No
         return
     last = before[-1].stage
     good = results[_NETWORKS.get(last, last)]
+    stage, best_stage = (_SHOWN.get(r.stage, r.stage) for r in (result, best))
     primary = TASKS[recipe.task.kind].figure
-    fix = _FIXES.get(result.stage, "try target.precision float")
+    fix = _FIXES.get(stage, "try target.precision float")
     raise InputError(
-        f"{recipe.name}: {primary} is {found:.2%} after {result.stage}, {drop:.2f} points below "
-        f"the {highest:.2%} of {best.stage}; guard.accuracy_drop_pt allows {allowed:g}; {fix}; or "
+        f"{recipe.name}: {primary} is {found:.2%} after {stage}, {drop:.2f} points below "
+        f"the {highest:.2%} of {best_stage}; guard.accuracy_drop_pt allows {allowed:g}; {fix}; or "
         "raise that (null: no limit), and the next run goes on from here; the last good network, "
         f"that of {good.stage}, lies in {good.directory}"
     )

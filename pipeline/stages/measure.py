@@ -15,7 +15,7 @@ from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.measure.latency import Latency
 from pipeline.stages.context import LOGITS, Context, Inputs, fed, first_figure, float_model
 from pipeline.stages.exported import file_of, model_file
-from pipeline.stages.stage import CORE, LANE, Stage, StageFacts
+from pipeline.stages.stage import CORE, IMAGES, LANE, Stage, StageFacts
 from pipeline.stages.times import unpruned_file
 from pipeline.tasks.accuracy import Accuracy
 from pipeline.tasks.predictions import NAMED
@@ -128,5 +128,8 @@ STAGE = Stage(
         *(*CORE, *LANE, "formats", "measure/timing.py", "measure/latency.py"),
         *("stages/exported.py", "stages/measure.py", "stages/times.py"),
     ),
+    packages=IMAGES,
+    of_format=True,
+    sees_tests=True,
     on_host=True,
 )

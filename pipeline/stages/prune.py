@@ -27,17 +27,9 @@ from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.network import ResNeSt
 from pipeline.recipe.compression import PruneConfig, PruneTarget
 from pipeline.recipe.recipe import Recipe
-from pipeline.stages.context import (
-    Context,
-    Inputs,
-    accuracy_of,
-    branched_model,
-    first_figure,
-    float_model,
-    write_json,
-)
+from pipeline.stages.context import Context, Inputs, branched_model, float_model, write_json
 from pipeline.stages.fitting import Curve, taught, trained
-from pipeline.stages.stage import CORE, GOALS, PRUNING, Stage, StageFacts
+from pipeline.stages.stage import CORE, CUTTING, GOALS, IMAGES, PRUNING, Stage, StageFacts
 from pipeline.stages.times import goal_and_file, refuse_too_slow
 from pipeline.tasks.images.batches import batches
 
@@ -114,7 +106,6 @@ def prune(context: Context, inputs: Inputs, out: Path) -> PruneFacts:
         goal=goal,
         params=counts.params,
         macs=counts.macs,
-        figure=first_figure(accuracy_of(context, model, "prune")),
     )
 
 
@@ -259,5 +250,10 @@ STAGE = Stage(
     reads=("prune", "seed", "threads"),
     also_reads=_also_reads,
     code=(*CORE, *PRUNING, *GOALS, "stages/fitting.py", "stages/prune.py"),
+    packages=(*IMAGES, *CUTTING),
+    in_bfloat16=lambda recipe: (
+        recipe.prune is not None and recipe.prune.finetune.precision == "auto"
+    ),
+    on_device=True,
     shared=True,
 )

@@ -22,7 +22,16 @@ from pipeline.stages.context import (
     write_json,
 )
 from pipeline.stages.fitting import taught, trained
-from pipeline.stages.stage import CORE, PRUNING, QUANTIZER, Stage, StageFacts
+from pipeline.stages.stage import (
+    CORE,
+    CUTTING,
+    IMAGES,
+    PRUNING,
+    QUANTIZER,
+    QUANTIZING,
+    Stage,
+    StageFacts,
+)
 
 
 class QatFacts(StageFacts):
@@ -82,5 +91,7 @@ STAGE = Stage(
     reads=("qat", "target.input", "seed", "threads"),
     code=(*CORE, *PRUNING, *QUANTIZER, "stages/fitting.py", "stages/qat.py"),
     needed=_quantizes,
+    packages=(*IMAGES, *CUTTING, *QUANTIZING),
+    on_device=True,
     shared=True,
 )

@@ -20,10 +20,11 @@ from pipeline.base import torchrun
 from pipeline.base.checksums import hash_of
 from pipeline.base.children import at_once
 from pipeline.base.errors import InputError
-from pipeline.base.machine import TOOLS, host_info
+from pipeline.base.machine import host_info
 from pipeline.base.memory import keep_freed_memory
 from pipeline.base.store import Place, Result, Store, key_of
 from pipeline.base.torchrun import device, has_bfloat16
+from pipeline.formats.formats import FORMATS
 from pipeline.networks.hub import local_file
 from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import Context
@@ -186,8 +187,9 @@ def stage_ingredients(
         context: of the recipe.
         keys: of the stages before it, by name.
     """
-    recipe = context.recipe.model_dump(mode="json")
     reads: dict[str, object] = {}
+    recipe, data = context.recipe.model_dump(mode="json"), context.dataset
+    of_format = _packages_of(context.recipe.target.format) if stage.of_format else ()
     for dotted in stage.reads + stage.also_reads(context.recipe):
         value: object = recipe
         for part in dotted.split("."):
@@ -198,19 +200,22 @@ def stage_ingredients(
         "recipe": reads,
         "checkpoint": _checkpoint_hash(context.recipe) if stage.name == "train" else None,
         "inputs": {name: keys[name] for name in stage.after if name in keys},
-        "data": context.dataset.sha256,
-        "normalization": {
-            "mean": list(context.dataset.mean),
-            "std": list(context.dataset.std),
-        },
+        "data": data.training_sha256,
+        "tests": data.sha256 if stage.sees_tests else None,
+        "normalization": {"mean": list(data.mean), "std": list(data.std)},
         "side": context.recipe.model.input_size,
-        "margin": context.dataset.train.margin,
+        "margin": data.train.margin,
         "code": {name: code_hash(name) for name in stage.code},
-        "tools": {name: version(name) for name in TOOLS},
+        "tools": {name: version(name) for name in {*stage.packages, *of_format}},
         "host": host_info().model_dump() if stage.on_host else None,
-        "device": device().type,
-        "bfloat16": has_bfloat16(),
+        "device": device().type if stage.on_device else None,
+        "bfloat16": has_bfloat16() if stage.in_bfloat16(context.recipe) else None,
     }
+
+
+def _packages_of(form: str) -> tuple[str, ...]:
+    """Packages that write, read and run the files of a format."""
+    return (FORMATS[form].package, *FORMATS[form].writers)
 
 
 def _checkpoint_hash(recipe: Recipe) -> str | None:

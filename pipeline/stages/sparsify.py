@@ -5,24 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.base import torchrun
-from pipeline.base.errors import reading
 from pipeline.base.record import Share
-from pipeline.compress.pruning.prune import take_shapes
 from pipeline.compress.pruning.sparsify import Sparsifier, sparsity
 from pipeline.compress.training.loop import CURVE, Hooks
 from pipeline.compress.training.schedule import batches_per_epoch
-from pipeline.networks.checkpoints import WEIGHTS, read_checkpoint, save_checkpoint
+from pipeline.networks.checkpoints import WEIGHTS, save_checkpoint
 from pipeline.recipe.recipe import Recipe
-from pipeline.stages.context import (
-    Context,
-    Inputs,
-    accuracy_of,
-    branched_model,
-    first_figure,
-    write_json,
-)
+from pipeline.stages.context import Context, Inputs, pruned_model, write_json
 from pipeline.stages.fitting import taught, trained
-from pipeline.stages.stage import CORE, PRUNING, Stage, StageFacts
+from pipeline.stages.stage import CORE, CUTTING, IMAGES, PRUNING, Stage, StageFacts
 
 
 class SparsifyFacts(StageFacts):
@@ -45,9 +36,7 @@ def sparsify(context: Context, inputs: Inputs, out: Path) -> SparsifyFacts:
     """Set weights to zero while training goes on."""
     config = context.recipe.sparsify
     assert config is not None
-    model = branched_model(context)
-    with reading(inputs["prune"] / WEIGHTS):
-        take_shapes(model, read_checkpoint(inputs["prune"] / WEIGHTS))
+    model = pruned_model(context, inputs, "prune")
     parts = torchrun.count() * config.train.accumulate
     steps = batches_per_epoch(len(context.dataset.train), config.train.batch_size, parts)
     sparsifier = Sparsifier(model, config, steps * config.train.epochs)
@@ -69,7 +58,6 @@ def sparsify(context: Context, inputs: Inputs, out: Path) -> SparsifyFacts:
     return SparsifyFacts(
         sparsity=sparsity(model),
         left_out=tuple(sparsifier.left_out),
-        figure=first_figure(accuracy_of(context, model, "sparsify")),
     )
 
 
@@ -85,5 +73,10 @@ STAGE = Stage(
     reads=("sparsify", "seed", "threads"),
     code=(*CORE, *PRUNING, "stages/fitting.py", "stages/sparsify.py"),
     needed=_sparsifies,
+    packages=(*IMAGES, *CUTTING, "neural-compressor"),
+    in_bfloat16=lambda recipe: (
+        recipe.sparsify is not None and recipe.sparsify.train.precision == "auto"
+    ),
+    on_device=True,
     shared=True,
 )

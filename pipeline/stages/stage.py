@@ -22,9 +22,13 @@ CORE = (
 )
 """Code that decides the result of every stage that has the network in its hands."""
 PRUNING, QUANTIZER = ("compress/pruning",), ("compress/quantization",)
-GOALS = ("measure/width_times.py", "stages/times.py")
+GOALS = ("measure/width_times.py", "stages/exported.py", "stages/times.py")
 LANE = ("measure/lanes",)
 COMPARING = ("measure/layers.py", "measure/timing.py", "measure/parity.py")
+
+IMAGES = ("torch", "torchvision", "numpy", "pillow", "scikit-learn")
+"""Packages that decide the result of every stage that sees images: they decode and augment them."""
+CUTTING, QUANTIZING = ("torch-pruning",), ("torchao",)
 
 
 class StageFacts(Facts):
@@ -76,7 +80,14 @@ class Stage(Generic[F]):
         code: the modules that decide its result.
         also_reads: parts that decide the result of some recipes only.
         needed: whether a recipe has this stage at all.
-        on_host: whether the result belongs to the machine that made it.
+        packages: of Python, whose versions decide its result.
+        of_format: whether those that write, read and run the target's format do, too.
+        sees_tests: whether the test sets decide its result, and not the images for training and
+            calibration alone.
+        in_bfloat16: whether a recipe trains in bfloat16 where the machine multiplies it.
+        on_device: whether it computes on the GPU where there is one.
+        on_host: whether the result belongs to the machine that made it: it times, or the kernels
+            of its CPU decide what it finds.
         in_child: whether a child process does the work, so that those of several recipes can be
             made at the same time. `make` then runs in a thread, and no other stage beside it.
         shared: whether all processes that torchrun started work on it. What the first one makes
@@ -89,8 +100,13 @@ class Stage(Generic[F]):
     after: tuple[str, ...]
     reads: tuple[str, ...]
     code: tuple[str, ...]
+    packages: tuple[str, ...]
     also_reads: Callable[[Recipe], tuple[str, ...]] = lambda recipe: ()
     needed: Callable[[Recipe], bool] = lambda recipe: True
+    of_format: bool = False
+    sees_tests: bool = False
+    in_bfloat16: Callable[[Recipe], bool] = lambda recipe: False
+    on_device: bool = False
     on_host: bool = False
     in_child: bool = False
     shared: bool = False

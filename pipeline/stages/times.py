@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.base.errors import InputError
 from pipeline.compress.pruning.groups import groups_of
@@ -30,7 +32,20 @@ from pipeline.stages.context import (
     quantized_graph,
     write_json,
 )
-from pipeline.stages.stage import CORE, GOALS, LANE, PRUNING, QUANTIZER, Stage, StageFacts
+from pipeline.stages.exported import CALIBRATION
+from pipeline.stages.stage import (
+    CORE,
+    CUTTING,
+    GOALS,
+    IMAGES,
+    LANE,
+    PRUNING,
+    QUANTIZER,
+    QUANTIZING,
+    Stage,
+    StageFacts,
+)
+from pipeline.tasks.images.dataset import Dataset
 
 SAMPLES = "samples.json"
 _TOLERANCE, _LISTED = 0.1, 6
@@ -101,10 +116,17 @@ def timed_file(context: Context, inputs: Inputs) -> width_times.TimedFile:
         format_name=recipe.target.format,
         layers=width_times.file_layers(program.load(inputs["times"] / PROGRAM), groups),
         groups=groups,
-        image=timing.first_image(fed(context).dataset).numpy(),
+        image=_image(fed(context).dataset),
         threads=recipe.target.threads,
         rounds=recipe.measure.rounds,
     )
+
+
+def _image(dataset: Dataset) -> NDArray[np.float32]:
+    """An image to time with: none of a test set, on which the widths then would depend."""
+    image = timing.first_image(replace(dataset, tests={CALIBRATION: dataset.calibration}))
+    found: NDArray[np.float32] = image.numpy()
+    return found
 
 
 def goal_and_file(
@@ -176,6 +198,8 @@ STAGE = Stage(
         *(*CORE, *PRUNING, *QUANTIZER, *GOALS, *LANE, "formats"),
         *("measure/layers.py", "measure/timing.py", "measure/latency.py"),
     ),
+    packages=(*IMAGES, *CUTTING, *QUANTIZING),
+    of_format=True,
     on_host=True,
     needed=_prunes_to_a_time,
 )

@@ -15,7 +15,7 @@ from pipeline.networks.resnest.build import build
 from pipeline.networks.sanity import refuse_dead
 from pipeline.stages.context import Context, Inputs, write_json
 from pipeline.stages.fitting import trained
-from pipeline.stages.stage import CORE, Stage, StageFacts
+from pipeline.stages.stage import CORE, IMAGES, Stage, StageFacts
 
 
 class TrainFacts(StageFacts):
@@ -51,5 +51,8 @@ STAGE = Stage(
     after=(),
     reads=("task", "model", "train", "seed", "threads"),
     code=(*CORE, "stages/fitting.py", "stages/train.py"),
+    packages=IMAGES,
+    in_bfloat16=lambda recipe: recipe.train.precision == "auto",
+    on_device=True,
     shared=True,
 )

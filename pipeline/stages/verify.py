@@ -28,7 +28,7 @@ from pipeline.stages.exported import (
     step_of,
     with_calibration,
 )
-from pipeline.stages.stage import COMPARING, CORE, LANE, Stage, StageFacts
+from pipeline.stages.stage import COMPARING, CORE, IMAGES, LANE, QUANTIZING, Stage, StageFacts
 from pipeline.tasks.evaluation import predictions
 from pipeline.tasks.images.dataset import Dataset
 
@@ -64,8 +64,8 @@ def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
             lambda done: advance(done, ""),
         )
     torch.save(logits, out / LOGITS)
-    with reading(inputs["fold"] / LOGITS):
-        expected = torch.load(inputs["fold"] / LOGITS, weights_only=True)
+    with reading(inputs["judge_fold"] / LOGITS):
+        expected = torch.load(inputs["judge_fold"] / LOGITS, weights_only=True)
     limits = form.limits
     compared = parity.compare_logits(logits, expected, step_of(folded), context.task.compare)
     rounding = _rounding(folded, dataset, expected, limits.epsilon)
@@ -124,7 +124,11 @@ STAGE = Stage(
     name="verify",
     make=verify,
     facts=VerifyFacts,
-    after=("export", "fold"),
+    after=("export", "fold", "judge_fold"),
     reads=("target.format", "target.input", "threads"),
     code=(*CORE, *COMPARING, *LANE, "formats", "stages/exported.py", "stages/verify.py"),
+    packages=(*IMAGES, *QUANTIZING),
+    of_format=True,
+    sees_tests=True,
+    on_host=True,
 )

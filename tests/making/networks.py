@@ -84,6 +84,7 @@ def dataset(count: int = 16, seed: int = 0) -> Dataset:
         mean=(0.5, 0.5, 0.5),
         std=(0.25, 0.25, 0.25),
         sha256="0" * 64,
+        training_sha256="1" * 64,
     )
 
 

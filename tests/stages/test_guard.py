@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from pipeline.recipe.target import GuardConfig
 from pipeline.stages import graph, guard
 from pipeline.stages.context import Context, Inputs
 from pipeline.stages.guard import refuse_collapse
+from pipeline.stages.judge import JUDGES
 from pipeline.stages.stage import Stage, StageFacts
 from pipeline.stages.verify import VerifyFacts
 from tests.making import reports
@@ -40,8 +41,16 @@ def results(top1: Mapping[str, float | None]) -> dict[str, Result[Any]]:
             seconds=1.0,
             reused=False,
         )
-        for stage, value in top1.items()
+        for stage, value in _tested(top1)
     }
+
+
+def _tested(top1: Mapping[str, float | None]) -> Iterator[tuple[str, float | None]]:
+    """Where a stage leaves weights, another one tests them."""
+    for stage, value in top1.items():
+        if stage in JUDGES:
+            yield stage, None
+        yield (JUDGES[stage].name if stage in JUDGES else stage), value
 
 
 def judge(top1: Mapping[str, float | None], *overrides: str) -> None:
@@ -181,4 +190,4 @@ def test_files_that_may_differ_may_be_worse(monkeypatch: pytest.MonkeyPatch) -> 
     worse = results({"baseline": 0.9, "fold": 0.1})
     for allowed in (False, True):
         with pytest.raises(InputError, match="after fold"):
-            guard.judged(recipe(), {"train": found["train"], **worse}, allowed, worse["fold"])
+            guard.judged(recipe(), {"train": found["train"], **worse}, allowed, worse["judge_fold"])

@@ -587,6 +587,7 @@ def in_memory(count: int) -> tuple[Images, Dataset]:
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
         sha256="",
+        training_sha256="",
     )
     return images, dataset
 

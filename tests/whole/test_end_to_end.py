@@ -25,6 +25,7 @@ from sklearn.datasets import load_digits
 from pipeline.base.checksums import damage, seal
 from pipeline.commands.bundle.write import contract_in
 from pipeline.stages.graph import STAGES
+from pipeline.stages.judge import JUDGES
 from pipeline.tasks.predictions import read_predictions
 from tests.making import ROOT
 from tests.making.bundles import code_of, golden, reference, unpacked
@@ -90,7 +91,8 @@ def test_the_exact_set_of_files(out: Path) -> None:
 def test_recipes_share_the_trained_stages(out: Path) -> None:
     names = [p.name for p in (out / ".store").iterdir() if not p.name.startswith(".")]
     stages = sorted(name.rsplit("-", 1)[0] for name in names)
-    once = ["baseline", "fold", "prune", "qat", "train"]
+    judged = ["judge_fold", "judge_prune"]
+    once = ["baseline", "fold", "prune", "qat", "train", *judged]
     assert stages == sorted([*once, *["export"] * 3, *["verify"] * 3, *["measure"] * 3])
 
 
@@ -109,7 +111,10 @@ def test_the_report_says_what_was_measured(out: Path) -> None:
     assert report["baseline"]["accuracy"]["test"]["top1"] > 0.9
     assert report["host"]["gpu"] is not None or report["baseline"]["device_kind"] == "cpu"
     stages = {stage["name"]: stage for stage in report["stages"]}
-    assert list(stages) == [s.name for s in STAGES if s.name not in {"times", "sparsify"}]
+    apart = {"times", "sparsify", *(judge.name for judge in JUDGES.values())}
+    assert list(stages) == [s.name for s in STAGES if s.name not in apart]
+    assert stages["prune"]["top1"] > 0.9
+    assert stages["fold"]["top1"] > 0.9
     assert stages["prune"]["macs"] <= 0.5 * stages["baseline"]["macs"]
     assert stages["prune"]["params"] < stages["baseline"]["params"]
     assert [target["format"] for target in report["targets"]] == ["tflite", "onnx", "coreml"]
@@ -512,6 +517,7 @@ def test_what_would_be_reused_is_explained(out: Path) -> None:
     told = {stage: (does, why) for stage, does, why in lines}
     assert {told[name] for name in ("train", "baseline", "prune")} == {("reused", "unchanged")}
     assert told["qat"] == ("made", "qat.train.epochs: 2 before, 3 now")
+    assert told["judge_prune"] == ("reused", "unchanged")
     assert told["fold"] == ("made", "made from qat anew")
     assert {p: p.stat().st_mtime_ns for p in (out / ".store").rglob("*")} == before
 

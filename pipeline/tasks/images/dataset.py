@@ -30,6 +30,7 @@ class Dataset:
         std: per channel, scale 0 to 1.
         sha256: of class names, labels and image content of every set, in order. Pixels count
             as stored (before any resize), files by their bytes.
+        training_sha256: of the same, without the test sets: what training and calibration see.
         notes: what the user is to know about the loading, a line each.
     """
 
@@ -41,6 +42,7 @@ class Dataset:
     mean: Triple
     std: Triple
     sha256: str
+    training_sha256: str
     notes: tuple[str, ...] = ()
 
 
@@ -104,6 +106,23 @@ def split_calibration(labels: Tensor, wanted: int, seed: int, where: str) -> tup
     return others(len(labels), drawn), drawn
 
 
+TRAINING_SETS = ("train", "calibration")
+
+
+def fingerprints(
+    classes: Sequence[str], sets: Mapping[str, Images], digests: Mapping[str, Sequence[bytes]]
+) -> tuple[str, str]:
+    """`sha256` and `training_sha256` of a dataset.
+
+    Args:
+        classes: their names.
+        sets: all images by set, those of `TRAINING_SETS` among them.
+        digests: of every image's content, in order, by set.
+    """
+    training = {name: sets[name] for name in TRAINING_SETS}
+    return fingerprint(classes, sets, digests), fingerprint(classes, training, digests)
+
+
 def fingerprint(
     classes: Sequence[str], sets: Mapping[str, Images], digests: Mapping[str, Sequence[bytes]]
 ) -> str:
@@ -130,6 +149,7 @@ def array_dataset(
         stored = images.source.numpy()
         rows = range(len(images)) if images.rows is None else images.rows.tolist()
         digests[key] = [hashlib.sha256(stored[row].tobytes()).digest() for row in rows]
+    sha256, training_sha256 = fingerprints(classes, sets, digests)
     return Dataset(
         name=name,
         classes=tuple(classes),
@@ -138,5 +158,6 @@ def array_dataset(
         tests={"test": delivered["test"]},
         mean=mean,
         std=std,
-        sha256=fingerprint(classes, sets, digests),
+        sha256=sha256,
+        training_sha256=training_sha256,
     )

@@ -13,7 +13,7 @@ from pipeline.base.errors import InputError
 from pipeline.recipe.data import ImageFolderData
 from pipeline.recipe.values import name_fault
 from pipeline.tasks.images.cache import kept_or_decoded, place_of
-from pipeline.tasks.images.dataset import Dataset, fingerprint, split_calibration
+from pipeline.tasks.images.dataset import Dataset, fingerprints, split_calibration
 from pipeline.tasks.images.files import EXTENSIONS
 from pipeline.tasks.images.pixels import Images, fits_in_memory, margin_of
 from pipeline.tasks.images.statistics import mean_and_std
@@ -62,6 +62,7 @@ def folders_dataset(config: ImageFolderData, size: int, seed: int, cache: Path |
         digests[key] = [all_digests[row] for row in rows.tolist()]
     sets = {"train": whole.take(left), "calibration": whole.take(drawn), **sets}
     mean, std = mean_and_std(config)
+    sha256, training_sha256 = fingerprints(classes, sets, digests)
     return Dataset(
         name=config.kind,
         classes=tuple(classes),
@@ -72,7 +73,8 @@ def folders_dataset(config: ImageFolderData, size: int, seed: int, cache: Path |
         },
         mean=mean,
         std=std,
-        sha256=fingerprint(classes, sets, digests),
+        sha256=sha256,
+        training_sha256=training_sha256,
         notes=notes,
     )
 

@@ -1,0 +1,100 @@
+"""The stages that judge a network on the test sets, apart from those that make it.
+
+So no weight depends on a test set: with another one only these are made anew, and what judges the
+file.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.base.errors import MismatchError
+from pipeline.compress.quantization import program
+from pipeline.measure import parity, timing
+from pipeline.stages import prune, sparsify
+from pipeline.stages.context import (
+    LOGITS,
+    PROGRAM,
+    Context,
+    Inputs,
+    accuracy_of,
+    fed,
+    first_figure,
+    pruned_model,
+)
+from pipeline.stages.exported import with_calibration
+from pipeline.stages.stage import (
+    COMPARING,
+    CORE,
+    CUTTING,
+    IMAGES,
+    PRUNING,
+    QUANTIZER,
+    QUANTIZING,
+    Stage,
+    StageFacts,
+)
+
+
+class JudgeFacts(StageFacts):
+    """The accuracy of the network that another stage left."""
+
+
+def judge(stage: str, context: Context, inputs: Inputs, out: Path) -> JudgeFacts:
+    """Accuracy of the network in branch form that `stage` left."""
+    model = pruned_model(context, inputs, stage).eval()
+    return JudgeFacts(figure=first_figure(accuracy_of(context, model, stage)))
+
+
+def judge_program(context: Context, inputs: Inputs, out: Path) -> JudgeFacts:
+    """Accuracy of the program, and its logits on calibration and test images for `verify`.
+
+    Raises:
+        MismatchError: a logit is not finite.
+    """
+    dataset = with_calibration(fed(context).dataset)
+    logits = timing.program_logits(program.load(inputs["fold"] / PROGRAM), dataset)
+    if misses := parity.finite_misses(logits):
+        raise MismatchError(
+            f"{context.recipe.name}: the folded program does not answer as the trained network "
+            f"does: {'; '.join(misses)}; this is a fault of PocketNest, please report it"
+        )
+    torch.save(logits, out / LOGITS)
+    return JudgeFacts(figure=first_figure(context.task.accuracies(logits, context.dataset)))
+
+
+def _of_weights(made: Stage[Any]) -> Stage[JudgeFacts]:
+    """The stage that judges the weights of another one."""
+    return Stage(
+        name=f"judge_{made.name}",
+        make=partial(judge, made.name),
+        facts=JudgeFacts,
+        after=(made.name,),
+        reads=("threads",),
+        code=(*CORE, *PRUNING, "stages/judge.py"),
+        packages=(*IMAGES, *CUTTING),
+        needed=made.needed,
+        sees_tests=True,
+        on_host=True,
+        shared=True,
+    )
+
+
+PRUNE, SPARSIFY = _of_weights(prune.STAGE), _of_weights(sparsify.STAGE)
+FOLD = Stage(
+    name="judge_fold",
+    make=judge_program,
+    facts=JudgeFacts,
+    after=("fold",),
+    reads=("target.input", "threads"),
+    code=(*CORE, *QUANTIZER, *COMPARING, "stages/exported.py", "stages/judge.py"),
+    packages=(*IMAGES, *QUANTIZING),
+    sees_tests=True,
+    on_host=True,
+)
+JUDGES = {"prune": PRUNE, "sparsify": SPARSIFY, "fold": FOLD}
+"""By the stage whose network they judge."""
