@@ -19,7 +19,8 @@ from tests.making.runs import context as making_context
 
 
 def stage(**parts: Any) -> Stage[StageFacts]:
-    return Stage(make=lambda *_: StageFacts(), facts=StageFacts, **parts)
+    fixed = {"make": lambda *_: StageFacts(), "facts": StageFacts, "packages": ("torch",)}
+    return Stage(**fixed, **parts)
 
 
 STAGES = (
@@ -108,7 +109,7 @@ def test_code_and_data_are_said_to_have_changed(
 ) -> None:
     run(store, context())
     about = context()
-    other = replace(about, dataset=replace(about.dataset, sha256="1" * 64))
+    other = replace(about, dataset=replace(about.dataset, training_sha256="2" * 64))
     monkeypatch.setattr(schedule, "code_hash", lambda name: "another")
     assert told(store, other)[0] == (
         "train",

@@ -139,6 +139,7 @@ def stage(name: str, top1: float | None) -> Stage[StageFacts]:
         facts=StageFacts,
         after=(),
         reads=("model", "prune"),
+        packages=(),
         code=("base/errors.py",),
     )
 

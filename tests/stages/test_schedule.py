@@ -88,7 +88,7 @@ def test_every_module_is_in_the_keys_or_decides_no_result() -> None:
 
 def stage(make: Make, **changes: Any) -> Stage[Said]:
     parts = {"name": "export", "after": (), "reads": ("target.format", "name"), "code": ()}
-    return Stage(make=make, facts=Said, in_child=True, **(parts | changes))
+    return Stage(make=make, facts=Said, packages=(), in_child=True, **(parts | changes))
 
 
 def three_runs() -> list[Run]:

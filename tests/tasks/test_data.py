@@ -241,14 +241,32 @@ def remove_an_image(root: Path) -> None:
 def test_the_fingerprint_changes_with(
     change: Callable[[Path], None], folders: ImageFolderData, tmp_path: Path
 ) -> None:
-    before = load_dataset(folders, SIZE).sha256
+    before = load_dataset(folders, SIZE)
     change(tmp_path)
-    assert load_dataset(folders, SIZE).sha256 != before
+    after = load_dataset(folders, SIZE)
+    assert after.sha256 != before.sha256
+    trained = after.training_sha256 == before.training_sha256
+    assert trained is (change is change_one_pixel), "only that one is in a test set"
+
+
+def test_another_test_set_leaves_the_fingerprint_of_training(
+    folders: ImageFolderData, tmp_path: Path
+) -> None:
+    before = load_dataset(folders, SIZE)
+    shutil.copytree(tmp_path / "night", tmp_path / "dusk")
+    more = {**(folders.test or {}), "dusk": tmp_path / "dusk"}
+    after = load_dataset(folders.model_copy(update={"test": more}), SIZE)
+    assert set(after.tests) == {*before.tests, "dusk"}
+    assert after.sha256 != before.sha256
+    assert after.training_sha256 == before.training_sha256
+    assert len(before.training_sha256) == 64
 
 
 def test_the_fingerprint_changes_with_the_calibration_split(folders: ImageFolderData) -> None:
     fewer = folders.model_copy(update={"calibration_images": 4})
-    assert load_dataset(fewer, SIZE).sha256 != load_dataset(folders, SIZE).sha256
+    found, whole = load_dataset(fewer, SIZE), load_dataset(folders, SIZE)
+    assert found.sha256 != whole.sha256
+    assert found.training_sha256 != whole.training_sha256
 
 
 def test_what_does_not_fit_in_memory_is_decoded_on_demand(
