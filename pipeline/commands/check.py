@@ -23,8 +23,10 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from pipeline.recipe.recipe import load_recipes
     from pipeline.stages.known import KNOWN
+    from pipeline.stages.names import refuse_reserved
 
     for recipe in load_recipes(arguments.recipes, arguments.overrides, KNOWN):
+        refuse_reserved(recipe)
         print(f"{recipe.name}: ok ({recipe.target.format}, {recipe.target.precision})")
     return OK
 

@@ -92,6 +92,10 @@ def _merged(reports: Sequence[Report]) -> tuple[StageRecord, ...]:
     return tuple(stages.values())
 
 
+FILES = ("report.json", "report.md", "report.html")
+"""What `write_report` leaves, in the order in which it does."""
+
+
 def write_report(report: Report, directory: Path) -> list[Path]:
     """Write report.json, report.md and report.html into `directory`, made if it is not there.
 
@@ -101,12 +105,11 @@ def write_report(report: Report, directory: Path) -> list[Path]:
         The paths, in that order.
     """
     content = json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False)
-    files = {"report.json": f"{content}\n", "report.md": render(report)}
-    files["report.html"] = html.render(report)
+    texts = (f"{content}\n", render(report), html.render(report))
     directory.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
+    for name, text in zip(FILES, texts, strict=True):
         write_whole(directory / name, text)
-    return [directory / name for name in files]
+    return [directory / name for name in FILES]
 
 
 def json_schema() -> dict[str, Any]:

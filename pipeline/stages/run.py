@@ -16,18 +16,16 @@ from rich.console import Console
 from pipeline.base import torchrun
 from pipeline.base.children import Children
 from pipeline.base.console import tracked
-from pipeline.base.errors import InputError
 from pipeline.base.locks import held
-from pipeline.base.safe_files import refuse_link
 from pipeline.base.store import IMAGES, LOCKS, RUN, STORE, Result, Store, refuse_links
-from pipeline.measure.baseline.record import BASELINES
 from pipeline.recipe.recipe import Recipe
 from pipeline.report.records import COMBINED, Report
-from pipeline.report.write import combine, write_report
+from pipeline.stages.combined import refuse_other_folder, withdraw, write_combined
 from pipeline.stages.context import Context
 from pipeline.stages.explain import Explained, explain
 from pipeline.stages.graph import STAGES, stages_until
 from pipeline.stages.guard import judged
+from pipeline.stages.names import refuse_reserved
 from pipeline.stages.publish import reported
 from pipeline.stages.schedule import Run, code_hash, passes, run_stages, run_together
 from pipeline.tasks.images.calibration import check_calibration
@@ -115,7 +113,9 @@ def _reports(
     tell = partial(console.print, highlight=False)
     store = Store(directory=out / STORE, tell=tell, fresh=fresh)
     runs = _prepared(recipes, out / STORE, console, allow_mismatch)
-    reports: list[tuple[Report, Path]] = []
+    if len(recipes) > 1:
+        refuse_other_folder(out)
+    outdated, reports = False, list[tuple[Report, Path]]()
     for stages in passes(wanted):
         if not torchrun.is_first() and not any(stage.shared for stage in stages):
             return []
@@ -127,18 +127,12 @@ def _reports(
                 _announce_recipe(console, run.context.recipe)
             run_stages(stages, run, store, console)
             if until is None and stages[-1] is wanted[-1]:
+                outdated |= withdraw(out, run.context.recipe.name)
                 reports.append(reported(run, out, tell))
-    if len(reports) > 1:
-        try:
-            whole = combine([report for report, _ in reports])
-        except ValueError as error:
-            console.print(f"no combined report: {error}", highlight=False)
-            return reports
-        directory = out / COMBINED
-        refuse_link(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        write_report(whole, directory)
-        reports.append((whole, directory))
+    if len(reports) > 1 and (whole := write_combined([one for one, _ in reports], out, tell)):
+        return [*reports, whole]
+    if outdated:
+        tell(f"{out / COMBINED}: removed, it was of earlier runs; run its recipes together again")
     return reports
 
 
@@ -164,11 +158,7 @@ def _prepared(
     children = Children()
     runs = []
     for recipe in recipes:
-        if recipe.name == BASELINES:
-            raise InputError(
-                f"name: got {BASELINES!r}, which is the folder of `pocketnest baseline` beside "
-                "those of the runs; give the recipe another name"
-            )
+        refuse_reserved(recipe)
         side = recipe.model.input_size
         key = (recipe.task.kind, recipe.data.model_dump_json(), side)
         if key not in datasets:
