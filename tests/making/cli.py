@@ -45,7 +45,7 @@ def pocketnest(
     """Run one command to its end, `given` on its standard input.
 
     Those that import nothing slow are processes of their own, the others the server's in a session
-    of tests.
+    of tests. What a library reads from the environment when it is imported needs `process`.
     """
     if str(arguments[0]) in LIGHT or not shared.begun():
         return process(*arguments, cwd=cwd)

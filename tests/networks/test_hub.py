@@ -15,7 +15,7 @@ from pipeline.base.errors import InputError
 from pipeline.networks.hub import local_file
 from pipeline.recipe.recipe import load_recipes
 from tests.making import ROOT
-from tests.making.cli import environment, pocketnest
+from tests.making.cli import environment, process
 from tests.making.recipes import DEVICE_RECIPES, device_recipe, settings
 
 NAME = "timm:resnest50d.in1k"
@@ -61,7 +61,7 @@ def test_a_run_offline_ends_in_one_line(tmp_path: Path, monkeypatch: pytest.Monk
     for name, value in offline(tmp_path / "cache").items():
         monkeypatch.setenv(name, value)
     changes = settings(f"model.checkpoint={NAME}", "model.head=replace")
-    done = pocketnest("run", DEVICE_RECIPES["onnx"], "--out", tmp_path / "out", *changes)
+    done = process("run", DEVICE_RECIPES["onnx"], "--out", tmp_path / "out", *changes)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: model.checkpoint: {NAME} is not in the cache")
     assert "Traceback" not in done.stderr
