@@ -305,15 +305,13 @@ def _nonnegative(
     features: NDArray[np.float64], times: NDArray[np.float64]
 ) -> tuple[float, Factors]:
     """Least squares of relative errors, no factor below 0: the mean square and the factors."""
-    # Takes over a second to import, and only goals in time need it.
-    from sklearn.linear_model import LinearRegression
+    from scipy.optimize import nnls
 
     weights = 1 / np.maximum(times, 1e-6)
     # Scaled to at most 1: the factors differ by orders of magnitude.
     largest = features.max(axis=0)
-    fitted = LinearRegression(positive=True, fit_intercept=False)
-    fitted.fit(features / largest * weights[:, None], times * weights)
-    factors = fitted.coef_ / largest
+    scaled, _ = nnls(features / largest * weights[:, None], times * weights)
+    factors = scaled / largest
     a, b, c, d = (float(factor) for factor in factors)
     return float(np.mean((features @ factors * weights - 1) ** 2)), (a, b, c, d)
 
