@@ -78,7 +78,11 @@ def _pair(given: int | tuple[int, ...]) -> tuple[int, int]:
 
 
 def complement_conv(channels: int) -> nn.Conv2d:
-    """`1 - x` as a depthwise 1x1 convolution; its weights are constants, not parameters."""
+    """`1 - x` as a depthwise 1x1 convolution; its weights are constants, not parameters.
+
+    before: x -> 1 - x -> y
+    after:  x -> Conv2d(1, groups=channels, every weight -1, every bias 1) -> y
+    """
     conv = nn.Conv2d(channels, channels, 1, groups=channels)
     conv.requires_grad_(False)
     nn.init.constant_(conv.weight, -1.0)
@@ -96,9 +100,12 @@ class Normalization:
 
 
 def normalize_conv(normalization: Normalization) -> nn.Conv2d:
-    """`(x / 255 - mean) / std` as a depthwise 1x1 convolution of pixel values 0..255.
+    """Normalisation as a depthwise 1x1 convolution of pixel values 0..255.
 
     Its weights are constants, not parameters.
+
+    before: x -> (x / 255 - mean) / std -> y
+    after:  x -> Conv2d(1, groups=channels, weights 1 / (255 std), biases -mean / std) -> y
     """
     mean, std = (
         torch.tensor(values, dtype=torch.float64)

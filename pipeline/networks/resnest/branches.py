@@ -3,7 +3,13 @@
 The radix-wide grouped convolution of split attention ties channels of different splits in a way
 that pruning's dependency graphs cannot follow: a channel removed in one split must go in all.
 Written as parallel branches that are summed, the tie is an ordinary element-wise one. The weights
-are slices of the original's, so both forms compute the same function.
+are slices of the original's, so both forms compute the same function. For two splits:
+
+    before: conv1 -> bn1 -> relu -> conv2.conv (radix x groups) -> bn0 -> relu -> attention
+    after:  branches.0.(0 .. 6), branches.1.(0 .. 6) -> attention; each has its split's weights
+
+Outside of what is split, every layer keeps the module path that it has in the float network; the
+deploy form keeps all paths of this one.
 """
 
 from __future__ import annotations
