@@ -6,12 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from pipeline.base import torchrun
@@ -19,7 +18,8 @@ from pipeline.base.errors import InputError
 from pipeline.base.memory import keep_freed_memory
 from pipeline.base.passing import is_passing
 from pipeline.base.signals import Interrupted, deferred
-from pipeline.base.torchrun import device, has_bfloat16
+from pipeline.base.torchrun import device
+from pipeline.compress.training.process import agreed, autocast, share_of
 from pipeline.compress.training.regularize import average_of
 from pipeline.compress.training.resume import Saves, State
 from pipeline.compress.training.schedule import (
@@ -84,15 +84,6 @@ class Hooks:
     load: Callable[[Any, State], object] = lambda model, state: model.load_state_dict(state)
     state: Callable[[], State] = dict
     set_state: Callable[[State], None] = lambda state: None
-
-
-def _autocast(model: nn.Module, config: TrainConfig) -> Callable[[], AbstractContextManager[None]]:
-    """What a network's forward pass runs in: bfloat16 convolutions, or nothing."""
-    exact = isinstance(model, fx.GraphModule)  # rounds to the int8 grid; see the recipe
-    wanted = has_bfloat16() and not exact if config.precision == "auto" else True
-    if config.precision == "float32" or not wanted:
-        return nullcontext
-    return partial(torch.autocast, device().type, torch.bfloat16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +167,7 @@ def fit(
     """
     keep_freed_memory()
     torch.manual_seed(seed + torchrun.rank())  # what is dropped differs from process to process
-    share = _share(config, hooks or Hooks())
+    share = share_of(config, (hooks or Hooks()).part)
     # Convolutions run channels-last inside on every device: given so, nothing is reordered.
     model.to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
     training = _Training(
@@ -191,7 +182,7 @@ def fit(
         criterion=task.loss(config),
         generator=torch.Generator().manual_seed(seed),
         steps_per_epoch=batches_per_epoch(len(dataset.train), config.batch_size, share.parts),
-        autocast=_autocast(model, config),
+        autocast=autocast(model, config),
         mix=task.mixer(config, len(task.outputs(dataset.classes))),
         average=average_of(model, config),
         saves=saves,
@@ -330,7 +321,7 @@ def _save_or_stop(training: _Training, progress: _Progress, asked: int | None) -
     """Save where it is time to, at the end, and where the program was asked to end."""
     saves, last = training.saves, training.steps_per_epoch * training.config.epochs
     due = saves is not None and saves.due(progress.step)
-    asked, due = _agreed(asked, due)
+    asked, due = agreed(asked, due)
     if saves is not None and (asked or progress.step == last or due):
         _refuse_bad_weights(training)  # which would be the state to go on from
         state = _state_of(training, progress)
@@ -338,17 +329,6 @@ def _save_or_stop(training: _Training, progress: _Progress, asked: int | None) -
             saves.save(progress.step, state)
     if asked is not None:
         raise Interrupted(asked)
-
-
-def _agreed(asked: int | None, due: bool) -> tuple[int | None, bool]:
-    """What the process that was asked to end, and the one that finds it is time, tell the others.
-
-    A signal reaches the processes one after the other, and their clocks differ.
-    """
-    if torchrun.count() == 1:
-        return asked, due
-    word = torchrun.greatest(torch.tensor([asked or 0, due], device=device())).tolist()
-    return word[0] or None, bool(word[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -395,19 +375,6 @@ def _part(training: _Training, part: Part, weight: float) -> tuple[Tensor, float
         loss = training.hooks.adjust_loss(images, answers, loss)
     torch.autograd.backward(loss * weight)
     return answers.detach(), float(loss.detach())
-
-
-def _share(config: TrainConfig, hooks: Hooks) -> Share:
-    """What of every batch this process is given: `accumulate` parts, one after the other."""
-    parts = torchrun.count() * config.accumulate
-    if config.batch_size < 2 * parts:
-        raise InputError(
-            f"{hooks.part}.batch_size: got {config.batch_size}; {torchrun.count()} processes "
-            f"times accumulate {config.accumulate} need two images each, so at least {2 * parts}; "
-            "raise it"
-        )
-    first = torchrun.rank() * config.accumulate
-    return Share(parts=parts, first=first, number=config.accumulate)
 
 
 def _refuse_nan(loss: float, step: int, training: _Training) -> None:
