@@ -26,10 +26,10 @@ Found = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """What tests.making.processes found in two processes."""
+    """What tests.making.torchrun found in two processes."""
     file = tmp_path_factory.mktemp("processes") / "found.pt"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    program = ["-m", "tests.making.processes", str(file)]
+    program = ["-m", "tests.making.torchrun", str(file)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*launch, *program], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
