@@ -65,10 +65,15 @@ def keep(runs: Sequence[Finished], place: Path) -> None:
         remove(scratch)
 
 
+def _block_of(report: Report) -> str:
+    """The kind of the network's blocks; empty where its family has no kinds."""
+    return report.model.block or ""
+
+
 def _by_block(runs: Sequence[Finished]) -> dict[str, list[Finished]]:
     found: dict[str, list[Finished]] = {}
     for run in runs:
-        found.setdefault(run.report().model.block, []).append(run)
+        found.setdefault(_block_of(run.report()), []).append(run)
     return {block: found[block] for block in _STUDY_TOP1 if block in found}
 
 
@@ -175,7 +180,7 @@ def _setting(report: Report) -> str:
 
 def _study(reports: Sequence[Report]) -> Iterator[tuple[str, ...]]:
     name, *figures = _STUDY
-    for block in dict.fromkeys(report.model.block for report in reports):
+    for block in dict.fromkeys(map(_block_of, reports)):
         yield name, block, words.percent(_STUDY_TOP1[block]), *figures
 
 
@@ -188,7 +193,7 @@ def _ours(reports: Sequence[Report]) -> Iterator[tuple[str, ...]]:
             drop = target.accuracy_drop_pt
             yield (
                 f"`{target.name}`",
-                report.model.block,
+                _block_of(report),
                 words.percent(next(iter(report.baseline.accuracy.values())).figure),
                 f"{whole:.1f} → {size:.1f} MB, {whole / size:.2f}x",
                 _or_not(target.speedup, "{:.2f}x"),
@@ -205,7 +210,7 @@ def _row(report: Report, target: TargetResult) -> tuple[str, ...]:
     runtime = target.evaluated == "runtime"
     latency = target.latency_ms
     return (
-        report.model.block,
+        _block_of(report),
         precision_of(report, target),
         target.format,
         *(

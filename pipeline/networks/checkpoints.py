@@ -12,8 +12,6 @@ import re
 import uuid
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import safetensors.torch
@@ -23,7 +21,7 @@ from torch import Tensor, nn
 
 from pipeline.base.errors import InputError, listed
 from pipeline.base.safe_files import parsed
-from pipeline.networks.resnest.network import NAMED, ResNeSt, Stem
+from pipeline.networks.family import Checkpoint
 from pipeline.networks.sanity import not_finite
 
 WEIGHTS = "weights.safetensors"
@@ -31,9 +29,6 @@ WEIGHTS = "weights.safetensors"
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 _WRAPPERS = ("state_dict", "model")
-_HEAD = ("fc.weight", "fc.bias")
-_FIRST: dict[Stem, str] = {"deep": "conv1.0.weight", "small": "conv1.weight"}
-"""Name of the first convolution's weights, by stem."""
 _REPLACE = "set model.head: replace, which trains a new classifier"
 
 
@@ -105,13 +100,19 @@ def _tensors(content: object, path: Path) -> dict[str, Tensor]:
 
 
 def load_checkpoint(
-    model: ResNeSt, path: Path, classes: Sequence[str] | None = None, *, head: bool = True
+    model: nn.Module,
+    path: Path,
+    known: Checkpoint,
+    classes: Sequence[str] | None = None,
+    *,
+    head: bool = True,
 ) -> None:
     """Load every weight of `model` from a file; on an error the model is as it was.
 
     Args:
         model: its names and shapes decide what the file must hold, no more and no less.
         path: .safetensors, .pt or .pth.
+        known: of the checkpoints of such networks.
         classes: of the data, in the order of the logits. If the file names its classes
             (metadata `classes`, a JSON list), they must be the same.
         head: whether the classifier is read, too. Without it that of `model` stays, and the file
@@ -125,9 +126,9 @@ def load_checkpoint(
     state = read_checkpoint(path)
     wanted = model.state_dict()
     if not head:
-        kept = {key: wanted[key] for key in _HEAD}
-        state = {**{key: value for key, value in state.items() if key not in _HEAD}, **kept}
-    if problem := _mismatch(state, wanted, classes):
+        kept = {key: wanted[key] for key in known.head}
+        state = {**{key: value for key, value in state.items() if key not in kept}, **kept}
+    if problem := _mismatch(state, wanted, known, classes):
         raise InputError(f"{path}: {problem}")
     cast = {key: value.to(wanted[key].dtype) for key, value in state.items()}
     if broken := not_finite(cast):
@@ -174,86 +175,41 @@ def _shape(value: Tensor) -> str:
     return str(list(value.shape)) + ("" if value.is_floating_point() else f" {value.dtype}")
 
 
-def _fits(found: Tensor, wanted: Tensor) -> bool:
-    """Same shape, and weights are real numbers; their precision may differ."""
+def fits(found: Tensor, wanted: Tensor) -> bool:
+    """Whether a tensor can take another's place.
+
+    Of the same shape, and weights are real numbers; their precision may differ.
+    """
     return (
         found.shape == wanted.shape and found.is_floating_point() == wanted.is_floating_point()
     ) and not found.is_complex()
 
 
 def _mismatch(
-    state: dict[str, Tensor], wanted: dict[str, Tensor], classes: Sequence[str] | None
+    state: dict[str, Tensor],
+    wanted: dict[str, Tensor],
+    known: Checkpoint,
+    classes: Sequence[str] | None,
 ) -> str:
     """What keeps `state` from loading, grouped, one group a line; empty if nothing does."""
     missing = [key for key in wanted if key not in state]
     unexpected = [key for key in state if key not in wanted]
-    wrong = [key for key in wanted if key in state and not _fits(state[key], wanted[key])]
+    wrong = [key for key in wanted if key in state and not fits(state[key], wanted[key])]
     if not (missing or unexpected or wrong):
         return ""
-    if not missing and not unexpected and set(wrong) == set(_HEAD):
-        found, need = state["fc.weight"].shape, wanted["fc.weight"].shape
-        if len(found) == 2 and found[1] == need[1] and found[:1] == state["fc.bias"].shape:
+    if not missing and not unexpected and set(wrong) == set(known.head):
+        found, need = (tuple(one[key].shape for key in known.head) for one in (state, wanted))
+        if len(found[0]) == 2 and found[0][1] == need[0][1] and found[0][:1] == found[1]:
             names = f" ({listed(classes)})" if classes else ""
             return (
-                f"was trained for {found[0]} classes, the data has {need[0]}{names}; all else "
-                f"fits; use a checkpoint trained on this data's classes, or {_REPLACE}"
+                f"was trained for {found[0][0]} classes, the data has {need[0][0]}{names}; all "
+                f"else fits; use a checkpoint trained on this data's classes, or {_REPLACE}"
             )
     shapes = [f"{key} is {_shape(state[key])} not {_shape(wanted[key])}" for key in wrong]
     groups = {"missing": missing, "unexpected": unexpected, "wrong shape": shapes}
     lines = [f"{name} ({len(keys)}): {listed(keys)}" for name, keys in groups.items() if keys]
-    stem, needed = _stem(state), _stem(wanted)
-    other = stem is not None and stem != needed
-    if other:
-        lines.append(f"its stem is {stem}, the recipe's is {needed}: set model.stem: {stem}")
-    if not other or any(not key.startswith("conv1.") for key in (*missing, *unexpected, *wrong)):
-        lines.append(_closest(state, stem or "deep"))
+    lines += known.hints(state, wanted)
     return "\n  ".join(["does not fit the model of the recipe", *lines])
-
-
-def _stem(state: Mapping[str, Tensor]) -> Stem | None:
-    """The stem that a network's tensors have, by its first 3x3 convolution; None for neither."""
-    found = [stem for stem, key in _FIRST.items() if key in state]
-    if len(found) != 1 or state[_FIRST[found[0]]].shape[1:] != (3, 3, 3):
-        return None
-    return found[0]
-
-
-@cache
-def _named_bodies(stem: Stem) -> dict[str, dict[str, Tensor]]:
-    """The tensors of every named network but its classifier's, without values."""
-    shapes = {name: replace(config, stem=stem) for name, config in NAMED.items()}
-    with torch.device("meta"):
-        states = {name: ResNeSt(shape).state_dict() for name, shape in shapes.items()}
-    return {
-        name: {key: value for key, value in state.items() if key not in _HEAD}
-        for name, state in states.items()
-    }
-
-
-def _closest(state: dict[str, Tensor], stem: Stem) -> str:
-    """Which named networks share most names and shapes with `state`, the classifier aside.
-
-    Args:
-        state: of a checkpoint.
-        stem: that the named networks are given.
-    """
-    found = {key: value for key, value in state.items() if key not in _HEAD}
-    shares: dict[str, float] = {}
-    for name, body in _named_bodies(stem).items():
-        fitting = sum(key in found and _fits(found[key], body[key]) for key in body)
-        shares[name] = fitting / len(body.keys() | found.keys())
-    best = max(shares.values())
-    names = " or ".join(name for name, share in shares.items() if share == best)
-    if best == 1.0:
-        if stem == "deep":
-            return f"it fits {names}: set model.name to that, without overrides"
-        return f"it fits {names}: set model.name to that, model.stem: {stem}, nothing else"
-    if best < 0.1:
-        return "no network that model.name allows is close; is this a ResNeSt?"
-    return (
-        f"closest is {names} ({int(100 * best)}% of the tensors fit); set model.name, or the "
-        "overrides it was trained with"
-    )
 
 
 def save_checkpoint(

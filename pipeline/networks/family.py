@@ -1,22 +1,148 @@
-"""What the report says of a network."""
+"""What a family of networks says of itself: all that the rest of the pipeline knows of a network.
+
+A network has up to three forms, each a plain module whose layers keep the paths they have in the
+float network:
+
+    float (as its checkpoints are) -> prunable (what torch-pruning can follow) -> deploy (what
+    phones run fast)
+
+A family that leaves a form out has the network itself in its place.
+"""
 
 from __future__ import annotations
 
-from pipeline.networks.model_info import ModelInfo
-from pipeline.recipe.recipe import Recipe
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor, nn
+
+from pipeline.networks.codes import PAPER
+from pipeline.networks.rewrites import Normalization, with_normalization
+from pipeline.recipe.model import ModelConfig
+from pipeline.recipe.training import TrainConfig
+
+ConfigT = TypeVar("ConfigT", bound=ModelConfig)
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
-def model_info(recipe: Recipe, num_classes: int, params: int, macs: int) -> ModelInfo:
-    """A recipe's float network."""
-    side = recipe.model.input_size
-    basic = recipe.model.block == "basic" or (
-        recipe.model.block is None and recipe.model.name.endswith("_basic")
-    )
-    return ModelInfo(
-        name=recipe.model.name,
-        block="basic" if basic else "bottleneck",
-        input_shape=(1, 3, side, side),
-        num_classes=num_classes,
-        params=params,
-        macs=macs,
-    )
+@dataclass(frozen=True, kw_only=True)
+class Structure:
+    """Where in a network is what, by module paths.
+
+    Attributes:
+        classifier: the linear layer whose outputs are the logits.
+        stages: modules whose outputs are those of the network's stages, in order; distillation
+            compares there, and pruning may keep a share of each. What stands in none is the stem.
+        dense: modules whose weights sparsifying leaves alone, and all that they hold.
+    """
+
+    classifier: str
+    stages: tuple[str, ...] = ()
+    dense: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depthwise:
+    """A depthwise convolution that only the deploy form has.
+
+    Attributes:
+        layer: of the prunable form, whose channels it is of.
+        reads: whether of those that `layer` reads; otherwise of those that it makes.
+        area: weights of a channel.
+        pools: whether it stands for a pool, whose descriptions files hold otherwise.
+    """
+
+    layer: str
+    reads: bool = False
+    area: int
+    pools: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewritten:
+    """How the layers of the deploy form differ from those of the prunable form.
+
+    Attributes:
+        gone: layers that it lacks.
+        added: layers that it has besides.
+    """
+
+    gone: frozenset[str] = frozenset()
+    added: tuple[Depthwise, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What is known of a network's checkpoints.
+
+    Attributes:
+        head: names of the classifier's tensors, its weights and its biases.
+        hints: lines that say what network a checkpoint is of that does not fit, of its tensors and
+            those that were wanted.
+    """
+
+    head: tuple[str, str]
+    hints: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], list[str]]
+
+
+def _no_hints(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    return []
+
+
+def _nothing_changes(model: nn.Module) -> Rewritten:
+    return Rewritten()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family(Generic[ConfigT, NetworkT]):
+    """One family of networks.
+
+    Attributes:
+        options: what a recipe may ask for, and the names of the networks; an entry of
+            `pipeline.recipe.models.MODELS`, too.
+        build: a network with random weights, of a recipe's `model` and a number of classes. Raises
+            InputError where the recipe asks for what cannot be.
+        structure: of the float network or its prunable form.
+        shape: plain JSON, all that two networks of equal tensors may still differ by.
+        block: the kind of the network's blocks, as a report names it; None has no kinds.
+        hints: see `Checkpoint`.
+        start: sets the random weights that a training begins with, in place.
+        drop: has the network drop features while it is trained, as a recipe's `train` says; None
+            cannot.
+        prunable: a copy in prunable form, of equal outputs and in the same mode.
+        deploy: a copy in deploy form of a network in prunable form, of equal outputs and in the
+            same mode. With a normalisation it takes pixel values 0..255 in place of normalised
+            images.
+        rewritten: what `deploy` will do to the layers of a network in prunable form.
+        published: copies in evaluation mode that compute as other code does, by the name of that
+            code: what other tools are given to start from. Without any they get the network.
+    """
+
+    options: type[ConfigT]
+    build: Callable[[ConfigT, int], NetworkT]
+    structure: Callable[[NetworkT], Structure]
+    shape: Callable[[NetworkT], dict[str, object]] = lambda model: {}
+    block: Callable[[ConfigT], str | None] = lambda config: None
+    hints: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], list[str]] = _no_hints
+    start: Callable[[NetworkT], None] = lambda model: None
+    drop: Callable[[NetworkT, TrainConfig], None] | None = None
+    prunable: Callable[[NetworkT], NetworkT] = copy.deepcopy
+    deploy: Callable[[NetworkT, Normalization | None], nn.Module] = with_normalization
+    rewritten: Callable[[NetworkT], Rewritten] = _nothing_changes
+    published: Mapping[str, Callable[[NetworkT], nn.Module]] = field(default_factory=dict)
+
+    def checkpoint(self, model: NetworkT) -> Checkpoint:
+        """What is known of the checkpoints of a network."""
+        classifier = self.structure(model).classifier
+        return Checkpoint(head=(f"{classifier}.weight", f"{classifier}.bias"), hints=self.hints)
+
+    def given_to_others(self, model: NetworkT) -> dict[str, nn.Module]:
+        """The network as other code publishes it, by the name of that code."""
+        if not self.published:
+            return {PAPER: copy.deepcopy(model).eval()}
+        return {code: form(model) for code, form in self.published.items()}
+
+
+AnyFamily = Family[Any, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -117,3 +118,23 @@ def normalize_conv(normalization: Normalization) -> nn.Conv2d:
     conv.weight.copy_((1 / (255 * std))[:, None, None, None])
     conv.bias.copy_(-mean / std)
     return conv
+
+
+def with_normalization(model: nn.Module, normalization: Normalization | None) -> nn.Module:
+    """A copy of a network; with a normalisation it takes pixel values 0..255.
+
+        (image - mean) / std -> network      becomes      image -> normalize -> network
+
+    By a hook, so that every layer keeps its path.
+    """
+    copied = copy.deepcopy(model)
+    if normalization is not None:
+        normalize = normalize_conv(normalization)
+        copied.add_module("normalize", normalize.to(next(copied.parameters())))
+
+        copied.register_forward_pre_hook(_normalized)
+    return copied
+
+
+def _normalized(model: nn.Module, images: tuple[Tensor]) -> tuple[Tensor]:
+    return (model.get_submodule("normalize")(images[0]),)

@@ -1,72 +1,31 @@
-"""The network that a recipe asks for."""
+"""What every family of networks lets a recipe ask for."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from pipeline.recipe.values import Depth, Part, Side, Splits, WeightsFile, Width
+from pipeline.recipe.values import Part, WeightsFile
 
 
 class ModelConfig(Part):
     """The network, for square inputs of `input_size` pixels a side.
 
-    The fields from `block` on change what `name` gives.
+    Each family has a class of its own of this one, with the names of its networks and its own
+    keys (`pipeline.recipe.models`).
 
     Attributes:
-        name: of the network.
-        input_size: side of the images in pixels.
-        checkpoint: weights to start from, with the names of the official ResNeSt, of timm or of
-            PocketNest; a path, or `timm:` and the name of one of timm's models, which is fetched
-            from the Hugging Face Hub once. Without one the weights start random and are trained.
-        head: of the checkpoint. keep: it was trained on the classes of `data`, and is used as it
-            is. replace: its classifier is left out for a new one, and `train` trains the network
-            on the classes of `data` (transfer learning).
-        block: kind of the blocks.
-        layers: blocks of each of the four stages.
-        radix: splits of every block, between which its attention chooses.
-        cardinality: groups of channels of every block.
-        base_width: channels of one group where a stage has 64 planes.
-        stem: before the stages. deep: three convolutions and a pool, to a quarter of the side;
-            small: one convolution at the whole side, for small images.
-        stem_width: channels of a deep stem's first two convolutions; its third, or the one of a
-            small stem, has twice as many.
-        avd: pools in every block that halves the resolution (average downsampling), in place of
-            a convolution that skips pixels.
-        avd_first: whether that pool stands before the block's 3 x 3 convolution.
-        width_multiplier: of the channels of every stage; they stay multiples of 8.
+        name: of the network; a family narrows it to a Literal, or has its own `takes`.
+        input_size: side of the images in pixels; a family narrows it to what its strides divide.
+        checkpoint: weights to start from.
+        head: of the checkpoint. keep: as it is; replace: left out for a new one.
     """
 
-    name: Literal[
-        "resnest14",
-        "resnest26",
-        "resnest50",
-        "resnest101",
-        "resnest200",
-        "resnest269",
-        "resnest50_fast_1s1x64d",
-        "resnest50_fast_2s1x64d",
-        "resnest50_fast_4s1x64d",
-        "resnest50_fast_1s2x40d",
-        "resnest50_fast_2s2x40d",
-        "resnest50_fast_4s2x40d",
-        "resnest50_fast_1s4x24d",
-        "resnest50_basic",
-    ]
-    input_size: Side = 224
+    name: str
+    input_size: Annotated[int, Field(ge=1, le=1024)] = 224
     checkpoint: WeightsFile | None = None
     head: Literal["keep", "replace"] = "keep"
-    block: Literal["bottleneck", "basic"] | None = None
-    layers: Annotated[tuple[Depth, Depth, Depth, Depth], Field(strict=False)] | None = None
-    radix: Splits | None = None
-    cardinality: Splits | None = None
-    base_width: Width | None = None
-    stem: Literal["deep", "small"] | None = None
-    stem_width: Width | None = None
-    avd: bool | None = None
-    avd_first: bool | None = None
-    width_multiplier: Annotated[float, Field(gt=0, le=2)] = 1.0
 
     @field_validator("head")
     @classmethod
@@ -74,3 +33,21 @@ class ModelConfig(Part):
         if head == "replace" and info.data.get("checkpoint", "") is None:
             raise ValueError("replace needs model.checkpoint: without one there is no head")
         return head
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """What `model.name` may be: the family's names, or forms of them."""
+        return get_args(cls.model_fields["name"].annotation)
+
+    @classmethod
+    def takes(cls, name: object) -> bool:
+        """Whether `name` is of this family."""
+        return name in cls.names()
+
+    @classmethod
+    def shape_keys(cls) -> tuple[str, ...]:
+        """The keys that decide what the network is, beside the side of its images."""
+        return tuple(key for key in cls.model_fields if key not in _NO_SHAPE)
+
+
+_NO_SHAPE = ("input_size", "checkpoint", "head")

@@ -24,7 +24,7 @@ from pipeline.recipe.compression import PruneConfig, QatConfig, SparsifyConfig
 from pipeline.recipe.data import DataConfig
 from pipeline.recipe.known import Known, with_names
 from pipeline.recipe.loading import read_overrides, read_tree, write_yaml
-from pipeline.recipe.model import ModelConfig
+from pipeline.recipe.models import AnyModel, kind_of, known_names
 from pipeline.recipe.problems import explain
 from pipeline.recipe.target import (
     BudgetsConfig,
@@ -35,7 +35,7 @@ from pipeline.recipe.target import (
 )
 from pipeline.recipe.task import TaskConfig
 from pipeline.recipe.training import SaveConfig, TrainConfig
-from pipeline.recipe.tree import Location, Value, absolute_paths, merge, plain
+from pipeline.recipe.tree import Location, Value, absolute_paths, find, merge, plain
 from pipeline.recipe.values import FileName, Part, Threads
 
 
@@ -75,7 +75,7 @@ class Recipe(Part):
     description: str = ""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     threads: Threads = 2
-    model: ModelConfig
+    model: AnyModel
     task: TaskConfig = TaskConfig()
     data: DataConfig
     train: TrainConfig
@@ -156,7 +156,7 @@ def load_recipes(
             content = plain(absolute_paths(tree, _PATHS))
             recipes.append(Recipe.model_validate(content, context=known))
         except ValidationError as error:
-            problems += explain(error, tree, _schema(known))
+            problems += explain(error, tree, _schema_for(tree, known))
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
     return recipes
@@ -182,6 +182,17 @@ def _schema(known: Known | None) -> dict[str, Any]:
     schema = with_names(Recipe.model_json_schema(), known)
     extends = {"type": "string", "description": "The recipe that this one changes."}
     schema["properties"] = {"extends": extends} | schema["properties"]
+    return schema
+
+
+def _schema_for(tree: Value, known: Known | None) -> dict[str, Any]:
+    """The schema with the keys of the family that a recipe names, and the names of all."""
+    schema = _schema(known)
+    kind = kind_of(plain(find(tree, ["model", "name"])[0]))
+    model = kind.model_json_schema()
+    schema["$defs"] |= model.pop("$defs", {})
+    model["properties"]["name"] = {"type": "string", "enum": list(known_names())}
+    schema["properties"]["model"] = model
     return schema
 
 

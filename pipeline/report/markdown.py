@@ -345,7 +345,7 @@ def _setting(report: Report) -> str:
     tests = ", ".join(f"{_text(name)} ({count})" for name, count in data.test_sets.items())
     tools = ", ".join(f"{_text(name)} {_text(version)}" for name, version in report.tools.items())
     lines = [
-        f"Model: {_text(model.name)} ({model.block} blocks), input {shape}, classes: "
+        f"Model: {_text(model.name)}{words.blocks(model.block)}, input {shape}, classes: "
         f"{model.num_classes}, {words.count(model.params)} params, {words.count(model.macs)} MACs",
         f"Data: {_text(data.name)}, {words.plural(data.train_images, 'training image')}; "
         f"test images: {tests}; sha256 {data.sha256[:12]}",

@@ -57,6 +57,11 @@ def plural(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
+def blocks(kind: str | None) -> str:
+    """Write, behind a network's name, what kind of blocks it has, if its family has kinds."""
+    return "" if kind is None else f" ({kind} blocks)"
+
+
 def primary(report: Report) -> str:
     """Name of the primary figure."""
     return next(iter(report.baseline.accuracy.values())).FIGURE

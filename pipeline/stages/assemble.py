@@ -10,7 +10,7 @@ from pipeline.compress.training.epoch import Epoch
 from pipeline.compress.training.loop import CURVE
 from pipeline.measure.baseline.record import Baseline
 from pipeline.measure.latency import speedup
-from pipeline.networks.family import model_info
+from pipeline.networks.families import model_info
 from pipeline.recipe.recipe import Recipe, recipe_info
 from pipeline.report.records import (
     Budget,

@@ -16,10 +16,8 @@ from pipeline.base.errors import reading
 from pipeline.compress.pruning.prune import take_shapes
 from pipeline.compress.quantization import qat
 from pipeline.networks.checkpoints import WEIGHTS, load_checkpoint, read_checkpoint
-from pipeline.networks.resnest.branches import branch_form
-from pipeline.networks.resnest.build import build
-from pipeline.networks.resnest.deploy import DeployNet, deploy_form
-from pipeline.networks.resnest.network import ResNeSt
+from pipeline.networks.families import family_of
+from pipeline.networks.family import AnyFamily
 from pipeline.networks.rewrites import Normalization
 from pipeline.recipe.recipe import Recipe
 from pipeline.tasks.accuracy import Accuracy
@@ -56,6 +54,11 @@ class Context:
     partial: Path | None = None
 
     @property
+    def family(self) -> AnyFamily:
+        """Of the recipe's network."""
+        return family_of(self.recipe.model)
+
+    @property
     def task(self) -> TaskModule:
         """What the recipe's network learns."""
         return task_of(self.recipe)
@@ -82,26 +85,33 @@ def write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def float_model(context: Context, inputs: Inputs) -> ResNeSt:
+def new_model(context: Context) -> nn.Module:
+    """A network of the recipe's shape, its weights random."""
+    model: nn.Module = context.family.build(context.recipe.model, context.outputs)
+    return model
+
+
+def float_model(context: Context, inputs: Inputs) -> nn.Module:
     """The float network, as it was trained or read."""
-    model = build(context.recipe.model, context.outputs)
-    load_checkpoint(model, inputs["train"] / WEIGHTS)
+    model = new_model(context)
+    load_checkpoint(model, inputs["train"] / WEIGHTS, context.family.checkpoint(model))
     return model.eval()
 
 
-def branched_model(context: Context) -> ResNeSt:
-    """A network of the recipe's shape in branch form, its weights random."""
-    return branch_form(build(context.recipe.model, context.outputs).eval())
+def branched_model(context: Context) -> nn.Module:
+    """A network of the recipe's shape in prunable form, its weights random."""
+    model: nn.Module = context.family.prunable(new_model(context).eval())
+    return model
 
 
-def small_model(context: Context, inputs: Inputs) -> ResNeSt:
-    """The network in branch form as pruning and sparsifying left it."""
+def small_model(context: Context, inputs: Inputs) -> nn.Module:
+    """The network in prunable form as pruning and sparsifying left it."""
     last = "prune" if context.recipe.sparsify is None else "sparsify"
     return pruned_model(context, inputs, last)
 
 
-def pruned_model(context: Context, inputs: Inputs, stage: str) -> ResNeSt:
-    """The network in branch form as `stage` left it."""
+def pruned_model(context: Context, inputs: Inputs, stage: str) -> nn.Module:
+    """The network in prunable form as `stage` left it."""
     model = branched_model(context)
     weights = inputs[stage] / WEIGHTS
     with reading(weights):
@@ -123,13 +133,14 @@ def normalization(context: Context) -> Normalization | None:
     return Normalization(mean=context.dataset.mean, std=context.dataset.std)
 
 
-def deployed(context: Context, model: ResNeSt) -> DeployNet:
-    """A network in branch form as the target's file takes it."""
-    return deploy_form(model, normalization(context))
+def deployed(context: Context, model: nn.Module) -> nn.Module:
+    """A network in prunable form as the target's file takes it."""
+    made: nn.Module = context.family.deploy(model, normalization(context))
+    return made
 
 
-def quantized_graph(context: Context, model: ResNeSt) -> fx.GraphModule:
-    """A network in branch form, ready for quantization-aware training."""
+def quantized_graph(context: Context, model: nn.Module) -> fx.GraphModule:
+    """A network in prunable form, ready for quantization-aware training."""
     recipe = context.recipe
     deploy = deployed(context, model)
     return qat.prepare(deploy, recipe.model.input_size, pixels=recipe.target.takes_pixels)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.base.checksums import damage
 from pipeline.base.errors import InputError
@@ -19,8 +19,7 @@ from pipeline.formats.formats import FORMATS
 from pipeline.measure.lanes.lane import ModelFile
 from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.networks.checkpoints import WEIGHTS, load_checkpoint
-from pipeline.networks.resnest.build import build
-from pipeline.networks.resnest.network import ResNeSt
+from pipeline.networks.families import family_of
 from pipeline.recipe.recipe import Recipe, load_recipes
 from pipeline.report.records import Report
 from pipeline.stages.known import KNOWN
@@ -187,7 +186,7 @@ def open_run(directory: Path, target: str | None) -> Finished:
     return runs[names.index(target)]
 
 
-def float_network(runs: Sequence[Finished]) -> ResNeSt:
+def float_network(runs: Sequence[Finished]) -> nn.Module:
     """The float network that the files of some runs were all made from, in evaluation mode.
 
     Raises:
@@ -202,8 +201,9 @@ def float_network(runs: Sequence[Finished]) -> ResNeSt:
                 "take one at a time, or run both recipes into one folder"
             )
     outputs = task_of(first.recipe).outputs(first.classes)
-    model = build(first.recipe.model, len(outputs)).eval()
-    load_checkpoint(model, weights)
+    family = family_of(first.recipe.model)
+    model: nn.Module = family.build(first.recipe.model, len(outputs)).eval()
+    load_checkpoint(model, weights, family.checkpoint(model))
     return model
 
 

@@ -11,7 +11,6 @@ from torch import Tensor, fx, nn
 from pipeline.compress.training.distill import distillation
 from pipeline.compress.training.loop import Hooks, Step, fit
 from pipeline.compress.training.resume import Saves
-from pipeline.networks.resnest.network import ResNeSt
 from pipeline.recipe.training import DistillConfig, TrainConfig
 from pipeline.stages.context import Context, Inputs, float_model, normalization
 
@@ -58,7 +57,7 @@ def trained(
 def taught(
     context: Context,
     inputs: Inputs,
-    student: ResNeSt | fx.GraphModule,
+    student: nn.Module,
     config: DistillConfig | None,
 ) -> AbstractContextManager[AdjustLoss]:
     """The loss with the float network's answers in it; as it is where nothing is distilled."""
@@ -66,4 +65,5 @@ def taught(
         return nullcontext(Hooks().adjust_loss)
     pixels = normalization(context) if isinstance(student, fx.GraphModule) else None
     teacher = float_model(context, inputs)
-    return distillation(student, teacher, config, teacher.stage_names(), pixels)
+    stages = context.family.structure(teacher).stages
+    return distillation(student, teacher, config, stages, pixels)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.base import torchrun
 from pipeline.base.passing import is_passing
@@ -23,8 +23,6 @@ from pipeline.measure import width_times
 from pipeline.networks.checkpoints import WEIGHTS, save_checkpoint
 from pipeline.networks.count import count
 from pipeline.networks.layer_width import LayerWidth
-from pipeline.networks.resnest.branches import branch_form
-from pipeline.networks.resnest.network import ResNeSt
 from pipeline.recipe.compression import PruneConfig, PruneTarget
 from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import Context, Inputs, branched_model, float_model, write_json
@@ -59,7 +57,7 @@ class GoalFacts(Record):
 
 
 class PruneFacts(StageFacts):
-    """The network in branch form, as pruning left it.
+    """The network in prunable form, as pruning left it.
 
     Attributes:
         layers: widths before and after.
@@ -82,9 +80,9 @@ class PruneFacts(StageFacts):
 
 
 def prune(context: Context, inputs: Inputs, out: Path) -> PruneFacts:
-    """Remove channels and fine-tune; without a pruning target, only take branch form."""
+    """Remove channels and fine-tune; without a pruning target, only take prunable form."""
     recipe, side = context.recipe, context.recipe.model.input_size
-    model = branch_form(float_model(context, inputs))
+    model: nn.Module = context.family.prunable(float_model(context, inputs))
     before = count(model, side).layers
     goal, difference = None, None
     if recipe.prune is not None:
@@ -110,8 +108,8 @@ def prune(context: Context, inputs: Inputs, out: Path) -> PruneFacts:
 
 
 def _prune(
-    context: Context, inputs: Inputs, model: ResNeSt, config: PruneConfig, out: Path
-) -> tuple[ResNeSt, GoalFacts, float]:
+    context: Context, inputs: Inputs, model: nn.Module, config: PruneConfig, out: Path
+) -> tuple[nn.Module, GoalFacts, float]:
     """Prune in the recipe's steps, with training after each."""
     goal, file = goal_and_file(context, inputs, model)
     cuts: list[_Cut] = []
@@ -158,7 +156,7 @@ class _Cut:
 
 def _cut(
     context: Context,
-    model: ResNeSt,
+    model: nn.Module,
     config: PruneConfig,
     wanted: tuple[Goal, width_times.TimedFile | None],
     step: int,
@@ -166,7 +164,8 @@ def _cut(
     """Remove the channels of one step."""
     side = context.recipe.model.input_size
     goal, file = wanted
-    plan = plan_of(model, side, goal, config, partial(_judged_images, context, model))
+    images = partial(_judged_images, context, model)
+    plan = plan_of(model, side, context.family.structure(model), goal, config, images)
     limit = goal.after(step, config.steps)
     attempts: list[width_times.Attempt] = []
     if file is None:
@@ -208,7 +207,7 @@ def _remembered(
 
 
 def _judged_images(
-    context: Context, model: ResNeSt
+    context: Context, model: nn.Module
 ) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
     """Images that the network was not trained on, to judge channels by."""
     dataset, loss = context.dataset, context.task.loss()
@@ -224,7 +223,7 @@ def _loss_of(loss: Callable[[Tensor, Tensor], Tensor], targets: Tensor, answers:
 
 
 def _finetune(
-    context: Context, inputs: Inputs, model: ResNeSt, config: PruneConfig, step: int
+    context: Context, inputs: Inputs, model: nn.Module, config: PruneConfig, step: int
 ) -> Curve:
     last = step == config.steps
     shorter = {} if last else {"epochs": config.step_epochs, "warmup_epochs": 0}

@@ -48,7 +48,8 @@ def _of_a_gpu_elsewhere(run: Run, out: Path, tell: Callable[[str], None]) -> Kep
     if here == "gpu" or not any_in(folders):
         return None
     model = float_model(run.context, {"train": trained.directory})
-    found = model_sha256(model, run.context.recipe.model.input_size)
+    shape = run.context.family.shape(model)
+    found = model_sha256(model, shape, run.context.recipe.model.input_size)
     kept, notes = newest_of_gpu(folders, found, run.context.dataset)
     for note in notes:
         tell(f"  {escape(printable(note))}")

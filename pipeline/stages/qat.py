@@ -52,13 +52,15 @@ def quantize(context: Context, inputs: Inputs, out: Path) -> QatFacts:
     """Quantization-aware training from calibrated ranges."""
     recipe = context.recipe
     torch.manual_seed(recipe.seed)
-    graph = quantized_graph(context, small_model(context, inputs))
+    small = small_model(context, inputs)
+    dense = context.family.structure(small).dense
+    graph = quantized_graph(context, small)
     calibrate(context, graph)
     qat.refuse_bad_grids(graph)
     silent = qat.silent_layers(graph)
     qat.merge_rounding(graph)
     schedule = qat.Schedule(graph, recipe.qat.milestones)
-    zeros = zero_masks(graph) if recipe.sparsify is not None else {}
+    zeros = zero_masks(graph, dense) if recipe.sparsify is not None else {}
     with taught(context, inputs, graph, recipe.qat.distill) as adjust_loss:
         hooks = Hooks(
             part="qat.train",

@@ -39,7 +39,8 @@ def sparsify(context: Context, inputs: Inputs, out: Path) -> SparsifyFacts:
     model = pruned_model(context, inputs, "prune")
     parts = torchrun.count() * config.train.accumulate
     steps = batches_per_epoch(len(context.dataset.train), config.train.batch_size, parts)
-    sparsifier = Sparsifier(model, config, steps * config.train.epochs)
+    dense = context.family.structure(model).dense
+    sparsifier = Sparsifier(model, config, steps * config.train.epochs, dense)
     with taught(context, inputs, model, config.distill) as adjust_loss:
         hooks = Hooks(
             part="sparsify.train",
@@ -56,7 +57,7 @@ def sparsify(context: Context, inputs: Inputs, out: Path) -> SparsifyFacts:
     model = model.cpu().eval()
     save_checkpoint(model, out / WEIGHTS, None)
     return SparsifyFacts(
-        sparsity=sparsity(model),
+        sparsity=sparsity(model, dense),
         left_out=tuple(sparsifier.left_out),
     )
 

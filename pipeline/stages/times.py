@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from pipeline.base.errors import InputError
 from pipeline.compress.pruning.groups import groups_of
@@ -20,7 +21,6 @@ from pipeline.formats.formats import FORMATS
 from pipeline.formats.write import export
 from pipeline.measure import timing, width_times
 from pipeline.measure.lanes.lanes import HOST, LANES
-from pipeline.networks.resnest.network import ResNeSt
 from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import (
     PROGRAM,
@@ -110,7 +110,7 @@ def timed_file(context: Context, inputs: Inputs) -> width_times.TimedFile:
     """The unpruned network's file that the stage `times` left."""
     recipe, side = context.recipe, context.recipe.model.input_size
     model = branched_model(context)
-    groups = groups_of(model, side)
+    groups = groups_of(model, side, context.family.structure(model))
     return width_times.TimedFile(
         content=unpruned_file(context, inputs).read_bytes(),
         format_name=recipe.target.format,
@@ -130,21 +130,21 @@ def _image(dataset: Dataset) -> NDArray[np.float32]:
 
 
 def goal_and_file(
-    context: Context, inputs: Inputs, model: ResNeSt
+    context: Context, inputs: Inputs, model: nn.Module
 ) -> tuple[Goal, width_times.TimedFile | None]:
     """What the pruning is to reach; with the file to time where that is a latency.
 
     Args:
         context: of a recipe that prunes.
         inputs: earlier results.
-        model: the network in branch form, before anything is removed.
+        model: the network in prunable form, before anything is removed.
     """
     recipe = context.recipe
     config = recipe.prune
     assert config is not None
     if config.latency is None:
         stored = FORMATS[recipe.target.format].bytes[recipe.target.precision]
-        return goal_of(model, recipe.model.input_size, config, stored), None
+        return goal_of(context.family, model, recipe.model.input_size, config, stored), None
     file = timed_file(context, inputs)
     content = json.loads((inputs["times"] / SAMPLES).read_text(encoding="utf-8"))
     samples = [width_times.Sample(**sample) for sample in content]

@@ -11,9 +11,8 @@ from pipeline.compress.training.loop import CURVE, Hooks
 from pipeline.compress.training.regularize import drop_while_training
 from pipeline.networks.checkpoints import WEIGHTS, load_checkpoint, save_checkpoint
 from pipeline.networks.hub import local_file
-from pipeline.networks.resnest.build import build
 from pipeline.networks.sanity import refuse_dead
-from pipeline.stages.context import Context, Inputs, write_json
+from pipeline.stages.context import Context, Inputs, new_model, write_json
 from pipeline.stages.fitting import trained
 from pipeline.stages.stage import CORE, IMAGES, Stage, StageFacts
 
@@ -29,16 +28,17 @@ def train(context: Context, inputs: Inputs, out: Path) -> TrainFacts:
     """
     recipe = context.recipe
     torch.manual_seed(recipe.seed)
-    model = build(recipe.model, context.outputs)
+    family, model = context.family, new_model(context)
     replaces_head = recipe.model.head == "replace"
     if recipe.model.checkpoint is None:
-        model.start_as_identity()
+        family.start(model)
     else:
         given = local_file(recipe.model.checkpoint)
-        load_checkpoint(model, given, context.dataset.classes, head=not replaces_head)
+        known = family.checkpoint(model)
+        load_checkpoint(model, given, known, context.dataset.classes, head=not replaces_head)
         refuse_dead("model.checkpoint", model, given)
     if recipe.model.checkpoint is None or replaces_head:
-        drop_while_training(model, recipe.train)
+        drop_while_training(family, model, recipe.train)
         write_json(out / CURVE, trained(context, model, "train", recipe.train, Hooks()))
     save_checkpoint(model.cpu(), out / WEIGHTS, {"classes": json.dumps(context.dataset.classes)})
     return TrainFacts()

@@ -15,12 +15,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
 from pipeline.base import safe_files
 from pipeline.commands.bench.peer_files import _kept
 from pipeline.commands.bench.peers import make as make_module
 from pipeline.commands.bench.peers import onnx_int8
 from pipeline.commands.bench.peers.make import Peer, make
+from pipeline.commands.bench.peers.naive import load_network, save_network
 from pipeline.commands.bench.peers.plans import (
     CALIBRATION,
     KEPT,
@@ -30,17 +32,12 @@ from pipeline.commands.bench.peers.plans import (
     PeerPlan,
     report_of,
 )
-from pipeline.commands.bench.peers.research import (
-    ResearchAttention,
-    TimmAttention,
-    load_network,
-    research_form,
-    save_network,
-)
 from pipeline.formats import as_onnx
 from pipeline.formats.formats import FORMATS
 from pipeline.formats.tflite.onnx2tf_folder import scratch_directory
 from pipeline.formats.write import child_environment
+from pipeline.networks.resnest.family import FAMILY
+from pipeline.networks.resnest.published import ResearchAttention, TimmAttention, research_form
 from tests.making import programs
 from tests.making.networks import CLASSES, ONE_BLOCK, images, small
 
@@ -61,7 +58,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def made(folder: Path) -> dict[str, Peer]:
     """Every peer of a small network, calibrated on 16 images."""
-    return {peer.name: peer for peer in make(small(**LAYERS), images(16), folder)}
+    return {peer.name: peer for peer in make(networks(), images(16), folder)}
+
+
+def networks() -> dict[str, nn.Module]:
+    return FAMILY.given_to_others(small(**LAYERS))
 
 
 def file_of(peer: Peer) -> Path:
@@ -243,8 +244,8 @@ def test_the_naive_export_has_the_research_codes_operations(made: dict[str, Peer
 
 def test_a_network_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     model = programs.network("radix4").train()
-    save_network(model, tmp_path / "network.safetensors")
-    loaded = load_network(tmp_path / "network.safetensors")
+    save_network(model, tmp_path / "network.pt")
+    loaded = load_network(tmp_path / "network.pt")
     assert loaded.config == model.config
     assert not loaded.training
     torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
@@ -269,7 +270,7 @@ def test_a_tool_that_fails_leaves_the_others(
     shutil.copy(file_of(made[NAIVE]), tmp_path)
     (tmp_path / NO_TOOL.file).write_text("of an earlier run")
     told: list[str] = []
-    failed, unmade, static = make(small(**LAYERS), images(2), tmp_path, 1, told.append)
+    failed, unmade, static = make(networks(), images(2), tmp_path, 1, told.append)
     assert failed.missing == "KeyError: 'no such tool' (more in no.onnx.log)"
     assert unmade.missing == "it is made from 'no such tool', which is missing"
     assert (failed.path, unmade.path, unmade.seconds) == (None, None, 0.0)
@@ -332,7 +333,7 @@ def test_children_end_with_an_interrupt(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(make_module, "_start", noting)
     with pytest.raises(KeyboardInterrupt):
-        make(small(**LAYERS), images(2), tmp_path, progress=interrupt)
+        make(networks(), images(2), tmp_path, progress=interrupt)
     assert [child.process.returncode for child in started] == [1, -9]
     assert {path.suffix for path in tmp_path.iterdir()} == {".log"}
 

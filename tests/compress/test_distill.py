@@ -43,6 +43,7 @@ from tests.making.networks import (
     images,
     same_state,
     small,
+    structure,
 )
 from tests.making.training import fit
 
@@ -232,8 +233,10 @@ def test_a_narrow_student_comes_closer_to_its_teacher() -> None:
 def test_a_pruned_network_learns_from_its_original() -> None:
     original = small()
     branched, x = branch_form(original), images(8)
-    every_second = {g.name: range(0, g.channels, 2) for g in groups_of(branched, SIDE)}
-    model = remove(branched, SIDE, every_second)
+    every_second = {
+        g.name: range(0, g.channels, 2) for g in groups_of(branched, SIDE, structure(branched))
+    }
+    model = remove(branched, SIDE, structure(branched), every_second)
     before = {c: loss_of(model, original, c, x).item() for c in (SOFT, FEATURES)}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
     for _ in range(20):

@@ -20,7 +20,7 @@ from pipeline.compress.pruning.groups import (
 )
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.network import NAMED, ResNeSt
-from tests.making.networks import ONE_BLOCK, SHALLOW, SIDE, VARIANTS, same_state, small
+from tests.making.networks import ONE_BLOCK, SHALLOW, SIDE, VARIANTS, same_state, small, structure
 from tests.making.pruning import TOLERANCE, random_mask
 
 
@@ -31,17 +31,17 @@ def branched(variant: str) -> ResNeSt:
 
 @functools.cache
 def groups(variant: str) -> tuple[Group, ...]:
-    return groups_of(branched(variant), SIDE)
+    return groups_of(branched(variant), SIDE, structure(branched(variant)))
 
 
 @pytest.mark.parametrize("name", NAMED)
 def test_random_masks_on_every_group_of_every_named_network(name: str) -> None:
     """At full depth, a quarter of the width, 64 x 64: every kind of layer and tie is there."""
     original = branch_form(small(name, layers=NAMED[name].layers))
-    found = groups_of(original, 64)
+    found = groups_of(original, 64, structure(original))
     removed = random_mask(found, random.Random(name))
     assert set(removed) == {group.name for group in found}
-    pruned = remove(original, 64, removed)
+    pruned = remove(original, 64, structure(original), removed)
     assert masked_difference(original, pruned, found, removed, 64) <= TOLERANCE
 
 
@@ -50,7 +50,7 @@ def test_random_masks_on_every_group_of_every_named_network(name: str) -> None:
 @given(seed=st.integers(0, 10**6))
 def test_random_masks_on_every_kind_of_block(variant: str, seed: int) -> None:
     removed = random_mask(groups(variant), random.Random(seed))
-    pruned = remove(branched(variant), SIDE, removed)
+    pruned = remove(branched(variant), SIDE, structure(branched(variant)), removed)
     difference = masked_difference(branched(variant), pruned, groups(variant), removed, SIDE)
     assert difference <= TOLERANCE
 
@@ -83,7 +83,9 @@ def test_the_radix_halves_and_the_residual_stream_are_tied() -> None:
     }
     assert by_name["layer2.0.branches.0.0"].makers == ("layer2.0.branches.0.0",)
     deeper = branch_form(small(layers=SHALLOW))
-    stream = next(g for g in groups_of(deeper, SIDE) if g.name == "layer2.0.conv3")
+    stream = next(
+        g for g in groups_of(deeper, SIDE, structure(deeper)) if g.name == "layer2.0.conv3"
+    )
     assert stream.makers == ("layer2.0.conv3", "layer2.0.downsample.1", "layer2.1.conv3")
     assert {"layer2.1.branches.0.0", "layer2.1.branches.1.0", "fc"} == set(stream.readers)
 
@@ -91,10 +93,10 @@ def test_the_radix_halves_and_the_residual_stream_are_tied() -> None:
 def test_removing_changes_nothing_but_the_copy() -> None:
     model, before = branched("basic"), branch_form(small(**VARIANTS["basic"]))
     removed = random_mask(groups("basic"), random.Random(0))
-    narrow = remove(model, SIDE, removed)
+    narrow = remove(model, SIDE, structure(model), removed)
     mask(model, groups("basic"), removed)
     assert same_state(model, before)
-    assert same_state(remove(model, SIDE, {}), model)
+    assert same_state(remove(model, SIDE, structure(model), {}), model)
     for group in groups("basic"):
         left = group.channels - len(removed[group.name])
         assert {narrow.get_submodule(m).out_channels for m in group.makers} == {left}
@@ -107,7 +109,7 @@ def test_a_mask_without_one_channel_is_found() -> None:
     found = []
     for group in groups("plain"):
         gone = removed[group.name]
-        pruned = remove(original, SIDE, {group.name: gone})
+        pruned = remove(original, SIDE, structure(original), {group.name: gone})
         biases = torch.stack([original.get_submodule(n).bias for n in group.norms]).amax(0).tolist()
         seen = max(gone, key=lambda index: biases[index])
         wrong = {group.name: [i for i in gone if i != seen]}
@@ -120,7 +122,7 @@ def test_a_mask_without_one_channel_is_found() -> None:
 def test_a_mask_with_another_channel_is_found() -> None:
     original = branched("plain")
     name = "layer2.0.conv3"
-    pruned = remove(original, SIDE, {name: [0, 1]})
+    pruned = remove(original, SIDE, structure(original), {name: [0, 1]})
     assert masked_difference(original, pruned, groups("plain"), {name: [0, 1]}, SIDE) <= TOLERANCE
     assert masked_difference(original, pruned, groups("plain"), {name: [0, 2]}, SIDE) > TOLERANCE
 
@@ -140,6 +142,6 @@ def test_a_mask_with_another_channel_is_found() -> None:
 def test_masks_that_do_not_fit_are_refused(name: str, indices: list[int], message: str) -> None:
     model = branch_form(small(cardinality=2, layers=ONE_BLOCK))
     with pytest.raises(InputError, match=message):
-        remove(model, SIDE, {name: list(indices)})
+        remove(model, SIDE, structure(model), {name: list(indices)})
     with pytest.raises(InputError, match=message):
-        check_removed(groups_of(model, SIDE), {name: list(indices)})
+        check_removed(groups_of(model, SIDE, structure(model)), {name: list(indices)})

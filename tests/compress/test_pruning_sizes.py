@@ -14,7 +14,8 @@ from pipeline.measure.timing import size_bytes
 from pipeline.networks.count import count
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
-from tests.making.networks import SIDE, images, small
+from pipeline.networks.resnest.family import FAMILY
+from tests.making.networks import SIDE, images, small, structure
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +27,7 @@ def test_the_size_of_a_file_is_known_before_it_is_written(
 ) -> None:
     """A description is most of so small a file, which makes this the hardest case."""
     branched = branch_form(small(radix=radix, width_multiplier=width))
-    groups = groups_of(branched, SIDE)
+    groups = groups_of(branched, SIDE, structure(branched))
     shapes = costs.layer_shapes(groups, count(branched, SIDE))
     widths = {group.name: group.channels for group in groups}
     deploy, example = deploy_form(branched), torch.zeros(2, 3, SIDE, SIDE)
@@ -39,5 +40,5 @@ def test_the_size_of_a_file_is_known_before_it_is_written(
     for form, known in FORMATS.items():
         path = tmp_path / f"model{known.suffix}"
         known.module().write(program, path)
-        cost = sizes.size_mb(branched, shapes, groups, known.bytes[precision])
+        cost = sizes.size_mb(FAMILY.rewritten(branched), shapes, groups, known.bytes[precision])
         assert cost.of(widths) == pytest.approx(size_bytes(path) / 1e6, rel=0.05), form

@@ -10,18 +10,27 @@ from hypothesis import strategies as st
 
 from pipeline.compress.pruning import costs
 from pipeline.compress.pruning.costs import Cost, Term
-from pipeline.compress.pruning.groups import Group, groups_of, remove
+from pipeline.compress.pruning.groups import Group, groups_of, remove, stage_of
 from pipeline.compress.pruning.widths import Plan, choose, weakest
 from pipeline.networks.count import count
+from pipeline.networks.family import Structure
 from pipeline.networks.resnest.branches import branch_form
-from tests.making.networks import SIDE, VARIANTS, small
+from tests.making.networks import SIDE, VARIANTS, small, structure
 
+STRUCTURE = Structure(classifier="fc", stages=("layer1", "layer2", "layer3", "layer4"))
+STRUCTURE = Structure(classifier="fc", stages=("layer1", "layer2", "layer3", "layer4"))
 SCOPES = ["layer", "stage", "network"]
 
 
 def group(name: str, channels: int, parts: int = 1) -> Group:
     return Group(
-        name=name, channels=channels, parts=parts, makers=(name,), readers=(), norms=(name,)
+        name=name,
+        channels=channels,
+        parts=parts,
+        makers=(name,),
+        readers=(),
+        norms=(name,),
+        stage=stage_of(name, STRUCTURE.stages),
     )
 
 
@@ -51,6 +60,7 @@ def plans(draw: st.DrawFn) -> Plan:
         )
     constant = float(draw(st.integers(0, 20)))
     return Plan(
+        structure=STRUCTURE,
         groups=tuple(groups),
         scores=scores,
         cost=Cost(terms=tuple(terms), constant=constant),
@@ -91,9 +101,10 @@ def test_a_limit_out_of_reach_is_refused(scope: str, plan: Plan) -> None:
 @functools.cache
 def plan_of_network(variant: str = "plain", round_to: int = 2) -> Plan:
     model = branch_form(small(**{"width_multiplier": 0.5} | VARIANTS[variant]))
-    groups = groups_of(model, SIDE)
+    groups = groups_of(model, SIDE, structure(model))
     generator = torch.Generator().manual_seed(0)
     return Plan(
+        structure=STRUCTURE,
         groups=groups,
         scores={
             g.name: torch.rand(g.channels // g.parts, generator=generator, dtype=torch.float64)
@@ -134,6 +145,7 @@ def test_over_the_network_what_matters_least_for_its_cost_goes() -> None:
     """Two groups of the same cost, one of them of no importance."""
     first, second = group("layer1.0", 32), group("layer2.0", 32)
     plan = Plan(
+        structure=STRUCTURE,
         groups=(first, second),
         scores={
             "layer1.0": torch.full((32,), 1e-3, dtype=torch.float64),
@@ -156,6 +168,7 @@ def test_a_runtime_that_computes_in_tiles_does_not_stop_the_search() -> None:
     """Eight channels less gain nothing there; channels that cost nothing are kept."""
     wide = group("layer1.0", 256)
     plan = Plan(
+        structure=STRUCTURE,
         groups=(wide,),
         scores={"layer1.0": torch.ones(256, dtype=torch.float64)},
         cost=Cost(
@@ -176,6 +189,7 @@ def test_a_runtime_that_computes_in_tiles_does_not_stop_the_search() -> None:
 
 def test_the_least_important_channels_go() -> None:
     plan = Plan(
+        structure=STRUCTURE,
         groups=(group("a", 4), group("b", 6, parts=2)),
         scores={
             "a": torch.tensor([3.0, 1.0, 2.0, 4.0], dtype=torch.float64),
@@ -194,9 +208,10 @@ def test_the_least_important_channels_go() -> None:
 def test_costs_are_those_of_the_pruned_network(variant: str, share: float) -> None:
     """MACs and parameters by formula, and counted in the network with the channels removed."""
     model = branch_form(small(**VARIANTS[variant]))
-    groups, counts = groups_of(model, SIDE), count(model, SIDE)
+    groups, counts = groups_of(model, SIDE, structure(model)), count(model, SIDE)
     shapes = costs.layer_shapes(groups, counts)
     plan = Plan(
+        structure=STRUCTURE,
         groups=groups,
         scores={g.name: torch.rand(g.channels // g.parts).double() for g in groups},
         cost=costs.params(shapes, groups, counts),
@@ -206,6 +221,6 @@ def test_costs_are_those_of_the_pruned_network(variant: str, share: float) -> No
     assert costs.macs(shapes).of(plan.present()) == counts.macs
     limit = max(share * counts.params, plan.cost.of(plan.floor()))
     widths = choose(plan, limit, "network")
-    after = count(remove(model, SIDE, weakest(plan, widths)), SIDE)
+    after = count(remove(model, SIDE, structure(model), weakest(plan, widths)), SIDE)
     assert plan.cost.of(widths) == after.params
     assert costs.macs(shapes).of(widths) == after.macs

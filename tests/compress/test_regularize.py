@@ -15,6 +15,7 @@ from pipeline.compress.training.loop import Hooks, Step
 from pipeline.compress.training.regularize import drop_while_training
 from pipeline.compress.training.resume import Saves
 from pipeline.compress.training.schedule import learning_rate_factor
+from pipeline.networks.resnest.family import FAMILY
 from pipeline.networks.resnest.network import DropBlock
 from pipeline.recipe.recipe import load_recipes
 from pipeline.recipe.training import AugmentConfig, TrainConfig
@@ -125,7 +126,7 @@ def test_a_training_with_a_policy_is_repeatable_and_another_one() -> None:
 
 def test_squares_are_dropped_in_the_last_two_stages() -> None:
     model = small(layers=(1, 1, 1, 1))
-    drop_while_training(model, config(dropblock=0.1, dropout=0.2))
+    drop_while_training(FAMILY, model, config(dropblock=0.1, dropout=0.2))
     found = [
         {module.probability for module in stage.modules() if isinstance(module, DropBlock)}
         for stage in model.stages()

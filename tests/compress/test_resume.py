@@ -29,7 +29,7 @@ from pipeline.networks.resnest.branches import branch_form
 from pipeline.recipe.compression import Milestones, SparsifyConfig
 from pipeline.recipe.training import AugmentConfig, TrainConfig
 from tests.making.graphs import calibrated
-from tests.making.networks import ONE_BLOCK, SHALLOW, dataset, same_state, small
+from tests.making.networks import ONE_BLOCK, SHALLOW, dataset, same_state, small, structure
 from tests.making.training import fit
 
 EPOCHS = 3
@@ -70,7 +70,7 @@ def quantized() -> tuple[nn.Module, dict[str, Any]]:
 def sparse() -> tuple[nn.Module, dict[str, Any]]:
     model = branch_form(small(layers=SHALLOW)).train()
     config = SparsifyConfig(sparsity=0.5, criterion="snip_momentum", train=CONFIG)
-    sparsifier = Sparsifier(model, config, STEPS)
+    sparsifier = Sparsifier(model, config, STEPS, structure(model).dense)
     return model, {
         "before_step": sparsifier.before_step,
         "after_backward": sparsifier.after_backward,

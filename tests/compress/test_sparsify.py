@@ -25,7 +25,7 @@ from pipeline.networks.resnest.network import ResNeSt
 from pipeline.recipe.compression import Milestones, SparsifyConfig
 from pipeline.recipe.training import TrainConfig
 from tests.making.graphs import EXAMPLE, in_graph
-from tests.making.networks import ONE_BLOCK, SHALLOW, SIDE, VARIANTS, dataset, small
+from tests.making.networks import ONE_BLOCK, SHALLOW, SIDE, VARIANTS, dataset, small, structure
 from tests.making.training import fit
 
 STEPS = 12
@@ -45,10 +45,14 @@ def network(layers: tuple[int, ...] = SHALLOW, **overrides: Any) -> ResNeSt:
     return branch_form(small(**{"layers": layers} | overrides)).train()
 
 
+DENSE = structure(network((1, 2, 1, 1))).dense
+"""Of every network here, but those with a small stem."""
+
+
 def train(
     model: ResNeSt, settings: SparsifyConfig, seed: int = 0, watch: Recorder | None = None
 ) -> Sparsifier:
-    sparsifier = Sparsifier(model, settings, STEPS)
+    sparsifier = Sparsifier(model, settings, STEPS, DENSE)
 
     def after_step() -> None:
         sparsifier.after_step()
@@ -78,7 +82,7 @@ def sparse(layers: tuple[int, ...] = SHALLOW, **fields: Any) -> ResNeSt:
 
 
 def eligible(model: nn.Module) -> dict[str, Tensor]:
-    return {n: p.detach() for n, p in model.named_parameters() if sparsify._eligible(n, p)}
+    return {n: p.detach() for n, p in model.named_parameters() if sparsify._eligible(n, p, DENSE)}
 
 
 def zeros_per_block(model: nn.Module, rows: int, columns: int) -> Tensor:
@@ -98,7 +102,7 @@ SHARES = [("1x1", 0.5), ("1x1", 0.97), ("4x1", 0.5), ("1x4", 0.3)]
 @pytest.mark.parametrize(("pattern", "share"), SHARES)
 def test_the_share_is_reached_in_whole_blocks(pattern: str, share: float, criterion: str) -> None:
     model = sparse(pattern=pattern, sparsity=share, criterion=criterion)
-    assert sparsity(model) == pytest.approx(share, abs=1e-3)
+    assert sparsity(model, DENSE) == pytest.approx(share, abs=1e-3)
     rows, columns = map(int, pattern.split("x"))
     assert set(zeros_per_block(model, rows, columns).tolist()) == {0, rows * columns}
     for name, weight in model.named_parameters():
@@ -113,7 +117,7 @@ def test_so_many_of_so_many_inputs_are_zero_everywhere(pattern: str, criterion: 
     layers = DEEP if pattern == "2:4" else SHALLOW
     model = sparse(layers, pattern=pattern, sparsity=zeros / inputs, criterion=criterion)
     assert set(zeros_per_block(model, 1, inputs).tolist()) == {zeros}
-    assert sparsity(model) == zeros / inputs
+    assert sparsity(model, DENSE) == zeros / inputs
 
 
 def test_equal_scores_do_not_fall_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +125,9 @@ def test_equal_scores_do_not_fall_together(monkeypatch: pytest.MonkeyPatch) -> N
         model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 1))
         for weight in eligible(model).values():
             weight.fill_(0.25)
-        sparsifier = Sparsifier(model, config(pattern="2:4", criterion="magnitude", **ONE_CUT), 1)
+        sparsifier = Sparsifier(
+            model, config(pattern="2:4", criterion="magnitude", **ONE_CUT), 1, DENSE
+        )
         sparsifier.before_step(0, 1)
         sparsifier.finish()
         return model
@@ -141,7 +147,7 @@ def test_weights_without_gradients_do_not_fall_together(monkeypatch: pytest.Monk
 def test_a_rounded_share_is_that_of_the_pattern() -> None:
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 8, 1))
     settings = config(pattern="1:3", sparsity=0.333333, criterion="magnitude", **ONE_CUT)
-    sparsifier = Sparsifier(model, settings, 1)
+    sparsifier = Sparsifier(model, settings, 1, DENSE)
     sparsifier.before_step(0, 1)
     sparsifier.finish()
     assert set(zeros_per_block(model, 1, 3).tolist()) == {1}
@@ -171,7 +177,7 @@ def test_weights_go_gradually_between_start_and_end(criterion: str) -> None:
     shares: list[float] = []
 
     def watch(step: int, model: ResNeSt) -> None:
-        shares.append(sparsity(model))
+        shares.append(sparsity(model, DENSE))
 
     settings = config(criterion=criterion, start=0.25, end=0.75)
     train(network(), settings, watch=watch)
@@ -199,7 +205,7 @@ def test_the_same_seed_gives_the_same_masks() -> None:
     def masks(seed: int) -> dict[str, Tensor]:
         model = network()
         train(model, config(), seed)
-        return zero_masks(model)
+        return zero_masks(model, DENSE)
 
     one, two, other = masks(0), masks(0), masks(1)
     assert one.keys() == two.keys() == other.keys()
@@ -212,8 +218,8 @@ def test_counting_once_changes_no_mask(pattern: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sparsify, "_count_once", lambda pattern: None)
     model = network()
     train(model, config(pattern=pattern))
-    wanted = zero_masks(sparse(pattern=pattern))
-    assert all(torch.equal(mask, wanted[name]) for name, mask in zero_masks(model).items())
+    wanted = zero_masks(sparse(pattern=pattern), DENSE)
+    assert all(torch.equal(mask, wanted[name]) for name, mask in zero_masks(model, DENSE).items())
 
 
 def test_the_network_stays_a_plain_module() -> None:
@@ -235,7 +241,7 @@ def test_the_network_stays_a_plain_module() -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_is_left_out(variant: str) -> None:
     model = network(**VARIANTS[variant])
-    left_out = Sparsifier(model, config(criterion="magnitude"), STEPS).left_out
+    left_out = Sparsifier(model, config(criterion="magnitude"), STEPS, DENSE).left_out
     assert {name for name in left_out if "fc2" not in name} == {"conv1.0", "fc"}
     second = {n for n, m in model.named_modules() if "fc2" in n and isinstance(m, nn.Conv2d)}
     assert second <= set(left_out)
@@ -246,30 +252,31 @@ def test_what_is_left_out(variant: str) -> None:
 
 def test_a_small_stem_stays_dense() -> None:
     model = network(ONE_BLOCK, stem="small")
-    left_out = Sparsifier(model, config(criterion="magnitude"), STEPS).left_out
+    dense = structure(model).dense
+    left_out = Sparsifier(model, config(criterion="magnitude"), STEPS, dense).left_out
     assert {name for name in left_out if "fc2" not in name} == {"conv1", "fc"}
     with torch.no_grad():
         model.get_parameter("conv1.weight")[0] = 0.0
     deploy = deploy_form(model)
     assert not deploy.get_parameter("conv1.weight")[0].any()
-    assert [zero_masks(form) for form in (model, deploy)] == [{}, {}]
+    assert [zero_masks(form, dense) for form in (model, deploy)] == [{}, {}]
 
 
 def test_a_dense_network_has_no_masks() -> None:
     model = network()
-    assert zero_masks(model) == {}
-    assert sparsity(model) == 0.0
+    assert zero_masks(model, DENSE) == {}
+    assert sparsity(model, DENSE) == 0.0
     with torch.no_grad():
         model.fc.weight[0] = 0.0
         model.conv1[0].weight[0] = 0.0
-    assert zero_masks(model) == {}
-    assert sparsity(nn.Linear(2, 2)) == 0.0
+    assert zero_masks(model, DENSE) == {}
+    assert sparsity(nn.Linear(2, 2), DENSE) == 0.0
 
 
 def test_a_mask_of_another_network_is_an_error() -> None:
     model = sparse()
     with pytest.raises(KeyError, match="conv1"):
-        keep_zeros(nn.Linear(2, 2), zero_masks(model))
+        keep_zeros(nn.Linear(2, 2), zero_masks(model, DENSE))
 
 
 def int8_weights(program: torch.export.ExportedProgram) -> list[Tensor]:
@@ -293,13 +300,13 @@ def test_all_forms_have_the_same_weights() -> None:
     forms = [branched, deploy_form(branched), graph_of_sparse()]
     shapes = [sorted(tuple(w.shape) for w in eligible(form).values()) for form in forms]
     assert shapes[0] == shapes[1] == shapes[2]
-    assert [sparsity(form) for form in forms] == [0.5] * 3
+    assert [sparsity(form, DENSE) for form in forms] == [0.5] * 3
 
 
 def after_qat(keep: bool) -> tuple[dict[str, Tensor], list[tuple[str, Tensor]]]:
     """Masks of a graph before QAT, and its int8 weights after it by the parameter's name."""
     graph = copy.deepcopy(graph_of_sparse())
-    masks = zero_masks(graph)
+    masks = zero_masks(graph, DENSE)
     schedule = qat.Schedule(graph, Milestones(freeze_observers=0.8, freeze_bn=0.9))
     hooks = Hooks(
         before_step=schedule.before_step,
@@ -348,7 +355,7 @@ def test_training_would_fill_the_zeros() -> None:
 )
 def test_too_few_steps_are_refused(fields: dict[str, Any], steps: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Sparsifier(network(), config(**fields), steps)
+        Sparsifier(network(), config(**fields), steps, DENSE)
 
 
 @pytest.mark.parametrize(
@@ -372,17 +379,17 @@ def test_layers_that_do_not_fit_are_named(
     model = network(ONE_BLOCK if "cardinality" in overrides else SHALLOW, **overrides)
     text = re.escape(message).replace(r"\.\*", ".*")
     with pytest.raises(InputError, match=text):
-        Sparsifier(model, config(pattern=pattern, sparsity=share), STEPS)
+        Sparsifier(model, config(pattern=pattern, sparsity=share), STEPS, DENSE)
 
 
 def test_another_number_of_steps_is_an_error() -> None:
-    sparsifier = Sparsifier(network(), config(), STEPS)
+    sparsifier = Sparsifier(network(), config(), STEPS, DENSE)
     with pytest.raises(ValueError, match="got 7 training steps; the schedule was made for 12"):
         sparsifier.before_step(0, 7)
 
 
 def test_a_training_that_ends_early_is_an_error() -> None:
-    sparsifier = Sparsifier(network(), config(criterion="magnitude"), STEPS)
+    sparsifier = Sparsifier(network(), config(criterion="magnitude"), STEPS, DENSE)
     sparsifier.before_step(0, STEPS)
     with pytest.raises(RuntimeError, match="after step 1 of 12, before the last cut at step 7"):
         sparsifier.finish()
@@ -401,12 +408,12 @@ model = branch_form(named("resnest14", num_classes=2, width_multiplier=0.125))
 state = torch.random.get_rng_state()
 train = TrainConfig(epochs=1, batch_size=2, learning_rate=0.1)
 settings = SparsifyConfig(criterion="magnitude", train=train)
-sparsifier = sparsify.Sparsifier(model, settings, {STEPS})
+sparsifier = sparsify.Sparsifier(model, settings, {STEPS}, [])
 for step in range({STEPS}):
     sparsifier.before_step(step, {STEPS})
     sparsifier.after_step()
 sparsifier.finish()
-assert abs(sparsify.sparsity(model) - 0.5) < 0.01
+assert abs(sparsify.sparsity(model, []) - 0.5) < 0.01
 assert torch.equal(torch.random.get_rng_state(), state)
 assert not {{"tensorflow", "keras", "tf_keras", "coremltools"}} & sys.modules.keys()
 """

@@ -25,6 +25,7 @@ from pipeline.formats.formats import FORMATS
 from pipeline.measure.layers import layers_of
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import DeployNet, deploy_form
+from pipeline.networks.resnest.family import FAMILY
 from tests.making import graphs, networks
 
 pytestmark = pytest.mark.slow
@@ -51,14 +52,16 @@ def deployed(variant: str, *, pruned: bool = False) -> DeployNet:
     if not pruned:
         return deploy_form(branched)
     removed = {}
-    for number, group in enumerate(groups_of(branched, networks.SIDE)):
+    for number, group in enumerate(groups_of(branched, networks.SIDE, FAMILY.structure(branched))):
         # About a third of every cardinal group, not the same everywhere.
         size = group.channels // group.parts
         lost = size // 3 + number % 2
         removed[group.name] = [
             part * size + channel for part in range(group.parts) for channel in range(lost)
         ]
-    return deploy_form(remove(branched, networks.SIDE, removed))
+    return deploy_form(
+        remove(branched, networks.SIDE, structure(branched), FAMILY.structure(branched), removed)
+    )
 
 
 @functools.cache

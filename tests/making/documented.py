@@ -199,10 +199,12 @@ def weights(arguments: list[str]) -> int:
     import torch
 
     from pipeline.networks.resnest.build import build
-    from pipeline.recipe.model import ModelConfig
+    from pipeline.recipe.resnest import ResNeStModel
 
     torch.manual_seed(0)
-    model = ModelConfig(name="resnest14", width_multiplier=0.25, input_size=32, layers=(1, 1, 1, 1))
+    model = ResNeStModel(
+        name="resnest14", width_multiplier=0.25, input_size=32, layers=(1, 1, 1, 1)
+    )
     torch.save(build(model, len(CLASSES)).state_dict(), arguments[0])
     return 0
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import DeployNet, deploy_form
+from pipeline.networks.resnest.family import FAMILY
 from pipeline.networks.resnest.network import ResNeSt, ResNeStConfig, named
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.pixels import Images
@@ -54,6 +55,14 @@ def small(name: str = "resnest50", *, seed: int = 0, **overrides: Any) -> ResNeS
     model = named(name, **{"num_classes": CLASSES} | shape | overrides).eval()
     randomise(model, seed)
     return model
+
+
+structure = FAMILY.structure
+"""Where in a network is what."""
+
+
+structure = FAMILY.structure
+"""Where in a network is what."""
 
 
 def images(count: int, seed: int = 0) -> Tensor:

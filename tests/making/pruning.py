@@ -9,10 +9,11 @@ from pipeline.compress.pruning.groups import Group
 from pipeline.compress.pruning.prune import Goal, Pruned, goal_of, plan_of, prune_to
 from pipeline.compress.pruning.widths import choose
 from pipeline.formats.formats import FORMATS
+from pipeline.networks.resnest.family import FAMILY
 from pipeline.networks.resnest.network import ResNeSt
 from pipeline.recipe.compression import PruneConfig
 from pipeline.recipe.training import TrainConfig
-from tests.making.networks import SIDE
+from tests.making.networks import SIDE, structure
 
 STORED = FORMATS["tflite"].bytes["int8"]
 FINETUNE = TrainConfig(epochs=1, batch_size=2, learning_rate=0.1)
@@ -24,8 +25,8 @@ def config(**fields: Any) -> PruneConfig:
 
 
 def pruned_by(model: ResNeSt, settings: PruneConfig) -> tuple[Pruned, Goal]:
-    goal = goal_of(model, SIDE, settings, STORED)
-    plan = plan_of(model, SIDE, goal, settings, lambda: ())
+    goal = goal_of(FAMILY, model, SIDE, settings, STORED)
+    plan = plan_of(model, SIDE, structure(model), goal, settings, lambda: ())
     return prune_to(model, SIDE, plan, choose(plan, goal.limit, settings.scope)), goal
 
 

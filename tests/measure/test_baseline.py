@@ -30,6 +30,7 @@ from pipeline.measure.baseline.record import BASELINES, Baseline, ClocksFound, F
 from pipeline.measure.latency import latency_of
 from pipeline.networks.checkpoints import WEIGHTS, load_checkpoint, save_checkpoint
 from pipeline.networks.count import count
+from pipeline.networks.resnest.family import FAMILY
 from pipeline.networks.resnest.network import ResNeSt
 from pipeline.recipe.recipe import Recipe, load_recipes
 from pipeline.report import html, markdown
@@ -93,7 +94,7 @@ def of_gpu(device: str = GPU, **changes: Any) -> FloatBaseline:
 
 
 def newest(*folders: Path, data: Dataset | None = None) -> tuple[files.Kept | None, list[str]]:
-    model = files.model_sha256(network(), networks.SIDE)
+    model = files.model_sha256(network(), FAMILY.shape(network()), networks.SIDE)
     return files.newest_of_gpu(folders, model, data or dataset())
 
 
@@ -316,35 +317,35 @@ def test_clocks_that_are_not_known_have_a_reason(
 
 def test_the_hash_is_of_the_network_not_of_its_file(tmp_path: Path) -> None:
     model, side = network(), networks.SIDE
-    whole = files.model_sha256(model, side)
+    whole = files.model_sha256(model, FAMILY.shape(model), side)
     save_checkpoint(model, tmp_path / "a.safetensors", {"classes": "[]"})
     torch.save({"state_dict": model.state_dict()}, tmp_path / "a.pt")
     for name in ("a.safetensors", "a.pt"):
         read = networks.small(seed=1)
-        assert files.model_sha256(read, side) != whole
-        load_checkpoint(read, tmp_path / name)
-        assert files.model_sha256(read, side) == whole
+        assert files.model_sha256(read, FAMILY.shape(read), side) != whole
+        load_checkpoint(read, tmp_path / name, FAMILY.checkpoint(read))
+        assert files.model_sha256(read, FAMILY.shape(read), side) == whole
     last = networks.small().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    assert files.model_sha256(last, side) == whole
-    assert files.model_sha256(model, 64) != whole
+    assert files.model_sha256(last, FAMILY.shape(last), side) == whole
+    assert files.model_sha256(model, FAMILY.shape(model), 64) != whole
     model = networks.small()
     model.config = replace(model.config, avd_first=True)  # has no weights of its own
-    assert files.model_sha256(model, side) != whole
+    assert files.model_sha256(model, FAMILY.shape(model), side) != whole
 
 
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_every_number_of_the_network_counts(data: st.DataObject) -> None:
     model = networks.small(layers=networks.SHALLOW)
-    whole = files.model_sha256(model, networks.SIDE)
+    whole = files.model_sha256(model, FAMILY.shape(model), networks.SIDE)
     name = data.draw(st.sampled_from(sorted(model.state_dict())))
     flat = model.state_dict()[name].view(-1)
     index = data.draw(st.integers(0, len(flat) - 1))
     before = flat[index].item()
     flat[index] = before + 1
-    assert files.model_sha256(model, networks.SIDE) != whole
+    assert files.model_sha256(model, FAMILY.shape(model), networks.SIDE) != whole
     flat[index] = before
-    assert files.model_sha256(model, networks.SIDE) == whole
+    assert files.model_sha256(model, FAMILY.shape(model), networks.SIDE) == whole
 
 
 @given(device=st.text())

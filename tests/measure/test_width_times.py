@@ -21,8 +21,9 @@ from pipeline.measure.width_times import (
     fit,
     nearest,
 )
+from pipeline.networks.family import Structure
 from pipeline.networks.resnest.branches import branch_form
-from tests.making.networks import SHALLOW, SIDE, VARIANTS, small
+from tests.making.networks import SHALLOW, SIDE, VARIANTS, small, structure
 from tests.making.programs import program
 
 pytestmark = pytest.mark.slow
@@ -107,6 +108,7 @@ def test_terms_know_their_groups_and_never_sink_below_zero() -> None:
 
 def plan() -> Plan:
     return Plan(
+        structure=Structure(classifier="fc"),
         groups=GROUPS,
         scores={g.name: torch.ones(g.channels, dtype=torch.float64) for g in GROUPS},
         cost=fit(LAYERS, samples(noise=0.0)).cost,
@@ -150,7 +152,7 @@ def test_random_widths_are_in_reach() -> None:
 @functools.cache
 def layers_and_groups(variant: str) -> tuple[tuple[FileLayer, ...], tuple[Group, ...]]:
     model = branch_form(small(**{"layers": SHALLOW} | VARIANTS[variant]))
-    groups = groups_of(model, SIDE)
+    groups = groups_of(model, SIDE, structure(model))
     return file_layers(program(variant), groups), groups
 
 

@@ -23,10 +23,12 @@ from torch import Tensor
 from pipeline.base.errors import InputError
 from pipeline.networks.checkpoints import load_checkpoint, read_checkpoint, save_checkpoint
 from pipeline.networks.resnest.build import build
+from pipeline.networks.resnest.family import FAMILY
 from pipeline.networks.resnest.network import NAMED, ResNeSt, ResNeStConfig, named
 from pipeline.recipe.model import ModelConfig
 from tests.making.networks import SMALL
 
+KNOWN = FAMILY.checkpoint(ResNeSt(SMALL))
 CLASSES = ("ant", "bee", "cat", "dog", "elk")
 
 
@@ -134,7 +136,7 @@ def test_timms_weights_load(tmp_path: Path) -> None:
     theirs = timm.create_model("resnest14d", num_classes=3).eval()
     save_file(theirs.state_dict(), tmp_path / "timm.safetensors")
     ours = named("resnest14", num_classes=3).eval()
-    load_checkpoint(ours, tmp_path / "timm.safetensors")
+    load_checkpoint(ours, tmp_path / "timm.safetensors", KNOWN)
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         wanted = theirs(x)
@@ -308,7 +310,7 @@ def mismatch(model: ResNeSt, state: dict[str, Tensor], folder: Path, **more: Any
     path = folder / "a.pt"
     torch.save(state, path)
     with pytest.raises(InputError) as caught:
-        load_checkpoint(model, path, **more)
+        load_checkpoint(model, path, KNOWN, **more)
     assert same(model.state_dict(), before)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
@@ -317,7 +319,7 @@ def mismatch(model: ResNeSt, state: dict[str, Tensor], folder: Path, **more: Any
 
 def test_own_weights_load(model: ResNeSt, tmp_path: Path) -> None:
     save_checkpoint(other(), tmp_path / "a.safetensors")
-    load_checkpoint(model, tmp_path / "a.safetensors", CLASSES)
+    load_checkpoint(model, tmp_path / "a.safetensors", KNOWN, CLASSES)
     assert same(model.state_dict(), other().state_dict())
 
 
@@ -326,7 +328,7 @@ def test_another_programs_classes_are_no_classes(
     model: ResNeSt, tmp_path: Path, classes: str
 ) -> None:
     save_checkpoint(other(), tmp_path / "a.safetensors", {"classes": classes})
-    load_checkpoint(model, tmp_path / "a.safetensors", CLASSES)
+    load_checkpoint(model, tmp_path / "a.safetensors", KNOWN, CLASSES)
     assert same(model.state_dict(), other().state_dict())
 
 
@@ -338,7 +340,7 @@ def test_weights_of_other_precision_load(
         k: v.to(dtype) if v.is_floating_point() else v for k, v in other().state_dict().items()
     }
     torch.save(wanted, tmp_path / "a.pt")
-    load_checkpoint(model, tmp_path / "a.pt")
+    load_checkpoint(model, tmp_path / "a.pt", KNOWN)
     assert all(torch.equal(v, wanted[k].to(v.dtype)) for k, v in model.state_dict().items())
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
@@ -445,7 +447,7 @@ def test_any_other_first_convolution_is_no_stem(
 def test_own_weights_of_a_small_stem_load(tmp_path: Path) -> None:
     one, two = (ResNeSt(replace(SMALL, stem="small")) for _ in range(2))
     save_checkpoint(one, tmp_path / "a.safetensors")
-    load_checkpoint(two, tmp_path / "a.safetensors", CLASSES)
+    load_checkpoint(two, tmp_path / "a.safetensors", KNOWN, CLASSES)
     assert same(one.state_dict(), two.state_dict())
 
 
@@ -480,11 +482,11 @@ def test_names_cannot_write_to_the_terminal(model: ResNeSt, tmp_path: Path) -> N
 def test_classes_in_another_order(model: ResNeSt, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_checkpoint(other(), path, {"classes": json.dumps(CLASSES[::-1])})
-    load_checkpoint(model, path)
-    load_checkpoint(model, path, CLASSES[::-1])
+    load_checkpoint(model, path, KNOWN)
+    load_checkpoint(model, path, KNOWN, CLASSES[::-1])
     order = "other classes: the same ones in another order, number 1 is elk and ant; use the"
     with pytest.raises(InputError, match=order):
-        load_checkpoint(model, path, CLASSES)
+        load_checkpoint(model, path, KNOWN, CLASSES)
 
 
 def test_other_classes_are_named(model: ResNeSt, tmp_path: Path) -> None:
@@ -492,7 +494,7 @@ def test_other_classes_are_named(model: ResNeSt, tmp_path: Path) -> None:
     save_checkpoint(other(), path, {"classes": json.dumps(["ant", "bee", "cat", "dog", "fox"])})
     said = "other classes: only the checkpoint has fox; only the data has elk; use the checkpoint"
     with pytest.raises(InputError, match=said):
-        load_checkpoint(model, path, CLASSES)
+        load_checkpoint(model, path, KNOWN, CLASSES)
 
 
 @pytest.mark.parametrize("classes", [None, 5, 1000])
@@ -505,7 +507,7 @@ def test_a_head_that_is_replaced_may_be_of_any_classes(
     path = tmp_path / "a.safetensors"
     save_checkpoint(source, path, {"classes": json.dumps(["something else"])})
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    load_checkpoint(model, path, CLASSES, head=False)
+    load_checkpoint(model, path, KNOWN, CLASSES, head=False)
     for name, value in model.state_dict().items():
         assert torch.equal(value, (before if name.startswith("fc.") else source)[name]), name
 
@@ -517,7 +519,7 @@ def test_without_its_head_a_checkpoint_must_fit_all_the_same(
     del state["conv1.0.weight"]
     save_checkpoint(state, tmp_path / "a.safetensors")
     with pytest.raises(InputError, match=r"missing \(1\): conv1\.0\.weight"):
-        load_checkpoint(model, tmp_path / "a.safetensors", head=False)
+        load_checkpoint(model, tmp_path / "a.safetensors", KNOWN, head=False)
 
 
 @pytest.mark.parametrize("text", ["", "seven", "7", "null", '{"a": 1}'])
@@ -525,7 +527,7 @@ def test_metadata_of_other_programs_is_left_alone(
     model: ResNeSt, tmp_path: Path, text: str
 ) -> None:
     save_checkpoint(other(), tmp_path / "a.safetensors", {"classes": text})
-    load_checkpoint(model, tmp_path / "a.safetensors", CLASSES)
+    load_checkpoint(model, tmp_path / "a.safetensors", KNOWN, CLASSES)
 
 
 # saving

@@ -33,6 +33,7 @@ from tests.making.networks import (
     relative_difference,
     same_state,
     small,
+    structure,
 )
 from tests.making.programs import SMALL_STEM
 from tests.making.pruning import TOLERANCE, config, pruned_by, random_mask
@@ -89,13 +90,13 @@ def test_layers_of_the_deploy_form_have_their_names_in_branch_form() -> None:
 def test_random_masks(block: str, seed: int) -> None:
     """The basic block's shortcut is its input as it is: its channels are those of the stem."""
     original = branch_form(network(block=block, layers=(1, 0, 0, 0)))
-    groups = groups_of(original, SIDE)
+    groups = groups_of(original, SIDE, structure(original))
     stem = groups[0]
     assert (stem.name, stem.stage, stem.channels) == ("conv1", "stem", 16)
     shortcut = "layer1.0.branches.0.4" in stem.makers
     assert shortcut == (block == "basic")
     removed = random_mask(groups, random.Random(seed))
-    pruned = remove(original, SIDE, removed)
+    pruned = remove(original, SIDE, structure(original), removed)
     assert masked_difference(original, pruned, groups, removed, SIDE) <= TOLERANCE
     gone = {name: indices for name, indices in removed.items() if name != "conv1"}
     assert masked_difference(original, pruned, groups, gone, SIDE) > TOLERANCE
@@ -103,7 +104,7 @@ def test_random_masks(block: str, seed: int) -> None:
 
 def test_every_convolution_makes_and_reads_the_channels_of_one_group() -> None:
     model = branch_form(network())
-    groups = groups_of(model, SIDE)
+    groups = groups_of(model, SIDE, structure(model))
     convs = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
     norms = [n for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)]
     assert sorted(name for group in groups for name in group.makers) == sorted(convs)
@@ -135,7 +136,7 @@ def test_the_program_is_int8_throughout() -> None:
 def test_layers_of_the_file_know_their_groups() -> None:
     source = programs.quantized(SMALL_STEM)
     model = branch_form(source.network)
-    groups = groups_of(model, SIDE)
+    groups = groups_of(model, SIDE, structure(model))
     layers = file_layers(source.program, groups)
     assert (layers[0].place, layers[0].input_group, layers[0].output_group) == (
         *("conv1", None, "conv1"),

@@ -17,8 +17,8 @@ from rich.console import Console
 from pipeline.base.children import Children
 from pipeline.base.errors import InputError
 from pipeline.base.store import Store
-from pipeline.recipe.model import ModelConfig
 from pipeline.recipe.recipe import load_recipes
+from pipeline.recipe.resnest import ResNeStModel
 from pipeline.stages import schedule
 from pipeline.stages.context import Context, Inputs
 from pipeline.stages.graph import STAGES
@@ -74,7 +74,7 @@ FOLDERS_APART = ("commands/", "measure/baseline/", "recipe/", "report/")
 
 def test_times_are_taken_anew_for_a_network_of_another_shape() -> None:
     (times,) = (stage for stage in STAGES if stage.name == "times")
-    shape = ModelConfig.model_fields.keys() - NO_SHAPE_DEPENDS_ON_THEM
+    shape = ResNeStModel.model_fields.keys() - NO_SHAPE_DEPENDS_ON_THEM
     assert {f"model.{key}" for key in shape} <= set(times.reads)
 
 

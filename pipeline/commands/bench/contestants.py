@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.base.errors import InputError
 from pipeline.commands.bench.peers.make import Peer
@@ -16,7 +16,6 @@ from pipeline.formats.formats import FORMATS
 from pipeline.measure import timing
 from pipeline.measure.lanes.lane import Lane, ModelFile
 from pipeline.measure.lanes.sets import answers_to_tests
-from pipeline.networks.resnest.network import ResNeSt
 from pipeline.stages.finished_run import Finished
 from pipeline.tasks.accuracy import Accuracy
 from pipeline.tasks.images.dataset import Dataset, pixel_values
@@ -60,7 +59,7 @@ class Contestant:
 
 
 def of_torch(
-    model: ResNeSt, image: Tensor, accuracy: Accuracy | None, lane: Lane, *, variants: bool
+    model: nn.Module, image: Tensor, accuracy: Accuracy | None, lane: Lane, *, variants: bool
 ) -> list[Contestant]:
     """The float network, eager; with `variants` channels-last and compiled as well.
 

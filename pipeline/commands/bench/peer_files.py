@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from pipeline.base.console import Advance
 from pipeline.base.machine import tool_versions
@@ -19,7 +20,7 @@ from pipeline.commands.bench.peers.make import Peer, make
 from pipeline.commands.bench.peers.plans import KEPT, PLANS
 from pipeline.measure.timing import sha256_of
 from pipeline.networks.checkpoints import WEIGHTS
-from pipeline.networks.resnest.network import ResNeSt
+from pipeline.networks.families import family_of
 from pipeline.stages.finished_run import Finished
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.pixels import normalize
@@ -27,7 +28,7 @@ from pipeline.tasks.images.pixels import normalize
 
 def peer_files(
     run: Finished,
-    model: ResNeSt,
+    model: nn.Module,
     dataset: Dataset,
     folder: Path,
     tracked: Callable[[str, int], AbstractContextManager[Advance]],
@@ -43,19 +44,21 @@ def peer_files(
         folder: of the files.
         tracked: a progress bar.
     """
+    networks = family_of(run.recipe.model).given_to_others(model)
+    plans = [plan for plan in PLANS if plan.code in networks]
     wanted = {
         "weights": sha256_of(run.stage("train", WEIGHTS)),
         "data": dataset.sha256,
         "images": len(dataset.calibration),
         "side": dataset.calibration.size,
-        "peers": [plan.name for plan in PLANS],
+        "peers": [plan.name for plan in plans],
         "tools": tool_versions(),
     }
     if (kept := _kept(folder, wanted)) is not None:
         return kept
     every = torch.arange(len(dataset.calibration))
     images = normalize(dataset.calibration.pixels(every), dataset.mean, dataset.std)
-    with tracked("files of other tools", len(PLANS)) as advance:
+    with tracked("files of other tools", len(plans)) as advance:
         done = 0
 
         def progress(line: str) -> None:
@@ -63,7 +66,7 @@ def peer_files(
             done += 1
             advance(done, line)
 
-        peers = make(model, images, folder, processes=os.cpu_count() or 1, progress=progress)
+        peers = make(networks, images, folder, processes=os.cpu_count() or 1, progress=progress)
     records = [asdict(peer) | {"path": peer.path and peer.path.name} for peer in peers]
     content = json.dumps({"made_of": wanted, "peers": records}, indent=1)
     (folder / KEPT).write_text(content, encoding="utf-8")

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from pipeline.base.errors import reading
 from pipeline.compress.pruning.prune import take_shapes
 from pipeline.compress.quantization import program
@@ -16,12 +18,11 @@ from pipeline.formats.format import LayersModule
 from pipeline.measure.layers import layers_of
 from pipeline.networks.checkpoints import WEIGHTS, read_checkpoint
 from pipeline.networks.count import LayerCount, count
-from pipeline.networks.resnest.branches import branch_form
-from pipeline.networks.resnest.build import build
-from pipeline.networks.resnest.network import ResNeSt
+from pipeline.networks.families import family_of
 from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import PROGRAM
 from pipeline.stages.finished_run import Finished
+from pipeline.tasks.images.load import class_names
 from pipeline.tasks.tasks import task_of
 
 REST = "(other operations)"
@@ -52,7 +53,7 @@ class LayerCost:
     """One layer; what is not a convolution or linear layer stands together for its block.
 
     Attributes:
-        name: in branch form.
+        name: in prunable form.
         kernel: such as `3x3`.
         groups: into which the channels are divided.
         before: in the network as it was trained; None for other operations.
@@ -74,11 +75,10 @@ def table_of_recipe(recipe: Recipe) -> list[LayerCost]:
     """The layers of the network that a recipe starts from.
 
     Raises:
-        InputError: its data cannot be read: the number of classes is that of the data.
+        InputError: the classes of its data cannot be read, whose number decides the outputs.
     """
     side = recipe.model.input_size
-    classes = task_of(recipe).load(recipe.data, side).classes
-    return _rows(_branched(recipe, classes), None, side)
+    return _rows(_prunable(recipe, class_names(recipe.data)), None, side)
 
 
 def table_of_run(run: Finished, rounds: int) -> list[LayerCost]:
@@ -92,12 +92,12 @@ def table_of_run(run: Finished, rounds: int) -> list[LayerCost]:
         InputError: a stage's result is gone from the store.
     """
     recipe, side = run.recipe, run.recipe.model.input_size
-    small = _branched(recipe, run.classes)
+    small = _prunable(recipe, run.classes)
     last = "prune" if recipe.sparsify is None else "sparsify"
     weights = run.stage(last, WEIGHTS)
     with reading(weights):
         take_shapes(small, read_checkpoint(weights))
-    rows = _rows(_branched(recipe, run.classes), small, side)
+    rows = _rows(_prunable(recipe, run.classes), small, side)
     if recipe.target.precision == "float" or run.format.module().cannot_time() is not None:
         return rows
     if run.format.layers is None:
@@ -106,11 +106,14 @@ def table_of_run(run: Finished, rounds: int) -> list[LayerCost]:
         return _with_times(rows, _times(run, run.format.layers(), rounds))
 
 
-def _branched(recipe: Recipe, classes: Sequence[str]) -> ResNeSt:
-    return branch_form(build(recipe.model, len(task_of(recipe).outputs(classes))).eval())
+def _prunable(recipe: Recipe, classes: Sequence[str]) -> nn.Module:
+    family = family_of(recipe.model)
+    outputs = len(task_of(recipe).outputs(classes))
+    model: nn.Module = family.prunable(family.build(recipe.model, outputs).eval())
+    return model
 
 
-def _rows(whole: ResNeSt, small: ResNeSt | None, side: int) -> list[LayerCost]:
+def _rows(whole: nn.Module, small: nn.Module | None, side: int) -> list[LayerCost]:
     after = {} if small is None else {n.name: _size(n) for n in count(small, side).layers}
     return [
         LayerCost(

@@ -1,7 +1,7 @@
-"""Groups of tied channels: what torch-pruning's dependency graph says of a ResNeSt.
+"""Groups of tied channels: what torch-pruning's dependency graph says of a network.
 
-The network is taken in branch form (see `pipeline.models.branches`), the form in which a channel
-of one radix split is tied to the same channel of the others by plain element-wise operations.
+The network is taken in its family's prunable form, the form in which that graph can follow every
+tie between channels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch_pruning as tp
 from torch import nn
 
 from pipeline.base.errors import InputError
-from pipeline.networks.resnest.network import ResNeSt
+from pipeline.networks.family import Structure
 
 Removed = Mapping[str, Sequence[int]]
 """Indices of the channels to remove, by the name of their group."""
@@ -38,6 +38,7 @@ class Group:
         makers: convolutions whose outputs they are.
         readers: convolutions and linear layers whose inputs they are.
         norms: batch normalisations of them; zeroed there, a channel is gone for its readers.
+        stage: where they are made: `stem`, or the path of a stage.
     """
 
     name: str
@@ -46,39 +47,39 @@ class Group:
     makers: tuple[str, ...]
     readers: tuple[str, ...]
     norms: tuple[str, ...]
-
-    @property
-    def stage(self) -> str:
-        """Where the channels are made: `stem`, or `layer1` to `layer4`."""
-        return stage_of(self.name)
+    stage: str = STEM
 
 
-def stage_of(layer: str) -> str:
-    """The stage of a layer by its name; all before and after the four stages is the stem."""
-    first = layer.partition(".")[0]
-    return first if first.startswith("layer") else STEM
+def stage_of(layer: str, stages: Sequence[str]) -> str:
+    """The stage that a layer stands in, by its path; all that stands in none is the stem."""
+    inside = (stage for stage in stages if layer == stage or layer.startswith(f"{stage}."))
+    return next(inside, STEM)
 
 
-def tied(model: ResNeSt, input_size: int) -> tuple[Any, dict[Group, Any]]:
-    """torch-pruning's dependency graph of a network in branch form, and its record of every group.
+def tied(model: nn.Module, input_size: int, structure: Structure) -> tuple[Any, dict[Group, Any]]:
+    """torch-pruning's dependency graph of a network in prunable form, and its record of each group.
 
     The classifier's outputs are the classes, and in no group.
 
     Args:
         model: in evaluation mode, its parameters with `requires_grad`.
         input_size: side of the images in pixels.
+        structure: of the network.
     """
     place = next(model.parameters()).device
     example = torch.zeros(1, 3, input_size, input_size, device=place)
     graph = tp.DependencyGraph().build_dependency(model, example)
     names = {module: name for name, module in model.named_modules()}
     order = {name: index for index, name in enumerate(names.values())}
-    records = graph.get_all_groups(ignored_layers=[model.fc], root_module_types=[nn.Conv2d])
-    found = {_group(record, names, order): record for record in records}
+    classifier = model.get_submodule(structure.classifier)
+    records = graph.get_all_groups(ignored_layers=[classifier], root_module_types=[nn.Conv2d])
+    found = {_group(record, names, order, structure): record for record in records}
     return graph, dict(sorted(found.items(), key=lambda item: order[item[0].name]))
 
 
-def _group(found: Any, names: dict[nn.Module, str], order: dict[str, int]) -> Group:
+def _group(
+    found: Any, names: dict[nn.Module, str], order: dict[str, int], structure: Structure
+) -> Group:
     makers, readers, norms, parts = [], [], [], 1
     for dependency, _ in found:
         module = dependency.target.module
@@ -98,15 +99,16 @@ def _group(found: Any, names: dict[nn.Module, str], order: dict[str, int]) -> Gr
         makers=in_order[0],
         readers=in_order[1],
         norms=tuple(sorted(set(norms), key=order.__getitem__)),
+        stage=stage_of(in_order[0][0], structure.stages),
     )
 
 
-def groups_of(model: ResNeSt, input_size: int) -> tuple[Group, ...]:
-    """Every group of a network in branch form, in the order of the layers that make them."""
-    return tuple(tied(differentiable(model), input_size)[1])
+def groups_of(model: nn.Module, input_size: int, structure: Structure) -> tuple[Group, ...]:
+    """Every group of a network in prunable form, in the order of the layers that make them."""
+    return tuple(tied(differentiable(model), input_size, structure)[1])
 
 
-def differentiable(model: ResNeSt) -> ResNeSt:
+def differentiable(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode whose parameters all have gradients: the graph is read off them."""
     return copy.deepcopy(model).eval().requires_grad_(True)
 
@@ -144,19 +146,20 @@ def check_removed(groups: Sequence[Group], removed: Removed) -> None:
             )
 
 
-def remove(model: ResNeSt, input_size: int, removed: Removed) -> ResNeSt:
+def remove(model: nn.Module, input_size: int, structure: Structure, removed: Removed) -> nn.Module:
     """A copy of `model` without the channels `removed`.
 
     Args:
-        model: in branch form; not changed.
+        model: in prunable form; not changed.
         input_size: side of the images in pixels.
+        structure: of the network.
         removed: channels by group.
 
     Raises:
         InputError: the channels cannot be removed (see `check_removed`).
     """
     pruned = differentiable(model)
-    graph, found = tied(pruned, input_size)
+    graph, found = tied(pruned, input_size, structure)
     check_removed(tuple(found), removed)
     for name, indices in removed.items():
         if indices:
@@ -165,7 +168,7 @@ def remove(model: ResNeSt, input_size: int, removed: Removed) -> ResNeSt:
     return pruned.eval()
 
 
-def mask(model: ResNeSt, groups: Sequence[Group], removed: Removed) -> ResNeSt:
+def mask(model: nn.Module, groups: Sequence[Group], removed: Removed) -> nn.Module:
     """A copy of `model` with the channels `removed` zeroed, for comparison.
 
     A channel is zeroed by its batch normalisations' weight and bias, so that what reads it gets
@@ -183,8 +186,8 @@ def mask(model: ResNeSt, groups: Sequence[Group], removed: Removed) -> ResNeSt:
 
 
 def masked_difference(
-    original: ResNeSt,
-    pruned: ResNeSt,
+    original: nn.Module,
+    pruned: nn.Module,
     groups: Sequence[Group],
     removed: Removed,
     input_size: int,

@@ -21,7 +21,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from pipeline.compress.pruning.groups import Group, differentiable, tied
-from pipeline.networks.resnest.network import ResNeSt
+from pipeline.networks.family import Structure
 
 Scores = dict[str, Tensor]
 """Importance of the channels of one cardinal group, float64, by the name of the group of channels.
@@ -43,12 +43,19 @@ NEED_IMAGES = frozenset({"taylor", "fisher"})
 """Criteria that look at gradients."""
 
 
-def scores(model: ResNeSt, input_size: int, criterion: str, images: JudgedImages) -> Scores:
+def scores(
+    model: nn.Module,
+    input_size: int,
+    structure: Structure,
+    criterion: str,
+    images: JudgedImages,
+) -> Scores:
     """How much every channel of every group matters.
 
     Args:
-        model: in branch form; not changed.
+        model: in prunable form; not changed.
         input_size: side of the images in pixels.
+        structure: of the network.
         criterion: l1, l2, bn_scale, taylor or fisher.
         images: called where the criterion looks at gradients; the smaller its batches, the nearer
             fisher comes to gradients of single images.
@@ -56,7 +63,7 @@ def scores(model: ResNeSt, input_size: int, criterion: str, images: JudgedImages
     judged = differentiable(model)
     if criterion in NEED_IMAGES:
         _take_gradients(judged, images(), squared=criterion == "fisher")
-    _, groups = tied(judged, input_size)
+    _, groups = tied(judged, input_size, structure)
     importance = _CRITERIA[criterion]()
     return {group.name: _of_one_part(group, importance(record)) for group, record in groups.items()}
 

@@ -1,4 +1,4 @@
-"""Channel pruning of a network in branch form to a target, checked against the masked original."""
+"""Channel pruning of a network to a target, checked against the masked original."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.compress.pruning.importance import JudgedImages, scores
 from pipeline.compress.pruning.stored import Bytes
 from pipeline.compress.pruning.widths import Plan, weakest
 from pipeline.networks.count import count
-from pipeline.networks.resnest.network import ResNeSt
+from pipeline.networks.family import AnyFamily, Structure
 from pipeline.recipe.compression import PruneConfig, PruneTarget
 
 EQUALITY_TOLERANCE = 1e-4
@@ -57,26 +57,29 @@ class Pruned:
     """A pruned network.
 
     Attributes:
-        model: the network, in branch form and evaluation mode.
+        model: the network, in prunable form and evaluation mode.
         removed: channels that went, by group.
         difference: to the original with those channels zeroed, relative to its largest output.
     """
 
-    model: ResNeSt
+    model: nn.Module
     removed: Removed
     difference: float
 
 
-def goal_of(model: ResNeSt, input_size: int, config: PruneConfig, stored: Bytes) -> Goal:
+def goal_of(
+    family: AnyFamily, model: nn.Module, input_size: int, config: PruneConfig, stored: Bytes
+) -> Goal:
     """The goal of a recipe that asks for MACs, parameters or bytes.
 
     Args:
-        model: in branch form, before anything is removed.
+        family: of the network.
+        model: in prunable form, before anything is removed.
         input_size: side of the images in pixels.
         config: the recipe's `prune`, not with a latency.
         stored: bytes that a file of the target's format and precision holds.
     """
-    groups = groups_of(model, input_size)
+    groups = groups_of(model, input_size, family.structure(model))
     counts = count(model, input_size)
     shapes = costs.layer_shapes(groups, counts)
     if config.macs is not None:
@@ -85,7 +88,7 @@ def goal_of(model: ResNeSt, input_size: int, config: PruneConfig, stored: Bytes)
         cost = costs.params(shapes, groups, counts)
         return share_goal("params", cost, config.params, groups)
     assert config.size_mb is not None
-    cost = sizes.size_mb(model, shapes, groups, stored)
+    cost = sizes.size_mb(family.rewritten(model), shapes, groups, stored)
     whole = cost.of({group.name: group.channels for group in groups})
     return Goal(
         key="size_mb",
@@ -104,13 +107,19 @@ def share_goal(key: PruneTarget, cost: Cost, share: float, groups: Sequence[Grou
 
 
 def plan_of(
-    model: ResNeSt, input_size: int, goal: Goal, config: PruneConfig, images: JudgedImages
+    model: nn.Module,
+    input_size: int,
+    structure: Structure,
+    goal: Goal,
+    config: PruneConfig,
+    images: JudgedImages,
 ) -> Plan:
     """What a search for widths starts from.
 
     Args:
-        model: in branch form.
+        model: in prunable form.
         input_size: side of the images in pixels.
+        structure: of the network.
         goal: whose cost counts.
         config: criterion and rounding.
         images: for criteria that look at gradients.
@@ -120,8 +129,9 @@ def plan_of(
             are at their floor.
     """
     plan = Plan(
-        groups=groups_of(model, input_size),
-        scores=scores(model, input_size, config.criterion, images),
+        structure=structure,
+        groups=groups_of(model, input_size, structure),
+        scores=scores(model, input_size, structure, config.criterion, images),
         cost=goal.cost,
         round_to=config.round_to,
     )
@@ -130,11 +140,11 @@ def plan_of(
     return plan
 
 
-def prune_to(model: ResNeSt, input_size: int, plan: Plan, widths: Mapping[str, int]) -> Pruned:
+def prune_to(model: nn.Module, input_size: int, plan: Plan, widths: Mapping[str, int]) -> Pruned:
     """Remove the least important channels of every group, down to `widths`.
 
     Args:
-        model: in branch form; not changed.
+        model: in prunable form; not changed.
         input_size: side of the images in pixels.
         plan: of this model.
         widths: channels to keep, by group.
@@ -143,7 +153,7 @@ def prune_to(model: ResNeSt, input_size: int, plan: Plan, widths: Mapping[str, i
         RuntimeError: the pruned network is not the original with those channels zeroed.
     """
     removed = weakest(plan, widths)
-    pruned = remove(model, input_size, removed)
+    pruned = remove(model, input_size, plan.structure, removed)
     difference = masked_difference(model, pruned, plan.groups, removed, input_size)
     if not difference <= EQUALITY_TOLERANCE:
         raise RuntimeError(

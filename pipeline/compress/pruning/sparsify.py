@@ -4,7 +4,7 @@ The masks come from neural-compressor's pruner. Its own entry points (`prepare_c
 `prepare_pruning`) hook themselves into the forward pass and replace `torch.save`; the pruner
 itself is called here, from the hooks of the training loop:
 
-    sparsifier = Sparsifier(model, config, steps)
+    sparsifier = Sparsifier(model, config, steps, structure.dense)
     hooks = Hooks(
         before_step=sparsifier.before_step,
         after_backward=sparsifier.after_backward,
@@ -13,13 +13,9 @@ itself is called here, from the hooks of the training loop:
     fit(model, dataset, config.train, seed, hooks)
     sparsifier.finish()
 
-Zeros are worth having in convolutions alone, and not in all of them. Left out are:
-
-- the first one: three input channels, which few patterns divide, and 864 weights in ResNeSt-50.
-- the classifier `fc`: each of its weights belongs to one class.
-- `fc2` of every block: the deploy form subtracts one split's from the other's, and a difference
-  is zero only where both are.
-- depthwise ones: their few weights are all a channel has (in deploy form they are constants).
+Zeros are worth having in convolutions alone, and not in all of them. Left out are those that the
+network's family names (`Structure.dense`), and depthwise ones: their few weights are all a channel
+has (in deploy form they are constants).
 
 Importing neural-compressor takes seconds, so that only making a Sparsifier does. It loads neither
 TensorFlow nor coremltools.
@@ -29,7 +25,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -53,15 +49,11 @@ to change the order of others: scores that float32 tells apart differ by 6e-8.""
 _UPWARDS = 1 + 1e-9
 """The pruner cuts counts down to whole numbers: 0.29 x 100 would be 28."""
 
-_FIRST = {"conv1.0.weight", "conv1.weight"}
-"""The first convolution of a deep and of a small stem, in every form."""
 
-
-def _eligible(name: str, weight: Tensor) -> bool:
-    """Whether a parameter of a network in branch form, deploy form or QAT may hold zeros."""
-    path = name.split(".")
-    dense = weight.dim() == 4 and weight.shape[1] > 1
-    return dense and name not in _FIRST and path[0] != "fc" and "fc2" not in path
+def _eligible(name: str, weight: Tensor, dense: Sequence[str]) -> bool:
+    """Whether a parameter of a network in prunable form, deploy form or QAT may hold zeros."""
+    convolves = weight.dim() == 4 and weight.shape[1] > 1
+    return convolves and not any(name.startswith(f"{module}.") for module in dense)
 
 
 class _CubicSchedule:
@@ -87,13 +79,16 @@ class Sparsifier:
 
     left_out: tuple[str, ...]
 
-    def __init__(self, model: nn.Module, config: SparsifyConfig, steps: int) -> None:
+    def __init__(
+        self, model: nn.Module, config: SparsifyConfig, steps: int, dense: Sequence[str]
+    ) -> None:
         """Choose the layers and make the pruner.
 
         Args:
-            model: a ResNeSt in branch form; moved to where it will be trained.
+            model: in prunable form; moved to where it will be trained.
             config: of the recipe.
             steps: of the whole training.
+            dense: paths of modules that stay as they are.
 
         Raises:
             InputError: too few steps for the schedule, or layers that the pattern does not fit.
@@ -103,7 +98,7 @@ class Sparsifier:
         self._layers = {
             name: layer
             for name, layer in layers.items()
-            if isinstance(layer, nn.Conv2d) and _eligible(f"{name}.weight", layer.weight)
+            if isinstance(layer, nn.Conv2d) and _eligible(f"{name}.weight", layer.weight, dense)
         }
         self.left_out = tuple(name for name in layers if name not in self._layers)
         _refuse_misfits(config.pattern, self._layers)
@@ -312,28 +307,30 @@ def _break_ties(pattern: Any, layers: dict[str, nn.Conv2d], inputs: int) -> None
     pattern.get_masks = with_distinct
 
 
-def sparsity(model: nn.Module) -> float:
+def sparsity(model: nn.Module, dense: Sequence[str]) -> float:
     """Share of exact zeros among the weights that could be zero, 0 to 1.
 
     Those are the weights of all convolutions but the ones that are left out (see above), of a
-    network in branch form, in deploy form, or of a graph from `pipeline.qat.prepare`.
+    network in prunable form, in deploy form, or of a graph from `pipeline.qat.prepare`.
     """
-    weights = [p for name, p in model.named_parameters() if _eligible(name, p)]
+    weights = [p for name, p in model.named_parameters() if _eligible(name, p, dense)]
     zeros = sum(int((weight == 0).sum()) for weight in weights)
     return zeros / sum(weight.numel() for weight in weights) if weights else 0.0
 
 
-def zero_masks(model: nn.Module) -> dict[str, Tensor]:
+def zero_masks(model: nn.Module, dense: Sequence[str]) -> dict[str, Tensor]:
     """Where a network has weights to keep at zero.
 
     Args:
-        model: in branch form, in deploy form, or a graph from `pipeline.qat.prepare`.
+        model: in prunable form, in deploy form, or a graph from `pipeline.qat.prepare`.
+        dense: as of `Sparsifier`.
 
     Returns:
         For every weight that could be zero and has exact zeros, by its name among the parameters
         of `model`: a boolean tensor of its shape and on its device, false where it is zero.
     """
-    weights = {name: p.detach() for name, p in model.named_parameters() if _eligible(name, p)}
+    found = model.named_parameters()
+    weights = {name: p.detach() for name, p in found if _eligible(name, p, dense)}
     return {name: weight != 0 for name, weight in weights.items() if (weight == 0).any()}
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from pipeline.compress.pruning.costs import Cost, Term
 from pipeline.compress.pruning.groups import Group, Removed, stage_of
 from pipeline.compress.pruning.importance import Scores
+from pipeline.networks.family import Structure
 
 _SEARCH_STEPS = 24
 _FURTHEST = 128
@@ -30,12 +31,14 @@ class Plan:
     """What a search starts from.
 
     Attributes:
+        structure: of the network.
         groups: those that may become narrower.
         scores: importance of their channels.
         cost: what is to become smaller.
         round_to: widths are multiples of this, in equal cardinal groups, or the present width.
     """
 
+    structure: Structure
     groups: tuple[Group, ...]
     scores: Scores
     cost: Cost
@@ -107,9 +110,11 @@ def _layers_at(plan: Plan, share: float) -> dict[str, int]:
 def _stages_at(plan: Plan, share: float) -> dict[str, int]:
     """Every stage at `share` of what it costs, its least important channels gone."""
     widths = plan.present()
+    stages = plan.structure.stages
+    of_layer = {term.layer: stage_of(term.layer, stages) for term in plan.cost.terms}
     for stage in dict.fromkeys(group.stage for group in plan.groups):
         groups = tuple(group for group in plan.groups if group.stage == stage)
-        terms = tuple(term for term in plan.cost.terms if stage_of(term.layer) == stage)
+        terms = tuple(term for term in plan.cost.terms if of_layer[term.layer] == stage)
         whole = sum(term.value(plan.present()) for term in terms)
         widths = _narrowed(plan, widths, groups, terms, share * whole)
     return widths

@@ -5,23 +5,26 @@ from __future__ import annotations
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pipeline.networks.resnest.network import DropBlock, ResNeSt
+from pipeline.base.errors import InputError
+from pipeline.networks.family import AnyFamily
 from pipeline.recipe.training import TrainConfig
 
-_DROPPING_STAGES = 2
 
+def drop_while_training(family: AnyFamily, model: nn.Module, config: TrainConfig) -> None:
+    """Have a network drop features while it is trained, as its family does; in place.
 
-def drop_while_training(model: ResNeSt, config: TrainConfig) -> None:
-    """Have a network drop squares in its last two stages, and features before its classifier.
-
-    As in the ResNeSt paper (Zhang et al. 2020, section 5.1), with DropBlock (Ghiasi et al. 2018).
-    Nothing is dropped in evaluation mode.
+    Raises:
+        InputError: the recipe asks for it, and the family cannot.
     """
-    for stage in model.stages()[-_DROPPING_STAGES:]:
-        for module in stage.modules():
-            if isinstance(module, DropBlock):
-                module.probability = config.dropblock
-    model.drop.p = config.dropout
+    if family.drop is not None:
+        family.drop(model, config)
+        return
+    for name in ("dropblock", "dropout"):
+        if getattr(config, name):
+            raise InputError(
+                f"train.{name}: got {getattr(config, name):g}; this network has no layers that "
+                "drop; set it to 0"
+            )
 
 
 def average_of(model: nn.Module, config: TrainConfig) -> AveragedModel | None:

@@ -6,11 +6,12 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from pipeline.base.errors import InputError, listed
 from pipeline.base.safe_files import content_of, refuse_link, write_whole
@@ -22,7 +23,6 @@ from pipeline.measure.baseline.record import (
     Origin,
     TestedImages,
 )
-from pipeline.networks.resnest.network import ResNeSt
 from pipeline.tasks.accuracy import confusion_of
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.predictions import Predictions
@@ -87,14 +87,14 @@ class Kept:
         }
 
 
-def model_sha256(model: ResNeSt, side: int) -> str:
-    """SHA-256 of a network: its shape, the side of its images, and every tensor.
+def model_sha256(model: nn.Module, shape: Mapping[str, object], side: int) -> str:
+    """SHA-256 of a network: its family's `shape` of it, the side of its images, and every tensor.
 
     Of the tensors' names, types, shapes and bytes in the order of the names, so that it does not
     depend on the kind of file they came from.
     """
-    shape = {"network": asdict(model.config), "input_size": side}
-    whole = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
+    outline = {"network": shape, "input_size": side}
+    whole = hashlib.sha256(json.dumps(outline, sort_keys=True).encode())
     for name, value in sorted(model.state_dict().items()):
         whole.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
         plain = value.detach().cpu().contiguous().reshape(-1)

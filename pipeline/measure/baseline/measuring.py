@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
+from torch import nn
 
 from pipeline.base.machine import code_info, host_info
 from pipeline.base.torchrun import device
@@ -38,8 +39,7 @@ from pipeline.measure.baseline.record import (
 )
 from pipeline.measure.baseline.speed import largest_batch
 from pipeline.networks.count import count
-from pipeline.networks.family import model_info
-from pipeline.networks.resnest.network import ResNeSt
+from pipeline.networks.families import family_of, model_info
 from pipeline.recipe.recipe import Recipe, recipe_info
 from pipeline.tasks.accuracy import Accuracy
 from pipeline.tasks.evaluation import network_logits
@@ -52,7 +52,7 @@ _LARGEST = {"cuda": 256, "cpu": 32}
 
 
 def measured(
-    recipe: Recipe, model: ResNeSt, dataset: Dataset, size_bytes: int, tracked: Tracked
+    recipe: Recipe, model: nn.Module, dataset: Dataset, size_bytes: int, tracked: Tracked
 ) -> FloatBaseline:
     """Measure a float network on the GPU, or on the CPU where there is none.
 
@@ -67,7 +67,8 @@ def measured(
         InputError: logits are not finite.
     """
     place, host, measured_at = device(), host_info(), datetime.now(UTC)
-    counts = count(model, recipe.model.input_size)
+    side = recipe.model.input_size
+    counts = count(model, side)
     chosen, left_out = precisions(place)
     with settings_kept():
         formed = {p: Formed(model, FORMS[p], place).eval() for p in chosen}
@@ -77,7 +78,7 @@ def measured(
         after = clocks_of(place)
     gpu = place.type == "cuda"
     return FloatBaseline(
-        model_sha256=model_sha256(model, recipe.model.input_size),
+        model_sha256=model_sha256(model, family_of(recipe.model).shape(model), side),
         model=model_info(recipe, len(dataset.classes), counts.params, counts.macs),
         data=tested_images(dataset),
         recipe=recipe_info(recipe),

@@ -8,27 +8,32 @@ import torch
 
 from pipeline.base.errors import InputError
 from pipeline.networks.resnest.network import NAMED, ResNeSt, ResNeStConfig
-from pipeline.recipe.model import ModelConfig
+from pipeline.recipe.resnest import ResNeStModel
 
 _MOST_BLOCKS, _MOST_PARAMS = 500, 500_000_000
 """Five times those of ResNeSt-269. A recipe can ask for a thousand times as many, and building
 them would take all memory before anything could be said."""
 
 
-def build(config: ModelConfig, num_classes: int) -> ResNeSt:
-    """Build the network a recipe describes, with random weights, for `num_classes` classes.
-
-    Raises:
-        InputError: if the overrides ask for groups that do not divide the channels, or for more
-            blocks or parameters than any machine here trains.
-    """
+def shape_of(config: ResNeStModel, num_classes: int) -> ResNeStConfig:
+    """The named network's shape with what a recipe changes in it."""
     allowed = {field.name for field in fields(ResNeStConfig)}
     given = {
         name: value
         for name, value in config.model_dump().items()
         if name in allowed and value is not None
     }
-    shape = replace(NAMED[config.name], num_classes=num_classes, **given)
+    return replace(NAMED[config.name], num_classes=num_classes, **given)
+
+
+def build(config: ResNeStModel, num_classes: int) -> ResNeSt:
+    """Build the network a recipe describes, with random weights, for `num_classes` classes.
+
+    Raises:
+        InputError: if the overrides ask for groups that do not divide the channels, or for more
+            blocks or parameters than any machine here trains.
+    """
+    shape = shape_of(config, num_classes)
     if (blocks := sum(shape.layers)) > _MOST_BLOCKS:
         raise InputError(
             f"model.layers: got {list(shape.layers)}, {blocks} blocks; at most {_MOST_BLOCKS} are "

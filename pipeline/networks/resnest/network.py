@@ -18,6 +18,9 @@ STRIDE = 32
 """Input pixels per output pixel of the last stage behind a deep stem; an input side must be a
 multiple of it, whatever the stem."""
 
+CLASSIFIER = "fc"
+"""Path of the layer that gives the logits."""
+
 Stem = Literal["deep", "small"]
 
 

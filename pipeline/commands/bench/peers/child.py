@@ -34,24 +34,15 @@ def _images(inputs: Path) -> Any:
 
 
 def _naive(inputs: Path, source: Path, path: Path) -> None:
-    from pipeline.commands.bench.peers import research
+    from pipeline.commands.bench.peers import naive
 
-    side = _images(inputs).shape[-1]
-    research.write_onnx(research.load_network(inputs / NETWORK), side, path)
-
-
-def _naive_timm(inputs: Path, source: Path, path: Path) -> None:
-    from pipeline.commands.bench.peers import research
-
-    side, network = _images(inputs).shape[-1], research.load_network(inputs / NETWORK)
-    research.write_onnx(network, side, path, research.TimmAttention)
+    naive.write_onnx(naive.load_network(source), _images(inputs).shape[-1], path)
 
 
 def _coremltools(inputs: Path, source: Path, path: Path) -> None:
-    from pipeline.commands.bench.peers import research
+    from pipeline.commands.bench.peers import naive
 
-    side = _images(inputs).shape[-1]
-    research.write_coreml(research.load_network(inputs / NETWORK), side, path)
+    naive.write_coreml(naive.load_network(source), _images(inputs).shape[-1], path)
 
 
 def _quantize_static(inputs: Path, source: Path, path: Path) -> None:
@@ -82,14 +73,14 @@ _WRITERS: dict[str, Callable[[Path, Path, Path], None]] = {
     NAIVE: _naive,
     "onnx int8, onnxruntime quantize_static": _quantize_static,
     "onnx int8, neural-compressor": _neural_compressor,
-    NAIVE_TIMM: _naive_timm,
+    NAIVE_TIMM: _naive,
     "onnx int8, quantize_static of timm's": _quantize_static,
     "tflite int8, onnx2tf -oiqt of timm's": _onnx2tf_int8,
     "tflite float, onnx2tf": _onnx2tf_float,
     "tflite int8, onnx2tf -oiqt": _onnx2tf_int8,
     "coreml float16, coremltools": _coremltools,
 }
-"""Each takes the folder of inputs, the ONNX file it is made from if any, and the path to write."""
+"""Each takes the folder of inputs, the file it is made from, and the path to write."""
 
 
 def main(name: str, inputs: Path, folder: Path) -> int:
@@ -99,8 +90,9 @@ def main(name: str, inputs: Path, folder: Path) -> int:
     # Not in its place before it is whole.
     unfinished = Path(plan.file).absolute()
     try:
-        source = plans[plan.source or NAIVE]
-        _WRITERS[name](inputs, folder / source.file, unfinished)
+        network = inputs / NETWORK.format(code=plan.code)
+        source = network if plan.source is None else folder / plans[plan.source].file
+        _WRITERS[name](inputs, source, unfinished)
         unfinished.rename(folder / plan.file)
     except (Exception, SystemExit) as raised:  # onnx2tf exits where others raise
         traceback.print_exc()

@@ -9,19 +9,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.base.safe_files import remove
+from pipeline.commands.bench.peers.naive import save_network
 from pipeline.commands.bench.peers.plans import CALIBRATION, NETWORK, PLANS, PeerPlan, report_of
-from pipeline.commands.bench.peers.research import save_network
 from pipeline.formats.write import child_environment
-from pipeline.networks.resnest.network import ResNeSt
 
 _POLL_SECONDS = 0.05
 
@@ -60,7 +59,7 @@ class _Child:
 
 
 def make(
-    model: ResNeSt,
+    networks: Mapping[str, nn.Module],
     calibration: Tensor,
     folder: Path,
     processes: int = 2,
@@ -68,11 +67,13 @@ def make(
 ) -> list[Peer]:
     """Make the file of every peer in `folder`, in the order of `plans.PLANS`.
 
+    Peers that start from code which does not publish the network are left out.
+
     A tool that fails gives a peer without a file; the others go on. What each prints is in
     `<file>.log` beside its file.
 
     Args:
-        model: the trained float network; it is not changed.
+        networks: the trained float network in evaluation mode, by the code that publishes it so.
         calibration: float32 (N, 3, S, S), normalised; S is the side of the files' images.
         folder: where the files go; made if need be. Older files of the same names are replaced.
         processes: how many may run at a time.
@@ -80,22 +81,28 @@ def make(
     """
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    for plan in PLANS:
+    plans = [plan for plan in PLANS if plan.code in networks]
+    for plan in plans:
         for old in (folder / plan.file, _log(folder, plan)):
             remove(old)  # a link as well, which would lead what is written elsewhere
     with tempfile.TemporaryDirectory(prefix=".inputs-", dir=folder) as scratch:
         inputs = Path(scratch)
-        save_network(model, inputs / NETWORK)
+        for code, network in networks.items():
+            save_network(network, inputs / NETWORK.format(code=code))
         np.save(inputs / CALIBRATION, calibration.detach().cpu().numpy())
-        made = _make_all(inputs, folder, processes, progress)
-    return [made[plan.name] for plan in PLANS]
+        made = _make_all(plans, inputs, folder, processes, progress)
+    return [made[plan.name] for plan in plans]
 
 
 def _make_all(
-    inputs: Path, folder: Path, processes: int, progress: Callable[[str], None]
+    plans: Sequence[PeerPlan],
+    inputs: Path,
+    folder: Path,
+    processes: int,
+    progress: Callable[[str], None],
 ) -> dict[str, Peer]:
     """Every peer by its name."""
-    waiting = sorted(PLANS, key=lambda plan: plan.start)
+    waiting = sorted(plans, key=lambda plan: plan.start)
     running: list[_Child] = []
     made: dict[str, Peer] = {}
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.formats.formats import FormatName
+from pipeline.networks.codes import PAPER, TIMM
 
-NETWORK = "network.safetensors"
-"""The trained float network, with its shape in the metadata, in the folder of inputs."""
+NETWORK = "{code}.pt"
+"""The trained float network as a code publishes it, in the folder of inputs."""
 
 KEPT = "peers.json"
 """In the folder of the files: what they are and what they were made from."""
@@ -27,6 +28,7 @@ class PeerPlan:
         format: of the file.
         precision: that most of the network is computed in.
         file: its name.
+        code: that publishes the network the file is made from; a family may lack some.
         start: place in the order of starting. The slowest goes first, so that the others are made
             beside it.
         source: name of the peer whose file it is made from; None where that is the network.
@@ -38,6 +40,7 @@ class PeerPlan:
     file: str
     start: int
     source: str | None = None
+    code: str = PAPER
 
 
 NAIVE = "onnx float, naive export"
@@ -92,6 +95,7 @@ PLANS = (
         precision="float",
         file="onnx-float-naive-timm.onnx",
         start=0,
+        code=TIMM,
     ),
     PeerPlan(
         name="onnx int8, quantize_static of timm's",
@@ -100,6 +104,7 @@ PLANS = (
         file="onnx-int8-quantize-static-timm.onnx",
         start=5,
         source=NAIVE_TIMM,
+        code=TIMM,
     ),
     PeerPlan(
         name="tflite int8, onnx2tf -oiqt of timm's",
@@ -108,6 +113,7 @@ PLANS = (
         file="tflite-int8-onnx2tf-timm.tflite",
         start=2,
         source=NAIVE_TIMM,
+        code=TIMM,
     ),
     PeerPlan(
         name="coreml float16, coremltools",
