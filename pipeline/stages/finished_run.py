@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.base.checksums import damage
 from pipeline.base.errors import InputError
 from pipeline.base.safe_files import content_of, json_of
-from pipeline.base.store import STAGES_FILE
+from pipeline.base.store import IMAGES, STAGES_FILE, STORE, refuse_links
 from pipeline.formats.format import Format
 from pipeline.formats.formats import FORMATS
 from pipeline.measure.lanes.lane import ModelFile
@@ -23,6 +23,7 @@ from pipeline.networks.families import family_of
 from pipeline.recipe.recipe import Recipe, load_recipes
 from pipeline.report.records import Report
 from pipeline.stages.known import KNOWN
+from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.pixels import normalize
 from pipeline.tasks.images.statistics import mean_and_std
 from pipeline.tasks.tasks import task_of
@@ -51,6 +52,19 @@ class Finished:
     def format(self) -> Format:
         """Of the file."""
         return FORMATS[self.recipe.target.format]
+
+    def dataset(self) -> Dataset:
+        """The data of the run, from where its own store has the images decoded.
+
+        Raises:
+            InputError: it is missing, or cannot be read.
+        """
+        store = self.directory.parent / STORE
+        refuse_links(store)
+        cache = store / IMAGES
+        side = self.recipe.model.input_size
+        task = task_of(self.recipe)
+        return task.load(self.recipe.data, side, cache=cache if cache.is_dir() else None)
 
     def logits(self, pixels: Tensor) -> Tensor:
         """What the file answers, opened in its runtime.

@@ -102,7 +102,7 @@ def benchmark(
         InputError: the runs are of different networks, or a file is missing.
     """
     model, recipe, place = float_network(runs), runs[0].recipe, LANES[lane]
-    dataset = task_of(recipe).load(recipe.data, recipe.model.input_size)
+    dataset = runs[0].dataset()
     accuracy = first(runs[0].report().baseline.accuracy)
     image = timing.first_image(dataset)
     contestants = of_torch(model, image, accuracy, place, variants=peers is not None)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from pipeline.base.checksums import flush, seal
 from pipeline.base.errors import InputError, reading
-from pipeline.base.store import IMAGES, STORE
 from pipeline.commands.bundle import golden
 from pipeline.commands.bundle.card import model_card
 from pipeline.commands.bundle.contract import CONTRACT, Contract, Golden, contract_of
@@ -55,11 +54,8 @@ def write_bundle(run: Finished, path: Path) -> None:
 
 
 def _dataset(run: Finished, report: Report) -> Dataset:
-    """The images of a run, from where its own store has them decoded."""
-    cache = run.directory.parent / STORE / IMAGES
-    side = run.recipe.model.input_size
-    task = task_of(run.recipe)
-    dataset = task.load(run.recipe.data, side, cache=cache if cache.is_dir() else None)
+    """The images of a run, if they are what they were."""
+    dataset = run.dataset()
     if dataset.sha256 != report.data.sha256:
         raise InputError(
             f"{run.directory}: its data has changed since (SHA-256 {dataset.sha256[:12]}, and "

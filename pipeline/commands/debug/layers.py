@@ -19,7 +19,6 @@ from pipeline.stages.context import PROGRAM, TWIN
 from pipeline.stages.finished_run import Finished
 from pipeline.tasks.images.dataset import pixel_values
 from pipeline.tasks.images.pixels import normalize
-from pipeline.tasks.tasks import task_of
 
 _IDEAL_DB = 6.02 * 8 + 1.76
 """What 8 bits give a sine over the whole grid (Bennett 1948): the measure for the image itself."""
@@ -89,7 +88,7 @@ def compared_layers(run: Finished, images: int) -> list[ComparedLayer]:
             f"{run.recipe.name}: a float file has no int8 layers to compare; debug an int8 target"
         )
     folded, twin = (_program(run.stage("fold", name)) for name in (PROGRAM, TWIN))
-    dataset = task_of(run.recipe).load(run.recipe.data, run.recipe.model.input_size)
+    dataset = run.dataset()
     if run.recipe.target.takes_pixels:
         dataset = pixel_values(dataset)
     first = torch.arange(min(images, len(dataset.calibration)))

@@ -18,6 +18,8 @@ from pipeline.tasks.images.pixels import Images
 from pipeline.tasks.images.statistics import mean_and_std
 
 _DIGITS_TEST = 450
+DIGITS = tuple(str(digit) for digit in range(10))
+"""The classes."""
 
 
 def digits_dataset(config: DigitsData, size: int, seed: int) -> Dataset:
@@ -37,8 +39,7 @@ def digits_dataset(config: DigitsData, size: int, seed: int) -> Dataset:
     left, drawn = split_calibration(rest.labels, config.calibration_images, seed, "digits")
     test = images.take(tested[: config.test_images])
     sets = {"train": rest.take(left), "calibration": rest.take(drawn), "test": test}
-    classes = [str(digit) for digit in range(10)]
-    return array_dataset("digits", classes, sets, *mean_and_std(config))
+    return array_dataset("digits", DIGITS, sets, *mean_and_std(config))
 
 
 def _tiled(pixels: Tensor, tile: int, size: int) -> Tensor:

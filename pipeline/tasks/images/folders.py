@@ -46,6 +46,19 @@ def _folders(config: ImageFolderData) -> tuple[Path, dict[str, Path]]:
     return train, tests
 
 
+def folder_classes(config: ImageFolderData) -> tuple[str, ...]:
+    """The classes of the training images: the names of their folders.
+
+    Raises:
+        InputError: there are none, or one has no images.
+    """
+    train, _ = _folders(config)
+    files, problems = scan_folder("data.train", train)
+    if problems:
+        raise InputError("\n".join(problems))
+    return tuple(files)
+
+
 def folders_dataset(config: ImageFolderData, size: int, seed: int, cache: Path | None) -> Dataset:
     """Folders of photos, one for each class."""
     roots, found = _scanned(config)

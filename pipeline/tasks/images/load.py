@@ -10,8 +10,8 @@ from torch import Tensor
 from pipeline.recipe.data import DataConfig
 from pipeline.tasks.images.cifar import cifar_dataset
 from pipeline.tasks.images.dataset import Dataset
-from pipeline.tasks.images.digits import digits_dataset
-from pipeline.tasks.images.folders import folder_places, folders_dataset
+from pipeline.tasks.images.digits import DIGITS, digits_dataset
+from pipeline.tasks.images.folders import folder_classes, folder_places, folders_dataset
 from pipeline.tasks.images.pixels import decode, margin_of, middle
 
 
@@ -35,6 +35,19 @@ def load_dataset(
     if config.kind == "image_folder":
         return folders_dataset(config, input_size, seed, cache)
     return cifar_dataset(config, input_size, seed)
+
+
+def class_names(config: DataConfig) -> tuple[str, ...]:
+    """The classes of a recipe's data in the order of the labels; no image is decoded.
+
+    Raises:
+        InputError: the training images are missing, or a class has none.
+    """
+    if config.kind == "digits":
+        return DIGITS
+    if config.kind == "image_folder":
+        return folder_classes(config)
+    return cifar_classes(config)
 
 
 def decoded_places(config: DataConfig, input_size: int, cache: Path) -> set[Path]:
