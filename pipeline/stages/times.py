@@ -178,6 +178,11 @@ def refuse_too_slow(goal: Goal, attempts: Sequence[width_times.Attempt], limit: 
     )
 
 
+def _shape(recipe: Recipe) -> tuple[str, ...]:
+    """Whatever the network's family has that decides its shape; its weights do not matter."""
+    return tuple(f"model.{key}" for key in recipe.model.shape_keys())
+
+
 def _prunes_to_a_time(recipe: Recipe) -> bool:
     return recipe.prune is not None and recipe.prune.latency is not None
 
@@ -188,12 +193,10 @@ STAGE = Stage(
     facts=TimesFacts,
     after=(),
     reads=(
-        "task",
-        *("model.name", "model.block", "model.layers", "model.radix", "model.cardinality"),
-        *("model.base_width", "model.stem", "model.stem_width", "model.avd"),
-        *("model.avd_first", "model.width_multiplier", "measure", "prune.round_to"),
+        *("task", "measure", "prune.round_to"),
         *("target.format", "target.precision", "target.input", "target.threads"),
     ),
+    also_reads=_shape,
     code=(
         *(*CORE, *PRUNING, *QUANTIZER, *GOALS, *LANE, "formats"),
         *("measure/layers.py", "measure/timing.py", "measure/latency.py"),

@@ -1,6 +1,6 @@
 """Knowledge distillation: the trained float network teaches the one that is made smaller.
 
-    with distillation(student, teacher, config, teacher.stage_names()) as adjust_loss:
+    with distillation(student, teacher, config, structure.stages) as adjust_loss:
         fit(student, dataset, train_config, seed, Hooks(adjust_loss=adjust_loss))
 
 What is minimised, with T the temperature and the mean over the images of a batch:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.recipe.data import DataConfig
-from pipeline.tasks.images.cifar import cifar_dataset
+from pipeline.tasks.images.cifar import cifar_classes, cifar_dataset
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.digits import DIGITS, digits_dataset
 from pipeline.tasks.images.folders import folder_classes, folder_places, folders_dataset
