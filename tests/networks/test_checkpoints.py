@@ -25,7 +25,7 @@ from pipeline.networks.checkpoints import load_checkpoint, read_checkpoint, save
 from pipeline.networks.resnest.build import build
 from pipeline.networks.resnest.family import FAMILY
 from pipeline.networks.resnest.network import NAMED, ResNeSt, ResNeStConfig, named
-from pipeline.recipe.model import ModelConfig
+from pipeline.recipe.resnest import ResNeStModel
 from tests.making.networks import SMALL
 
 KNOWN = FAMILY.checkpoint(ResNeSt(SMALL))
@@ -63,7 +63,7 @@ def refusal(path: Path) -> str:
 @pytest.mark.parametrize("name", NAMED)
 def test_build_gives_the_named_network(name: Any) -> None:
     with torch.device("meta"):
-        assert build(ModelConfig(name=name), 7).config == replace(NAMED[name], num_classes=7)
+        assert build(ResNeStModel(name=name), 7).config == replace(NAMED[name], num_classes=7)
 
 
 def test_build_applies_every_override() -> None:
@@ -79,12 +79,12 @@ def test_build_applies_every_override() -> None:
         "avd_first": True,
         "width_multiplier": 0.5,
     }
-    config = ModelConfig(name="resnest50", input_size=64, checkpoint="a.pt", **overrides)
+    config = ResNeStModel(name="resnest50", input_size=64, checkpoint="a.pt", **overrides)
     assert build(config, 3).config == ResNeStConfig(num_classes=3, **overrides)
 
 
 def test_build_refuses_groups_that_do_not_divide() -> None:
-    config = ModelConfig(name="resnest50", base_width=33, radix=4, cardinality=2)
+    config = ResNeStModel(name="resnest50", base_width=33, radix=4, cardinality=2)
     with pytest.raises(InputError, match=r"radix 4 x cardinality 2 .* base_width 33.* multiple of"):
         build(config, 3)
 
@@ -97,7 +97,7 @@ def test_build_refuses_groups_that_do_not_divide() -> None:
     ],
 )
 def test_build_refuses_what_no_machine_holds(overrides: dict[str, Any], said: str) -> None:
-    config = ModelConfig(name="resnest50", **overrides)
+    config = ResNeStModel(name="resnest50", **overrides)
     with pytest.raises(InputError, match=said):
         build(config, 3)
 
