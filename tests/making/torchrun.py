@@ -1,6 +1,6 @@
-"""A training as `torchrun` runs it, in as many processes as there are; test_processes.py calls it.
+"""A training as `torchrun` runs it, in as many processes as there are; test_torchrun.py calls it.
 
-python -m tests.making.processes FILE
+python -m tests.making.torchrun FILE
 """
 
 from __future__ import annotations
