@@ -9,7 +9,8 @@ from dataclasses import replace
 from torch import Tensor, fx, nn
 
 from pipeline.compress.training.distill import distillation
-from pipeline.compress.training.loop import Hooks, Step, fit
+from pipeline.compress.training.hooks import Hooks, Step
+from pipeline.compress.training.loop import fit
 from pipeline.compress.training.resume import Saves
 from pipeline.recipe.training import DistillConfig, TrainConfig
 from pipeline.stages.context import Context, Inputs, float_model, normalization

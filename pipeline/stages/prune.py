@@ -18,7 +18,8 @@ from pipeline.compress.pruning.costs import Widths
 from pipeline.compress.pruning.groups import Removed
 from pipeline.compress.pruning.prune import Goal, plan_of, prune_to, take_shapes
 from pipeline.compress.pruning.widths import choose
-from pipeline.compress.training.loop import CURVE, Hooks
+from pipeline.compress.training.hooks import Hooks
+from pipeline.compress.training.loop import CURVE
 from pipeline.measure import width_times
 from pipeline.networks.checkpoints import WEIGHTS, save_checkpoint
 from pipeline.networks.count import count

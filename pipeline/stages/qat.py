@@ -9,7 +9,8 @@ import torch
 from pipeline.base.errors import listed
 from pipeline.compress.pruning.sparsify import keep_zeros, zero_masks
 from pipeline.compress.quantization import qat
-from pipeline.compress.training.loop import CURVE, Hooks
+from pipeline.compress.training.hooks import Hooks
+from pipeline.compress.training.loop import CURVE
 from pipeline.networks.checkpoints import WEIGHTS, save_checkpoint
 from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import (

@@ -7,7 +7,8 @@ from pathlib import Path
 from pipeline.base import torchrun
 from pipeline.base.record import Share
 from pipeline.compress.pruning.sparsify import Sparsifier, sparsity
-from pipeline.compress.training.loop import CURVE, Hooks
+from pipeline.compress.training.hooks import Hooks
+from pipeline.compress.training.loop import CURVE
 from pipeline.compress.training.schedule import batches_per_epoch
 from pipeline.networks.checkpoints import WEIGHTS, save_checkpoint
 from pipeline.recipe.recipe import Recipe

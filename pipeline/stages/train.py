@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline.compress.training.loop import CURVE, Hooks
+from pipeline.compress.training.hooks import Hooks
+from pipeline.compress.training.loop import CURVE
 from pipeline.compress.training.regularize import drop_while_training
 from pipeline.networks.checkpoints import WEIGHTS, load_checkpoint, save_checkpoint
 from pipeline.networks.hub import local_file

@@ -23,7 +23,7 @@ from pipeline.compress.training.distill import (
     distillation,
     soft_target_loss,
 )
-from pipeline.compress.training.loop import Hooks
+from pipeline.compress.training.hooks import Hooks
 from pipeline.compress.training.small_maps import ByProducts
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form

@@ -15,7 +15,7 @@ from torchao.quantization.pt2e import FakeQuantizeBase
 from pipeline.base.errors import InputError
 from pipeline.compress.quantization import qat
 from pipeline.compress.quantization.fake_quantize import FixedFakeQuantize
-from pipeline.compress.training.loop import Hooks
+from pipeline.compress.training.hooks import Hooks
 from pipeline.networks.checkpoints import save_checkpoint
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form

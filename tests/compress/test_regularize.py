@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.base.errors import InputError
-from pipeline.compress.training.loop import Hooks, Step
+from pipeline.compress.training.hooks import Hooks, Step
 from pipeline.compress.training.regularize import drop_while_training
 from pipeline.compress.training.resume import Saves
 from pipeline.compress.training.schedule import learning_rate_factor

@@ -22,7 +22,7 @@ from pipeline.base.signals import Interrupted, cleanly_interruptible
 from pipeline.compress.pruning.sparsify import Sparsifier
 from pipeline.compress.quantization import qat
 from pipeline.compress.training import loop
-from pipeline.compress.training.loop import Hooks, Step
+from pipeline.compress.training.hooks import Hooks, Step
 from pipeline.compress.training.resume import Saves
 from pipeline.compress.training.schedule import batches_per_epoch
 from pipeline.networks.resnest.branches import branch_form
@@ -294,6 +294,6 @@ def test_no_memory_for_a_state_is_not_the_states_fault(
     def fails(*arguments: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(loop, "_go_on_from", fails)
+    monkeypatch.setattr(loop, "go_on_from", fails)
     with pytest.raises(torch.OutOfMemoryError):
         trained(plain, Saves(directory=tmp_path, steps=1))

@@ -18,7 +18,7 @@ from pipeline.compress.pruning import sparsify
 from pipeline.compress.pruning.sparsify import Sparsifier, keep_zeros, sparsity, zero_masks
 from pipeline.compress.quantization import qat
 from pipeline.compress.quantization.fold import quantized_program, source_weight
-from pipeline.compress.training.loop import Hooks
+from pipeline.compress.training.hooks import Hooks
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
 from pipeline.networks.resnest.network import ResNeSt

@@ -20,7 +20,7 @@ from pipeline.base.errors import InputError
 from pipeline.base.torchrun import device
 from pipeline.compress.quantization import qat
 from pipeline.compress.quantization.fake_quantize import ActivationFakeQuantize
-from pipeline.compress.training.loop import Hooks, Step
+from pipeline.compress.training.hooks import Hooks, Step
 from pipeline.compress.training.schedule import learning_rate_factor
 from pipeline.networks.checkpoints import WEIGHTS
 from pipeline.recipe.compression import Milestones

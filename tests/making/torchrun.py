@@ -15,7 +15,7 @@ from torch import nn
 from pipeline.base import torchrun
 from pipeline.compress.quantization import qat
 from pipeline.compress.quantization.fake_quantize import ActivationFakeQuantize
-from pipeline.compress.training.loop import Hooks
+from pipeline.compress.training.hooks import Hooks
 from pipeline.recipe.compression import Milestones
 from pipeline.recipe.training import AugmentConfig, TrainConfig
 from pipeline.tasks.evaluation import network_logits

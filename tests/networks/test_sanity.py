@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.base.errors import InputError, listed
-from pipeline.compress.training.loop import Hooks
+from pipeline.compress.training.hooks import Hooks
 from pipeline.compress.training.resume import Saves
 from pipeline.networks.checkpoints import save_checkpoint
 from pipeline.networks.resnest.network import named
