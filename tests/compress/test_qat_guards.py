@@ -19,7 +19,7 @@ from pipeline.stages import qat as stage
 from pipeline.stages import schedule
 from pipeline.stages.context import Context
 from tests.making.graphs import calibrated, prepared
-from tests.making.networks import dataset, images
+from tests.making.networks import SHALLOW, dataset, images, small
 from tests.making.recipes import device_recipe
 
 FIX = "; check the calibration images and qat.train (at least one epoch is needed)"
@@ -93,7 +93,7 @@ def quantized(
     graph: fx.GraphModule, out: Path, monkeypatch: pytest.MonkeyPatch, epochs: int = 0
 ) -> stage.QatFacts:
     """The facts of quantizing a prepared graph as it is."""
-    monkeypatch.setattr(stage, "small_model", lambda context, inputs: None)
+    monkeypatch.setattr(stage, "small_model", lambda context, inputs: small(layers=SHALLOW))
     monkeypatch.setattr(stage, "quantized_graph", lambda context, model: graph)
     recipe = device_recipe(f"qat.train.epochs={epochs}")
     context = Context(
@@ -112,7 +112,7 @@ def test_the_console_names_silent_layers(tmp_path: Path, monkeypatch: pytest.Mon
     result = Result(
         stage="qat", key="0", directory=tmp_path, facts=facts, seconds=1.0, reused=False
     )
-    schedule._announce(Console(file=shown, width=200), "qat", result)
+    schedule._announce(Console(file=shown, width=200), "qat", result, device_recipe())
     assert shown.getvalue() == (
         "  qat 1.0 s, zero for every calibration image: the output of layer2.1.branches.0.0 "
         "(relu_9)\n"
