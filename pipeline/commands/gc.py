@@ -145,11 +145,12 @@ def _needed_images(out: Path, cache: Path) -> set[Path]:
         return set()
     # Imported here: it takes torch along, and most stores hold no images.
     from pipeline.recipe.recipe import load_recipes
+    from pipeline.stages.known import KNOWN
     from pipeline.tasks.images.load import decoded_places
 
     asked = {
         (recipe.data.model_dump_json(), recipe.model.input_size): recipe.data
-        for recipe in load_recipes(files)
+        for recipe in load_recipes(files, known=KNOWN)
     }
     found = (decoded_places(data, side, cache) for (_, side), data in asked.items())
     return {place for places in found for place in places}

@@ -1,22 +1,51 @@
-"""The families of networks, by name."""
+"""The families of networks. A further one is a folder beside this module, an entry of `FAMILIES`.
+
+FAMILIES["resnest"].options.names()  # what `model.name` may be, without torch
+family_of(recipe.model).build        # imports torch
+"""
 
 from __future__ import annotations
 
-from pipeline.networks.family import AnyFamily
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 from pipeline.networks.model_info import ModelInfo
-from pipeline.networks.resnest.family import FAMILY as RESNEST
 from pipeline.recipe.model import ModelConfig
 from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.resnest import ResNeStModel
 
-FAMILIES: dict[str, AnyFamily] = {
-    "resnest": RESNEST,
+if TYPE_CHECKING:
+    from pipeline.networks.family import AnyFamily
+
+
+def _resnest() -> AnyFamily:
+    from pipeline.networks.resnest.family import FAMILY
+
+    return FAMILY
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyEntry:
+    """What is known of a family without torch.
+
+    Attributes:
+        options: what a recipe may ask for, and the names of the networks.
+        family: what the family does; imports torch.
+    """
+
+    options: type[ModelConfig]
+    family: Callable[[], AnyFamily]
+
+
+FAMILIES: dict[str, FamilyEntry] = {
+    "resnest": FamilyEntry(options=ResNeStModel, family=_resnest),
 }
-"""What a family does; `pipeline.recipe.models.MODELS` says what a recipe may ask of it."""
 
 
 def family_of(config: ModelConfig) -> AnyFamily:
     """The family of a recipe's network."""
-    return next(family for family in FAMILIES.values() if isinstance(config, family.options))
+    return next(one.family() for one in FAMILIES.values() if isinstance(config, one.options))
 
 
 def model_info(recipe: Recipe, num_classes: int, params: int, macs: int) -> ModelInfo:

@@ -100,8 +100,6 @@ class Family(Generic[ConfigT, NetworkT]):
     """One family of networks.
 
     Attributes:
-        options: what a recipe may ask for, and the names of the networks; an entry of
-            `pipeline.recipe.models.MODELS`, too.
         build: a network with random weights, of a recipe's `model` and a number of classes. Raises
             InputError where the recipe asks for what cannot be.
         structure: of the float network or its prunable form.
@@ -120,7 +118,6 @@ class Family(Generic[ConfigT, NetworkT]):
             code: what other tools are given to start from. Without any they get the network.
     """
 
-    options: type[ConfigT]
     build: Callable[[ConfigT, int], NetworkT]
     structure: Callable[[NetworkT], Structure]
     shape: Callable[[NetworkT], dict[str, object]] = lambda model: {}

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 from pydantic import ValidationInfo
 from pydantic_core import PydanticCustomError
 
+from pipeline.recipe.model import ModelConfig
+
 
 class KnownFormat(Protocol):
     """What a recipe must know of a file format."""
@@ -27,15 +29,25 @@ class KnownFormat(Protocol):
         """How its int8 files can differ, such as a `target.cpu` other than any."""
 
 
+class KnownFamily(Protocol):
+    """What a recipe must know of a family of networks."""
+
+    @property
+    def options(self) -> type[ModelConfig]:
+        """The keys of `model`, and the names of the networks."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Known:
     """The names that recipes may hold, with what stands behind them.
 
     Attributes:
+        families: of networks, for `model`.
         formats: of files, for `target.format`.
         tasks: for `task.kind`.
     """
 
+    families: Mapping[str, KnownFamily]
     formats: Mapping[str, KnownFormat]
     tasks: Collection[str]
 

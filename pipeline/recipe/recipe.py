@@ -24,7 +24,7 @@ from pipeline.recipe.compression import PruneConfig, QatConfig, SparsifyConfig
 from pipeline.recipe.data import DataConfig
 from pipeline.recipe.known import Known, with_names
 from pipeline.recipe.loading import read_overrides, read_tree, write_yaml
-from pipeline.recipe.models import AnyModel, kind_of, known_names
+from pipeline.recipe.models import AnyModel, kind_of, kinds, known_names, with_models
 from pipeline.recipe.problems import explain
 from pipeline.recipe.target import (
     BudgetsConfig,
@@ -178,8 +178,13 @@ def _named(tree: Value, path: Path, names: dict[object, Path], problems: list[st
     return replace(tree, content=tree.content | {"name": name})
 
 
+def schema_of(known: Known | None) -> dict[str, Any]:
+    """The JSON Schema of a whole recipe, with the names and the families that are known."""
+    return with_models(with_names(Recipe.model_json_schema(), known), kinds(known))
+
+
 def _schema(known: Known | None) -> dict[str, Any]:
-    schema = with_names(Recipe.model_json_schema(), known)
+    schema = schema_of(known)
     extends = {"type": "string", "description": "The recipe that this one changes."}
     schema["properties"] = {"extends": extends} | schema["properties"]
     return schema
@@ -188,10 +193,10 @@ def _schema(known: Known | None) -> dict[str, Any]:
 def _schema_for(tree: Value, known: Known | None) -> dict[str, Any]:
     """The schema with the keys of the family that a recipe names, and the names of all."""
     schema = _schema(known)
-    kind = kind_of(plain(find(tree, ["model", "name"])[0]))
+    kind = kind_of(plain(find(tree, ["model", "name"])[0]), kinds(known))
     model = kind.model_json_schema()
     schema["$defs"] |= model.pop("$defs", {})
-    model["properties"]["name"] = {"type": "string", "enum": list(known_names())}
+    model["properties"]["name"] = {"type": "string", "enum": list(known_names(kinds(known)))}
     schema["properties"]["model"] = model
     return schema
 

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.recipe.known import Known, with_names
+from pipeline.recipe.known import Known
 from pipeline.recipe.problems import allowed
-from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.recipe import schema_of
 
 Schema = dict[str, Any]
 
@@ -81,7 +81,7 @@ def markdown(known: Known) -> str:
     Raises:
         ValueError: a key of a recipe has no description; names it.
     """
-    schema = with_names(Recipe.model_json_schema(), known)
+    schema = schema_of(known)
     page = _Page(schema=schema)
     _section(page, "Top level", "", schema, "##")
     return _HEAD + "\n" + "\n".join(page.lines) + "\n"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pipeline.formats.formats import FORMATS
+from pipeline.networks.families import FAMILIES
 from pipeline.recipe.known import Known
 from pipeline.tasks.tasks import TASKS
 
-KNOWN = Known(formats=FORMATS, tasks=TASKS)
+KNOWN = Known(families=FAMILIES, formats=FORMATS, tasks=TASKS)
 """For `load_recipes`."""

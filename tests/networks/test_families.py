@@ -15,15 +15,16 @@ from pipeline.base.errors import InputError
 from pipeline.compress.pruning.groups import STEM, groups_of, stage_of
 from pipeline.compress.training.regularize import drop_while_training
 from pipeline.networks.codes import PAPER
-from pipeline.networks.families import FAMILIES, family_of
+from pipeline.networks.families import FAMILIES, FamilyEntry, family_of
 from pipeline.networks.family import Family, Structure
 from pipeline.networks.resnest.network import NAMED
 from pipeline.networks.rewrites import Normalization, with_normalization
 from pipeline.recipe.model import ModelConfig
-from pipeline.recipe.models import MODELS
+from pipeline.recipe.models import ALONE
 from pipeline.recipe.recipe import Recipe, load_recipes
 from pipeline.recipe.resnest import ResNeStModel
 from pipeline.recipe.training import TrainConfig
+from pipeline.stages.known import KNOWN
 from tests.making.networks import randomise
 
 PACKAGE = Path(__file__).parents[2] / "pipeline"
@@ -64,7 +65,6 @@ class Tiny(nn.Module):
 
 
 TINY = Family(
-    options=TinyModel,
     build=lambda config, classes: Tiny(config.channels, classes),
     structure=lambda model: Structure(classifier="head", stages=("body",), dense=("first", "head")),
 )
@@ -86,8 +86,8 @@ measure: {rounds: 3, warmup: 1}
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The toy family beside the real ones."""
-    monkeypatch.setitem(FAMILIES, "tiny", TINY)
-    monkeypatch.setitem(MODELS, "tiny", TinyModel)
+    entry = FamilyEntry(options=TinyModel, family=lambda: TINY)
+    monkeypatch.setitem(FAMILIES, "tiny", entry)
 
 
 @pytest.fixture
@@ -129,10 +129,10 @@ def test_a_toy_family_goes_through_the_command_line(
 def test_a_recipe_is_checked_by_the_keys_of_the_family_it_names(
     recipe: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (read,) = load_recipes([recipe])
+    (read,) = load_recipes([recipe], known=KNOWN)
     assert isinstance(read.model, TinyModel)
     assert family_of(read.model) is TINY
-    assert Recipe.model_validate(read.model_dump()).model == read.model
+    assert Recipe.model_validate(read.model_dump(), context=KNOWN).model == read.model
     recipe.write_text(RECIPE.replace("32}", "32, radix: 2, channels: 3}"))
     assert main(["check", str(recipe)]) == 2
     said = capfd.readouterr().err
@@ -161,9 +161,8 @@ def test_an_unknown_name_is_told_every_known_one(
 
 
 def test_recipes_and_networks_know_the_same_families() -> None:
-    assert MODELS.keys() == FAMILIES.keys()
-    assert {name: family.options for name, family in FAMILIES.items()} == MODELS
-    names = [name for kind in MODELS.values() for name in kind.names()]
+    assert tuple(one.options for one in FAMILIES.values()) == ALONE
+    names = [name for kind in ALONE for name in kind.names()]
     assert len(set(names)) == len(names)
     assert set(ResNeStModel.names()) == set(NAMED)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from pipeline.recipe import reference_page
+from pipeline.recipe import recipe, reference_page
 from pipeline.recipe.recipe import Recipe, json_schema
 from pipeline.stages.known import KNOWN
 from tests.making import ROOT
@@ -102,10 +102,10 @@ def test_a_new_part_needs_nothing_and_a_key_that_says_nothing_is_named(
         More.__doc__ = Recipe.__doc__
         return More
 
-    monkeypatch.setattr(reference_page, "Recipe", with_part(Card))
+    monkeypatch.setattr(recipe, "Recipe", with_part(Card))
     text = reference_page.markdown(KNOWN)
     assert "## card\n\nWhat people are to know of the model.\n" in text
     assert '| `author` | text | `"nobody \\| all"` | who made it, or several. |' in text
-    monkeypatch.setattr(reference_page, "Recipe", with_part(Silent))
+    monkeypatch.setattr(recipe, "Recipe", with_part(Silent))
     with pytest.raises(ValueError, match=r"^card\.licence: nothing says"):
         reference_page.markdown(KNOWN)

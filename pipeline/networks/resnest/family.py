@@ -14,7 +14,6 @@ from pipeline.networks.resnest.deploy import deploy_form
 from pipeline.networks.resnest.hints import hints
 from pipeline.networks.resnest.network import CLASSIFIER, DropBlock, ResNeSt
 from pipeline.networks.resnest.published import PUBLISHED
-from pipeline.recipe.resnest import ResNeStModel
 from pipeline.recipe.training import TrainConfig
 
 _DROPPING_STAGES = 2
@@ -82,7 +81,6 @@ def _pool(layer: str, pool: nn.Module, *, reads: bool = False) -> Iterator[Depth
 
 
 FAMILY = Family(
-    options=ResNeStModel,
     build=build,
     structure=_structure,
     shape=lambda model: asdict(model.config),
