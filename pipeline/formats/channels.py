@@ -19,7 +19,7 @@ every `step`-th from `start` to the last, and all else leaves them as they are.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Operation:
+class ChannelOperation:
     """One operation of a file, as far as channels go.
 
     Attributes:
@@ -46,7 +46,7 @@ class Operation:
 
 
 def channels_after(
-    operations: Sequence[Operation], given: Mapping[str, int], widths: Mapping[str, int]
+    operations: Sequence[ChannelOperation], given: Mapping[str, int], widths: Mapping[str, int]
 ) -> dict[str, int]:
     """The channels of every tensor once the convolutions named in `widths` have that many.
 
@@ -75,7 +75,7 @@ def channels_after(
     return after
 
 
-def _check(operations: Sequence[Operation], widths: Mapping[str, int]) -> None:
+def _check(operations: Sequence[ChannelOperation], widths: Mapping[str, int]) -> None:
     convolutions = [o for o in operations if o.kind == "convolution"][:-1]
     present = {o.layer: o.channels for o in convolutions}
     unknown = sorted(widths.keys() - present.keys())
@@ -89,7 +89,7 @@ def _check(operations: Sequence[Operation], widths: Mapping[str, int]) -> None:
             raise ValueError(f"widths: {layer} got {width}; it can have 1 to {present[layer]}")
 
 
-def _check_groups(operation: Operation, inputs: int, outputs: int) -> None:
+def _check_groups(operation: ChannelOperation, inputs: int, outputs: int) -> None:
     for side, count in (("input", inputs), ("output", outputs)):
         if count % operation.groups:
             raise ValueError(
@@ -98,7 +98,7 @@ def _check_groups(operation: Operation, inputs: int, outputs: int) -> None:
             )
 
 
-def _following(operation: Operation, present: list[int], new: list[int]) -> int:
+def _following(operation: ChannelOperation, present: list[int], new: list[int]) -> int:
     """Channels of the output of anything but a convolution, for inputs of `new` channels."""
     if operation.kind == "elementwise" and len(set(new)) > 1:
         raise ValueError(

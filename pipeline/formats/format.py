@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pipeline.formats.description import Description
     from pipeline.formats.file_facts import FileFacts
-    from pipeline.formats.gemm import Gemm, Operation, Work
+    from pipeline.formats.gemm import Gemm, Product, Work
     from pipeline.formats.ports import Interface
 
 Precision = Literal["int8", "float"]
@@ -121,7 +121,7 @@ class GemmModule(Protocol):
     """What makes files of one product of matrices, and says what the layers of any file compute."""
 
     @property
-    def OPERATIONS(self) -> tuple[Operation, ...]:
+    def OPERATIONS(self) -> tuple[Product, ...]:
         """That the runtime is to be timed with."""
 
     def gemm_file(self, gemm: Gemm, precision: str) -> bytes:

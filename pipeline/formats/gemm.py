@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
-Operation = Literal["1x1 convolution", "matrix product"]
+Product = Literal["1x1 convolution", "matrix product"]
 """What a file calls a product of matrices; runtimes may have other kernels for either."""
 
 
@@ -22,7 +22,7 @@ class Gemm:
         outputs: channels.
     """
 
-    operation: Operation
+    operation: Product
     side: int
     inputs: int
     outputs: int
@@ -44,7 +44,7 @@ SIZES = ((14, 512, 512), (28, 512, 512), (28, 1024, 1024), (56, 256, 256))
 """Side, inputs and outputs of the products to try; which is fastest depends on the caches."""
 
 
-def candidates(operations: Sequence[Operation]) -> list[Gemm]:
+def candidates(operations: Sequence[Product]) -> list[Gemm]:
     """Products of all `SIZES` by each operation that a runtime is to be timed with."""
     return [
         Gemm(operation=operation, side=side, inputs=inputs, outputs=outputs)

@@ -291,7 +291,7 @@ def decibels(signal: float, noise: float) -> float:
     return 10 * math.log10(signal / noise) if signal > 0.0 else -math.inf
 
 
-def compare(
+def compare_layers(
     program: torch.export.ExportedProgram,
     twin: torch.export.ExportedProgram | None,
     trace: Trace,

@@ -23,8 +23,8 @@ from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.pixels import normalize
 
 Key = TypeVar("Key", bound=Hashable)
-Run = Callable[[], Any]
-Timer = Callable[[Run], float]
+TimedCall = Callable[[], Any]
+Timer = Callable[[TimedCall], float]
 """Runs something to its end and returns the milliseconds that took."""
 
 _COMPARED_MS = 1000.0
@@ -55,14 +55,14 @@ class Way:
         ready: called before every run, untimed; sets how the device multiplies.
     """
 
-    run: Run
+    run: TimedCall
     ready: Callable[[], object] = lambda: None
 
 
 def wall_clock(wait: Callable[[], object]) -> Timer:
     """A timer of what a caller waits for; `wait` returns when the device has done all it has."""
 
-    def timed(run: Run) -> float:
+    def timed(run: TimedCall) -> float:
         wait()
         started = time.perf_counter()
         run()
@@ -139,7 +139,7 @@ def interleaved(
     return {name: latency_of(taken, threads, 1) for name, taken in samples.items()}
 
 
-def _repeat(run: Run, times: int) -> None:
+def _repeat(run: TimedCall, times: int) -> None:
     for _ in range(times):
         run()
 

@@ -238,7 +238,7 @@ class Fit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prediction:
+class PredictedTimes:
     """A cost in milliseconds, and how far it is off.
 
     Attributes:
@@ -250,7 +250,7 @@ class Prediction:
     errors: tuple[float, ...]
 
 
-def fit(layers: Sequence[FileLayer], samples: Sequence[Sample]) -> Prediction:
+def fit(layers: Sequence[FileLayer], samples: Sequence[Sample]) -> PredictedTimes:
     """Fit every kind of layer's time to its channels, by least squares with no negative factor.
 
     `t = a C_i C_o + b C_i + c C_o + d`: multiply-accumulates, input and output that pass through
@@ -275,7 +275,7 @@ def fit(layers: Sequence[FileLayer], samples: Sequence[Sample]) -> Prediction:
     )
     cost = Cost(terms=terms)
     errors = tuple(cost.of(s.widths) / s.milliseconds - 1 for s in held_out)
-    return Prediction(cost=cost, errors=errors)
+    return PredictedTimes(cost=cost, errors=errors)
 
 
 def _fits(layers: Sequence[FileLayer], samples: Sequence[Sample]) -> dict[str, Fit]:

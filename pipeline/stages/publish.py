@@ -15,7 +15,13 @@ from pipeline.base.locks import held
 from pipeline.base.safe_files import remove
 from pipeline.base.store import LOCKS, MAKING, STAGES_FILE, STORE, publish
 from pipeline.formats.description import labels_text
-from pipeline.measure.baseline.files import SHIPPED, Kept, any_in, model_sha256, newest_of_gpu
+from pipeline.measure.baseline.files import (
+    SHIPPED,
+    KeptBaseline,
+    any_in,
+    model_sha256,
+    newest_of_gpu,
+)
 from pipeline.measure.baseline.record import BASELINES
 from pipeline.recipe.recipe import Recipe, resolved_yaml
 from pipeline.report.records import Report
@@ -23,12 +29,12 @@ from pipeline.report.write import write_report
 from pipeline.stages import baseline, export
 from pipeline.stages.assemble import assemble
 from pipeline.stages.context import float_model
-from pipeline.stages.schedule import Run
+from pipeline.stages.schedule import RecipeRun
 from pipeline.stages.stage import Results
 from pipeline.tasks.predictions import PREDICTIONS, Predictions, write_predictions
 
 
-def reported(run: Run, out: Path, tell: Callable[[str], None]) -> tuple[Report, Path]:
+def reported(run: RecipeRun, out: Path, tell: Callable[[str], None]) -> tuple[Report, Path]:
     """The report of a run whose stages are done, and the folder it was published in."""
     recipe, dataset, results = run.context.recipe, run.context.dataset, run.results
     kept_by = (results["baseline"].directory, results["measure"].directory)
@@ -41,7 +47,9 @@ def reported(run: Run, out: Path, tell: Callable[[str], None]) -> tuple[Report, 
     return report, publish_run(recipe, report, results, answers, out)
 
 
-def _of_a_gpu_elsewhere(run: Run, out: Path, tell: Callable[[str], None]) -> Kept | None:
+def _of_a_gpu_elsewhere(
+    run: RecipeRun, out: Path, tell: Callable[[str], None]
+) -> KeptBaseline | None:
     """What another machine's GPU made of the float network; None where there is a GPU here."""
     folders = [out / BASELINES, SHIPPED]
     trained, here = run.results["train"], baseline.STAGE.found_in(run.results).device_kind

@@ -27,7 +27,7 @@ from pipeline.stages.graph import STAGES, stages_until
 from pipeline.stages.guard import judged
 from pipeline.stages.names import refuse_reserved
 from pipeline.stages.publish import reported
-from pipeline.stages.schedule import Run, code_hash, passes, run_stages, run_together
+from pipeline.stages.schedule import RecipeRun, code_hash, passes, run_stages, run_together
 from pipeline.tasks.images.calibration import check_calibration
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.tasks import task_of
@@ -79,7 +79,7 @@ def _at_work(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def begun(recipe: Recipe, out: Path, console: Console, until: str) -> Iterator[Run]:
+def begun(recipe: Recipe, out: Path, console: Console, until: str) -> Iterator[RecipeRun]:
     """The run of one recipe after its first stages, for what is done with them beside a report.
 
     Args:
@@ -151,7 +151,7 @@ def explain_recipes(
 
 def _prepared(
     recipes: Sequence[Recipe], store: Path, console: Console, allow_mismatch: bool
-) -> list[Run]:
+) -> list[RecipeRun]:
     """A run of every recipe, with its data."""
     refuse_links(store)
     datasets: dict[tuple[str, str, int], Dataset] = {}
@@ -174,7 +174,7 @@ def _prepared(
         )
         results: dict[str, Result[Any]] = {}
         gate = partial(judged, recipe, results, allow_mismatch)
-        runs.append(Run(context=context, gate=gate, results=results))
+        runs.append(RecipeRun(context=context, gate=gate, results=results))
     return runs
 
 

@@ -35,7 +35,7 @@ PACKAGE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RecipeRun:
     """One recipe on its way through the stages.
 
     Attributes:
@@ -65,7 +65,9 @@ def passes(stages: Sequence[Stage[Any]]) -> list[tuple[Stage[Any], ...]]:
     return parts
 
 
-def run_stages(stages: Sequence[Stage[Any]], run: Run, store: Store, console: Console) -> None:
+def run_stages(
+    stages: Sequence[Stage[Any]], run: RecipeRun, store: Store, console: Console
+) -> None:
     """Obtain the result of every stage that the recipe needs, in order."""
     keep_freed_memory()
     torch.set_num_threads(max(1, run.context.recipe.threads // torchrun.on_this_machine()))
@@ -83,7 +85,9 @@ def run_stages(stages: Sequence[Stage[Any]], run: Run, store: Store, console: Co
         run.gate(result)
 
 
-def run_together(stage: Stage[Any], runs: Sequence[Run], store: Store, console: Console) -> None:
+def run_together(
+    stage: Stage[Any], runs: Sequence[RecipeRun], store: Store, console: Console
+) -> None:
     """Obtain the result of one stage of every recipe, several at a time, equal ones once.
 
     Where one fails no more are started, those beside it are finished and kept, and then its error
@@ -97,7 +101,7 @@ def run_together(stage: Stage[Any], runs: Sequence[Run], store: Store, console: 
         console.print(f"[bold]{stage.name}[/bold]  {together} at a time", highlight=False)
     failures: list[BaseException] = []
 
-    def attempt(run: Run) -> Result[Any] | None:
+    def attempt(run: RecipeRun) -> Result[Any] | None:
         if failures:
             return None
         try:
@@ -130,9 +134,9 @@ def run_together(stage: Stage[Any], runs: Sequence[Run], store: Store, console: 
         raise failures[0]
 
 
-def _equal_runs(stage: Stage[Any], runs: Sequence[Run]) -> list[list[Run]]:
+def _equal_runs(stage: Stage[Any], runs: Sequence[RecipeRun]) -> list[list[RecipeRun]]:
     """The runs that need a stage; those to which it gives the same result stand together."""
-    by_key: dict[str, list[Run]] = {}
+    by_key: dict[str, list[RecipeRun]] = {}
     for run in [run for run in runs if stage.needed(run.context.recipe)]:
         key = key_of(stage_ingredients(stage, run.context, run.keys))
         by_key.setdefault(key, []).append(run)
@@ -140,7 +144,10 @@ def _equal_runs(stage: Stage[Any], runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def _obtained(
-    stage: Stage[F], run: Run, store: Store, begun: Callable[[Place], None] = lambda place: None
+    stage: Stage[F],
+    run: RecipeRun,
+    store: Store,
+    begun: Callable[[Place], None] = lambda place: None,
 ) -> Result[F]:
     """The result of a stage; `begun` is told where it is made, if it is."""
 
@@ -154,13 +161,13 @@ def _obtained(
     return store.obtain(stage.name, ingredients, make, stage.facts)
 
 
-def _made(stage: Stage[F], run: Run, place: Place) -> F | None:
+def _made(stage: Stage[F], run: RecipeRun, place: Place) -> F | None:
     inputs = {name: result.directory for name, result in run.results.items()}
     with torchrun.together() if stage.shared else nullcontext():
         return stage.make(replace(run.context, partial=place.partial), inputs, place.result)
 
 
-def _obtained_together(stage: Stage[F], run: Run, store: Store) -> Result[F]:
+def _obtained_together(stage: Stage[F], run: RecipeRun, store: Store) -> Result[F]:
     """The result of a stage that the first process obtains; the others help to make it.
 
     They see the same files: the store lies on a disk that all machines share.

@@ -71,7 +71,9 @@ def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
     rounding = _rounding(folded, dataset, expected, limits.epsilon)
     trace = partial(module.trace, file)
     traced = (
-        layers.compare(folded, None, trace, layers.probes(dataset)) if exact is not None else []
+        layers.compare_layers(folded, None, trace, layers.probes(dataset))
+        if exact is not None
+        else []
     )
     misses = [
         *parity.file_misses(found, exact),

@@ -13,7 +13,7 @@ from pipeline.base import torchrun
 from pipeline.base.errors import InputError
 from pipeline.compress.training.schedule import batches_per_epoch, highest_rate
 from pipeline.recipe.training import AugmentConfig
-from pipeline.tasks.images.batches import Share, batches
+from pipeline.tasks.images.batches import ProcessShare, batches
 from tests.making import ROOT
 from tests.making.networks import dataset, small
 from tests.making.torchrun import IMAGES, config, trained
@@ -146,15 +146,15 @@ def test_shares_together_are_the_batch_with_its_changes(parts: int) -> None:
     images = dataset(IMAGES)
     change = AugmentConfig(shift=0.1, rotate_deg=10, scale=0.1, flip=True)
 
-    def epoch(share: Share) -> list[tuple[Tensor, Tensor]]:
+    def epoch(share: ProcessShare) -> list[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(1)
         given = batches(
             images.train, 8, images, augment_config=change, generator=generator, share=share
         )
         return list(given)
 
-    whole = epoch(Share())
-    shares = [epoch(Share(parts=parts, first=first)) for first in range(parts)]
+    whole = epoch(ProcessShare())
+    shares = [epoch(ProcessShare(parts=parts, first=first)) for first in range(parts)]
     left_out = 2 * parts > IMAGES % 8
     assert len(shares[0]) == len(whole) - left_out == batches_per_epoch(IMAGES, 8, parts)
     for step, of_step in enumerate(zip(*shares, strict=True)):

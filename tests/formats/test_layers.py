@@ -20,7 +20,7 @@ from pipeline.compress.pruning.groups import groups_of, remove
 from pipeline.compress.quantization import qat
 from pipeline.compress.quantization.fold import float_program, quantized_program
 from pipeline.formats import as_onnx, layer_times
-from pipeline.formats.channels import Operation, channels_after
+from pipeline.formats.channels import ChannelOperation, channels_after
 from pipeline.formats.formats import FORMATS
 from pipeline.measure.layers import layers_of
 from pipeline.networks.resnest.branches import branch_form
@@ -362,7 +362,7 @@ def test_float_files_go_by_their_tensors(format_name: str) -> None:
 
 
 def test_a_slice_that_leaves_out_the_last_channels_is_refused() -> None:
-    cut = Operation(layer="half", kind="slice", inputs=("x",), output="y", stop=4)
+    cut = ChannelOperation(layer="half", kind="slice", inputs=("x",), output="y", stop=4)
     with pytest.raises(ValueError, match="half: a slice that stops at channel 4 of 8"):
         channels_after([cut], {"x": 8}, {})
 

@@ -39,7 +39,7 @@ from pipeline.report.write import combine, json_schema
 from pipeline.stages import publish, run
 from pipeline.stages.baseline import BaselineFacts
 from pipeline.stages.context import Context
-from pipeline.stages.schedule import Run
+from pipeline.stages.schedule import RecipeRun
 from pipeline.stages.train import TrainFacts
 from pipeline.tasks.classification import accuracies
 from pipeline.tasks.evaluation import network_logits
@@ -93,7 +93,9 @@ def of_gpu(device: str = GPU, **changes: Any) -> FloatBaseline:
     return FloatBaseline(**dict(here()) | parts | changes)
 
 
-def newest(*folders: Path, data: Dataset | None = None) -> tuple[files.Kept | None, list[str]]:
+def newest(
+    *folders: Path, data: Dataset | None = None
+) -> tuple[files.KeptBaseline | None, list[str]]:
     model = files.model_sha256(network(), FAMILY.shape(network()), networks.SIDE)
     return files.newest_of_gpu(folders, model, data or dataset())
 
@@ -563,7 +565,7 @@ def refusal(path: Path) -> str | None:
 # --- In a run
 
 
-def begun(tmp_path: Path, kind: Literal["cpu", "gpu"]) -> Run:
+def begun(tmp_path: Path, kind: Literal["cpu", "gpu"]) -> RecipeRun:
     """A run that has trained, on a machine whose baseline is of this kind of device."""
     save_checkpoint(network(), tmp_path / WEIGHTS)
     images, counts = dataset(), count(network(), networks.SIDE)
@@ -584,7 +586,7 @@ def begun(tmp_path: Path, kind: Literal["cpu", "gpu"]) -> Run:
         )
         for name, found in facts.items()
     }
-    return Run(
+    return RecipeRun(
         context=Context(recipe=recipe(), dataset=dataset(), tracked=silent, children=Children()),
         gate=lambda result: None,
         results=results,

@@ -107,7 +107,7 @@ def test_another_network_is_no_twin(both: tuple[Program, Program, str]) -> None:
 
 def test_a_perfect_file_differs_nowhere(both: tuple[Program, Program, str]) -> None:
     program, twin, _ = both
-    records = layers.compare(program, twin, as_file(program), programs.examples())
+    records = layers.compare_layers(program, twin, as_file(program), programs.examples())
     assert [r.layer for r in records] == list(layers.layers_of(program))
     for record in records:
         assert record.steps[1:].sum() == record.own[1:].sum() == 0
@@ -128,7 +128,7 @@ def test_only_the_layer_that_is_wrong_is_at_fault(both: tuple[Program, Program, 
         spoiled = layers.integers(program, given)[wrong.name].float().mul(0.5).to(torch.int8)
         return run_on(program, given, {wrong.name: spoiled})
 
-    records = layers.compare(program, twin, trace, programs.examples())
+    records = layers.compare_layers(program, twin, trace, programs.examples())
     at_fault = [r.layer for r in records if r.at_fault]
     assert at_fault == [wrong]
     later = records[[r.layer for r in records].index(wrong) + 1 :]
@@ -172,7 +172,7 @@ def test_a_wrong_grid_is_at_fault_even_where_the_numbers_agree(
     both: tuple[Program, Program, str],
 ) -> None:
     program, twin, _ = both
-    records = layers.compare(program, twin, as_file(program), programs.examples()[:4])
+    records = layers.compare_layers(program, twin, as_file(program), programs.examples()[:4])
     grids = {r.layer.name: (r.layer.scale, r.layer.zero_point) for r in records}
     wrong = records[9].layer
     grids[wrong.name] = (wrong.scale * 2, wrong.zero_point)
@@ -188,7 +188,7 @@ def test_layers_that_no_file_holds_are_left_out(both: tuple[Program, Program, st
     def trace(images: NDArray[np.float32]) -> dict[str, NDArray[np.int8]]:
         return {n: v for n, v in as_file(program)(images).items() if n != last.name}
 
-    records = layers.compare(program, None, trace, programs.examples())
+    records = layers.compare_layers(program, None, trace, programs.examples())
     assert len(records) == len(layers.layers_of(program)) - 1
     assert not any(record.at_fault for record in records)
 
@@ -200,7 +200,7 @@ def test_another_shape_is_refused(both: tuple[Program, Program, str]) -> None:
         return {n: np.moveaxis(v, 1, -1) for n, v in as_file(program)(images).items()}
 
     with pytest.raises(ValueError, match=r"shape .* but the program's is"):
-        layers.compare(program, None, trace, programs.examples())
+        layers.compare_layers(program, None, trace, programs.examples())
 
 
 def test_noise_and_saturation_by_hand() -> None:

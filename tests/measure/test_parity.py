@@ -23,7 +23,7 @@ from pipeline.formats.file_facts import learned_scales, scales_exact
 from pipeline.formats.formats import FORMATS
 from pipeline.formats.limits import Limits
 from pipeline.measure import parity
-from pipeline.measure.layers import compare, integers, layers_of
+from pipeline.measure.layers import compare_layers, integers, layers_of
 from pipeline.measure.parity_record import OutputSteps
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
@@ -160,15 +160,20 @@ def test_a_file_that_gives_no_layers_does_not_pass() -> None:
     written = programs.quantized(VARIANT)
     learned = learned_scales(written.program)[0]
     program, images = written.program, written.images[:1]
-    none = compare(program, None, lambda given: {}, images)
+    none = compare_layers(program, None, lambda given: {}, images)
     assert none == []
     (miss,) = parity.layer_misses(none, learned)
     assert miss.startswith(f"{len(learned)} of {len(learned)} layers are not among those that")
     whole = {n: v.numpy() for n, v in integers(program, images).items()}
-    assert parity.layer_misses(compare(program, None, lambda given: whole, images), learned) == []
+    assert (
+        parity.layer_misses(compare_layers(program, None, lambda given: whole, images), learned)
+        == []
+    )
     lost = sorted(learned)[1]
     part = {name: numbers for name, numbers in whole.items() if name != lost}
-    (miss,) = parity.layer_misses(compare(program, None, lambda given: part, images), learned)
+    (miss,) = parity.layer_misses(
+        compare_layers(program, None, lambda given: part, images), learned
+    )
     assert miss.startswith(f"1 of {len(learned)} layers")
     assert miss.endswith(f"such as {lost}")
     assert parity.layer_misses([], ()) == []
@@ -186,7 +191,7 @@ def judged(form: str, writer: Any, folder: Path) -> tuple[list[str], str]:
     otherwise = rounded_otherwise(written.program, limits.epsilon)(written.images)
     rounding = parity.output_steps(one_set(otherwise), one_set(written.logits), step)
     exact = scales_exact(written.program, facts)
-    traced = compare(written.program, None, partial(module.trace, path), written.images)
+    traced = compare_layers(written.program, None, partial(module.trace, path), written.images)
     misses = [
         *parity.file_misses(facts, exact),
         *parity.output_misses(compared, parity.widened(limits, rounding)),

@@ -216,7 +216,7 @@ def test_sha256_of_a_package_does_not_depend_on_its_place(package: Path) -> None
 def test_ways_take_turns_and_are_made_ready_for_each_run() -> None:
     said: list[str] = []
 
-    def timer(run: timing.Run) -> float:
+    def timer(run: timing.TimedCall) -> float:
         run()
         return float(len(said))
 

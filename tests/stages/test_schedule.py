@@ -22,7 +22,7 @@ from pipeline.recipe.resnest import ResNeStModel
 from pipeline.stages import schedule
 from pipeline.stages.context import Context, Inputs
 from pipeline.stages.graph import STAGES
-from pipeline.stages.schedule import PACKAGE, Run, run_together
+from pipeline.stages.schedule import PACKAGE, RecipeRun, run_together
 from pipeline.stages.stage import Stage, StageFacts
 from tests.making import HOUR, networks
 from tests.making.processes import SLEEP, is_alive, python, when, written
@@ -94,10 +94,10 @@ def stage(make: Make, **changes: Any) -> Stage[Said]:
     return Stage(make=make, facts=Said, packages=(), in_child=True, **(parts | changes))
 
 
-def three_runs() -> list[Run]:
+def three_runs() -> list[RecipeRun]:
     children, dataset = Children(), networks.dataset()
     return [
-        Run(
+        RecipeRun(
             context=Context(
                 recipe=recipe,
                 dataset=dataset,
@@ -121,7 +121,7 @@ def results(store: Path) -> list[str]:
 
 
 def together(
-    wanted: Stage[Said], runs: Sequence[Run], store: Path, known: set[str] | None = None
+    wanted: Stage[Said], runs: Sequence[RecipeRun], store: Path, known: set[str] | None = None
 ) -> list[str]:
     """Run them and return the lines that are shown."""
     shown = io.StringIO()
@@ -267,7 +267,7 @@ def test_a_gate_is_asked(tmp_path: Path) -> None:
         raise InputError("refused")
 
     with pytest.raises(InputError, match="refused"):
-        together(stage(lambda *_: Said()), [Run(context=run.context, gate=refuse)], tmp_path)
+        together(stage(lambda *_: Said()), [RecipeRun(context=run.context, gate=refuse)], tmp_path)
 
 
 def test_an_interrupted_run_ends_its_children_and_leaves_nothing(

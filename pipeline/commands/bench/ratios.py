@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.measure.latency import Latency
 
-Verdict = Literal["faster", "slower", "not told apart"]
+RatioVerdict = Literal["faster", "slower", "not told apart"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Ratio:
     median: float
     p10: float
     p90: float
-    verdict: Verdict
+    verdict: RatioVerdict
 
 
 def ratio_of(slow: Latency, fast: Latency) -> Ratio:
@@ -53,5 +53,5 @@ def _paired(slow: Latency, fast: Latency) -> tuple[Sequence[float], Sequence[flo
 
 def _summed_up(ratios: Sequence[float]) -> Ratio:
     p10, median, p90 = (float(v) for v in np.quantile(ratios, (0.1, 0.5, 0.9)))
-    verdict: Verdict = "faster" if p10 > 1 else "slower" if p90 < 1 else "not told apart"
+    verdict: RatioVerdict = "faster" if p10 > 1 else "slower" if p90 < 1 else "not told apart"
     return Ratio(median=median, p10=p10, p90=p90, verdict=verdict)

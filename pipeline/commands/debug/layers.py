@@ -14,7 +14,7 @@ import torch
 from pipeline.base.errors import InputError, listed, reading
 from pipeline.compress.quantization import program
 from pipeline.formats.file_facts import Grid
-from pipeline.measure.layers import LayerSums, compare, percentile, probes
+from pipeline.measure.layers import LayerSums, compare_layers, percentile, probes
 from pipeline.stages.context import PROGRAM, TWIN
 from pipeline.stages.finished_run import Finished
 from pipeline.tasks.images.dataset import pixel_values
@@ -95,8 +95,8 @@ def compared_layers(run: Finished, images: int) -> list[ComparedLayer]:
     shown = normalize(dataset.calibration.pixels(first), dataset.mean, dataset.std)
     trace = partial(run.format.module().trace, run.file)
     with reading(run.file):
-        records = compare(folded, twin, trace, shown)
-        in_colour = compare(folded, None, trace, probes(dataset))
+        records = compare_layers(folded, twin, trace, shown)
+        in_colour = compare_layers(folded, None, trace, probes(dataset))
         for record, probe in zip(records, in_colour, strict=True):
             record.own += probe.own
         return worst_first(records, run.format.module().inspect(run.file).layers)

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.base import torchrun
 from pipeline.base.torchrun import device
 from pipeline.compress.training.running import Training
-from pipeline.compress.training.schedule import Part
+from pipeline.compress.training.schedule import TrainingPart
 from pipeline.compress.training.small_maps import ByProducts
 
 
@@ -25,7 +25,7 @@ class Done:
     images: int
 
 
-def forward_backward(training: Training, parts: Sequence[Part]) -> Done:
+def forward_backward(training: Training, parts: Sequence[TrainingPart]) -> Done:
     """Forward and backward of this process's parts of a batch; the gradients are those of all."""
     own = sum(len(targets) for _, targets in parts)
     images = int(torchrun.summed(torch.tensor(own, device=device())))
@@ -42,7 +42,7 @@ def forward_backward(training: Training, parts: Sequence[Part]) -> Done:
     return Done(loss=float(found[0]), right=float(found[1]), images=images)
 
 
-def _part(training: Training, part: Part, weight: float) -> tuple[Tensor, float]:
+def _part(training: Training, part: TrainingPart, weight: float) -> tuple[Tensor, float]:
     """Forward and backward of a part: its answers and its loss, of which `weight` counts."""
     place = device()
     images, targets = part

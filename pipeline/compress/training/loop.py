@@ -24,7 +24,7 @@ from pipeline.compress.training.regularize import average_of
 from pipeline.compress.training.resume import Saves
 from pipeline.compress.training.running import Progress, Training
 from pipeline.compress.training.schedule import (
-    Part,
+    TrainingPart,
     at_size,
     batches_per_epoch,
     highest_rate,
@@ -170,7 +170,7 @@ def _epoch(training: Training, progress: Progress, asked: Callable[[], int | Non
     )
 
 
-def _batches_left(training: Training, progress: Progress) -> Iterator[Part]:
+def _batches_left(training: Training, progress: Progress) -> Iterator[TrainingPart]:
     """What this process takes of the batches of an epoch, which is begun or gone on with."""
     config = training.config
     begun = progress.step - len(progress.curve) * training.steps_per_epoch
@@ -191,7 +191,7 @@ def _batches_left(training: Training, progress: Progress) -> Iterator[Part]:
     )
 
 
-def _take_step(training: Training, progress: Progress, parts: Sequence[Part]) -> None:
+def _take_step(training: Training, progress: Progress, parts: Sequence[TrainingPart]) -> None:
     """Train on one batch."""
     config, hooks, optimizer = training.config, training.hooks, training.optimizer
     per_epoch, step = training.steps_per_epoch, progress.step

@@ -13,10 +13,10 @@ from pipeline.base import torchrun
 from pipeline.base.errors import InputError
 from pipeline.base.torchrun import device, has_bfloat16
 from pipeline.recipe.training import TrainConfig
-from pipeline.tasks.images.batches import Share
+from pipeline.tasks.images.batches import ProcessShare
 
 
-def share_of(config: TrainConfig, part: str) -> Share:
+def share_of(config: TrainConfig, part: str) -> ProcessShare:
     """What of every batch this process is given: `accumulate` parts, one after the other.
 
     Raises:
@@ -30,7 +30,7 @@ def share_of(config: TrainConfig, part: str) -> Share:
             "raise it"
         )
     first = torchrun.rank() * config.accumulate
-    return Share(parts=parts, first=first, number=config.accumulate)
+    return ProcessShare(parts=parts, first=first, number=config.accumulate)
 
 
 def autocast(model: nn.Module, config: TrainConfig) -> Callable[[], AbstractContextManager[None]]:

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from pipeline.compress.training.hooks import Hooks
 from pipeline.compress.training.resume import Saves
 from pipeline.recipe.training import TrainConfig
-from pipeline.tasks.images.batches import Share
+from pipeline.tasks.images.batches import ProcessShare
 from pipeline.tasks.images.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Training:
     dataset: Dataset
     config: TrainConfig
     hooks: Hooks
-    share: Share
+    share: ProcessShare
     optimizer: torch.optim.Optimizer
     task: TaskModule
     criterion: Loss

@@ -57,13 +57,16 @@ def batches_per_epoch(images: int, batch_size: int, parts: int = 1) -> int:
     return whole + (rest >= 2 * parts)  # one image alone cannot train batch normalisation
 
 
-Part = tuple[Tensor, Tensor]
+TrainingPart = tuple[Tensor, Tensor]
 """Images (part, 3, side, side) and their targets (part, ...)."""
 
 
 def at_size(
-    parts: Sequence[Part], config: TrainConfig, place: tuple[int, int], generator: torch.Generator
-) -> Sequence[Part]:
+    parts: Sequence[TrainingPart],
+    config: TrainConfig,
+    place: tuple[int, int],
+    generator: torch.Generator,
+) -> Sequence[TrainingPart]:
     """The images at the side that the recipe gives for a step; `place` is (step, steps)."""
     if not config.sizes:
         return parts

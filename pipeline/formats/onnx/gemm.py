@@ -13,10 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.base.errors import following
 from pipeline.formats import as_onnx
 from pipeline.formats.file_facts import conv_macs
-from pipeline.formats.gemm import Gemm, Operation, Work, described, windowed
+from pipeline.formats.gemm import Gemm, Product, Work, described, windowed
 from pipeline.formats.onnx.file import session_options
 
-OPERATIONS: tuple[Operation, ...] = ("matrix product", "1x1 convolution")
+OPERATIONS: tuple[Product, ...] = ("matrix product", "1x1 convolution")
 """Both: ONNX Runtime has kernels for the one that it does not use for the other. With AMX it
 multiplies matrices of integers three times as fast as it convolves images of them."""
 

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 
 from pipeline.base.errors import following
 from pipeline.formats import as_onnx
-from pipeline.formats.channels import Kind, Operation, channels_after
+from pipeline.formats.channels import ChannelOperation, Kind, channels_after
 from pipeline.formats.layer_times import OTHER, blocks, net_times
 from pipeline.formats.onnx.file import session_options
 
@@ -191,12 +191,12 @@ class _File:
             node.name = f"node{number}"
         return [self.layer(node) for node in self.model.graph.node]
 
-    def operations(self) -> list[Operation]:
+    def operations(self) -> list[ChannelOperation]:
         """What `channels_after` needs to know of the nodes, those of constants left out."""
         nodes = self.model.graph.node
         return [self._operation(node) for node in nodes if node.input[0] not in self.values]
 
-    def _operation(self, node: onnx.NodeProto) -> Operation:
+    def _operation(self, node: onnx.NodeProto) -> ChannelOperation:
         kind, groups, channels, start, stop, step = _KINDS.get(node.op_type), 1, 0, 0, 0, 1
         if kind is None:
             raise ValueError(
@@ -210,7 +210,7 @@ class _File:
         elif kind == "slice":
             start, stop, _, step = (int(self.values[name].item()) for name in node.input[1:5])
         read = node.input[:2] if kind == "elementwise" else node.input[:1]
-        return Operation(
+        return ChannelOperation(
             layer=self.layer(node),
             kind=kind,
             inputs=tuple(read),

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import following
 from pipeline.formats.file_facts import conv_macs
-from pipeline.formats.gemm import Gemm, Operation, Work, described, windowed
+from pipeline.formats.gemm import Gemm, Product, Work, described, windowed
 from pipeline.formats.tflite.flatbuffer import pack
 
-OPERATIONS: tuple[Operation, ...] = ("1x1 convolution",)
+OPERATIONS: tuple[Product, ...] = ("1x1 convolution",)
 """XNNPACK has the same kernels for fully connected layers."""
 
 _SCALE, _WEIGHT_SCALE = 1 / 64, 1 / 1024

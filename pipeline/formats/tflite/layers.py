@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import following
-from pipeline.formats.channels import Kind, Operation, channels_after
+from pipeline.formats.channels import ChannelOperation, Kind, channels_after
 from pipeline.formats.layer_times import blocks, net_times
 from pipeline.formats.tflite.flatbuffer import pack, share_zero_points
 
@@ -142,7 +142,7 @@ class _File:
         data = self.model.buffers[tensor.buffer].data
         return np.asarray(data).view(self._dtypes[tensor.type]).reshape(tensor.shape)
 
-    def operation(self, op: Any) -> Operation:
+    def operation(self, op: Any) -> ChannelOperation:
         """What `channels_after` needs to know of an operation; tensors go by their numbers.
 
         Raises:
@@ -158,7 +158,7 @@ class _File:
             groups = self.tensor(inputs[0]).shape[-1] // self.tensor(op.inputs[1]).shape[-1]
         elif name == "STRIDED_SLICE":
             start, stop, step = (int(self.values(i)[-1]) for i in op.inputs[1:])
-        return Operation(
+        return ChannelOperation(
             layer=layer,
             kind=_KINDS[name],
             inputs=tuple(str(i) for i in inputs),

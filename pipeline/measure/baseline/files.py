@@ -39,7 +39,7 @@ _AGAIN = "measure it again with `pocketnest baseline`"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
+class KeptBaseline:
     """A baseline that was read back.
 
     Attributes:
@@ -142,7 +142,7 @@ def _short_lists(content: str) -> str:
     return re.sub(r"\[\n[\d\s.,e+-]*\]", lambda found: " ".join(found[0].split()), content)
 
 
-def read(path: Path) -> Kept:
+def read(path: Path) -> KeptBaseline:
     """Read a baseline back.
 
     Raises:
@@ -159,7 +159,7 @@ def read(path: Path) -> Kept:
     except (OSError, ValueError) as error:
         cause = error.strerror if isinstance(error, OSError) else None
         raise InputError(f"{path}: cannot be read ({cause or error}); {_AGAIN}") from None
-    return Kept(found=found, path=path, sha256=hashlib.sha256(content).hexdigest())
+    return KeptBaseline(found=found, path=path, sha256=hashlib.sha256(content).hexdigest())
 
 
 def any_in(folders: Sequence[Path]) -> bool:
@@ -169,7 +169,7 @@ def any_in(folders: Sequence[Path]) -> bool:
 
 def newest_of_gpu(
     folders: Sequence[Path], model: str, dataset: Dataset
-) -> tuple[Kept | None, list[str]]:
+) -> tuple[KeptBaseline | None, list[str]]:
     """The newest baseline that a GPU gave for a network and its test images.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pipeline.measure.timing import Run
+from pipeline.measure.timing import TimedCall
 
 WARMUP = 3
 """The least: cuDNN tries its algorithms in the first runs, and a graph wants them settled."""
@@ -43,7 +43,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def captured(run: Callable[[], Tensor]) -> Run:
+def captured(run: Callable[[], Tensor]) -> TimedCall:
     """The call as a CUDA graph: its kernels are started by one command in place of hundreds.
 
     What `run` reads must stay where it is as long as the graph is replayed.

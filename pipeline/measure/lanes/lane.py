@@ -52,7 +52,7 @@ class Rounds:
     settled: bool = False
 
 
-class Answers(Protocol):
+class FileAnswers(Protocol):
     """What files answer."""
 
     def __call__(
@@ -124,6 +124,6 @@ class Lane:
     title: str
     machine: Callable[[], HostInfo]
     cannot_time: Callable[[str], str | None]
-    answers: Answers
+    answers: FileAnswers
     times: Times
     takes_calls: bool = field(default=False)

@@ -15,7 +15,7 @@ from pipeline.tasks.images.pixels import Images, normalize
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
+class ProcessShare:
     """Some of the nearly equal parts of every batch.
 
     Attributes:
@@ -33,7 +33,7 @@ class Share:
         return rows.tensor_split(self.parts)[self.first : self.first + self.number]
 
 
-WHOLE = Share()
+WHOLE = ProcessShare()
 
 
 def batches(
@@ -44,7 +44,7 @@ def batches(
     augment_config: AugmentConfig | None = None,
     generator: torch.Generator | None = None,
     order: Tensor | None = None,
-    share: Share = WHOLE,
+    share: ProcessShare = WHOLE,
     place: torch.device | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of normalised batches: float32 [B, 3, S, S] and int64 [B].
@@ -84,7 +84,7 @@ def _batches(
     augment_config: AugmentConfig | None,
     generator: torch.Generator | None,
     order: Tensor | None,
-    share: Share,
+    share: ProcessShare,
     place: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     shuffled = generator is not None
