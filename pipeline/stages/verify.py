@@ -48,21 +48,14 @@ class VerifyFacts(StageFacts):
 
 def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
     """Run the exported file on all calibration and test images beside the quantized program."""
-    recipe, dataset = context.recipe, with_calibration(fed(context).dataset)
+    dataset = with_calibration(fed(context).dataset)
     file, form = file_of(context, inputs), format_of(context)
     folded = program.load(inputs["fold"] / PROGRAM)
     module = form.module()
     found = module.inspect(file)
     exact = scales_exact(folded, found)
     images = sum(len(test) for test in dataset.tests.values())
-    with context.tracked("run the file", images) as advance:
-        logits = answers_to_tests(
-            LANES[HOST],
-            model_file(context, file),
-            dataset,
-            recipe.threads,
-            lambda done: advance(done, ""),
-        )
+    logits = _answers(context, dataset, file, images)
     torch.save(logits, out / LOGITS)
     with reading(inputs["judge_fold"] / LOGITS):
         expected = torch.load(inputs["judge_fold"] / LOGITS, weights_only=True)
@@ -105,6 +98,18 @@ def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
         agreement=context.task.compare(logits, own, None).share,
         figure=first_figure(context.task.accuracies(logits, context.dataset)),
     )
+
+
+def _answers(context: Context, dataset: Dataset, file: Path, images: int) -> dict[str, Tensor]:
+    """What the file answers to all `images` of the test sets, with a progress bar."""
+    with context.tracked("run the file", images) as advance:
+        return answers_to_tests(
+            LANES[HOST],
+            model_file(context, file),
+            dataset,
+            context.recipe.threads,
+            lambda done: advance(done, ""),
+        )
 
 
 def _rounding(

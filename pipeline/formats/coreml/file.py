@@ -39,6 +39,27 @@ _RESCALES_ADDITIONS = "common::distributive_quantized_binary_op_scale_normalizat
 float16: the file would no longer hold the scales that were learned."""
 
 
+def _input(program: torch.export.ExportedProgram, pixels: bool) -> Any:
+    """coremltools' type of the program's one input, batch 1: an image, or a tensor."""
+    import coremltools as ct
+
+    (taken,) = program.graph_signature.user_inputs
+    placeholder = next(node for node in program.graph.nodes if node.name == taken)
+    shape = (1, *(int(size) for size in placeholder.meta["val"].shape[1:]))
+    if not pixels:
+        return ct.TensorType(name=as_onnx.INPUT, shape=shape)
+    refuse_learned_input(program)
+    # ImageType's own scale is one number for three channels: it cannot divide by a standard
+    # deviation per channel, so it changes nothing and the network normalises.
+    return ct.ImageType(
+        name=as_onnx.INPUT,
+        shape=shape,
+        color_layout=ct.colorlayout.RGB,
+        scale=1.0,
+        bias=[0.0, 0.0, 0.0],
+    )
+
+
 def write(
     program: torch.export.ExportedProgram,
     path: Path,
@@ -63,22 +84,6 @@ def write(
 
     refuse_divisors(program)
     graph = program.run_decompositions({})
-    (taken,) = program.graph_signature.user_inputs
-    placeholder = next(node for node in program.graph.nodes if node.name == taken)
-    shape = (1, *(int(size) for size in placeholder.meta["val"].shape[1:]))
-    if pixels:
-        refuse_learned_input(program)
-        # ImageType's own scale is one number for three channels: it cannot divide by a standard
-        # deviation per channel, so it changes nothing and the network normalises.
-        image = ct.ImageType(
-            name=as_onnx.INPUT,
-            shape=shape,
-            color_layout=ct.colorlayout.RGB,
-            scale=1.0,
-            bias=[0.0, 0.0, 0.0],
-        )
-    else:
-        image = ct.TensorType(name=as_onnx.INPUT, shape=shape)
     passes = ct.PassPipeline.DEFAULT
     passes.remove_passes({_RESCALES_ADDITIONS})
     sparse = "sparse" in options
@@ -89,7 +94,7 @@ def write(
     with _only_equal_constants_are_one():
         model = ct.convert(
             graph,
-            inputs=[image],
+            inputs=[_input(program, pixels)],
             outputs=[ct.TensorType(name=as_onnx.OUTPUT)],
             minimum_deployment_target=ct.target.iOS18 if sparse else ct.target.iOS17,
             pass_pipeline=passes,
