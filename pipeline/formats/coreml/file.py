@@ -40,7 +40,7 @@ float16: the file would no longer hold the scales that were learned."""
 
 
 def _input(program: torch.export.ExportedProgram, pixels: bool) -> Any:
-    """coremltools' type of the program's one input, batch 1: an image, or a tensor."""
+    """The program's one input as coremltools has it, batch 1: an image, or a tensor."""
     import coremltools as ct
 
     (taken,) = program.graph_signature.user_inputs
