@@ -22,6 +22,8 @@ from tests.making.graphs import EXAMPLE, attribute, calibrated, in_graph
 from tests.making.networks import SIDE, VARIANTS, deploy, images, randomise, relative_difference
 from tests.making.programs import program
 
+pytestmark = pytest.mark.slow
+
 aten = torch.ops.aten
 LIMIT = 1e-5
 

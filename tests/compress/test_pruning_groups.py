@@ -23,6 +23,8 @@ from pipeline.networks.resnest.network import NAMED, ResNeSt
 from tests.making.networks import ONE_BLOCK, SHALLOW, SIDE, VARIANTS, same_state, small, structure
 from tests.making.pruning import TOLERANCE, random_mask
 
+pytestmark = pytest.mark.slow
+
 
 @functools.cache
 def branched(variant: str) -> ResNeSt:

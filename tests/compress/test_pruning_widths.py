@@ -17,6 +17,8 @@ from pipeline.networks.family import Structure
 from pipeline.networks.resnest.branches import branch_form
 from tests.making.networks import SIDE, VARIANTS, small, structure
 
+pytestmark = pytest.mark.slow
+
 STRUCTURE = Structure(classifier="fc", stages=("layer1", "layer2", "layer3", "layer4"))
 STRUCTURE = Structure(classifier="fc", stages=("layer1", "layer2", "layer3", "layer4"))
 SCOPES = ["layer", "stage", "network"]

@@ -36,6 +36,8 @@ from tests.making.networks import (
 )
 from tests.making.training import fit
 
+pytestmark = pytest.mark.slow
+
 BATCH_NORM = torch.ops.aten.batch_norm.default
 RELU = torch.ops.aten.relu.default
 PHASES = {
