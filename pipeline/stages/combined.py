@@ -26,12 +26,13 @@ def refuse_other_folder(out: Path) -> None:
         )
 
 
-def withdraw(out: Path, name: str) -> bool:
+def withdraw(out: Path, name: str, report: Report | None = None) -> bool:
     """Remove an earlier combined report that a run now makes out of date.
 
     Args:
         out: the folder of all runs.
         name: of the recipe whose run is published anew.
+        report: of that run; where the earlier one says the same of it, it stays.
 
     Returns:
         Whether there was one of this run.
@@ -40,11 +41,17 @@ def withdraw(out: Path, name: str) -> bool:
     if directory.is_symlink() or (directory / "recipe.yaml").exists():
         return False
     try:
-        named = [target["name"] for target in json_of(directory / "report.json")["targets"]]
+        earlier = json_of(directory / "report.json")
+        said = {one["name"]: one for one in earlier["targets"]}
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    if name not in named:
+    if name not in said:
         return False
+    if report is not None:
+        now = report.model_dump(mode="json")
+        same = all(now[part] == earlier.get(part) for part in ("model", "data", "baseline"))
+        if same and now["targets"] == [said[name]]:
+            return False
     # The one that is read by programs last: while it is there, this is tried again.
     for file in reversed(FILES):
         (directory / file).unlink(missing_ok=True)

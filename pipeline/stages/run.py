@@ -127,8 +127,8 @@ def _reports(
                 _announce_recipe(console, run.context.recipe)
             run_stages(stages, run, store, console)
             if until is None and stages[-1] is wanted[-1]:
-                outdated |= withdraw(out, run.context.recipe.name)
                 reports.append(reported(run, out, tell))
+                outdated |= withdraw(out, run.context.recipe.name, reports[-1][0])
     if len(reports) > 1 and (whole := write_combined([one for one, _ in reports], out, tell)):
         return [*reports, whole]
     if outdated:

@@ -261,8 +261,12 @@ def test_int8_logits_are_near_the_programs(int8: Int8, arithmetic: Arithmetic) -
     # float16 has 11 bits, so logits of a hundred steps miss the grid by some hundredths.
     assert (apart - steps).abs().max() < (1e-3 if arithmetic == "float32" else 0.1)
     assert steps.max() <= FARTHEST[arithmetic][int8.variant] + 3
-    assert steps.median() <= (1 if int8.variant == "radix2" else 0)
-    assert (found.argmax(1) == source.logits.argmax(1)).float().mean() > 0.9
+    assert steps.median() <= (1 if int8.variant == "radix2" or arithmetic == "float16" else 0)
+    same = found.argmax(1) == source.logits.argmax(1)
+    best = source.logits.topk(2, dim=1).values
+    lead = (best[:, 0] - best[:, 1]) / programs.output_scale(source.program)
+    assert same[lead > 2 * steps.max()].all(), "only what rounding can turn is turned"
+    assert same.float().mean() > (0.9 if arithmetic == "float32" else 0.85)
 
 
 @pytest.mark.parametrize("variant", ["radix4"])

@@ -59,9 +59,7 @@ def deployed(variant: str, *, pruned: bool = False) -> DeployNet:
         removed[group.name] = [
             part * size + channel for part in range(group.parts) for channel in range(lost)
         ]
-    return deploy_form(
-        remove(branched, networks.SIDE, structure(branched), FAMILY.structure(branched), removed)
-    )
+    return deploy_form(remove(branched, networks.SIDE, FAMILY.structure(branched), removed))
 
 
 @functools.cache

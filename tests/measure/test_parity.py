@@ -6,6 +6,7 @@ import importlib
 import math
 import sys
 import types
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from pipeline.measure.layers import compare_layers, integers, layers_of
 from pipeline.measure.parity_record import OutputSteps
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
+from pipeline.tasks.task import Agreement
 from tests.making import networks, programs
 from tests.making.training import agreement, compare_logits
 
@@ -99,15 +101,17 @@ def test_limits_hold_exactly() -> None:
         found[:10] += p99
         compared = compare_logits(one_set(found), one_set(wanted), 1.0)
         assert (parity.output_misses(compared, Limits(agreement=0.0)) == []) is passes
-    agreed = parity.Compared(
-        images=1000, agreement=0.994, leads=(9.0,) * 6, steps=None, difference=0.0
+    results = Agreement(
+        same="the same top-1", unit="images", units=1000, share=0.994, leads=(9.0,) * 6
     )
+    agreed = parity.Compared(results=results, steps=None, difference=0.0)
     (miss,) = parity.output_misses(agreed, Limits())
     assert miss == (
         "the same top-1 on 99.40% of the images (at least 99.5%); "
         "rounding cannot explain 6 of the others"
     )
-    far = parity.Compared(images=1000, agreement=1.0, leads=(), steps=None, difference=2e-3)
+    results = replace(results, share=1.0, leads=())
+    far = parity.Compared(results=results, steps=None, difference=2e-3)
     (miss,) = parity.output_misses(far, Limits())
     assert "0.002 of the largest" in miss
 
@@ -317,7 +321,7 @@ def trained_and_folded(fold: Any) -> list[str]:
 
 
 DROPPED_FOLDS = {
-    "shift": ("(bias - mean) * factor + beta", "bias * factor"),
+    "shift": ("(bias - mean) * factor + shift", "bias * factor"),
     "scale": ("weight * factor[:, None, None, None]", "weight * 1"),
 }
 

@@ -79,6 +79,15 @@ def test_an_older_report_goes_when_a_run_of_it_is_made_anew(tmp_path: Path) -> N
     assert said == []
 
 
+def test_an_earlier_report_that_still_says_what_a_run_found_stays(tmp_path: Path) -> None:
+    write_combined(TWO, tmp_path, lambda line: None)
+    same = TWO[0]
+    assert not withdraw(tmp_path, NAMES[0], same)
+    assert (tmp_path / COMBINED / "report.json").is_file()
+    data = same.data.model_copy(update={"sha256": "d" * 64})
+    assert withdraw(tmp_path, NAMES[0], same.model_copy(update={"data": data}))
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"targets": 3}', '{"targets": [{}]}'])
 def test_what_cannot_be_read_is_left(content: str, tmp_path: Path) -> None:
     (tmp_path / COMBINED).mkdir()
@@ -150,6 +159,11 @@ def test_the_report_of_several_is_that_of_the_last_runs(
     for _ in range(2):
         assert "removed" not in ran(both, tmp_path)
         assert [t["name"] for t in json.loads(file.read_text())["targets"]] == NAMES
+    assert "removed" not in ran(both[:1], tmp_path)
+    assert file.exists(), "that run is as it was"
+    (target,) = TWO[0].targets
+    changed = target.model_copy(update={"device": "another"})
+    quick(TWO[0].model_copy(update={"targets": (changed,)}))
     shown = ran(both[:1], tmp_path)
     assert not file.parent.exists(), "it has what the run of one recipe no longer is"
     assert f"{tmp_path / COMBINED}: removed, it was of earlier runs" in " ".join(shown.split())

@@ -18,6 +18,7 @@ from pipeline.base.errors import InputError
 from pipeline.recipe.data import DigitsData
 from pipeline.recipe.recipe import load_recipes
 from pipeline.stages import run
+from pipeline.tasks import classification
 from pipeline.tasks.images.calibration import check_calibration
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.load import load_dataset
@@ -185,7 +186,7 @@ def test_a_run_refuses_before_it_trains(tmp_path: Path) -> None:
 
 def test_a_run_shows_the_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bright = made_of(noise(16, 0, 100), tests={"test": noise(16, 110, 256)})
-    monkeypatch.setattr(run, "load_dataset", lambda *_, **__: bright)
+    monkeypatch.setattr(classification, "load", lambda *_, **__: bright)
     recipes = load_recipes([DEVICE_RECIPES["onnx"]])
     shown = io.StringIO()
     run._prepared(recipes, tmp_path, Console(file=shown, width=400), allow_mismatch=False)
