@@ -161,7 +161,7 @@ def layer_misses(records: Sequence[LayerSums], learned: Collection[str]) -> list
     """How many layers a file does not give out, or computes otherwise; [] if none.
 
     Args:
-        records: from `pipeline.measure.layers.compare`.
+        records: from `pipeline.measure.layers.compare_layers`.
         learned: names of all layers with a grid of their own (`file_facts.learned_scales`); none
             of a float program.
     """
@@ -183,7 +183,7 @@ def describe_first_difference(records: Sequence[LayerSums]) -> str:
     """Name the first layer of an int8 file that differs from the program.
 
     Args:
-        records: from `pipeline.layers.compare`.
+        records: from `pipeline.measure.layers.compare_layers`.
     """
     record = first_difference(records)
     if record is None:

@@ -38,6 +38,10 @@ MADE_BY = {
 }
 
 
+MEASURED = [name for name, form in FORMATS.items() if form.gemm is not None]
+"""Formats whose matrix products can be written and timed."""
+
+
 def module_of(format_name: str) -> Any:
     return FORMATS[format_name].gemm()
 
@@ -95,7 +99,7 @@ def test_tflite_product_is_one_operation_that_xnnpack_runs(precision: str, tmp_p
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("format_name", roofline.FORMATS)
+@pytest.mark.parametrize("format_name", MEASURED)
 def test_products_are_those_of_the_runtime(format_name: str) -> None:
     """A product sixteen times as large takes longer, so that the whole of it is computed."""
     module = module_of(format_name)
@@ -136,8 +140,7 @@ def test_work_of_the_layers_is_that_of_the_file(
 def test_work_says_what_a_layer_is() -> None:
     found = {
         name: {(layer.op, layer.shape): layer.macs for layer in work.values()}
-        for name in roofline.FORMATS
-        if roofline.FORMATS[name].gemm is not None
+        for name in MEASURED
         for work in [module_of(name).layer_work(content(name, "int8"))]
     }
     # A padding of its own stands before the convolution in TFLite.
