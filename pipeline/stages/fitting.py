@@ -6,16 +6,15 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from pipeline.compress.training.distill import distillation
+from pipeline.compress.training.distill import AdjustLoss, distillation
 from pipeline.compress.training.hooks import Hooks, Step
 from pipeline.compress.training.loop import fit
 from pipeline.compress.training.resume import Saves
 from pipeline.recipe.training import DistillConfig, TrainConfig
 from pipeline.stages.context import Context, Inputs, float_model, normalization
 
-AdjustLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 Curve = list[dict[str, float]]
 
 
