@@ -1,102 +1,45 @@
-"""Networks from recipes, and their checkpoints: our own, the paper's and timm's.
+"""Checkpoints of networks: our own, the paper's, timm's, and those of whoever trains with torch.
 
-All three share parameter names, so there is nothing to translate; what differs is the wrapping.
-A checkpoint is data: no code in it ever runs.
+Names of parameters are the network's; what differs is the file, the dicts around them, and what
+stands before them (`checkpoint_files`, `checkpoint_names`). A checkpoint is data: no code in it
+ever runs.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import uuid
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import safetensors.torch
-import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from pipeline.base.errors import InputError, listed
-from pipeline.base.safe_files import parsed
+from pipeline.networks.checkpoint_classes import said_of
+from pipeline.networks.checkpoint_files import file_in, opened
+from pipeline.networks.checkpoint_fit import REPLACE, is_counter, mismatch, surplus
+from pipeline.networks.checkpoint_names import Found, Kind, Wanted, choose, plain_tensors
 from pipeline.networks.family import Checkpoint
 from pipeline.networks.sanity import not_finite
 
 WEIGHTS = "weights.safetensors"
 """Name of the file that a stage leaves its network in."""
 
-SUFFIXES = (".safetensors", ".pt", ".pth")
-_WRAPPERS = ("state_dict", "model")
-_REPLACE = "set model.head: replace, which trains a new classifier"
-
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a .safetensors, .pt or .pth file, on the CPU, by name.
+    """Read the tensors of a checkpoint, on the CPU, by name, where the network is not known.
 
-    A `state_dict` or `model` entry around them and a `module.` before every name are taken off.
+    The dicts around them are taken off, and what torch's wrappers put before every name.
 
     Raises:
-        InputError: in one line, if the file cannot be read, would run code, or is not a dict of
-            tensors.
+        InputError: in one line, if the file cannot be read, holds no tensors by name, or an object
+            among them.
     """
-    path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise InputError(
-            f"{path}: a checkpoint ends in {', '.join(SUFFIXES)}; got {path.suffix or 'no suffix'}"
-        )
-    if not path.is_file():
-        kind = "is not a file" if path.exists() else "no such file"
-        raise InputError(f"{path}: {kind}; set model.checkpoint to a checkpoint or remove it")
-    # Both readers raise whatever a damaged byte leads to: OSError, KeyError, RecursionError, ...
-    try:
-        content: object
-        if path.suffix == ".safetensors":
-            content = safetensors.torch.load_file(path, device="cpu")
-        else:
-            with warnings.catch_warnings():
-                # Of file formats that are refused a moment later.
-                warnings.simplefilter("ignore")
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(f"{path}: {_cause(error)}") from error
-    return _tensors(content, path)
-
-
-def _cause(error: Exception) -> str:
-    """Why a checkpoint could not be read, in one line."""
-    if named := re.search(r"GLOBAL (\S+)", str(error)):
-        return (
-            f"holds {named[1]}, which is no weight and could run code, so it was not loaded; save "
-            "the weights alone: torch.save(model.state_dict(), path)"
-        )
-    if isinstance(error, PermissionError):
-        return "no permission to read it"
-    text = " ".join(str(error).split()) or type(error).__name__
-    # torch's advice how to load it all the same is none to pass on.
-    text = re.sub(r"^Weights only load failed.*WeightsUnpickler error: ", "", text)
-    shown = re.split(r"\. | Check the documentation", text)[0][:160]
-    return f"cannot be read; it is truncated, damaged or of another format ({shown})"
-
-
-def _tensors(content: object, path: Path) -> dict[str, Tensor]:
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path}: holds a {type(content).__name__}, not a dict of tensors")
-    if not content:
-        raise InputError(f"{path}: holds no tensors")
-    for key, value in content.items():
-        usable = isinstance(value, Tensor) and value.layout is torch.strided
-        if not isinstance(key, str) or not usable or value.is_quantized or value.is_meta:
-            raise InputError(
-                f"{path}: is not a dict of plain tensors by name: {str(key)[:80]!r} is a "
-                f"{type(value).__name__}; save model.state_dict() alone"
-            )
-    prefix = "module." if all(key.startswith("module.") for key in content) else ""
-    return {key.removeprefix(prefix): value.detach() for key, value in content.items()}
+    with opened(file_in(Path(path))) as file:
+        found, _ = choose(file, Wanted(), "ema")
+        return plain_tensors(file, found, Wanted())
 
 
 def load_checkpoint(
@@ -106,110 +49,66 @@ def load_checkpoint(
     classes: Sequence[str] | None = None,
     *,
     head: bool = True,
-) -> None:
+    weights: Kind = "ema",
+) -> tuple[str, ...]:
     """Load every weight of `model` from a file; on an error the model is as it was.
 
     Args:
-        model: its names and shapes decide what the file must hold, no more and no less.
-        path: .safetensors, .pt or .pth.
+        model: its names and shapes decide what is taken of the file.
+        path: a file, or a folder of the Hugging Face Hub.
         known: of the checkpoints of such networks.
-        classes: of the data, in the order of the logits. If the file names its classes
-            (metadata `classes`, a JSON list), they must be the same.
+        classes: of the data, in the order of the logits. If the file names its classes, they must
+            be the same.
         head: whether the classifier is read, too. Without it that of `model` stays, and the file
             may be of any classes, or have none.
+        weights: `ema` takes averaged weights where there are any, `raw` those of the last step.
+
+    Returns:
+        What was chosen, taken off and passed over, a phrase each, for people.
 
     Raises:
         InputError: if the file cannot be read, does not fit, holds values that are not finite,
             or names other classes.
     """
-    path = Path(path)
-    state = read_checkpoint(path)
-    wanted = model.state_dict()
-    if not head:
-        kept = {key: wanted[key] for key in known.head}
-        state = {**{key: value for key, value in state.items() if key not in kept}, **kept}
-    if problem := _mismatch(state, wanted, known, classes):
+    given, path = Path(path), file_in(Path(path))
+    own = model.state_dict()
+    kept = {} if head else {key: own[key] for key in known.head}
+    wanted = Wanted(
+        names=own.keys(), needed=[key for key in own if key not in kept and not is_counter(key)]
+    )
+    with opened(path) as file:
+        found, others = choose(file, wanted, weights)
+        state = plain_tensors(file, found, wanted) | kept
+    passed = surplus(state, found.others, own)
+    if problem := mismatch(state, own, known, classes, passed):
         raise InputError(f"{path}: {problem}")
-    cast = {key: value.to(wanted[key].dtype) for key, value in state.items()}
+    cast = {key: state.get(key, value).to(value.dtype) for key, value in own.items()}
     if broken := not_finite(cast):
         raise InputError(f"{path}: {broken}; train again or take an earlier one")
-    saved = _saved_classes(path) if head else None
-    if classes is not None and saved is not None and saved != list(classes):
-        raise InputError(
-            f"{path}: was trained on other classes: {_differences(saved, classes)}; use the "
-            f"checkpoint of this data, or {_REPLACE}"
-        )
+    said = said_of(path, given if given.is_dir() else None)
+    if head and classes is not None and (other := said.other_than(classes)):
+        raise InputError(f"{path}: {other}, or {REPLACE}")
     model.load_state_dict(cast)
+    return (*_told(found, others, passed), *said.notes)
 
 
-def _differences(saved: Sequence[str], classes: Sequence[str]) -> str:
-    """Which classes only the checkpoint knows, which only the data has, or where the order is."""
-    groups = {
-        "only the checkpoint has": [name for name in saved if name not in set(classes)],
-        "only the data has": [name for name in classes if name not in set(saved)],
-    }
-    found = [f"{words} {listed(names)}" for words, names in groups.items() if names]
-    if not found:
-        pairs = zip(saved, classes, strict=False)
-        place = next((n for n, (one, two) in enumerate(pairs) if one != two), len(classes))
-        named = " and ".join(
-            listed(names[place : place + 1]) or "none" for names in (saved, classes)
-        )
-        found = [f"the same ones in another order, number {place + 1} is {named}"]
-    return "; ".join(found)
-
-
-def _saved_classes(path: Path) -> list[str] | None:
-    if path.suffix != ".safetensors":
-        return None
-    with safe_open(path, "pt") as file:
-        text = (file.metadata() or {}).get("classes", "null")
-    try:
-        saved = parsed(text)
-    except ValueError:
-        return None  # another program's key of the same name
-    return [str(name) for name in saved] if isinstance(saved, list) else None
-
-
-def _shape(value: Tensor) -> str:
-    return str(list(value.shape)) + ("" if value.is_floating_point() else f" {value.dtype}")
-
-
-def fits(found: Tensor, wanted: Tensor) -> bool:
-    """Whether a tensor can take another's place.
-
-    Of the same shape, and weights are real numbers; their precision may differ.
-    """
-    return (
-        found.shape == wanted.shape and found.is_floating_point() == wanted.is_floating_point()
-    ) and not found.is_complex()
-
-
-def _mismatch(
-    state: dict[str, Tensor],
-    wanted: dict[str, Tensor],
-    known: Checkpoint,
-    classes: Sequence[str] | None,
-) -> str:
-    """What keeps `state` from loading, grouped, one group a line; empty if nothing does."""
-    missing = [key for key in wanted if key not in state]
-    unexpected = [key for key in state if key not in wanted]
-    wrong = [key for key in wanted if key in state and not fits(state[key], wanted[key])]
-    if not (missing or unexpected or wrong):
-        return ""
-    if not missing and not unexpected and set(wrong) == set(known.head):
-        found, need = (tuple(one[key].shape for key in known.head) for one in (state, wanted))
-        if len(found[0]) == 2 and found[0][1] == need[0][1] and found[0][:1] == found[1]:
-            names = f" ({listed(classes)})" if classes else ""
-            return (
-                f"was trained for {found[0][0]} classes, the data has {need[0][0]}{names}; all "
-                f"else fits; use a checkpoint trained on this data's classes, or {_REPLACE}"
-            )
-    shapes = [f"{key} is {_shape(state[key])} not {_shape(wanted[key])}" for key in wrong]
-    groups = {"missing": missing, "unexpected": unexpected, "wrong shape": shapes}
-    lines = [f"{name} ({len(keys)}): {listed(keys)}" for name, keys in groups.items() if keys]
-    lines += known.hints(state, wanted)
-    return "\n  ".join(["does not fit the model of the recipe", *lines])
+def _told(found: Found, others: Sequence[Found], passed: Sequence[str]) -> list[str]:
+    """What was chosen, taken off and passed over."""
+    notes = []
+    if found.averaged:
+        raw = [one.place for one in others if not one.averaged]
+        more = f" (model.weights: raw takes {listed(raw)})" if raw else ""
+        notes.append(f"averaged weights, {listed([found.place])}{more}")
+    elif others:
+        places = listed(one.place for one in others)
+        notes.append(f"weights of {listed([found.place])}, not of {places}")
+    if found.prefix:
+        notes.append(f"prefix {listed([found.prefix])} taken off")
+    if found.around:
+        notes.append(f"{listed(found.around)} taken out of names")
+    if passed:
+        notes.append(f"passed over {listed(passed)}")
+    return notes
 
 
 def save_checkpoint(

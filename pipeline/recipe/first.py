@@ -92,6 +92,8 @@ def recipe_text(answers: Answers, folder: Path) -> str:
     if answers.checkpoint is not None:
         named = str(answers.checkpoint).startswith(HUB)
         where = text(str(answers.checkpoint)) if named else place(answers.checkpoint)
+        if answers.checkpoint.is_dir():
+            where = text(os.path.relpath(answers.checkpoint, folder) + "/")
         lines.append(f"  checkpoint: {where}  # official, timm or our own")
         lines.append("  head: keep  # replace: a new classifier for these classes, and training")
     else:

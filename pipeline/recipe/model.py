@@ -20,12 +20,14 @@ class ModelConfig(Part):
         input_size: side of the images in pixels; a family narrows it to what its strides divide.
         checkpoint: weights to start from.
         head: of the checkpoint. keep: as it is; replace: left out for a new one.
+        weights: of a checkpoint that has both: averaged ones (ema), or those of the last step.
     """
 
     name: str
     input_size: Annotated[int, Field(ge=1, le=1024)] = 224
     checkpoint: WeightsFile | None = None
     head: Literal["keep", "replace"] = "keep"
+    weights: Literal["ema", "raw"] = "ema"
 
     @field_validator("head")
     @classmethod
@@ -33,6 +35,13 @@ class ModelConfig(Part):
         if head == "replace" and info.data.get("checkpoint", "") is None:
             raise ValueError("replace needs model.checkpoint: without one there is no head")
         return head
+
+    @field_validator("weights")
+    @classmethod
+    def _in_a_checkpoint(cls, weights: str, info: ValidationInfo) -> str:
+        if weights == "raw" and info.data.get("checkpoint", "") is None:
+            raise ValueError("raw needs model.checkpoint: without one there are no weights")
+        return weights
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -50,4 +59,4 @@ class ModelConfig(Part):
         return tuple(key for key in cls.model_fields if key not in _NO_SHAPE)
 
 
-_NO_SHAPE = ("input_size", "checkpoint", "head")
+_NO_SHAPE = ("input_size", "checkpoint", "head", "weights")

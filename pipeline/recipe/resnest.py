@@ -24,6 +24,8 @@ class ResNeStModel(ModelConfig):
         head: of the checkpoint. keep: it was trained on the classes of `data`, and is used as it
             is. replace: its classifier is left out for a new one, and `train` trains the network
             on the classes of `data` (transfer learning).
+        weights: of the checkpoint. ema: averaged over the training's steps where the file has such
+            weights, else those of the last step; raw: those of the last step.
         block: kind of the blocks.
         layers: blocks of each of the four stages.
         radix: splits of every block, between which its attention chooses.

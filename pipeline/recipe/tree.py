@@ -91,7 +91,9 @@ def _absolute(value: Value, keys: Sequence[str]) -> Value:
         if value.content.startswith(HUB):
             return value
         path = value.place.folder / os.path.expanduser(value.content)
-        return replace(value, content=os.path.abspath(path))
+        # The slash at the end of a folder is kept: it says that it is one.
+        end = "/" if value.content.endswith("/") and path.parent != path else ""
+        return replace(value, content=os.path.abspath(path) + end)
     if not isinstance(value.content, dict):
         return value
     wanted = value.content.keys() if keys[0] == "*" else keys[:1]

@@ -61,8 +61,10 @@ LatencyTarget = Annotated[
 WeightsFile = Annotated[
     str,
     Field(
-        pattern=r"^(?:timm:[A-Za-z0-9][A-Za-z0-9_.-]*|[^\x00]+\.(?:safetensors|pt|pth))$",
-        description="a path that ends in .safetensors, .pt or .pth, timm:NAME",
+        pattern=r"^(?:timm:[A-Za-z0-9][A-Za-z0-9_.-]*"
+        r"|[^\x00]+(?:\.(?:safetensors|pt|pth|bin|ckpt|tar)|/))$",
+        description="a path that ends in .safetensors, .pt, .pth, .bin, .ckpt or .tar, a folder "
+        "of the Hugging Face Hub with / at its end, timm:NAME",
     ),
 ]
 Width = Annotated[int, Field(ge=1, le=1024)]

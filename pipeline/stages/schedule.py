@@ -15,16 +15,18 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 
 from pipeline.base import torchrun
 from pipeline.base.checksums import hash_of
 from pipeline.base.children import at_once
-from pipeline.base.errors import InputError
+from pipeline.base.errors import InputError, printable
 from pipeline.base.machine import host_info
 from pipeline.base.memory import keep_freed_memory
 from pipeline.base.store import Place, Result, Store, key_of
 from pipeline.base.torchrun import device, has_bfloat16
 from pipeline.formats.formats import FORMATS
+from pipeline.networks.checkpoint_files import files_of
 from pipeline.networks.hub import local_file
 from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import Context
@@ -229,7 +231,7 @@ def _checkpoint_hash(recipe: Recipe) -> str | None:
     if recipe.model.checkpoint is None:
         return None
     try:
-        return hash_of(local_file(recipe.model.checkpoint))
+        return "".join(map(hash_of, files_of(local_file(recipe.model.checkpoint))))
     except (OSError, InputError):
         return "unreadable"  # the train stage says so, with its cause
 
@@ -255,4 +257,4 @@ def _announce(console: Console, label: str, result: Result[Any], recipe: Recipe)
     """Print one line about a finished stage."""
     primary = TASKS[recipe.task.kind].figure
     parts = ["reused" if result.reused else f"{result.seconds:.1f} s", *result.facts.told(primary)]
-    console.print(f"  {label} {', '.join(parts)}", highlight=False)
+    console.print(f"  {label} {escape(printable(', '.join(parts)))}", highlight=False)

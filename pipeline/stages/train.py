@@ -19,7 +19,17 @@ from pipeline.stages.stage import CORE, IMAGES, Stage, StageFacts
 
 
 class TrainFacts(StageFacts):
-    """Nothing: what there is to say of the float network, `baseline` says."""
+    """What was made of the checkpoint; what the float network is worth, `baseline` says.
+
+    Attributes:
+        checkpoint: what was chosen in it, taken off and passed over, a phrase each.
+    """
+
+    checkpoint: tuple[str, ...] = ()
+
+    def details(self) -> list[str]:
+        """What was made of the checkpoint."""
+        return list(self.checkpoint)
 
 
 def train(context: Context, inputs: Inputs, out: Path) -> TrainFacts:
@@ -31,18 +41,23 @@ def train(context: Context, inputs: Inputs, out: Path) -> TrainFacts:
     torch.manual_seed(recipe.seed)
     family, model = context.family, new_model(context)
     replaces_head = recipe.model.head == "replace"
+    notes: tuple[str, ...] = ()
     if recipe.model.checkpoint is None:
         family.start(model)
     else:
         given = local_file(recipe.model.checkpoint)
         known = family.checkpoint(model)
-        load_checkpoint(model, given, known, context.dataset.classes, head=not replaces_head)
+        notes = load_checkpoint(
+            *(model, given, known, context.dataset.classes),
+            head=not replaces_head,
+            weights=recipe.model.weights,
+        )
         refuse_dead("model.checkpoint", model, given)
     if recipe.model.checkpoint is None or replaces_head:
         drop_while_training(family, model, recipe.train)
         write_json(out / CURVE, trained(context, model, "train", recipe.train, Hooks()))
     save_checkpoint(model.cpu(), out / WEIGHTS, {"classes": json.dumps(context.dataset.classes)})
-    return TrainFacts()
+    return TrainFacts(checkpoint=notes)
 
 
 STAGE = Stage(

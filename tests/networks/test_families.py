@@ -136,7 +136,10 @@ def test_a_recipe_is_checked_by_the_keys_of_the_family_it_names(
     recipe.write_text(RECIPE.replace("32}", "32, radix: 2, channels: 3}"))
     assert main(["check", str(recipe)]) == 2
     said = capfd.readouterr().err
-    assert "unknown key 'radix'; allowed: name, input_size, checkpoint, head, channels" in said
+    assert (
+        "unknown key 'radix'; allowed: name, input_size, checkpoint, head, weights, channels"
+        in said
+    )
     assert "model.channels: got 3; must be a whole number >= 4 and <= 64" in said
     recipe.write_text(RECIPE.replace("32}", "32, channels: 8}").replace("tiny", "resnest50"))
     assert main(["check", str(recipe)]) == 2

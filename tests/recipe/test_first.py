@@ -60,6 +60,14 @@ def test_paths_lead_there_from_where_the_recipe_lies(tmp_path: Path) -> None:
     assert os.path.normpath(recipe.model.checkpoint) == str(photos / "resnest50.pth")
 
 
+def test_a_folder_of_weights_ends_in_a_slash(tmp_path: Path) -> None:
+    given = tmp_path / AWKWARD / "resnest50d.in1k"
+    given.mkdir(parents=True)
+    answers = Answers(device="android", checkpoint=given)
+    recipe = written(tmp_path / "recipes", answers)
+    assert recipe.model.checkpoint == f"{given}/"
+
+
 def test_flags_answer_every_question(tmp_path: Path) -> None:
     file = tmp_path / "phone.yaml"
     done = pocketnest("init", file, "--device", "iphone", "--size-mb", "12", cwd=tmp_path)

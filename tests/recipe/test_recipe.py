@@ -126,8 +126,10 @@ def test_every_problem_of_every_file_comes_at_once(folder: Path) -> None:
         ("model: {stem: smal}", "model.stem: got 'smal'; must be one of deep, small or null; did "
          "you mean 'small'?"),
         ("model: {radix: true}", "model.radix: got true; must be one of 1, 2, 4 or null"),
-        ("model: {checkpoint: weights.bin}", "model.checkpoint: got 'weights.bin'; must be a path "
-         "that ends in .safetensors, .pt or .pth, timm:NAME or null"),
+        ("model: {checkpoint: weights.onnx}", "model.checkpoint: got 'weights.onnx'; must be a "
+         "path that ends in .safetensors, .pt, .pth, .bin, .ckpt or .tar, a folder of the Hugging "
+         "Face Hub with / at its end, timm:NAME or null"),
+        ("model: {weights: last}", "model.weights: got 'last'; must be one of ema, raw"),
         ("model: {name: resnet50}", "model.name: got 'resnet50'; must be one of resnest14,"),
         ("data: {path: x}", "data.path: unknown key 'path'; allowed: kind"),
         ("data: {kind: imagefolder}", "data.kind: got 'imagefolder'; must be one of cifar10, "
@@ -355,6 +357,16 @@ def test_paths_are_relative_to_the_file_that_names_them(folder: Path) -> None:
     assert recipe.data.test == {"real": folder / "b", "far": Path("/c")}
     home = load(text, "model.checkpoint=~/w.pt").model.checkpoint
     assert home == os.path.expanduser("~/w.pt")
+    hub = load(text, "model.checkpoint=sub/resnest50d.in1k/").model.checkpoint
+    assert hub == str(folder / "sub" / "resnest50d.in1k") + "/"
+
+
+def test_only_a_checkpoint_has_raw_weights(folder: Path) -> None:
+    given = load(WHOLE, "model.checkpoint=w.pt", "model.weights=raw").model
+    assert given.weights == "raw"
+    (line,) = problems(WHOLE, "model.weights=raw")
+    assert "model.weights: got 'raw'; " in line
+    assert "raw needs model.checkpoint" in line
 
 
 def test_overrides_are_yaml_and_the_last_one_wins(folder: Path) -> None:

@@ -55,7 +55,7 @@ def packed(state: Any, form: str) -> bytes:
 
 
 def _path(rng: random.Random, place: Place, form: str) -> Path:
-    suffix = ".safetensors" if form == "safetensors" else rng.choice((".pt", ".pth"))
+    suffix = ".safetensors" if form == "safetensors" else rng.choice((".pt", ".pth", ".ckpt"))
     return place.given / f"given{suffix}"
 
 
@@ -206,7 +206,9 @@ def hostile_pickle(rng: random.Random, place: Place) -> Case:
         path.write_bytes(pickle.dumps(evil, protocol=rng.choice((0, 1, 2, 3, 4, 5))))
     else:
         path.write_bytes(packed(content, "legacy" if form == "safetensors" else form))
-    return command(place, path, must_refuse=True)
+    # Beside the weights it is data that is passed over.
+    beside = form != "safetensors" and form != "bare" and where in ("beside", "in a list")
+    return command(place, path, must_refuse=not beside)
 
 
 def odd_file(rng: random.Random, place: Place) -> Case:

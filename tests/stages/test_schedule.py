@@ -48,7 +48,7 @@ while not all(other.exists() for other in others):
 """Ends well only where all run at the same time."""
 
 
-NO_SHAPE_DEPENDS_ON_THEM = {"checkpoint", "head", "input_size"}
+NO_SHAPE_DEPENDS_ON_THEM = {"checkpoint", "head", "input_size", "weights"}
 """Keys of `model`; the side of the images is in every stage's key."""
 NO_RESULT_DEPENDS_ON_THEM = {
     "__init__.py",

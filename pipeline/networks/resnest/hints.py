@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from pipeline.networks.checkpoints import fits
+from pipeline.networks.checkpoint_fit import fits
 from pipeline.networks.resnest.network import CLASSIFIER, NAMED, ResNeSt, Stem
 
 _HEAD = (f"{CLASSIFIER}.weight", f"{CLASSIFIER}.bias")
