@@ -242,26 +242,26 @@ def _read(
 def plain_tensors(file: OpenFile, found: Found, wanted: Wanted) -> dict[str, Tensor]:
     """The tensors of a set, by the network's names.
 
-    Plain data that stands among them under a name that is not the network's is left out.
+    What else stands among them is left out, where its name is not the network's.
 
     Raises:
-        InputError: something else than a tensor is there in a tensor's place, or an object is.
+        InputError: something else than a tensor is there in a tensor's place.
     """
     taken = {}
     for name, value in found.items.items():
         if isinstance(name, str) and isinstance(value, Leaf):
             taken[name] = value
-        elif not _may_stand_there(name, value, wanted):
+        elif not _may_stand_there(name, wanted):
             raise InputError(f"{file.path}: {_no_tensor(name, value)}")
     return {name: file.tensor(value) for name, value in taken.items()}
 
 
-def _may_stand_there(name: Any, value: Any, wanted: Wanted) -> bool:
+def _may_stand_there(name: Any, wanted: Wanted) -> bool:
     if not isinstance(name, str):
         return False
     if name.rpartition(".")[2] == "_extra_state":  # what a module saves beside its tensors
         return True
-    return bool(wanted.names) and name not in wanted.names and not isinstance(value, Inert)
+    return bool(wanted.names) and name not in wanted.names
 
 
 def _kind(value: Any) -> str:

@@ -206,8 +206,8 @@ def hostile_pickle(rng: random.Random, place: Place) -> Case:
         path.write_bytes(pickle.dumps(evil, protocol=rng.choice((0, 1, 2, 3, 4, 5))))
     else:
         path.write_bytes(packed(content, "legacy" if form == "safetensors" else form))
-    # Beside the weights it is data that is passed over.
-    beside = form != "safetensors" and form != "bare" and where in ("beside", "in a list")
+    # Where the network has no such name it is data that is passed over.
+    beside = form in ("zip", "legacy") and where in ("beside", "in a list", "wrapped")
     return command(place, path, must_refuse=not beside)
 
 
