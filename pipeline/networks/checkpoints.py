@@ -1,8 +1,8 @@
 """Checkpoints of networks: our own, the paper's, timm's, and those of whoever trains with torch.
 
 Names of parameters are the network's; what differs is the file, the dicts around them, and what
-stands before them (`checkpoint_files`, `checkpoint_names`). A checkpoint is data: no code in it
-ever runs.
+stands before them (`checkpoint_files`, `checkpoint_choice`, `checkpoint_names`). A checkpoint is
+data: no code in it ever runs.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from pipeline.base.errors import InputError, listed
+from pipeline.networks.checkpoint_choice import Kind, choose, plain_tensors
 from pipeline.networks.checkpoint_classes import said_of
 from pipeline.networks.checkpoint_files import file_in, opened
 from pipeline.networks.checkpoint_fit import REPLACE, is_counter, mismatch, surplus
-from pipeline.networks.checkpoint_names import Found, Kind, Wanted, choose, plain_tensors
+from pipeline.networks.checkpoint_names import Found, Wanted
 from pipeline.networks.family import Checkpoint
 from pipeline.networks.sanity import not_finite
 
@@ -95,13 +96,16 @@ def load_checkpoint(
 def _told(found: Found, others: Sequence[Found], passed: Sequence[str]) -> list[str]:
     """What was chosen, taken off and passed over."""
     notes = []
+    whole = [one for one in others if one.whole]
     if found.averaged:
-        raw = [one.place for one in others if not one.averaged]
+        raw = [one.place for one in whole if not one.averaged]
         more = f" (model.weights: raw takes {listed(raw)})" if raw else ""
         notes.append(f"averaged weights, {listed([found.place])}{more}")
-    elif others:
-        places = listed(one.place for one in others)
+    elif whole:
+        places = listed(one.place for one in whole)
         notes.append(f"weights of {listed([found.place])}, not of {places}")
+    if parts := [one.place for one in others if one.averaged and not one.whole]:
+        notes.append(f"averaged weights of {listed(parts)} not taken, they are not all of them")
     if found.prefix:
         notes.append(f"prefix {listed([found.prefix])} taken off")
     if found.around:

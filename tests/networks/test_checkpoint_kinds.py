@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from pipeline.base.errors import InputError
-from pipeline.networks import checkpoint_files, checkpoint_pickles
+from pipeline.networks import checkpoint_files, checkpoint_formats, checkpoint_pickles
 from pipeline.networks.checkpoints import load_checkpoint, read_checkpoint
 from pipeline.networks.family import Checkpoint
 from tests.making.cli import pocketnest
@@ -423,6 +423,50 @@ def test_an_optimizers_averages_are_no_weights(
     assert_same(model, pair[0])
 
 
+def test_one_network_of_two_names_is_one(pair: tuple[nn.Module, nn.Module], tmp_path: Path) -> None:
+    state = pair[0].state_dict()
+    both = {**with_prefix("model.", state), **with_prefix("alias.", state)}
+    torch.save({"state_dict": both}, tmp_path / "a.ckpt")
+    model, _ = loaded(resnest(3), tmp_path / "a.ckpt")
+    assert_same(model, pair[0])
+    both["alias.fc.bias"] = both["alias.fc.bias"] + 1
+    torch.save({"state_dict": both}, tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match="several sets"):
+        loaded(resnest(3), tmp_path / "a.ckpt")
+
+
+def test_an_average_of_the_parameters_alone_is_not_taken(
+    pair: tuple[nn.Module, nn.Module], tmp_path: Path
+) -> None:
+    average = {name: value.detach() for name, value in pair[1].named_parameters()}
+    torch.save({"model": pair[0].state_dict(), "ema": {"shadow": average}}, tmp_path / "a.pt")
+    model, notes = loaded(resnest(3), tmp_path / "a.pt")
+    assert_same(model, pair[0])
+    assert notes == ("averaged weights of ema.shadow not taken, they are not all of them",)
+
+
+def test_prefixes_in_safetensors(pair: tuple[nn.Module, nn.Module], tmp_path: Path) -> None:
+    save_file(with_prefix("module._orig_mod.", pair[0].state_dict()), tmp_path / "a.safetensors")
+    model, notes = loaded(resnest(3), tmp_path / "a.safetensors")
+    assert_same(model, pair[0])
+    assert notes == ("prefix module._orig_mod. taken off",)
+
+
+def test_a_new_head_on_anothers_body(pair: tuple[nn.Module, nn.Module], tmp_path: Path) -> None:
+    state = {name: v for name, v in pair[0].state_dict().items() if not name.startswith("fc.")}
+    state |= {"last_linear.weight": torch.ones(1000, 512), "last_linear.bias": torch.ones(1000)}
+    torch.save({"state_dict": with_prefix("module.", state)}, tmp_path / "a.pth.tar")
+    model, notes = loaded(resnest(3), tmp_path / "a.pth.tar", head=False)
+    assert notes == (
+        "prefix module. taken off",
+        "passed over last_linear.weight, last_linear.bias",
+    )
+    assert torch.equal(model.state_dict()["bn1.bias"], pair[0].state_dict()["bn1.bias"])
+    assert torch.equal(model.state_dict()["fc.bias"], resnest(3).state_dict()["fc.bias"])
+    with pytest.raises(InputError, match=r"missing \(2\): fc.weight, fc.bias"):
+        loaded(resnest(3), tmp_path / "a.pth.tar")
+
+
 class Inner(nn.Module):
     """A network whose own names begin as those of wrappers do."""
 
@@ -691,7 +735,7 @@ def test_what_passes_is_not_told_as_damage(
     def fails(*_: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(checkpoint_files, "read_pickle", fails)
+    monkeypatch.setattr(checkpoint_formats, "read_pickle", fails)
     with pytest.raises(InputError, match=said):
         read_checkpoint(tmp_path / "a.pt")
 
