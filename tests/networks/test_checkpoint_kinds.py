@@ -5,53 +5,23 @@ The files are written with torch.save and the objects that such programs put bes
 
 from __future__ import annotations
 
-import argparse
-import builtins
-import collections
-import datetime
-import enum
-import io
 import json
-import os
-import pickle
-import struct
-import sys
-import zipfile
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch import nn
 
 from pipeline.base.errors import InputError
-from pipeline.networks import checkpoint_files, checkpoint_formats, checkpoint_pickles
+from pipeline.networks import checkpoint_files
 from pipeline.networks.checkpoints import load_checkpoint, read_checkpoint
-from pipeline.networks.family import Checkpoint
+from tests.making.checkpoints import FORMS, KINDS, KNOWN, Phase, assert_same, cast, with_prefix
 from tests.making.cli import pocketnest
-from tests.making.networks import CLASSES, images, randomise, small
+from tests.making.networks import CLASSES, randomise, small
 from tests.making.recipes import DEVICE_RECIPES, NARROW, settings
-
-KNOWN = Checkpoint(head=("fc.weight", "fc.bias"), hints=lambda found, wanted: [])
-State = Mapping[str, Tensor]
-
-
-class Phase(enum.Enum):
-    LAST = 3
-
-
-class Settings(dict[str, Any]):
-    """Stands for the dicts with attributes of Lightning and omegaconf."""
-
-    def __init__(self, **more: Any) -> None:
-        super().__init__(**more)
-        self.__dict__ = self
 
 
 def resnet18(seed: int) -> nn.Module:
@@ -65,150 +35,6 @@ def resnest(seed: int) -> nn.Module:
     return small(seed=seed)
 
 
-def beside(model: nn.Module) -> dict[str, Any]:
-    """What programs keep beside the weights."""
-    weights = [parameter for parameter in model.parameters() if parameter.requires_grad][:3]
-    optimizer = torch.optim.AdamW(weights, lr=0.1)
-    sum(weight.sum() for weight in weights).backward()
-    optimizer.step()
-    return {
-        "epoch": 3,
-        "optimizer": optimizer.state_dict(),
-        "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 2).state_dict(),
-        "args": argparse.Namespace(lr=0.1, out=Path("out"), phase=Phase.LAST, seen={1, 2}),
-        "best": np.float64(0.71),
-        "curve": np.arange(5.0),
-        "best_acc1": torch.tensor(71.0),
-        "began": datetime.datetime(2024, 2, 3, tzinfo=datetime.UTC),
-        "sizes": defaultdict(list, {"a": [1]}),
-        "config": Settings(model=Settings(name="resnest14"), tags=frozenset({"a"})),
-        "counts": collections.Counter("abc"),
-        "rng": torch.get_rng_state(),
-        "device": torch.device("cpu"),
-        "dtype": torch.float16,
-    }
-
-
-def with_prefix(prefix: str, state: State) -> dict[str, Tensor]:
-    return {prefix + name: value for name, value in state.items()}
-
-
-def lightning(model: nn.Module, other: nn.Module, prefix: str) -> dict[str, Any]:
-    more = {"criterion.weight": torch.ones(5), "accuracy.total": torch.tensor(3)}
-    return {
-        "state_dict": with_prefix(prefix, model.state_dict()) | more,
-        "pytorch-lightning_version": "2.2.0",
-        "hyper_parameters": Settings(lr=0.1, path=Path("x")),
-        "optimizer_states": [beside(model)["optimizer"]],
-        "callbacks": {"ModelCheckpoint{'monitor': 'loss'}": {"best": torch.tensor(0.1)}},
-        "loops": {"fit_loop": {"state_dict": {}}},
-    }
-
-
-def averaged(model: nn.Module) -> AveragedModel:
-    """Torch's average of one network, which is that network."""
-    wrapped = AveragedModel(model)
-    wrapped.update_parameters(model)
-    return wrapped
-
-
-def profiled(model: nn.Module) -> dict[str, Tensor]:
-    layers = [name for name, _ in model.named_modules() if name]
-    counters = {
-        f"{name}.total_{what}": torch.zeros(1) for name in layers for what in ("ops", "params")
-    }
-    return {**model.state_dict(), "total_ops": torch.zeros(1), **counters}
-
-
-def in_part(model: nn.Module, around: str) -> dict[str, Tensor]:
-    """A network of which one part alone was wrapped, as the AlexNet of torch's example is."""
-    return {
-        name.replace("layer2.", f"layer2.{around}.", 1): value
-        for name, value in model.state_dict().items()
-    }
-
-
-def cast(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    state = model.state_dict()
-    return {name: v.to(dtype) if v.is_floating_point() else v for name, v in state.items()}
-
-
-def attributed(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters, some with attributes of their own, as optimizers leave them."""
-    state: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for number, value in enumerate(state.values()):
-        if number % 2:
-            value.group = Phase.LAST  # type: ignore[attr-defined]
-    return state
-
-
-KINDS: dict[str, Callable[[nn.Module, nn.Module], Any]] = {
-    "state dict": lambda model, other: model.state_dict(),
-    "parameters": lambda model, other: attributed(model),
-    "torch's imagenet": lambda model, other: {
-        **beside(model),
-        "state_dict": nn.DataParallel(model).state_dict(),
-        "arch": "resnest14",
-    },
-    "torchvision's references": lambda model, other: {
-        **beside(model),
-        "model": other.state_dict(),
-        "model_ema": averaged(model).state_dict(),
-    },
-    "torch's tutorial": lambda model, other: {
-        **beside(model),
-        "model_state_dict": model.state_dict(),
-        "optimizer_state_dict": beside(model)["optimizer"],
-        "loss": np.float32(0.3),
-    },
-    "timm": lambda model, other: {
-        **beside(model),
-        "state_dict": other.state_dict(),
-        "state_dict_ema": model.state_dict(),
-        "version": 2,
-        "amp_scaler": {"scale": 1024.0, "_growth_tracker": 0},
-    },
-    "lightning": lambda model, other: lightning(model, other, "model."),
-    "lightning, net": lambda model, other: lightning(model, other, "net.encoder."),
-    "compiled": lambda model, other: torch.compile(model).state_dict(),
-    "compiled in parallel": lambda model, other: with_prefix(
-        "module._orig_mod.", model.state_dict()
-    ),
-    "parallel, compiled": lambda model, other: with_prefix("_orig_mod.module.", model.state_dict()),
-    "compiled in part": lambda model, other: in_part(model, "_orig_mod"),
-    "parallel in part": lambda model, other: {"model": in_part(model, "module")},
-    "torch's average": lambda model, other: averaged(model).state_dict(),
-    "student": lambda model, other: {"model": with_prefix("student.backbone.", model.state_dict())},
-    "params": lambda model, other: {
-        "params": other.state_dict(),
-        "params_ema": model.state_dict(),
-    },
-    "wrapped twice": lambda model, other: {"model": {"net": {"state_dict": model.state_dict()}}},
-    "profiled": lambda model, other: profiled(model),
-    "without counters": lambda model, other: {
-        name: v for name, v in model.state_dict().items() if "num_batches" not in name
-    },
-    "with a teacher": lambda model, other: {
-        **model.state_dict(),
-        **with_prefix("ema_teacher.", other.state_dict()),
-        "criterion.weight": torch.ones(5),
-        "aux_head.fc.weight": torch.ones(5, 5),
-    },
-    "average in one dict": lambda model, other: {
-        "state_dict": {
-            **with_prefix("model.", other.state_dict()),
-            **with_prefix("model_ema.", model.state_dict()),
-        }
-    },
-    "double": lambda model, other: cast(model, torch.float64),
-}
-FORMS: dict[str, dict[str, Any]] = {
-    "a.pth.tar": {},
-    "a.ckpt": {"pickle_protocol": 4},
-    "a.pth": {"_use_new_zipfile_serialization": False},
-}
-
-
 @pytest.fixture(scope="module")
 def pair() -> tuple[nn.Module, nn.Module]:
     """The network that a file is of, and another one that stands beside it."""
@@ -218,11 +44,6 @@ def pair() -> tuple[nn.Module, nn.Module]:
 def loaded(model: nn.Module, path: Path, **more: Any) -> tuple[nn.Module, tuple[str, ...]]:
     notes = load_checkpoint(model, path, KNOWN, **more)
     return model.eval(), notes
-
-
-def assert_same(one: nn.Module, two: nn.Module) -> None:
-    with torch.inference_mode():
-        assert torch.equal(one(images(2)), two(images(2)))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -257,6 +78,7 @@ def test_both_readers_give_the_same_tensors(
 ) -> None:
     state = cast(pair[0], dtype)
     state |= {"empty": torch.ones(0, 3), "flag": torch.tensor([True]), "bytes": torch.arange(4)}
+    state["new"] = torch.tensor([1, 65535], dtype=torch.uint16)  # of a type without a storage
     save_file(state, tmp_path / "a.safetensors")
     wanted = read_checkpoint(tmp_path / "a.safetensors")
     for name, how in FORMS.items():
@@ -516,228 +338,6 @@ def test_what_does_not_fit_is_refused(
     with pytest.raises(InputError, match=said):
         load_checkpoint(model, tmp_path / "a.pt", KNOWN)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-
-
-# what is hostile
-
-
-class Evil:
-    """Would leave the sentinel where it is unpickled."""
-
-    def __init__(self, sentinel: Path, way: str) -> None:
-        self.sentinel, self.way = str(sentinel), way
-
-    def __reduce__(self) -> Any:
-        ways: dict[str, Any] = {
-            "system": (os.system, (f"touch {self.sentinel}",)),
-            "exec": (exec, (f"open({self.sentinel!r}, 'w').close()",)),
-            "eval": (eval, (f"open({self.sentinel!r}, 'w').close()",)),
-            "open": (builtins.open, (self.sentinel, "w")),
-            "mkdir": (Path.mkdir, (Path(self.sentinel),)),
-            "state": (argparse.Namespace, (), {"__setstate__": exec, "path": Path(self.sentinel)}),
-        }
-        return ways[self.way]
-
-
-WAYS = ("system", "exec", "eval", "open", "mkdir")
-
-
-@pytest.fixture
-def nothing_is_imported() -> Iterator[list[str]]:
-    """What pickle looked up, which it must not."""
-    seen: list[str] = []
-    active = [True]
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if active and active[0] and event in ("pickle.find_class", "os.system", "os.mkdir"):
-            seen.append(f"{event} {arguments}")
-
-    sys.addaudithook(hook)
-    yield seen
-    active[0] = False
-
-
-def poisoned(content: Any, evil: list[Evil]) -> Any:
-    """The content with hostile objects beside its own."""
-    more = {"optimizer": {"state": {0: evil[0]}}, "z": [evil, (evil[1], {"b": evil[2]})]}
-    return OrderedDict({**content, **more})
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_hostile_one_runs_nothing(
-    pair: tuple[nn.Module, nn.Module],
-    kind: str,
-    form: str,
-    nothing_is_imported: list[str],
-    tmp_path: Path,
-) -> None:
-    sentinel = tmp_path / "ran"
-    evil = [Evil(sentinel, way) for way in (*WAYS, "state")]
-    content = poisoned(KINDS[kind](*pair), evil)
-    torch.save(content, tmp_path / form, **FORMS[form])
-    nothing_is_imported.clear()
-    model = resnest(3)
-    load_checkpoint(model, tmp_path / form, KNOWN)
-    assert_same(model.eval(), pair[0])
-    assert not sentinel.exists()
-    assert not nothing_is_imported
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("way", [*WAYS, "state"])
-def test_a_hostile_object_in_a_weights_place_is_named(
-    pair: tuple[nn.Module, nn.Module], way: str, form: str, tmp_path: Path
-) -> None:
-    sentinel = tmp_path / "ran"
-    content = {"model": {**pair[0].state_dict(), "fc.bias": Evil(sentinel, way)}}
-    torch.save(content, tmp_path / form, **FORMS[form])
-    with pytest.raises(InputError, match=r"holds [\w.]+, which is no weight .* was not loaded"):
-        load_checkpoint(resnest(3), tmp_path / form, KNOWN)
-    assert not sentinel.exists()
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_elsewhere_it_runs(way: str, nothing_is_imported: list[str], tmp_path: Path) -> None:
-    sentinel = tmp_path / "ran"
-    torch.save({"optimizer": Evil(sentinel, way)}, tmp_path / "a.pt")
-    torch.load(tmp_path / "a.pt", weights_only=False)
-    assert sentinel.exists()
-    assert nothing_is_imported
-
-
-def pickled(body: bytes, folder: Path) -> Path:
-    """A zip file of torch with this pickle."""
-    path = folder / "a.pt"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("a/data.pkl", body)
-        archive.writestr("a/data/0", bytes(16))
-    return path
-
-
-BOMBS = {
-    "nested tuples as a key": b"\x80\x02}" + b")" + b"\x85" * 300_000 + b"K\x01s.",
-    "nested lists": b"\x80\x02" + b"](" * 200_000 + b"e" * 200_000 + b".",
-    "nested dicts": b"\x80\x02"
-    + b"}X\x05\x00\x00\x00model" * 100_000
-    + b"N"
-    + b"s" * 100_000
-    + b".",
-    "a long text": b"\x80\x04\x8d" + struct.pack("<Q", 2**50) + b"x.",
-    "long bytes": b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"x.",
-    "a long bytearray": b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"x.",
-    "a long frame": b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b".",
-    "a large memo": b"\x80\x02}r\xff\xff\xff\xff.",
-    "a long number": b"\x80\x02I" + b"9" * 100_000 + b"\n.",
-    "an extension": b"\x80\x02\x82\x01.",
-    "an empty stack": b"\x80\x02R.",
-    "no mark": b"\x80\x02e.",
-    "a call of a call": b"\x80\x02ctorch._tensor\n_rebuild_from_type_v2\n" * 1
-    + b"q\x00)"
-    + b"h\x00\x86N\x86" * 10
-    + b"R.",
-}
-
-
-@pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_ends_as_an_error_of_the_file(name: str, tmp_path: Path) -> None:
-    path = pickled(BOMBS[name], tmp_path)
-    with pytest.raises(InputError, match=r"a\.pt: "):
-        read_checkpoint(path)
-
-
-def test_a_pickle_of_too_many_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = pickled(b"\x80\x02(" + b"]" * 1000 + b"l.", tmp_path)
-    with pytest.raises(InputError, match="holds a list"):
-        read_checkpoint(path)
-    monkeypatch.setattr(checkpoint_pickles, "_MOST_STEPS", 1000)
-    with pytest.raises(InputError, match=r"cannot be read; .*too many objects"):
-        read_checkpoint(path)
-
-
-def described(count: int = 4, size: Any = (4,), stride: Any = (1,), offset: int = 0) -> bytes:
-    """The pickle of one tensor, as torch writes it, of a storage with four numbers."""
-
-    class Call:
-        def __reduce__(self) -> Any:
-            return torch._utils._rebuild_tensor_v2, (
-                None,
-                offset,
-                size,
-                stride,
-                False,
-                OrderedDict(),
-            )
-
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, value: Any) -> Any:
-            return ("storage", torch.FloatStorage, "0", "cpu", count) if value is None else None
-
-    file = io.BytesIO()
-    Pickler(file, 2).dump({"a": Call()})
-    return file.getvalue()
-
-
-def test_a_tensor_as_it_is_described(tmp_path: Path) -> None:
-    assert torch.equal(read_checkpoint(pickled(described(), tmp_path))["a"], torch.zeros(4))
-
-
-@pytest.mark.parametrize(
-    "lie",
-    [
-        {"count": 2**40},
-        {"count": 2**70},
-        {"size": (2**40,)},
-        {"size": (2**70,)},
-        {"size": (-1,)},
-        {"offset": 1},
-        {"offset": 2**61},
-        {"size": [1] * 100, "stride": [1] * 100},
-        {"size": (4, 4)},
-        {"size": "four", "stride": "four"},
-        {"size": 4},
-    ],
-)
-def test_a_tensor_that_claims_what_is_not_there(lie: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"a\.pt: cannot be read; "):
-        read_checkpoint(pickled(described(**lie), tmp_path))
-
-
-def test_members_that_claim_more_than_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.pt"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a/data.pkl", described(2**24, (2**24,)))
-        archive.writestr("a/data/0", bytes(2**26))
-    assert path.stat().st_size < 2**20
-    with pytest.raises(InputError, match="larger than the file"):
-        read_checkpoint(path)
-
-
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (MemoryError(), "cannot be read now"),
-        (OSError(5, "Input/output error"), "cannot be read now (.*Input/output error)"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "cannot be read now"),
-        (PermissionError(13, "Permission denied"), "no permission to read it"),
-        (ValueError("odd"), "truncated, damaged or of another format"),
-    ],
-)
-def test_what_passes_is_not_told_as_damage(
-    pair: tuple[nn.Module, nn.Module],
-    error: Exception,
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    torch.save(pair[0].state_dict(), tmp_path / "a.pt")
-
-    def fails(*_: Any) -> Any:
-        raise error
-
-    monkeypatch.setattr(checkpoint_formats, "read_pickle", fails)
-    with pytest.raises(InputError, match=said):
-        read_checkpoint(tmp_path / "a.pt")
 
 
 # the command line
