@@ -149,10 +149,10 @@ def _needed_images(out: Path, cache: Path) -> set[Path]:
     from pipeline.tasks.images.load import decoded_places
 
     asked = {
-        (recipe.data.model_dump_json(), recipe.model.input_size): recipe.data
+        (recipe.data.model_dump_json(), recipe.model.input_shape): recipe.data
         for recipe in load_recipes(files, known=KNOWN)
     }
-    found = (decoded_places(data, side, cache) for (_, side), data in asked.items())
+    found = (decoded_places(data, shape, cache) for (_, shape), data in asked.items())
     return {place for places in found for place in places}
 
 

@@ -21,7 +21,7 @@ def properties(about: Description) -> dict[str, str]:
     return found
 
 
-Triple = tuple[float, float, float]
+Channels = tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,8 @@ class Description:
     text: str
     classes: tuple[str, ...]
     pixels: bool
-    mean: Triple
-    std: Triple
+    mean: Channels
+    std: Channels
     author: str | None = None
     licence: str | None = None
 

@@ -32,12 +32,22 @@ class Port:
         """NCHW or NHWC, of an image; empty for what has no four dimensions."""
         if len(self.shape) != 4:
             return ""
-        return "NHWC" if self.shape[3] == 3 else "NCHW"
+        return "NHWC" if self.shape[3] in (1, 3) else "NCHW"
 
     @property
-    def side(self) -> int:
-        """Of a square image, in pixels."""
-        return int(self.shape[2] or 0)
+    def height(self) -> int:
+        """Of an image, in pixels."""
+        return int(self.shape[1 if self.layout == "NHWC" else 2] or 0)
+
+    @property
+    def width(self) -> int:
+        """Of an image, in pixels."""
+        return int(self.shape[2 if self.layout == "NHWC" else 3] or 0)
+
+    @property
+    def channels(self) -> int:
+        """Of an image: 3 for red, green and blue, 1 for grey."""
+        return int(self.shape[3 if self.layout == "NHWC" else 1] or 0)
 
 
 @dataclass(frozen=True, kw_only=True)

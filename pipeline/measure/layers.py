@@ -329,9 +329,9 @@ def compare_layers(
 
 
 def probes(dataset: Dataset) -> Tensor:
-    """Images (8, 3, side, side) to compare layers on: of the calibration set, and coloured noise.
+    """Images (8, channels, height, width) to compare layers on: of the calibration set, and noise.
 
-    On grey images alone a swap of colours would not show.
+    The noise is coloured where images are: on grey ones alone a swap would not show.
     """
     images, _ = next(batches(dataset.calibration, _CALIBRATION_PROBES, dataset))
     generator = torch.Generator().manual_seed(0)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pipeline.recipe.input_shape import InputShape
+
 _COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -68,14 +70,14 @@ def _weights_per_output(layer: nn.Module) -> int:
     return weight[0].numel()
 
 
-def count(model: nn.Module, input_size: int) -> Counts:
-    """Count what `model` holds and does for one image of `input_size` x `input_size` pixels.
+def count(model: nn.Module, shape: InputShape) -> Counts:
+    """Count what `model` holds and does for one image of `shape`.
 
-    Runs it on an image (1, 3, input_size, input_size) in eval mode, without values: nothing is
-    computed but shapes, which takes no time and no memory however large the network is. Training
-    modes, batch-norm statistics and the random state stay as they are.
+    Runs it on one image in eval mode, without values: nothing is computed but shapes, which takes
+    no time and no memory however large the network is. Training modes, batch-norm statistics and
+    the random state stay as they are.
 
-        >>> count(nn.Conv2d(3, 8, 3, padding=1, bias=False), 10).macs  # 8*10*10 outputs, 27 each
+        >>> count(nn.Conv2d(3, 8, 3, padding=1, bias=False), square(10)).macs  # 8*10*10, 27 each
         21600
     """
     layers: dict[str, LayerCount] = {}
@@ -108,7 +110,7 @@ def count(model: nn.Module, input_size: int) -> Counts:
     ]
     parameters = list(model.parameters())
     dtype = parameters[0].dtype if parameters else None
-    image = torch.zeros(1, 3, input_size, input_size, dtype=dtype, device="meta")
+    image = torch.zeros(shape.batch(1), dtype=dtype, device="meta")
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     shapes = {name: tensor.to("meta") for name, tensor in tensors.items()}
     try:

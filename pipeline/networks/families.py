@@ -50,11 +50,10 @@ def family_of(config: ModelConfig) -> AnyFamily:
 
 def model_info(recipe: Recipe, num_classes: int, params: int, macs: int) -> ModelInfo:
     """A recipe's float network, as the report names it."""
-    side = recipe.model.input_size
     return ModelInfo(
         name=recipe.model.name,
         block=family_of(recipe.model).block(recipe.model),
-        input_shape=(1, 3, side, side),
+        input_shape=recipe.model.input_shape.batch(1),
         num_classes=num_classes,
         params=params,
         macs=macs,

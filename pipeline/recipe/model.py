@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Literal, Self, get_args
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import InitErrorDetails
 
-from pipeline.recipe.values import Part, WeightsFile
+from pipeline.recipe.input_shape import InputShape
+from pipeline.recipe.values import Channels, Part, Sides, WeightsFile
 
 
 class ModelConfig(Part):
-    """The network, for square inputs of `input_size` pixels a side.
+    """The network, for images of `input_size` pixels.
 
     Each family has a class of its own of this one, with the names of its networks and its own
     keys (`pipeline.recipe.models`).
 
     Attributes:
         name: of the network; a family narrows it to a Literal, or has its own `takes`.
-        input_size: side of the images in pixels; a family narrows it to what its strides divide.
+        input_size: height and width of the images in pixels; one number for a square.
+        channels: of the images.
         checkpoint: weights to start from.
         head: of the checkpoint. keep: as it is; replace: left out for a new one.
         weights: of a checkpoint that has both: averaged ones (ema), or those of the last step.
     """
 
     name: str
-    input_size: Annotated[int, Field(ge=1, le=1024)] = 224
+    input_size: Sides = 224
+    channels: Channels = 3
     checkpoint: WeightsFile | None = None
     head: Literal["keep", "replace"] = "keep"
     weights: Literal["ema", "raw"] = "ema"
@@ -42,6 +46,32 @@ class ModelConfig(Part):
         if weights == "raw" and info.data.get("checkpoint", "") is None:
             raise ValueError("raw needs model.checkpoint: without one there are no weights")
         return weights
+
+    @model_validator(mode="after")
+    def _taken(self) -> Self:
+        multiple, shape = self.side_multiple, self.input_shape
+        if shape.height % multiple or shape.width % multiple:
+            why = ValueError(f"the sides of this network's images must be multiples of {multiple}")
+            detail = InitErrorDetails(
+                type="value_error",
+                loc=("input_size",),
+                input=self.input_size,
+                ctx={"error": why},
+            )
+            raise ValidationError.from_exception_data("model", [detail])
+        return self
+
+    @property
+    def input_shape(self) -> InputShape:
+        """Of one image."""
+        sides = self.input_size
+        height, width = (sides, sides) if isinstance(sides, int) else sides
+        return InputShape(channels=self.channels, height=height, width=width)
+
+    @property
+    def side_multiple(self) -> int:
+        """What height and width must be multiples of; a family may ask for more than 1."""
+        return 1
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

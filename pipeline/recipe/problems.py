@@ -131,7 +131,8 @@ def allowed(node: Schema, schema: Schema) -> str:
         case _ if node.get("format") == "path":
             return "a path"
         case _:
-            about = node.get("description") if "pattern" in node else None
+            described = "pattern" in node or isinstance(node.get("type"), list)
+            about = node.get("description") if described else None
             return (about or _text(node)) + null
 
 

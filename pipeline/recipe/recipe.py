@@ -109,7 +109,7 @@ class Recipe(Part):
         train = train.train if isinstance(train, SparsifyConfig) else train
         if not isinstance(train, TrainConfig) or "model" not in info.data:
             return part
-        side = info.data["model"].input_size
+        side = info.data["model"].input_shape.shorter
         too_large = [size for size in train.sizes if size > side]
         if too_large and train.shrink == "crop":
             raise ValueError(

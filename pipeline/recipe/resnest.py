@@ -7,17 +7,19 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.recipe.model import ModelConfig
-from pipeline.recipe.values import Depth, Side, Splits, Width
+from pipeline.recipe.values import Depth, Splits, Width
 
 
 class ResNeStModel(ModelConfig):
-    """The network, for square inputs of `input_size` pixels a side.
+    """The network, for images of `input_size` pixels.
 
     The fields from `block` on change what `name` gives.
 
     Attributes:
         name: of the network.
-        input_size: side of the images in pixels.
+        input_size: height and width of the images in pixels, multiples of 32; of 8 with a small
+            stem. One number stands for a square.
+        channels: of the images.
         checkpoint: weights to start from, with the names of the official ResNeSt, of timm or of
             PocketNest; a path, or `timm:` and the name of one of timm's models, which is fetched
             from the Hugging Face Hub once. Without one the weights start random and are trained.
@@ -57,7 +59,6 @@ class ResNeStModel(ModelConfig):
         "resnest50_fast_1s4x24d",
         "resnest50_basic",
     ]
-    input_size: Side = 224
     block: Literal["bottleneck", "basic"] | None = None
     layers: Annotated[tuple[Depth, Depth, Depth, Depth], Field(strict=False)] | None = None
     radix: Splits | None = None
@@ -68,3 +69,12 @@ class ResNeStModel(ModelConfig):
     avd: bool | None = None
     avd_first: bool | None = None
     width_multiplier: Annotated[float, Field(gt=0, le=2)] = 1.0
+
+    @property
+    def side_multiple(self) -> int:
+        """The stem and the halvings after it.
+
+        A shortcut's pool would otherwise have a window of fewer elements at the edge, which no
+        convolution has.
+        """
+        return 8 if self.stem == "small" else 32

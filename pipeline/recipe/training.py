@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline.base.record import Share
-from pipeline.recipe.values import Epochs, Kept, Part, Side
+from pipeline.recipe.values import Epochs, Kept, Part, TrainedSide
 
 
 class AugmentConfig(Part):
@@ -75,9 +75,9 @@ class TrainConfig(Part):
             multiply it in hardware (AMX, AVX-512 BF16), else float32; quantization-aware
             training, whose numbers are to be those of the int8 grid, keeps to float32 unless
             bfloat16 is asked for. Weights, batch statistics and every accuracy are float32 always.
-        sizes: sides of the training images in pixels, one after the other, each for an equal
-            share of the steps. Small images first cost a fraction. Empty: the model's input size
-            throughout.
+        sizes: shorter sides of the training images in pixels, one after the other, each for an
+            equal share of the steps; the longer side keeps the proportion. Small images
+            first cost a fraction. Empty: the model's input size throughout.
         shrink: how images come to these sides: resize the whole, or crop a random part.
         augment: random changes of the images.
     """
@@ -100,7 +100,7 @@ class TrainConfig(Part):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    sizes: Annotated[tuple[Side, ...], Field(strict=False)] = ()
+    sizes: Annotated[tuple[TrainedSide, ...], Field(strict=False)] = ()
     shrink: Literal["resize", "crop"] = "resize"
     augment: AugmentConfig = AugmentConfig()
 

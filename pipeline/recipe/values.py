@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from pipeline.recipe.input_shape import LEAST, MOST
+
 
 def name_fault(name: str) -> str | None:
     """What a recipe's or a test set's name must be; None where it is that."""
@@ -36,6 +38,17 @@ def _to_latency(value: object) -> object:
     raise ValueError(f"must be {_LATENCY}")
 
 
+_SIDES = f"a whole number {LEAST} to {MOST}, or two of them as [height, width]"
+
+
+def _to_sides(value: object) -> object:
+    """One number, or a pair of different ones."""
+    pair = value if isinstance(value, list | tuple) else [value, value]
+    if len(pair) != 2 or not all(type(side) is int and LEAST <= side <= MOST for side in pair):
+        raise ValueError(f"must be {_SIDES}")
+    return pair[0] if pair[0] == pair[1] else tuple(pair)
+
+
 NAME = "up to 100 of a-z, 0-9, '.', '_', '-', first a letter or digit, last no dot, no '..'"
 _NAME_FORM = r"^[a-z0-9](?:\.?[a-z0-9_-])*$"
 PathOnDisk = Annotated[Path, BeforeValidator(_to_path)]
@@ -58,6 +71,22 @@ LatencyTarget = Annotated[
         }
     ),
 ]
+Sides = Annotated[
+    int | tuple[int, int],
+    BeforeValidator(_to_sides),
+    WithJsonSchema(
+        {
+            "type": ["integer", "array"],
+            "minimum": LEAST,
+            "maximum": MOST,
+            "items": {"type": "integer", "minimum": LEAST, "maximum": MOST},
+            "minItems": 2,
+            "maxItems": 2,
+            "description": _SIDES,
+        }
+    ),
+]
+Channels = Annotated[Literal[1, 3], BeforeValidator(_whole)]
 WeightsFile = Annotated[
     str,
     Field(
@@ -68,6 +97,7 @@ WeightsFile = Annotated[
     ),
 ]
 Width = Annotated[int, Field(ge=1, le=1024)]
+TrainedSide = Annotated[int, Field(ge=LEAST, le=MOST)]
 Side = Annotated[int, Field(ge=32, le=1024, multiple_of=32)]
 Deviation = Annotated[float, Field(gt=0)]
 Words = Annotated[str, Field(min_length=1, max_length=4000)]

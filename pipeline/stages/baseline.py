@@ -49,7 +49,7 @@ def baseline(context: Context, inputs: Inputs, out: Path) -> BaselineFacts | Non
         logits = network_logits(model, context.dataset, "baseline")
     context.task.keep(logits, context.dataset, out / NAMED)
     accuracy = context.task.accuracies(logits, context.dataset)
-    counts = count(model, recipe.model.input_size)
+    counts = count(model, recipe.model.input_shape)
     if not torchrun.is_first():
         return None  # nothing else runs beside a stage that times
     timed = timed_exact(recipe, model, context.dataset, place, context.tracked)

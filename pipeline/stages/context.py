@@ -143,7 +143,7 @@ def quantized_graph(context: Context, model: nn.Module) -> fx.GraphModule:
     """A network in prunable form, ready for quantization-aware training."""
     recipe = context.recipe
     deploy = deployed(context, model)
-    return qat.prepare(deploy, recipe.model.input_size, pixels=recipe.target.takes_pixels)
+    return qat.prepare(deploy, recipe.model.input_shape, pixels=recipe.target.takes_pixels)
 
 
 def calibrate(context: Context, graph: fx.GraphModule) -> None:

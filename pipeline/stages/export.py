@@ -41,12 +41,12 @@ def write(context: Context, inputs: Inputs, out: Path) -> ExportFacts:
 def description(context: Context) -> Description:
     """What the target's file is to say of itself."""
     recipe, dataset = context.recipe, context.dataset
-    side = recipe.model.input_size
+    shape = recipe.model.input_shape
     classes = f"{len(dataset.classes)} classes of {dataset.name}"
     return Description(
         name=recipe.model.name,
         text=recipe.card.intended_use
-        or f"{recipe.model.name}, {recipe.target.precision}: {side} x {side} images, {classes}",
+        or f"{recipe.model.name}, {recipe.target.precision}: {shape} images, {classes}",
         classes=context.task.outputs(dataset.classes),
         pixels=recipe.target.takes_pixels,
         mean=dataset.mean,

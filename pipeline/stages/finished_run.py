@@ -62,15 +62,16 @@ class Finished:
         store = self.directory.parent / STORE
         refuse_links(store)
         cache = store / IMAGES
-        side = self.recipe.model.input_size
+        shape = self.recipe.model.input_shape
         task = task_of(self.recipe)
-        return task.load(self.recipe.data, side, cache=cache if cache.is_dir() else None)
+        return task.load(self.recipe.data, shape, cache=cache if cache.is_dir() else None)
 
     def logits(self, pixels: Tensor) -> Tensor:
         """What the file answers, opened in its runtime.
 
         Args:
-            pixels: uint8 (images, 3, side, side), which are normalised where the file wants that.
+            pixels: uint8 (images, channels, height, width), which are normalised where the file
+                wants that.
 
         Returns:
             float32 (images, classes).
@@ -78,7 +79,7 @@ class Finished:
         Raises:
             InputError: the file cannot be run.
         """
-        mean, std = mean_and_std(self.recipe.data)
+        mean, std = mean_and_std(self.recipe.data, self.recipe.model.channels)
         fed = pixels.float() if self.recipe.target.takes_pixels else normalize(pixels, mean, std)
         file = ModelFile(path=self.file, format=self.recipe.target.format)
         return LANES[HOST].answers({"file": file}, [fed], self.recipe.threads)["file"]

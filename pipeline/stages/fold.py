@@ -50,8 +50,7 @@ def fold(context: Context, inputs: Inputs, out: Path) -> FoldFacts:
     Raises:
         MismatchError: the program does not answer as the trained network does.
     """
-    side = context.recipe.model.input_size
-    example = torch.zeros(2, 3, side, side)
+    example = torch.zeros(context.recipe.model.input_shape.batch(2))
     dataset = replace(fed(context).dataset, tests={})
     small = small_model(context, inputs)
     trained: nn.Module

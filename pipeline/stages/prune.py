@@ -82,14 +82,14 @@ class PruneFacts(StageFacts):
 
 def prune(context: Context, inputs: Inputs, out: Path) -> PruneFacts:
     """Remove channels and fine-tune; without a pruning target, only take prunable form."""
-    recipe, side = context.recipe, context.recipe.model.input_size
+    recipe, shape = context.recipe, context.recipe.model.input_shape
     model: nn.Module = context.family.prunable(float_model(context, inputs))
-    before = count(model, side).layers
+    before = count(model, shape).layers
     goal, difference = None, None
     if recipe.prune is not None:
         model, goal, difference = _prune(context, inputs, model, recipe.prune, out)
     save_checkpoint(model.cpu().eval(), out / WEIGHTS, None)
-    counts = count(model, side)
+    counts = count(model, shape)
     after = {layer.name: layer.outputs for layer in counts.layers}
     return PruneFacts(
         layers=tuple(
@@ -163,10 +163,10 @@ def _cut(
     step: int,
 ) -> _Cut:
     """Remove the channels of one step."""
-    side = context.recipe.model.input_size
+    shape = context.recipe.model.input_shape
     goal, file = wanted
     images = partial(_judged_images, context, model)
-    plan = plan_of(model, side, context.family.structure(model), goal, config, images)
+    plan = plan_of(model, shape, context.family.structure(model), goal, config, images)
     limit = goal.after(step, config.steps)
     attempts: list[width_times.Attempt] = []
     if file is None:
@@ -177,7 +177,7 @@ def _cut(
         attempts = _remembered(context, f"attempts-{step}.json", tried)
         widths = width_times.nearest(attempts, limit / goal.whole).widths
         refuse_too_slow(goal, attempts, limit)
-    pruned = prune_to(model, side, plan, widths)
+    pruned = prune_to(model, shape, plan, widths)
     return _Cut(
         weights=pruned.model.state_dict(),
         widths=widths,
@@ -212,7 +212,7 @@ def _judged_images(
 ) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
     """Images that the network was not trained on, to judge channels by."""
     dataset, loss = context.dataset, context.task.loss()
-    each = count(model, context.recipe.model.input_size).macs
+    each = count(model, context.recipe.model.input_shape).macs
     most = max(_IMPORTANCE_BATCH, int(_IMPORTANCE_MACS / each))
     images = dataset.calibration.take(torch.arange(min(most, len(dataset.calibration))))
     for x, targets in batches(images, _IMPORTANCE_BATCH, dataset):

@@ -57,7 +57,7 @@ def _of_a_gpu_elsewhere(
         return None
     model = float_model(run.context, {"train": trained.directory})
     shape = run.context.family.shape(model)
-    found = model_sha256(model, shape, run.context.recipe.model.input_size)
+    found = model_sha256(model, shape, run.context.recipe.model.input_shape)
     kept, notes = newest_of_gpu(folders, found, run.context.dataset)
     for note in notes:
         tell(f"  {escape(printable(note))}")

@@ -18,6 +18,7 @@ from pipeline.base.children import Children
 from pipeline.base.console import tracked
 from pipeline.base.locks import held
 from pipeline.base.store import IMAGES, LOCKS, RUN, STORE, Result, Store, refuse_links
+from pipeline.recipe.input_shape import InputShape
 from pipeline.recipe.recipe import Recipe
 from pipeline.report.records import COMBINED, Report
 from pipeline.stages.combined import refuse_other_folder, withdraw, write_combined
@@ -154,16 +155,16 @@ def _prepared(
 ) -> list[RecipeRun]:
     """A run of every recipe, with its data."""
     refuse_links(store)
-    datasets: dict[tuple[str, str, int], Dataset] = {}
+    datasets: dict[tuple[str, str, InputShape], Dataset] = {}
     children = Children()
     runs = []
     for recipe in recipes:
         refuse_reserved(recipe)
-        side = recipe.model.input_size
-        key = (recipe.task.kind, recipe.data.model_dump_json(), side)
+        shape = recipe.model.input_shape
+        key = (recipe.task.kind, recipe.data.model_dump_json(), shape)
         if key not in datasets:
             with torchrun.first_before_others():  # who find the images decoded
-                datasets[key] = task_of(recipe).load(recipe.data, side, cache=store / IMAGES)
+                datasets[key] = task_of(recipe).load(recipe.data, shape, cache=store / IMAGES)
             for note in (*datasets[key].notes, *check_calibration(datasets[key])):
                 console.print(note, highlight=False)
         context = Context(

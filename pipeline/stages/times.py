@@ -69,7 +69,7 @@ def times(context: Context, inputs: Inputs, out: Path) -> TimesFacts:
     """
     recipe = context.recipe
     assert recipe.prune is not None
-    target, side = recipe.target, recipe.model.input_size
+    target, shape = recipe.target, recipe.model.input_shape
     if target.precision == "float":
         raise InputError(
             "prune.latency: layers are timed in int8 files, and target.precision is float; give "
@@ -91,7 +91,7 @@ def times(context: Context, inputs: Inputs, out: Path) -> TimesFacts:
     torch.manual_seed(0)
     graph = quantized_graph(context, branched_model(context))
     calibrate(context, graph)
-    program.save(quantized_program(graph, torch.zeros(2, 3, side, side)), out / PROGRAM)
+    program.save(quantized_program(graph, torch.zeros(shape.batch(2))), out / PROGRAM)
     here = {"times": out}
     path = unpruned_file(context, here)
     export(out / PROGRAM, target.format, path, pixels=target.takes_pixels)
@@ -108,9 +108,9 @@ def unpruned_file(context: Context, inputs: Inputs) -> Path:
 
 def timed_file(context: Context, inputs: Inputs) -> width_times.TimedFile:
     """The unpruned network's file that the stage `times` left."""
-    recipe, side = context.recipe, context.recipe.model.input_size
+    recipe, shape = context.recipe, context.recipe.model.input_shape
     model = branched_model(context)
-    groups = groups_of(model, side, context.family.structure(model))
+    groups = groups_of(model, shape, context.family.structure(model))
     return width_times.TimedFile(
         content=unpruned_file(context, inputs).read_bytes(),
         format_name=recipe.target.format,
@@ -144,7 +144,7 @@ def goal_and_file(
     assert config is not None
     if config.latency is None:
         stored = FORMATS[recipe.target.format].bytes[recipe.target.precision]
-        return goal_of(context.family, model, recipe.model.input_size, config, stored), None
+        return goal_of(context.family, model, recipe.model.input_shape, config, stored), None
     file = timed_file(context, inputs)
     content = json.loads((inputs["times"] / SAMPLES).read_text(encoding="utf-8"))
     samples = [width_times.Sample(**sample) for sample in content]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.base import torchrun
 from pipeline.networks.sanity import refuse_bad_logits
+from pipeline.recipe.input_shape import InputShape
 from pipeline.tasks.images.batches import batches
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.pixels import Images
@@ -17,9 +18,9 @@ from pipeline.tasks.images.pixels import Images
 _EVALUATION_BATCH, _EVALUATION_PIXELS = 64, 2**19
 
 
-def evaluation_batch(side: int) -> int:
-    """Images of `side` pixels that are run at once: few large ones, so that caches hold them."""
-    return max(2, min(_EVALUATION_BATCH, _EVALUATION_PIXELS // side**2))
+def evaluation_batch(shape: InputShape) -> int:
+    """Images of `shape` that are run at once: few large ones, so that caches hold them."""
+    return max(2, min(_EVALUATION_BATCH, _EVALUATION_PIXELS // shape.area))
 
 
 def predictions(predict: Callable[[Tensor], Tensor], images: Images, dataset: Dataset) -> Tensor:
@@ -27,7 +28,7 @@ def predictions(predict: Callable[[Tensor], Tensor], images: Images, dataset: Da
 
     The processes of `processes.together` take a part of the images each, and all get all answers.
     """
-    size = evaluation_batch(images.size)
+    size = evaluation_batch(images.shape)
     own = torchrun.own_rows(len(images))
     with torch.inference_mode():
         given = batches(images, size, dataset, order=own)

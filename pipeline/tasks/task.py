@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.recipe.data import DataConfig
+    from pipeline.recipe.input_shape import InputShape
     from pipeline.recipe.training import TrainConfig
     from pipeline.tasks.accuracy import Accuracy, Changes, Confusion
     from pipeline.tasks.images.dataset import Dataset
@@ -79,13 +80,13 @@ class TaskModule(Protocol):
     """What the module of a task offers: its data, its loss, and everything that judges answers."""
 
     def load(
-        self, config: DataConfig, input_size: int, seed: int = 0, cache: Path | None = None
+        self, config: DataConfig, shape: InputShape, seed: int = 0, cache: Path | None = None
     ) -> Dataset:
         """Load the data of a recipe; the same arguments give the same dataset, image by image.
 
         Args:
             config: the recipe's `data`.
-            input_size: side of the delivered images in pixels.
+            shape: of a delivered image.
             seed: picks which training images calibrate.
             cache: directory that keeps decoded images for later runs.
 

@@ -26,6 +26,7 @@ from pipeline.commands.bundle.snippets import SOURCES, snippets
 from pipeline.formats.formats import FORMATS
 from pipeline.formats.ports import Port
 from pipeline.recipe.data import ImageFolderData
+from pipeline.recipe.input_shape import square
 from pipeline.recipe.target import CardConfig
 from pipeline.tasks import classification
 from pipeline.tasks.golden import clearest, spread
@@ -66,7 +67,7 @@ def test_the_interface_is_read_from_the_file(form: str, pixels: bool, tmp_path: 
         kind="image" if pixels and form == "coreml" else "tensor",
     )
     assert found.input.layout == ("NHWC" if shape[3] == 3 else "NCHW")
-    assert found.input.side == 32
+    assert (found.input.height, found.input.width) == (32, 32)
     assert found.output == Port(name="logits", shape=(batch, networks.CLASSES), dtype=real)
 
 
@@ -170,7 +171,7 @@ def test_code_cuts_the_square_of_the_contract(form: str, tmp_path: Path) -> None
                 update={"input": cut.input.model_copy(update={"kept": 32 / 36})}
             )
             exec(compile(snippets(fitted, "1.23.0")[path], path, "exec"), code)
-            expected = decoded(data, file.read_bytes(), file, 32).permute(1, 2, 0).numpy()
+            expected = decoded(data, file.read_bytes(), file, square(32)).permute(1, 2, 0).numpy()
             off = np.abs(code["rgb_of"](file).astype(int) - expected.astype(int))
             assert off.max() <= 1
 

@@ -17,6 +17,7 @@ from pipeline.base.store import PARTIAL, STAGES_FILE
 from pipeline.commands.gc import removable, remove_all
 from pipeline.commands.verify import damaged as verify
 from pipeline.recipe.data import ImageFolderData
+from pipeline.recipe.input_shape import square
 from pipeline.recipe.recipe import load_recipes, resolved_yaml
 from pipeline.tasks.images.load import decoded_places, load_dataset
 from tests.making.recipes import DEVICE_RECIPES, device_recipe
@@ -212,8 +213,8 @@ def pictured(out: Path, tmp_path: Path) -> ImageFolderData:
     model = recipe.model.model_copy(update={"input_size": SIDE})
     changed = recipe.model_copy(update={"data": data, "model": model})
     (out / "run" / "recipe.yaml").write_text(resolved_yaml(changed))
-    load_dataset(data, SIDE, cache=images(out))
-    load_dataset(data, SIDE * 2, cache=images(out))
+    load_dataset(data, square(SIDE), cache=images(out))
+    load_dataset(data, square(SIDE * 2), cache=images(out))
     return data
 
 
@@ -226,7 +227,7 @@ def decoded(out: Path) -> set[Path]:
 
 
 def test_images_that_no_run_looks_for_go(out: Path, pictured: ImageFolderData) -> None:
-    needed = decoded_places(pictured, SIDE, images(out))
+    needed = decoded_places(pictured, square(SIDE), images(out))
     assert len(needed) == 2
     assert needed < decoded(out)
     with held(out / ".store" / ".locks" / "run-here-1.json", lambda owner: None):
@@ -241,15 +242,15 @@ def test_images_that_no_run_looks_for_go(out: Path, pictured: ImageFolderData) -
     remove_all(removable(out, out / ".store"))
     assert decoded(out) == needed
     assert {path.name for path in images(out).iterdir()} == {p.name for p in needed} | {".locks"}
-    before = load_dataset(pictured, SIDE)
-    assert load_dataset(pictured, SIDE, cache=images(out)).sha256 == before.sha256
+    before = load_dataset(pictured, square(SIDE))
+    assert load_dataset(pictured, square(SIDE), cache=images(out)).sha256 == before.sha256
     assert decoded(out) == needed, "they were found, not decoded again"
 
 
 def test_images_of_a_folder_that_changed_go(
     out: Path, pictured: ImageFolderData, tmp_path: Path
 ) -> None:
-    before = decoded_places(pictured, SIDE, images(out))
+    before = decoded_places(pictured, square(SIDE), images(out))
     Image.new("RGB", (SIDE, SIDE), (99, 2, 3)).save(tmp_path / "photos" / "test" / "a" / "9.png")
     remove_all(removable(out, out / ".store"))
     assert decoded(out) < before

@@ -17,6 +17,7 @@ from pipeline.base.checksums import damage
 from pipeline.base.errors import InputError
 from pipeline.commands import reference
 from pipeline.formats.formats import FORMATS
+from pipeline.recipe.input_shape import square
 from pipeline.recipe.recipe import load_recipes
 from pipeline.report.records import Report
 from pipeline.report.write import write_report
@@ -196,7 +197,7 @@ def test_the_kept_file_answers_as_it_did(block: Path, tmp_path: Path) -> None:
     files = sorted(tmp_path.rglob("*.jpg"))
     assert len(files) == len(answers["test/labels"])
     rows = range(0, len(files), EVERY)
-    pixels = [decoded(kept.recipe.data, files[r].read_bytes(), files[r], 32) for r in rows]
+    pixels = [decoded(kept.recipe.data, files[r].read_bytes(), files[r], square(32)) for r in rows]
     named_now = kept.logits(torch.stack(pixels)).argmax(1)
     same = (named_now == answers["test/file"][::EVERY]).double().mean()
     assert same >= 0.995

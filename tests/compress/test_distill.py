@@ -30,6 +30,7 @@ from pipeline.networks.resnest.deploy import deploy_form
 from pipeline.networks.resnest.network import ResNeSt
 from pipeline.networks.rewrites import Normalization
 from pipeline.recipe.compression import Milestones
+from pipeline.recipe.input_shape import square
 from pipeline.recipe.training import DistillConfig, TrainConfig
 from pipeline.tasks.images.pixels import normalize
 from tests.making.graphs import calibrated, prepared
@@ -234,9 +235,10 @@ def test_a_pruned_network_learns_from_its_original() -> None:
     original = small()
     branched, x = branch_form(original), images(8)
     every_second = {
-        g.name: range(0, g.channels, 2) for g in groups_of(branched, SIDE, structure(branched))
+        g.name: range(0, g.channels, 2)
+        for g in groups_of(branched, square(SIDE), structure(branched))
     }
-    model = remove(branched, SIDE, structure(branched), every_second)
+    model = remove(branched, square(SIDE), structure(branched), every_second)
     before = {c: loss_of(model, original, c, x).item() for c in (SOFT, FEATURES)}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
     for _ in range(20):
@@ -271,7 +273,7 @@ def test_the_copy_of_the_teacher_follows_the_images() -> None:
 @functools.cache
 def _graph() -> tuple[ResNeSt, fx.GraphModule]:
     teacher = small(layers=(2, 1, 1, 1))
-    graph = qat.prepare(deploy_form(branch_form(teacher)), SIDE)
+    graph = qat.prepare(deploy_form(branch_form(teacher)), square(SIDE))
     qat.calibrate(graph, lambda: [images(8), images(8, seed=1)])
     return teacher, graph
 

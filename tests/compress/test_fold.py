@@ -18,6 +18,7 @@ from pipeline.compress.quantization.fold import (
     fold_batch_norms,
     quantized_program,
 )
+from pipeline.recipe.input_shape import square
 from tests.making.graphs import EXAMPLE, attribute, calibrated, in_graph
 from tests.making.networks import SIDE, VARIANTS, deploy, images, randomise, relative_difference
 from tests.making.programs import program
@@ -169,7 +170,7 @@ def test_a_batch_norm_is_folded_whatever_names_the_padding(padding: str | int) -
 
 def test_what_cannot_be_folded_is_refused_by_name_where_it_is_quantized() -> None:
     with pytest.raises(NotImplementedError, match=r"not the only reader.* \(norm, batch_norm\)"):
-        qat.prepare(OtherOrders(), SIDE)
+        qat.prepare(OtherOrders(), square(SIDE))
 
 
 class Shared(nn.Module):
@@ -189,7 +190,7 @@ class Shared(nn.Module):
 
 def test_a_shared_bias_lies_on_the_grid_of_each_of_its_convolutions() -> None:
     torch.manual_seed(0)
-    graph = qat.prepare(Shared(), SIDE)
+    graph = qat.prepare(Shared(), square(SIDE))
     qat.calibrate(graph, lambda: [images(8)])
     module = quantized_program(graph, EXAMPLE).module(check_guards=False)
     scales = []

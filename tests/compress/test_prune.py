@@ -17,6 +17,7 @@ from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
 from pipeline.networks.resnest.family import FAMILY
 from pipeline.networks.resnest.network import ResNeSt
+from pipeline.recipe.input_shape import square
 from tests.making.networks import (
     ONE_BLOCK,
     SHALLOW,
@@ -54,10 +55,12 @@ def widths(model: nn.Module) -> dict[str, int]:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_kind_of_block_reaches_the_share(variant: str) -> None:
     original, result = branched(variant), pruned(variant)
-    assert 0.48 <= count(result.model, SIDE).macs / count(original, SIDE).macs <= 0.5
+    assert (
+        0.48 <= count(result.model, square(SIDE)).macs / count(original, square(SIDE)).macs <= 0.5
+    )
     assert result.difference <= 1e-5
-    groups = groups_of(original, SIDE, structure(original))
-    assert masked_difference(original, result.model, groups, result.removed, SIDE) <= 1e-5
+    groups = groups_of(original, square(SIDE), structure(original))
+    assert masked_difference(original, result.model, groups, result.removed, square(SIDE)) <= 1e-5
     before, after = widths(original), widths(result.model)
     assert all(width % 2 == 0 and 0 < width <= before[n] for n, width in after.items())
 
@@ -65,7 +68,7 @@ def test_every_kind_of_block_reaches_the_share(variant: str) -> None:
 @pytest.mark.parametrize("share", [0.3, 0.7])
 def test_a_share_of_the_parameters(share: float) -> None:
     result, _ = pruned_by(branched(), config(params=share))
-    found = count(result.model, SIDE).params / count(branched(), SIDE).params
+    found = count(result.model, square(SIDE)).params / count(branched(), square(SIDE)).params
     assert share - 0.02 <= found <= share
 
 
@@ -73,7 +76,7 @@ def test_a_size_in_megabytes() -> None:
     """The estimate is compared with real files in the end-to-end tests."""
     result, goal = pruned_by(branched(), config(size_mb=0.12))
     assert goal.whole > 0.15
-    groups = groups_of(result.model, SIDE, structure(result.model))
+    groups = groups_of(result.model, square(SIDE), structure(result.model))
     after = goal.cost.of({group.name: group.channels for group in groups})
     assert 0.115 <= after <= 0.12
     assert not goal.share
@@ -102,14 +105,16 @@ def test_share_of_one_is_the_identity() -> None:
 
 
 def test_steps_lead_to_the_goal_by_equal_shares() -> None:
-    goal = goal_of(FAMILY, branched(), SIDE, config(macs=0.25), STORED)
+    goal = goal_of(FAMILY, branched(), square(SIDE), config(macs=0.25), STORED)
     limits = [goal.after(step, 2) / goal.whole for step in (1, 2)]
     assert limits == pytest.approx([0.5, 0.25])
     model = branched()
     for step in (1, 2):
-        plan = plan_of(model, SIDE, structure(model), goal, config(macs=0.25), lambda: ())
-        model = prune_to(model, SIDE, plan, choose(plan, goal.after(step, 2), "layer")).model
-    assert 0.24 <= count(model, SIDE).macs / count(branched(), SIDE).macs <= 0.25
+        plan = plan_of(model, square(SIDE), structure(model), goal, config(macs=0.25), lambda: ())
+        model = prune_to(
+            model, square(SIDE), plan, choose(plan, goal.after(step, 2), "layer")
+        ).model
+    assert 0.24 <= count(model, square(SIDE)).macs / count(branched(), square(SIDE)).macs <= 0.25
 
 
 @pytest.mark.parametrize("key", ["macs", "params", "size_mb"])
@@ -127,7 +132,7 @@ def test_a_goal_out_of_reach_gives_the_nearest_and_the_layers_at_their_floor(key
     result, goal = pruned_by(branched(), config(**{key: least, "round_to": 8}))
     after = {
         group.name: group.channels
-        for group in groups_of(result.model, SIDE, structure(result.model))
+        for group in groups_of(result.model, square(SIDE), structure(result.model))
     }
     reached = goal.cost.of(after) / (goal.whole if goal.share else 1)
     assert reached == pytest.approx(least, abs=0.001)

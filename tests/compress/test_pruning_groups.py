@@ -20,6 +20,7 @@ from pipeline.compress.pruning.groups import (
 )
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.network import NAMED, ResNeSt
+from pipeline.recipe.input_shape import square
 from tests.making.networks import ONE_BLOCK, SHALLOW, SIDE, VARIANTS, same_state, small, structure
 from tests.making.pruning import TOLERANCE, random_mask
 
@@ -33,18 +34,18 @@ def branched(variant: str) -> ResNeSt:
 
 @functools.cache
 def groups(variant: str) -> tuple[Group, ...]:
-    return groups_of(branched(variant), SIDE, structure(branched(variant)))
+    return groups_of(branched(variant), square(SIDE), structure(branched(variant)))
 
 
 @pytest.mark.parametrize("name", NAMED)
 def test_random_masks_on_every_group_of_every_named_network(name: str) -> None:
     """At full depth, a quarter of the width, 64 x 64: every kind of layer and tie is there."""
     original = branch_form(small(name, layers=NAMED[name].layers))
-    found = groups_of(original, 64, structure(original))
+    found = groups_of(original, square(64), structure(original))
     removed = random_mask(found, random.Random(name))
     assert set(removed) == {group.name for group in found}
-    pruned = remove(original, 64, structure(original), removed)
-    assert masked_difference(original, pruned, found, removed, 64) <= TOLERANCE
+    pruned = remove(original, square(64), structure(original), removed)
+    assert masked_difference(original, pruned, found, removed, square(64)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -52,8 +53,10 @@ def test_random_masks_on_every_group_of_every_named_network(name: str) -> None:
 @given(seed=st.integers(0, 10**6))
 def test_random_masks_on_every_kind_of_block(variant: str, seed: int) -> None:
     removed = random_mask(groups(variant), random.Random(seed))
-    pruned = remove(branched(variant), SIDE, structure(branched(variant)), removed)
-    difference = masked_difference(branched(variant), pruned, groups(variant), removed, SIDE)
+    pruned = remove(branched(variant), square(SIDE), structure(branched(variant)), removed)
+    difference = masked_difference(
+        branched(variant), pruned, groups(variant), removed, square(SIDE)
+    )
     assert difference <= TOLERANCE
 
 
@@ -86,7 +89,7 @@ def test_the_radix_halves_and_the_residual_stream_are_tied() -> None:
     assert by_name["layer2.0.branches.0.0"].makers == ("layer2.0.branches.0.0",)
     deeper = branch_form(small(layers=SHALLOW))
     stream = next(
-        g for g in groups_of(deeper, SIDE, structure(deeper)) if g.name == "layer2.0.conv3"
+        g for g in groups_of(deeper, square(SIDE), structure(deeper)) if g.name == "layer2.0.conv3"
     )
     assert stream.makers == ("layer2.0.conv3", "layer2.0.downsample.1", "layer2.1.conv3")
     assert {"layer2.1.branches.0.0", "layer2.1.branches.1.0", "fc"} == set(stream.readers)
@@ -95,10 +98,10 @@ def test_the_radix_halves_and_the_residual_stream_are_tied() -> None:
 def test_removing_changes_nothing_but_the_copy() -> None:
     model, before = branched("basic"), branch_form(small(**VARIANTS["basic"]))
     removed = random_mask(groups("basic"), random.Random(0))
-    narrow = remove(model, SIDE, structure(model), removed)
+    narrow = remove(model, square(SIDE), structure(model), removed)
     mask(model, groups("basic"), removed)
     assert same_state(model, before)
-    assert same_state(remove(model, SIDE, structure(model), {}), model)
+    assert same_state(remove(model, square(SIDE), structure(model), {}), model)
     for group in groups("basic"):
         left = group.channels - len(removed[group.name])
         assert {narrow.get_submodule(m).out_channels for m in group.makers} == {left}
@@ -111,12 +114,14 @@ def test_a_mask_without_one_channel_is_found() -> None:
     found = []
     for group in groups("plain"):
         gone = removed[group.name]
-        pruned = remove(original, SIDE, structure(original), {group.name: gone})
+        pruned = remove(original, square(SIDE), structure(original), {group.name: gone})
         biases = torch.stack([original.get_submodule(n).bias for n in group.norms]).amax(0).tolist()
         seen = max(gone, key=lambda index: biases[index])
         wrong = {group.name: [i for i in gone if i != seen]}
-        found.append(masked_difference(original, pruned, groups("plain"), wrong, SIDE) > TOLERANCE)
-        whole = masked_difference(original, pruned, groups("plain"), {}, SIDE)
+        found.append(
+            masked_difference(original, pruned, groups("plain"), wrong, square(SIDE)) > TOLERANCE
+        )
+        whole = masked_difference(original, pruned, groups("plain"), {}, square(SIDE))
         assert whole > TOLERANCE, group.name
     assert sum(found) >= 0.8 * len(found)
 
@@ -124,9 +129,15 @@ def test_a_mask_without_one_channel_is_found() -> None:
 def test_a_mask_with_another_channel_is_found() -> None:
     original = branched("plain")
     name = "layer2.0.conv3"
-    pruned = remove(original, SIDE, structure(original), {name: [0, 1]})
-    assert masked_difference(original, pruned, groups("plain"), {name: [0, 1]}, SIDE) <= TOLERANCE
-    assert masked_difference(original, pruned, groups("plain"), {name: [0, 2]}, SIDE) > TOLERANCE
+    pruned = remove(original, square(SIDE), structure(original), {name: [0, 1]})
+    assert (
+        masked_difference(original, pruned, groups("plain"), {name: [0, 1]}, square(SIDE))
+        <= TOLERANCE
+    )
+    assert (
+        masked_difference(original, pruned, groups("plain"), {name: [0, 2]}, square(SIDE))
+        > TOLERANCE
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,6 +155,6 @@ def test_a_mask_with_another_channel_is_found() -> None:
 def test_masks_that_do_not_fit_are_refused(name: str, indices: list[int], message: str) -> None:
     model = branch_form(small(cardinality=2, layers=ONE_BLOCK))
     with pytest.raises(InputError, match=message):
-        remove(model, SIDE, structure(model), {name: list(indices)})
+        remove(model, square(SIDE), structure(model), {name: list(indices)})
     with pytest.raises(InputError, match=message):
-        check_removed(groups_of(model, SIDE, structure(model)), {name: list(indices)})
+        check_removed(groups_of(model, square(SIDE), structure(model)), {name: list(indices)})

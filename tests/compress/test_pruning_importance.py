@@ -12,6 +12,7 @@ from pipeline.compress.pruning.groups import groups_of
 from pipeline.compress.pruning.importance import NEED_IMAGES, scores
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.network import ResNeSt
+from pipeline.recipe.input_shape import square
 from tests.making.networks import CLASSES, ONE_BLOCK, SIDE, images, same_state, small, structure
 
 CRITERIA = ["l1", "l2", "bn_scale", "taylor", "fisher"]
@@ -46,13 +47,17 @@ def test_every_channel_has_a_score_and_the_weak_ones_the_lowest(criterion: str) 
     model.get_submodule("layer2.0.branches.0.4").weight.data[:, weak] *= 1e-4
     before = copy.deepcopy(model)
     found = scores(
-        model, SIDE, structure(model), criterion, judged if criterion in NEED_IMAGES else no_images
+        model,
+        square(SIDE),
+        structure(model),
+        criterion,
+        judged if criterion in NEED_IMAGES else no_images,
     )
     assert same_state(model, before)
     assert all(p.grad is None for p in model.parameters())
     sizes = {
         group.name: group.channels // group.parts
-        for group in groups_of(model, SIDE, structure(model))
+        for group in groups_of(model, square(SIDE), structure(model))
     }
     assert {name: len(values) for name, values in found.items()} == sizes
     assert all(torch.isfinite(values).all() and (values >= 0).all() for values in found.values())
@@ -63,15 +68,17 @@ def test_every_channel_has_a_score_and_the_weak_ones_the_lowest(criterion: str) 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_scores_repeat(criterion: str) -> None:
-    one, two = (scores(network(), SIDE, structure(network()), criterion, judged) for _ in range(2))
+    one, two = (
+        scores(network(), square(SIDE), structure(network()), criterion, judged) for _ in range(2)
+    )
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_cardinal_groups_share_their_scores(criterion: str) -> None:
     model = network(cardinality=2)
-    found = scores(model, SIDE, structure(model), criterion, judged)
-    for group in groups_of(model, SIDE, structure(model)):
+    found = scores(model, square(SIDE), structure(model), criterion, judged)
+    for group in groups_of(model, square(SIDE), structure(model)):
         assert len(found[group.name]) * group.parts == group.channels
 
 
@@ -100,12 +107,12 @@ def test_gradients_are_averaged_over_all_batches(criterion: str) -> None:
     expected = of_makers_and_readers(model, values)
     if criterion == "fisher":  # torch-pruning counts the batch normalisation's factor too
         expected = expected + values["layer2.0.branches.0.1.weight"]
-    found = scores(model, SIDE, structure(model), criterion, judged)[NAME]
+    found = scores(model, square(SIDE), structure(model), criterion, judged)[NAME]
     torch.testing.assert_close(found, expected.double(), rtol=1e-4, atol=1e-12)
 
 
 def test_norms_are_shares_of_their_groups_mean() -> None:
     for criterion in ("l1", "l2", "bn_scale"):
-        found = scores(network(), SIDE, structure(network()), criterion, no_images)
+        found = scores(network(), square(SIDE), structure(network()), criterion, no_images)
         for values in found.values():
             assert values.mean() == pytest.approx(1.0, rel=1e-5)

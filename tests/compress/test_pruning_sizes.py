@@ -15,6 +15,7 @@ from pipeline.networks.count import count
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
 from pipeline.networks.resnest.family import FAMILY
+from pipeline.recipe.input_shape import square
 from tests.making.networks import SIDE, images, small, structure
 
 pytestmark = pytest.mark.slow
@@ -27,12 +28,12 @@ def test_the_size_of_a_file_is_known_before_it_is_written(
 ) -> None:
     """A description is most of so small a file, which makes this the hardest case."""
     branched = branch_form(small(radix=radix, width_multiplier=width))
-    groups = groups_of(branched, SIDE, structure(branched))
-    shapes = costs.layer_shapes(groups, count(branched, SIDE))
+    groups = groups_of(branched, square(SIDE), structure(branched))
+    shapes = costs.layer_shapes(groups, count(branched, square(SIDE)))
     widths = {group.name: group.channels for group in groups}
     deploy, example = deploy_form(branched), torch.zeros(2, 3, SIDE, SIDE)
     if precision == "int8":
-        graph = qat.prepare(deploy, SIDE)
+        graph = qat.prepare(deploy, square(SIDE))
         qat.calibrate(graph, lambda: [images(8, seed=2)])
         program = quantized_program(graph, example)
     else:

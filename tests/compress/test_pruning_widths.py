@@ -15,6 +15,7 @@ from pipeline.compress.pruning.widths import Plan, choose, weakest
 from pipeline.networks.count import count
 from pipeline.networks.family import Structure
 from pipeline.networks.resnest.branches import branch_form
+from pipeline.recipe.input_shape import square
 from tests.making.networks import SIDE, VARIANTS, small, structure
 
 pytestmark = pytest.mark.slow
@@ -103,7 +104,7 @@ def test_a_limit_out_of_reach_is_refused(scope: str, plan: Plan) -> None:
 @functools.cache
 def plan_of_network(variant: str = "plain", round_to: int = 2) -> Plan:
     model = branch_form(small(**{"width_multiplier": 0.5} | VARIANTS[variant]))
-    groups = groups_of(model, SIDE, structure(model))
+    groups = groups_of(model, square(SIDE), structure(model))
     generator = torch.Generator().manual_seed(0)
     return Plan(
         structure=STRUCTURE,
@@ -112,7 +113,7 @@ def plan_of_network(variant: str = "plain", round_to: int = 2) -> Plan:
             g.name: torch.rand(g.channels // g.parts, generator=generator, dtype=torch.float64)
             for g in groups
         },
-        cost=costs.macs(costs.layer_shapes(groups, count(model, SIDE))),
+        cost=costs.macs(costs.layer_shapes(groups, count(model, square(SIDE)))),
         round_to=round_to,
     )
 
@@ -210,7 +211,7 @@ def test_the_least_important_channels_go() -> None:
 def test_costs_are_those_of_the_pruned_network(variant: str, share: float) -> None:
     """MACs and parameters by formula, and counted in the network with the channels removed."""
     model = branch_form(small(**VARIANTS[variant]))
-    groups, counts = groups_of(model, SIDE, structure(model)), count(model, SIDE)
+    groups, counts = groups_of(model, square(SIDE), structure(model)), count(model, square(SIDE))
     shapes = costs.layer_shapes(groups, counts)
     plan = Plan(
         structure=STRUCTURE,
@@ -223,6 +224,8 @@ def test_costs_are_those_of_the_pruned_network(variant: str, share: float) -> No
     assert costs.macs(shapes).of(plan.present()) == counts.macs
     limit = max(share * counts.params, plan.cost.of(plan.floor()))
     widths = choose(plan, limit, "network")
-    after = count(remove(model, SIDE, structure(model), weakest(plan, widths)), SIDE)
+    after = count(
+        remove(model, square(SIDE), structure(model), weakest(plan, widths)), square(SIDE)
+    )
     assert plan.cost.of(widths) == after.params
     assert costs.macs(shapes).of(widths) == after.macs

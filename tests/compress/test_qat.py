@@ -20,6 +20,7 @@ from pipeline.networks.checkpoints import save_checkpoint
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
 from pipeline.recipe.compression import Milestones
+from pipeline.recipe.input_shape import square
 from pipeline.recipe.training import TrainConfig
 from tests.making.graphs import calibrated, in_graph, prepared
 from tests.making.networks import (
@@ -79,12 +80,12 @@ def pt2e_form(variant: str) -> fx.GraphModule:
     """The graph as torchao makes it, weights scaled before their rounding."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(qat, "_round_plain_weights", lambda graph: None)
-        return qat.prepare(deploy(variant), SIDE)
+        return qat.prepare(deploy(variant), square(SIDE))
 
 
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
 def test_plain_weights_are_rounded_as_torchaos_form_rounds_them(variant: str) -> None:
-    ours, torchaos, x = qat.prepare(deploy(variant), SIDE), pt2e_form(variant), images(6)
+    ours, torchaos, x = qat.prepare(deploy(variant), square(SIDE)), pt2e_form(variant), images(6)
     for graph in (ours, torchaos):
         qat.calibrate(graph, lambda: [x])
         qat.set_training(graph, True)
@@ -301,7 +302,7 @@ def test_dead_channels_do_not_give_nan() -> None:
         norm.weight.data[0] = 0.0
         norm.weight.data[1] = -1e-12
     wanted = copy.deepcopy(network).eval()
-    graph = qat.prepare(network, SIDE)
+    graph = qat.prepare(network, square(SIDE))
     x = images(4)
     logits = graph(x)
     assert logits.shape == (4, CLASSES)

@@ -17,6 +17,7 @@ from pipeline.compress.training.resume import Saves
 from pipeline.compress.training.schedule import learning_rate_factor
 from pipeline.networks.resnest.family import FAMILY
 from pipeline.networks.resnest.network import DropBlock
+from pipeline.recipe.input_shape import square
 from pipeline.recipe.recipe import load_recipes
 from pipeline.recipe.training import AugmentConfig, TrainConfig
 from pipeline.tasks.images.augment import by_policy, random_parts
@@ -97,7 +98,7 @@ def test_a_random_part_has_its_share_of_the_area(share: float) -> None:
     ramp = torch.arange(64).mul(4).to(torch.uint8)
     pixels = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), ramp.expand(64, 64)])
     torch.manual_seed(0)
-    found = random_parts(pixels.expand(40, 3, 64, 64), (share, share), 64)
+    found = random_parts(pixels.expand(40, 3, 64, 64), (share, share), square(64))
     assert (found.dtype, found.shape) == (torch.uint8, (40, 3, 64, 64))
     # Of a ramp, what is seen of it is how far it goes.
     seen = [(int(one[c].max()) - int(one[c].min())) / 252 for one in found for c in (0, 1)]

@@ -23,6 +23,7 @@ from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
 from pipeline.networks.resnest.network import ResNeSt
 from pipeline.recipe.compression import Milestones, SparsifyConfig
+from pipeline.recipe.input_shape import square
 from pipeline.recipe.training import TrainConfig
 from tests.making.graphs import EXAMPLE, in_graph
 from tests.making.networks import ONE_BLOCK, SHALLOW, SIDE, VARIANTS, dataset, small, structure
@@ -292,7 +293,7 @@ def int8_weights(program: torch.export.ExportedProgram) -> list[Tensor]:
 
 @functools.cache
 def graph_of_sparse() -> fx.GraphModule:
-    return qat.prepare(deploy_form(sparse(pattern="2:4")), SIDE)
+    return qat.prepare(deploy_form(sparse(pattern="2:4")), square(SIDE))
 
 
 def test_all_forms_have_the_same_weights() -> None:

@@ -24,6 +24,7 @@ from pipeline.compress.training.hooks import Hooks, Step
 from pipeline.compress.training.schedule import learning_rate_factor
 from pipeline.networks.checkpoints import WEIGHTS
 from pipeline.recipe.compression import Milestones
+from pipeline.recipe.input_shape import square
 from pipeline.recipe.training import AugmentConfig, TrainConfig
 from pipeline.stages import train
 from pipeline.tasks import evaluation
@@ -305,7 +306,7 @@ def test_predictions_keep_the_order_whatever_the_batch(monkeypatch: pytest.Monke
 
 
 def test_large_images_are_evaluated_in_small_batches() -> None:
-    sizes = [evaluation_batch(side) for side in (32, 64, 224, 1024)]
+    sizes = [evaluation_batch(square(side)) for side in (32, 64, 224, 1024)]
     assert sizes[:2] == [64, 64]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] == 2  # a program may not take one image alone
@@ -340,7 +341,7 @@ def test_small_images_can_be_parts_of_the_whole_ones() -> None:
     whole = dataset()
     noise = torch.randint(0, 256, (64, 64), generator=torch.Generator().manual_seed(0))
     pixels = noise.to(torch.uint8).expand(len(whole.train), 3, 64, 64)
-    large = replace(whole, train=replace(whole.train, source=pixels, size=64))
+    large = replace(whole, train=replace(whole.train, source=pixels, shape=square(64)))
     fit(model, large, config(epochs=4, sizes=(32,), shrink="crop"), seed=0)
     normal = normalize(pixels[:1], whole.mean, whole.std)
     parts = normal.unfold(2, 32, 1).unfold(3, 32, 1)[0].flatten(1, 2).unbind(1)

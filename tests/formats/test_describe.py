@@ -242,7 +242,7 @@ def test_tflite(files: dict[str, tuple[Path, Path]]) -> None:
 def test_any_words_fit_into_tflite_metadata(words: tuple[str, str, str], side: int) -> None:
     name, sentence, author = words
     changed = {"name": name, "text": sentence, "author": author, "licence": None, "pixels": True}
-    said = root(metadata(Description(**{**vars(ABOUT), **changed}), side))
+    said = root(metadata(Description(**{**vars(ABOUT), **changed}), side, side))
     assert [text(said, slot) for slot in (0, 1, 4, 5)] == [name, sentence, author, None]
     (unit,) = each(each(each(said, 3)[0], 2)[0], 4)
     assert (floats(variant(unit, 1), 0), floats(variant(unit, 1), 1)) == ([0.0], [1.0])

@@ -26,6 +26,7 @@ from pipeline.measure.layers import layers_of
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import DeployNet, deploy_form
 from pipeline.networks.resnest.family import FAMILY
+from pipeline.recipe.input_shape import square
 from tests.making import graphs, networks
 
 pytestmark = pytest.mark.slow
@@ -52,19 +53,21 @@ def deployed(variant: str, *, pruned: bool = False) -> DeployNet:
     if not pruned:
         return deploy_form(branched)
     removed = {}
-    for number, group in enumerate(groups_of(branched, networks.SIDE, FAMILY.structure(branched))):
+    for number, group in enumerate(
+        groups_of(branched, square(networks.SIDE), FAMILY.structure(branched))
+    ):
         # About a third of every cardinal group, not the same everywhere.
         size = group.channels // group.parts
         lost = size // 3 + number % 2
         removed[group.name] = [
             part * size + channel for part in range(group.parts) for channel in range(lost)
         ]
-    return deploy_form(remove(branched, networks.SIDE, FAMILY.structure(branched), removed))
+    return deploy_form(remove(branched, square(networks.SIDE), FAMILY.structure(branched), removed))
 
 
 @functools.cache
 def program(variant: str, *, pruned: bool = False) -> Any:
-    graph = qat.prepare(deployed(variant, pruned=pruned), networks.SIDE)
+    graph = qat.prepare(deployed(variant, pruned=pruned), square(networks.SIDE))
     qat.calibrate(graph, lambda: [networks.images(4)])
     return quantized_program(graph, graphs.EXAMPLE)
 

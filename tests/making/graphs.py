@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pipeline.compress.quantization import qat
+from pipeline.recipe.input_shape import square
 from tests.making.networks import SIDE, deploy, images
 
 EXAMPLE = torch.zeros(2, 3, SIDE, SIDE)
@@ -36,7 +37,7 @@ INPUTS = {
 
 @functools.cache
 def _prepared(variant: str) -> fx.GraphModule:
-    return qat.prepare(deploy(variant), SIDE)
+    return qat.prepare(deploy(variant), square(SIDE))
 
 
 def prepared(variant: str = "plain") -> fx.GraphModule:

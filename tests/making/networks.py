@@ -9,6 +9,7 @@ from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import DeployNet, deploy_form
 from pipeline.networks.resnest.family import FAMILY
 from pipeline.networks.resnest.network import ResNeSt, ResNeStConfig, named
+from pipeline.recipe.input_shape import square
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.pixels import Images
 
@@ -83,7 +84,7 @@ def dataset(count: int = 16, seed: int = 0) -> Dataset:
     labels = torch.arange(count) % CLASSES
     noise = torch.randint(0, 60, (count, 3, SIDE, SIDE), generator=generator)
     pixels = (noise + 40 * labels[:, None, None, None]).to(torch.uint8)
-    one_set = Images(labels=labels, size=SIDE, source=pixels)
+    one_set = Images(labels=labels, shape=square(SIDE), source=pixels)
     return Dataset(
         name="digits",
         classes=tuple("abcde"),

@@ -16,6 +16,7 @@ from pipeline.networks.resnest.deploy import deploy_form
 from pipeline.networks.resnest.network import ResNeSt
 from pipeline.networks.rewrites import Normalization
 from pipeline.recipe.data import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.recipe.input_shape import square
 from tests.making.graphs import EXAMPLE, calibrated
 from tests.making.networks import SIDE, images, small
 
@@ -70,7 +71,7 @@ def quantized(variant: str, *, pixels: bool = False) -> Written:
     """The int8 program of a network above, calibrated on random images. Do not change."""
     model = network(variant)
     deploy = deploy_form(branch_form(model), NORMALIZATION if pixels else None)
-    graph = qat.prepare(deploy, SIDE, pixels=pixels)
+    graph = qat.prepare(deploy, square(SIDE), pixels=pixels)
     noise = pixel_noise if pixels else images
     qat.calibrate(graph, lambda: [noise(32, seed=2)])
     program = quantized_program(graph, torch.zeros(2, 3, SIDE, SIDE))

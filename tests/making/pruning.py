@@ -12,6 +12,7 @@ from pipeline.formats.formats import FORMATS
 from pipeline.networks.resnest.family import FAMILY
 from pipeline.networks.resnest.network import ResNeSt
 from pipeline.recipe.compression import PruneConfig
+from pipeline.recipe.input_shape import square
 from pipeline.recipe.training import TrainConfig
 from tests.making.networks import SIDE, structure
 
@@ -25,9 +26,9 @@ def config(**fields: Any) -> PruneConfig:
 
 
 def pruned_by(model: ResNeSt, settings: PruneConfig) -> tuple[Pruned, Goal]:
-    goal = goal_of(FAMILY, model, SIDE, settings, STORED)
-    plan = plan_of(model, SIDE, structure(model), goal, settings, lambda: ())
-    return prune_to(model, SIDE, plan, choose(plan, goal.limit, settings.scope)), goal
+    goal = goal_of(FAMILY, model, square(SIDE), settings, STORED)
+    plan = plan_of(model, square(SIDE), structure(model), goal, settings, lambda: ())
+    return prune_to(model, square(SIDE), plan, choose(plan, goal.limit, settings.scope)), goal
 
 
 def random_mask(groups: tuple[Group, ...], chance: random.Random) -> dict[str, list[int]]:

@@ -32,6 +32,7 @@ from pipeline.networks.checkpoints import WEIGHTS, load_checkpoint, save_checkpo
 from pipeline.networks.count import count
 from pipeline.networks.resnest.family import FAMILY
 from pipeline.networks.resnest.network import ResNeSt
+from pipeline.recipe.input_shape import square
 from pipeline.recipe.recipe import Recipe, load_recipes
 from pipeline.report import html, markdown
 from pipeline.report.records import Report
@@ -96,7 +97,7 @@ def of_gpu(device: str = GPU, **changes: Any) -> FloatBaseline:
 def newest(
     *folders: Path, data: Dataset | None = None
 ) -> tuple[files.KeptBaseline | None, list[str]]:
-    model = files.model_sha256(network(), FAMILY.shape(network()), networks.SIDE)
+    model = files.model_sha256(network(), FAMILY.shape(network()), square(networks.SIDE))
     return files.newest_of_gpu(folders, model, data or dataset())
 
 
@@ -319,35 +320,35 @@ def test_clocks_that_are_not_known_have_a_reason(
 
 def test_the_hash_is_of_the_network_not_of_its_file(tmp_path: Path) -> None:
     model, side = network(), networks.SIDE
-    whole = files.model_sha256(model, FAMILY.shape(model), side)
+    whole = files.model_sha256(model, FAMILY.shape(model), square(side))
     save_checkpoint(model, tmp_path / "a.safetensors", {"classes": "[]"})
     torch.save({"state_dict": model.state_dict()}, tmp_path / "a.pt")
     for name in ("a.safetensors", "a.pt"):
         read = networks.small(seed=1)
-        assert files.model_sha256(read, FAMILY.shape(read), side) != whole
+        assert files.model_sha256(read, FAMILY.shape(read), square(side)) != whole
         load_checkpoint(read, tmp_path / name, FAMILY.checkpoint(read))
-        assert files.model_sha256(read, FAMILY.shape(read), side) == whole
+        assert files.model_sha256(read, FAMILY.shape(read), square(side)) == whole
     last = networks.small().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    assert files.model_sha256(last, FAMILY.shape(last), side) == whole
-    assert files.model_sha256(model, FAMILY.shape(model), 64) != whole
+    assert files.model_sha256(last, FAMILY.shape(last), square(side)) == whole
+    assert files.model_sha256(model, FAMILY.shape(model), square(64)) != whole
     model = networks.small()
     model.config = replace(model.config, avd_first=True)  # has no weights of its own
-    assert files.model_sha256(model, FAMILY.shape(model), side) != whole
+    assert files.model_sha256(model, FAMILY.shape(model), square(side)) != whole
 
 
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_every_number_of_the_network_counts(data: st.DataObject) -> None:
     model = networks.small(layers=networks.SHALLOW)
-    whole = files.model_sha256(model, FAMILY.shape(model), networks.SIDE)
+    whole = files.model_sha256(model, FAMILY.shape(model), square(networks.SIDE))
     name = data.draw(st.sampled_from(sorted(model.state_dict())))
     flat = model.state_dict()[name].view(-1)
     index = data.draw(st.integers(0, len(flat) - 1))
     before = flat[index].item()
     flat[index] = before + 1
-    assert files.model_sha256(model, FAMILY.shape(model), networks.SIDE) != whole
+    assert files.model_sha256(model, FAMILY.shape(model), square(networks.SIDE)) != whole
     flat[index] = before
-    assert files.model_sha256(model, FAMILY.shape(model), networks.SIDE) == whole
+    assert files.model_sha256(model, FAMILY.shape(model), square(networks.SIDE)) == whole
 
 
 @given(device=st.text())
@@ -568,7 +569,7 @@ def refusal(path: Path) -> str | None:
 def begun(tmp_path: Path, kind: Literal["cpu", "gpu"]) -> RecipeRun:
     """A run that has trained, on a machine whose baseline is of this kind of device."""
     save_checkpoint(network(), tmp_path / WEIGHTS)
-    images, counts = dataset(), count(network(), networks.SIDE)
+    images, counts = dataset(), count(network(), square(networks.SIDE))
     facts = {
         "train": TrainFacts(),
         "baseline": BaselineFacts(

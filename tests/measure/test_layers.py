@@ -20,6 +20,7 @@ from pipeline.measure import layers
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
 from pipeline.recipe.data import DigitsData
+from pipeline.recipe.input_shape import square
 from pipeline.tasks.images.dataset import pixel_values
 from pipeline.tasks.images.load import load_dataset
 from tests.making import networks, programs
@@ -33,7 +34,9 @@ EXAMPLE = torch.zeros(2, 3, networks.SIDE, networks.SIDE)
 @pytest.fixture(scope="module", params=["radix1", "radix4"])
 def both(request: pytest.FixtureRequest) -> tuple[Program, Program, str]:
     """A quantized program and its float network."""
-    graph = qat.prepare(deploy_form(branch_form(programs.network(request.param))), networks.SIDE)
+    graph = qat.prepare(
+        deploy_form(branch_form(programs.network(request.param))), square(networks.SIDE)
+    )
     qat.calibrate(graph, lambda: [networks.images(32, seed=2)])
     twin = float_twin(graph, EXAMPLE)
     return quantized_program(graph, EXAMPLE), twin, request.param
@@ -239,7 +242,7 @@ def test_steps_do_not_wrap() -> None:
 
 
 def test_probes_show_colours_even_of_grey_images() -> None:
-    digits = load_dataset(DigitsData(), 32)
+    digits = load_dataset(DigitsData(), square(32))
     for fed in (digits, pixel_values(digits)):
         images = layers.probes(fed)
         assert images.shape == (8, 3, 32, 32)

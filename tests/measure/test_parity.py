@@ -28,6 +28,7 @@ from pipeline.measure.layers import compare_layers, integers, layers_of
 from pipeline.measure.parity_record import OutputSteps
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
+from pipeline.recipe.input_shape import square
 from pipeline.tasks.task import Agreement
 from tests.making import networks, programs
 from tests.making.training import agreement, compare_logits
@@ -307,7 +308,7 @@ def test_swapped_channels_are_caught_and_the_layer_named(form: str, tmp_path: Pa
 
 def trained_and_folded(fold: Any) -> list[str]:
     """What the gate of the fold stage misses when `fold` makes the program."""
-    graph = qat.prepare(deploy_form(branch_form(programs.network(VARIANT))), networks.SIDE)
+    graph = qat.prepare(deploy_form(branch_form(programs.network(VARIANT))), square(networks.SIDE))
     qat.calibrate(graph, lambda: [networks.images(32, seed=2)])
     only_round(graph)
     images = programs.examples()

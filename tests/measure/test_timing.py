@@ -17,6 +17,7 @@ from pipeline.measure.lanes.lane import ModelFile
 from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.measure.lanes.sets import answers_to_tests
 from pipeline.recipe.data import DigitsData
+from pipeline.recipe.input_shape import square
 from pipeline.tasks.classification import accuracies
 from pipeline.tasks.evaluation import evaluation_batch
 from pipeline.tasks.images.dataset import Dataset
@@ -26,7 +27,7 @@ from pipeline.tasks.images.pixels import normalize
 
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
-    return load_dataset(DigitsData(kind="digits"), 32)
+    return load_dataset(DigitsData(kind="digits"), square(32))
 
 
 class Recorder:
@@ -69,7 +70,7 @@ def test_logits_of_every_image_in_order(
     total = sum(len(images) for images in digits.tests.values())
     assert progress == sorted(progress)
     assert progress[-1] == sum(recorder.sizes) == total
-    assert max(recorder.sizes) == (batch or evaluation_batch(32))
+    assert max(recorder.sizes) == (batch or evaluation_batch(square(32)))
 
 
 def test_accuracies_of_each_test_set(digits: Dataset) -> None:

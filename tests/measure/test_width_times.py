@@ -23,6 +23,7 @@ from pipeline.measure.width_times import (
 )
 from pipeline.networks.family import Structure
 from pipeline.networks.resnest.branches import branch_form
+from pipeline.recipe.input_shape import square
 from tests.making.networks import SHALLOW, SIDE, VARIANTS, small, structure
 from tests.making.programs import program
 
@@ -152,7 +153,7 @@ def test_random_widths_are_in_reach() -> None:
 @functools.cache
 def layers_and_groups(variant: str) -> tuple[tuple[FileLayer, ...], tuple[Group, ...]]:
     model = branch_form(small(**{"layers": SHALLOW} | VARIANTS[variant]))
-    groups = groups_of(model, SIDE, structure(model))
+    groups = groups_of(model, square(SIDE), structure(model))
     return file_layers(program(variant), groups), groups
 
 

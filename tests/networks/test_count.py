@@ -10,12 +10,13 @@ from pipeline.networks.count import LayerCount, count
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
 from pipeline.networks.resnest.network import ResNeSt, ResNeStConfig, named
+from pipeline.recipe.input_shape import square
 from tests.making.networks import SMALL
 
 
 def test_resnest50_has_the_published_size() -> None:
     """27.5 M parameters, 5.4 G MACs at 224 pixels (paper, table 1)."""
-    counts = count(named("resnest50", num_classes=1000), 224)
+    counts = count(named("resnest50", num_classes=1000), square(224))
     assert counts.params / 1e6 == pytest.approx(27.5, abs=0.05)
     assert counts.macs / 1e9 == pytest.approx(5.4, abs=0.05)
     assert counts.macs == sum(layer.macs for layer in counts.layers)
@@ -64,7 +65,7 @@ def test_grouped_convolution(
     model = nn.Sequential(nn.Conv2d(3, channels, 1, bias=False), conv)
     out = (side + 2 - dilation * (kernel - 1) - 1) // stride + 1
     weights = groups * per_group * 3 * kernel**2
-    counts = count(model, side)
+    counts = count(model, square(side))
     assert counts.layers[1] == LayerCount(
         name="1",
         kernel=(kernel, kernel),
@@ -82,7 +83,7 @@ def test_grouped_convolution(
 def test_behind_a_small_stem_every_stage_has_sixteen_times_the_positions() -> None:
     with torch.device("meta"):
         deep, small = (
-            {layer.name: layer for layer in count(model, 32).layers}
+            {layer.name: layer for layer in count(model, square(32)).layers}
             for stem in ("deep", "small")
             for model in [branch_form(named("resnest14", num_classes=10, stem=stem))]
         )
@@ -104,7 +105,7 @@ def test_behind_a_small_stem_every_stage_has_sixteen_times_the_positions() -> No
 
 
 def test_linear_counts_every_position() -> None:
-    counts = count(nn.Linear(8, 5), 8)  # (1, 3, 8, 8): 24 vectors of 8
+    counts = count(nn.Linear(8, 5), square(8))  # (1, 3, 8, 8): 24 vectors of 8
     assert counts.macs == 24 * 8 * 5
     assert counts.params == 45
 
@@ -118,14 +119,14 @@ def test_a_layer_called_twice_counts_twice() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.conv(self.conv(x))  # type: ignore[no-any-return]
 
-    counts = count(Twice(), 4)
+    counts = count(Twice(), square(4))
     assert counts.macs == 2 * 9 * 16
     assert counts.params == 9
     assert len(counts.layers) == 1
 
 
 def test_a_network_without_parameters() -> None:
-    counts = count(nn.ReLU(), 32)
+    counts = count(nn.ReLU(), square(32))
     assert (counts.params, counts.macs, counts.layers) == (0, 0, ())
 
 
@@ -135,7 +136,7 @@ def test_the_network_is_left_as_it_was() -> None:
     modes = [module.training for module in model.modules()]
     before = {key: value.clone() for key, value in model.state_dict().items()}
     random_state = torch.get_rng_state()
-    count(model, 64)
+    count(model, square(64))
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random_state)
@@ -146,19 +147,19 @@ def test_the_network_is_left_as_it_was() -> None:
 def test_the_network_is_left_as_it_was_after_an_error() -> None:
     model = nn.Sequential(nn.Conv2d(4, 4, 1)).train()
     with pytest.raises(RuntimeError, match="Invalid channel dimensions"):
-        count(model, 8)
+        count(model, square(8))
     assert model.training
     assert not model[0]._forward_hooks
 
 
 def test_the_count_is_of_one_image_of_the_networks_precision() -> None:
-    assert count(ResNeSt(SMALL).double(), 64).macs == count(ResNeSt(SMALL), 64).macs
+    assert count(ResNeSt(SMALL).double(), square(64)).macs == count(ResNeSt(SMALL), square(64)).macs
 
 
 def test_no_memory_is_taken_however_large_the_network() -> None:
     with torch.device("meta"):  # 4 TB of weights
         model = nn.Sequential(nn.Conv2d(3, 10**6, 1, bias=False), nn.Conv2d(10**6, 10**6, 1))
-    assert count(model, 1024).macs == (3 * 10**6 + 10**12) * 1024**2
+    assert count(model, square(1024)).macs == (3 * 10**6 + 10**12) * 1024**2
 
 
 @settings(max_examples=8, deadline=None, derandomize=True)
@@ -166,10 +167,10 @@ def test_no_memory_is_taken_however_large_the_network() -> None:
 def test_branch_form_counts_the_same(radix: int, cardinality: int) -> None:
     model = ResNeSt(ResNeStConfig(**{**vars(SMALL), "radix": radix, "cardinality": cardinality}))
     branched = branch_form(model)
-    original = count(model, 64)
-    assert (count(branched, 64).params, count(branched, 64).macs) == (
+    original = count(model, square(64))
+    assert (count(branched, square(64)).params, count(branched, square(64)).macs) == (
         original.params,
         original.macs,
     )
     # Its average pools are convolutions, and count.
-    assert count(deploy_form(branched), 64).macs > original.macs
+    assert count(deploy_form(branched), square(64)).macs > original.macs

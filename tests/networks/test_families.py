@@ -19,6 +19,7 @@ from pipeline.networks.families import FAMILIES, FamilyEntry, family_of
 from pipeline.networks.family import Family, Structure
 from pipeline.networks.resnest.network import NAMED
 from pipeline.networks.rewrites import Normalization, with_normalization
+from pipeline.recipe.input_shape import square
 from pipeline.recipe.model import ModelConfig
 from pipeline.recipe.models import ALONE
 from pipeline.recipe.recipe import Recipe, load_recipes
@@ -35,11 +36,11 @@ class TinyModel(ModelConfig):
 
     Attributes:
         name: of the network.
-        channels: of every layer.
+        filters: of every layer.
     """
 
     name: Literal["tiny", "tinier"]
-    channels: Annotated[int, Field(ge=4, le=64)] = 16
+    filters: Annotated[int, Field(ge=4, le=64)] = 16
 
 
 class Tiny(nn.Module):
@@ -65,7 +66,7 @@ class Tiny(nn.Module):
 
 
 TINY = Family(
-    build=lambda config, classes: Tiny(config.channels, classes),
+    build=lambda config, classes: Tiny(config.filters, classes),
     structure=lambda model: Structure(classifier="head", stages=("body",), dense=("first", "head")),
 )
 RECIPE = """\
@@ -133,17 +134,15 @@ def test_a_recipe_is_checked_by_the_keys_of_the_family_it_names(
     assert isinstance(read.model, TinyModel)
     assert family_of(read.model) is TINY
     assert Recipe.model_validate(read.model_dump(), context=KNOWN).model == read.model
-    recipe.write_text(RECIPE.replace("32}", "32, radix: 2, channels: 3}"))
+    recipe.write_text(RECIPE.replace("32}", "32, radix: 2, filters: 3}"))
     assert main(["check", str(recipe)]) == 2
     said = capfd.readouterr().err
-    assert (
-        "unknown key 'radix'; allowed: name, input_size, checkpoint, head, weights, channels"
-        in said
-    )
-    assert "model.channels: got 3; must be a whole number >= 4 and <= 64" in said
-    recipe.write_text(RECIPE.replace("32}", "32, channels: 8}").replace("tiny", "resnest50"))
+    allowed = "name, input_size, channels, checkpoint, head, weights, filters"
+    assert f"unknown key 'radix'; allowed: {allowed}" in said
+    assert "model.filters: got 3; must be a whole number >= 4 and <= 64" in said
+    recipe.write_text(RECIPE.replace("32}", "32, filters: 8}").replace("tiny", "resnest50"))
     assert main(["check", str(recipe)]) == 2
-    assert "unknown key 'channels'" in capfd.readouterr().err
+    assert "unknown key 'filters'" in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("toy")
@@ -208,7 +207,7 @@ def test_what_a_family_leaves_out_is_the_network_itself() -> None:
 
 def test_a_classifier_that_convolves_keeps_its_classes_when_pruned() -> None:
     model = Tiny(8, 5).eval()
-    groups = groups_of(model, 32, TINY.structure(model))
+    groups = groups_of(model, square(32), TINY.structure(model))
     assert [group.name for group in groups] == ["first.0", "body.0.0"]
     assert [group.stage for group in groups] == [STEM, "body"]
     assert groups[1].readers == ("body.1.0", "head")

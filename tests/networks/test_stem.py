@@ -23,6 +23,7 @@ from pipeline.networks.count import count
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
 from pipeline.networks.resnest.network import ResNeSt
+from pipeline.recipe.input_shape import square
 from tests.making import programs
 from tests.making.graphs import compute_nodes, islands
 from tests.making.networks import (
@@ -90,21 +91,21 @@ def test_layers_of_the_deploy_form_have_their_names_in_branch_form() -> None:
 def test_random_masks(block: str, seed: int) -> None:
     """The basic block's shortcut is its input as it is: its channels are those of the stem."""
     original = branch_form(network(block=block, layers=(1, 0, 0, 0)))
-    groups = groups_of(original, SIDE, structure(original))
+    groups = groups_of(original, square(SIDE), structure(original))
     stem = groups[0]
     assert (stem.name, stem.stage, stem.channels) == ("conv1", "stem", 16)
     shortcut = "layer1.0.branches.0.4" in stem.makers
     assert shortcut == (block == "basic")
     removed = random_mask(groups, random.Random(seed))
-    pruned = remove(original, SIDE, structure(original), removed)
-    assert masked_difference(original, pruned, groups, removed, SIDE) <= TOLERANCE
+    pruned = remove(original, square(SIDE), structure(original), removed)
+    assert masked_difference(original, pruned, groups, removed, square(SIDE)) <= TOLERANCE
     gone = {name: indices for name, indices in removed.items() if name != "conv1"}
-    assert masked_difference(original, pruned, groups, gone, SIDE) > TOLERANCE
+    assert masked_difference(original, pruned, groups, gone, square(SIDE)) > TOLERANCE
 
 
 def test_every_convolution_makes_and_reads_the_channels_of_one_group() -> None:
     model = branch_form(network())
-    groups = groups_of(model, SIDE, structure(model))
+    groups = groups_of(model, square(SIDE), structure(model))
     convs = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
     norms = [n for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)]
     assert sorted(name for group in groups for name in group.makers) == sorted(convs)
@@ -116,7 +117,9 @@ def test_every_convolution_makes_and_reads_the_channels_of_one_group() -> None:
 def test_pruning_reaches_the_share_and_can_be_saved() -> None:
     original, x = branch_form(network(width_multiplier=0.5)), images(2)
     result, _ = pruned_by(original, config(macs=0.5))
-    assert 0.48 <= count(result.model, SIDE).macs / count(original, SIDE).macs <= 0.5
+    assert (
+        0.48 <= count(result.model, square(SIDE)).macs / count(original, square(SIDE)).macs <= 0.5
+    )
     assert result.difference <= LIMIT
     again = branch_form(network(width_multiplier=0.5, seed=1))
     take_shapes(again, result.model.state_dict())
@@ -136,7 +139,7 @@ def test_the_program_is_int8_throughout() -> None:
 def test_layers_of_the_file_know_their_groups() -> None:
     source = programs.quantized(SMALL_STEM)
     model = branch_form(source.network)
-    groups = groups_of(model, SIDE, structure(model))
+    groups = groups_of(model, square(SIDE), structure(model))
     layers = file_layers(source.program, groups)
     assert (layers[0].place, layers[0].input_group, layers[0].output_group) == (
         *("conv1", None, "conv1"),

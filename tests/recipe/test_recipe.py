@@ -115,8 +115,14 @@ def test_every_problem_of_every_file_comes_at_once(folder: Path) -> None:
         ("train: {augment: {flip: yes}}", "train.augment.flip: got 'yes'; must be true or false"),
         ("train: {augment: {flip: 1}}", "train.augment.flip: got 1; must be true or false"),
         ("train: 5", "train: got 5; must be a mapping with the keys epochs, batch_size,"),
-        ("model: {input_size: 33}", "model.input_size: got 33; must be a whole number >= 32 and "
-         "<= 1024, a multiple of 32"),
+        ("model: {input_size: 33}", "model.input_size: got 33; the sides of this network's images "
+         "must be multiples of 32"),
+        ("model: {input_size: [64, 40]}", "model.input_size: got [64, 40]; the sides of this "
+         "network's images must be multiples of 32"),
+        ("model: {input_size: [32, 32, 3]}", "model.input_size: got [32, 32, 3]; must be a whole "
+         "number 8 to 2048, or two of them as [height, width]"),
+        ("model: {input_size: 7}", "model.input_size: got 7; must be a whole number 8 to 2048"),
+        ("model: {channels: 2}", "model.channels: got 2; must be one of 1, 3"),
         ("model: {layers: [3, 4, 6]}", "model.layers: got [3, 4, 6]; must be a list of 4, each a "
          "whole number >= 1 and <= 1000 or null"),
         ("model: {layers: [3, 4, 6, 3, 1]}", "model.layers: got [3, 4, 6, 3, 1]; must be a list"),

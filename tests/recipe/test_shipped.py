@@ -70,7 +70,7 @@ def test_imagenet_is_read_from_a_folder_and_trained_as_in_the_paper(tmp_path: Pa
     assert {recipe.target.format for recipe in recipes} == {"onnx", "tflite", "coreml"}
     train = recipes[0].train
     assert highest_rate(train) == pytest.approx(3.2)  # 8192 / 256 * 0.1
-    dataset = load_dataset(recipes[0].data, recipes[0].model.input_size)
+    dataset = load_dataset(recipes[0].data, recipes[0].model.input_shape)
     assert (len(dataset.train), len(dataset.tests["val"])) == (8, 4)
     assert dataset.train.with_margin(torch.arange(2)).shape == (2, 3, 256, 256)
     generator = torch.Generator().manual_seed(0)

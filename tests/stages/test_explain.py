@@ -132,7 +132,7 @@ def test_what_images_are_normalised_by_counts(store: Store) -> None:
 def test_what_lies_around_the_images_counts(store: Store) -> None:
     run(store, context())
     about = context()
-    train = replace(about.dataset.train, margin=4)
+    train = replace(about.dataset.train, margin=(4, 4))
     (_, reused, why), *_ = told(store, replace(about, dataset=replace(about.dataset, train=train)))
     assert not reused
-    assert why == "margin: 0 before, 4 now"
+    assert why == "margin: [0, 0] before, [4, 4] now"

@@ -17,6 +17,7 @@ from pipeline.formats.description import labels_text
 from pipeline.measure.lanes import host
 from pipeline.measure.lanes.lane import Advance, ModelFile, silent
 from pipeline.measure.lanes.lanes import HOST, LANES
+from pipeline.recipe.input_shape import square
 from pipeline.report.records import Report
 from pipeline.stages.finished_run import open_run
 from pipeline.tasks.images.digits import digits_dataset
@@ -84,7 +85,7 @@ def test_a_further_task_is_learned_exported_and_judged(finished: Path, asked: As
     target = report.targets[0]
     assert target.parity.passed
     assert target.accuracy is not None
-    dataset = digits_dataset(run.recipe.data, 32, 0)
+    dataset = digits_dataset(run.recipe.data, square(32), 0)
     answers = run.logits(dataset.tests["test"].pixels(torch.arange(40)))
     assert answers.shape == (40, 1), "one number an image, not a logit a class"
     task = TASKS["numbers"].module()

@@ -24,6 +24,7 @@ from pipeline.base.checksums import MANIFEST
 from pipeline.base.errors import InputError
 from pipeline.base.safe_files import open_file
 from pipeline.recipe.data import ImageFolderData
+from pipeline.recipe.input_shape import square
 from pipeline.recipe.recipe import load_recipes
 from pipeline.stages.run import run_recipes
 from pipeline.tasks.images import cache as image_cache
@@ -55,7 +56,7 @@ def load(folders: ImageFolderData, cache: Path | None) -> Dataset:
     """With every warning an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return load_dataset(folders, SIZE, cache=cache)
+        return load_dataset(folders, square(SIZE), cache=cache)
 
 
 def refuse(*_: object) -> list[bytes]:
@@ -214,7 +215,7 @@ def test_only_the_folder_that_changed_is_read_again(
 
 def test_another_size_has_pixels_of_its_own(folders: ImageFolderData, cache: Path) -> None:
     load(folders, cache)
-    assert_same(load_dataset(folders, 48), load_dataset(folders, 48, cache=cache))
+    assert_same(load_dataset(folders, square(48)), load_dataset(folders, square(48), cache=cache))
 
 
 @pytest.mark.parametrize("what", ["code", "pillow", "codec"])

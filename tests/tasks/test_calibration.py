@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pipeline.base.errors import InputError
 from pipeline.recipe.data import DigitsData
+from pipeline.recipe.input_shape import square
 from pipeline.recipe.recipe import load_recipes
 from pipeline.stages import run
 from pipeline.tasks import classification
@@ -47,7 +48,7 @@ def made_of(
 ) -> Dataset:
     def images(pixels: Tensor) -> Images:
         labels = torch.zeros(len(pixels), dtype=torch.int64)
-        return Images(labels=labels, size=SIDE, source=pixels)
+        return Images(labels=labels, shape=square(SIDE), source=pixels)
 
     return replace(
         networks.dataset(),
@@ -162,7 +163,7 @@ def test_a_test_set_beyond_the_calibrated_range_is_noted() -> None:
 def test_the_embedded_data_and_the_tests_networks_pass() -> None:
     assert check_calibration(networks.dataset()) == ()
     for tile in (None, 32):
-        assert check_calibration(load_dataset(DigitsData(tile=tile), 64)) == ()
+        assert check_calibration(load_dataset(DigitsData(tile=tile), square(64))) == ()
 
 
 def folders(root: Path, pixels: Tensor) -> str:
@@ -195,7 +196,7 @@ def test_a_run_shows_the_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_large_sets_are_looked_at_in_a_moment() -> None:
     pixels = torch.randint(0, 256, (300, 3, 224, 224), dtype=torch.uint8)
-    sets = Images(labels=torch.zeros(300, dtype=torch.int64), size=224, source=pixels)
+    sets = Images(labels=torch.zeros(300, dtype=torch.int64), shape=square(224), source=pixels)
     large = replace(networks.dataset(), train=sets, calibration=sets, tests={"a": sets, "b": sets})
     started = time.process_time()
     check_calibration(large)

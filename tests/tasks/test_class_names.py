@@ -10,6 +10,7 @@ from PIL import Image
 from pipeline.base.errors import InputError
 from pipeline.base.store import IMAGES, STORE
 from pipeline.recipe.data import DigitsData, ImageFolderData
+from pipeline.recipe.input_shape import square
 from pipeline.recipe.recipe import load_recipes
 from pipeline.stages.finished_run import Finished
 from pipeline.tasks.images import pixels
@@ -30,12 +31,12 @@ def folders(root: Path) -> ImageFolderData:
 
 def test_class_names_are_those_of_the_data_and_nothing_is_decoded(tmp_path: Path) -> None:
     config = folders(tmp_path)
-    assert class_names(config) == load_dataset(config, 32).classes == ("ant", "cat")
+    assert class_names(config) == load_dataset(config, square(32)).classes == ("ant", "cat")
     for file in tmp_path.rglob("*.png"):
         file.write_bytes(b"no image")
     assert class_names(config) == ("ant", "cat")
     digits = DigitsData(kind="digits")
-    assert class_names(digits) == load_dataset(digits, 32).classes
+    assert class_names(digits) == load_dataset(digits, square(32)).classes
     for file in (tmp_path / "train" / "ant").iterdir():
         file.unlink()
     with pytest.raises(InputError, match="class 'ant' has no images"):
@@ -48,7 +49,7 @@ def test_a_finished_run_decodes_no_image_again(
     config = folders(tmp_path / "photos")
     (recipe,) = load_recipes([RECIPE])
     side = recipe.model.input_size
-    first = load_dataset(config, side, cache=tmp_path / "out" / STORE / IMAGES)
+    first = load_dataset(config, square(side), cache=tmp_path / "out" / STORE / IMAGES)
     run = Finished(
         directory=tmp_path / "out" / "one",
         recipe=recipe.model_copy(update={"data": config}),

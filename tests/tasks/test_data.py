@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from pipeline.base.errors import InputError
 from pipeline.recipe.data import CifarData, DigitsData, ImageFolderData
+from pipeline.recipe.input_shape import square
 from pipeline.recipe.training import AugmentConfig
 from pipeline.tasks.images import pixels as images_module
 from pipeline.tasks.images.augment import augment, augment_as, draw_changes
@@ -53,7 +54,7 @@ def contents(images: Images) -> list[str]:
 
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
-    return load_dataset(DigitsData(kind="digits"), SIZE)
+    return load_dataset(DigitsData(kind="digits"), square(SIZE))
 
 
 @pytest.fixture
@@ -79,8 +80,8 @@ def test_digits_are_split_into_fixed_sets_of_upscaled_grey_images(digits: Datase
 
 
 def test_a_tiled_digit_is_drawn_again_and_again() -> None:
-    tiled = every_pixel(load_dataset(DigitsData(tile=32), 80).calibration)
-    small = every_pixel(load_dataset(DigitsData(tile=32), 32).calibration)
+    tiled = every_pixel(load_dataset(DigitsData(tile=32), square(80)).calibration)
+    small = every_pixel(load_dataset(DigitsData(tile=32), square(32)).calibration)
     assert tiled.shape[-2:] == (80, 80)
     inner = slice(4, 28)  # beside its own edge a digit is blended with the next one's
     for top, left in ((0, 0), (0, 32), (32, 0), (32, 32)):
@@ -90,7 +91,7 @@ def test_a_tiled_digit_is_drawn_again_and_again() -> None:
 
 def test_a_tile_that_ends_inside_a_pixel_is_refused() -> None:
     with pytest.raises(InputError, match=r"data\.tile: got 96; 8 times model\.input_size \(224\)"):
-        load_dataset(DigitsData(tile=96), 224)
+        load_dataset(DigitsData(tile=96), square(224))
 
 
 def test_digits_splits_are_complete_and_stratified(digits: Dataset) -> None:
@@ -105,9 +106,9 @@ def test_digits_splits_are_complete_and_stratified(digits: Dataset) -> None:
 
 
 def test_fewer_test_images_leave_the_other_sets_alone(digits: Dataset) -> None:
-    fewer = load_dataset(DigitsData(test_images=32), 16)
+    fewer = load_dataset(DigitsData(test_images=32), square(16))
     assert len(fewer.tests["test"]) == 32
-    whole = load_dataset(DigitsData(), 16)
+    whole = load_dataset(DigitsData(), square(16))
     for left, right in ((fewer.train, whole.train), (fewer.calibration, whole.calibration)):
         assert left.labels.equal(right.labels)
     assert fewer.tests["test"].labels.equal(whole.tests["test"].labels[:32])
@@ -119,14 +120,14 @@ def test_digits_are_the_same_everywhere(digits: Dataset) -> None:
 
 
 def test_digits_mean_and_std_are_those_of_the_stored_training_pixels() -> None:
-    small = load_dataset(DigitsData(kind="digits"), 8)
+    small = load_dataset(DigitsData(kind="digits"), square(8))
     x = every_pixel(small.train).double() / 255
     assert x.mean().item() == pytest.approx(small.mean[0], abs=2e-3)
     assert x.std().item() == pytest.approx(small.std[0], abs=2e-3)
 
 
 def test_the_seed_picks_calibration_images_and_never_the_test_set(digits: Dataset) -> None:
-    other = load_dataset(DigitsData(kind="digits"), SIZE, seed=1)
+    other = load_dataset(DigitsData(kind="digits"), square(SIZE), seed=1)
     assert contents(other.tests["test"]) == contents(digits.tests["test"])
     assert set(contents(other.calibration)) != set(contents(digits.calibration))
     assert len(other.calibration) == 180
@@ -135,7 +136,7 @@ def test_the_seed_picks_calibration_images_and_never_the_test_set(digits: Datase
 def test_folder_splits_are_disjoint_stratified_and_complete(
     folders: ImageFolderData, tmp_path: Path
 ) -> None:
-    dataset = load_dataset(folders, SIZE)
+    dataset = load_dataset(folders, square(SIZE))
     assert dataset.classes == ("ant", "bee", "cat")
     assert {name: len(images) for name, images in all_sets(dataset).items()} == {
         "train": 8,
@@ -146,7 +147,7 @@ def test_folder_splits_are_disjoint_stratified_and_complete(
     train, calibration = contents(dataset.train), contents(dataset.calibration)
     assert not set(train) & set(calibration)
     files = sorted((tmp_path / "train").rglob("*.*"))
-    expected = [decode(file.read_bytes(), file, SIZE).tobytes() for file in files]
+    expected = [decode(file.read_bytes(), file, square(SIZE)).tobytes() for file in files]
     assert sorted(train + calibration) == sorted(
         hashlib.sha256(pixels).hexdigest() for pixels in expected
     )
@@ -154,12 +155,12 @@ def test_folder_splits_are_disjoint_stratified_and_complete(
 
 
 def test_labels_follow_the_class_folders(folders: ImageFolderData, tmp_path: Path) -> None:
-    day = load_dataset(folders, SIZE).tests["day"]
+    day = load_dataset(folders, square(SIZE)).tests["day"]
     assert day.labels.tolist() == [0, 0, 1, 1, 2, 2]
     files = sorted((tmp_path / "day").rglob("*.*"))
     for index, file in enumerate(files):
         pixels = day.pixels(torch.tensor([index]))[0].numpy()
-        assert np.array_equal(pixels, decode(file.read_bytes(), file, SIZE))
+        assert np.array_equal(pixels, decode(file.read_bytes(), file, square(SIZE)))
 
 
 def test_calibration_images_are_not_sorted_by_class(digits: Dataset) -> None:
@@ -196,21 +197,21 @@ def test_drawing_more_than_there_is_to_spare_is_refused() -> None:
 
 
 def test_loading_twice_gives_the_same_images(folders: ImageFolderData, digits: Dataset) -> None:
-    assert_same(load_dataset(folders, SIZE), load_dataset(folders, SIZE))
-    assert_same(digits, load_dataset(DigitsData(kind="digits"), SIZE))
+    assert_same(load_dataset(folders, square(SIZE)), load_dataset(folders, square(SIZE)))
+    assert_same(digits, load_dataset(DigitsData(kind="digits"), square(SIZE)))
 
 
 def test_the_fingerprint_is_of_the_stored_data(
     folders: ImageFolderData, digits: Dataset, tmp_path: Path
 ) -> None:
-    whole = load_dataset(folders, SIZE).sha256
+    whole = load_dataset(folders, square(SIZE)).sha256
     assert len(whole) == 64
-    assert whole == load_dataset(folders, 64).sha256
-    assert digits.sha256 == load_dataset(DigitsData(kind="digits"), 16).sha256
+    assert whole == load_dataset(folders, square(64)).sha256
+    assert digits.sha256 == load_dataset(DigitsData(kind="digits"), square(16)).sha256
     moved = tmp_path / "moved"
     for part in ("train", "day", "night"):
         shutil.move(tmp_path / part, moved / part)
-    assert whole == load_dataset(folder_config(moved), SIZE).sha256
+    assert whole == load_dataset(folder_config(moved), square(SIZE)).sha256
 
 
 def change_one_pixel(root: Path) -> None:
@@ -241,9 +242,9 @@ def remove_an_image(root: Path) -> None:
 def test_the_fingerprint_changes_with(
     change: Callable[[Path], None], folders: ImageFolderData, tmp_path: Path
 ) -> None:
-    before = load_dataset(folders, SIZE)
+    before = load_dataset(folders, square(SIZE))
     change(tmp_path)
-    after = load_dataset(folders, SIZE)
+    after = load_dataset(folders, square(SIZE))
     assert after.sha256 != before.sha256
     trained = after.training_sha256 == before.training_sha256
     assert trained is (change is change_one_pixel), "only that one is in a test set"
@@ -252,10 +253,10 @@ def test_the_fingerprint_changes_with(
 def test_another_test_set_leaves_the_fingerprint_of_training(
     folders: ImageFolderData, tmp_path: Path
 ) -> None:
-    before = load_dataset(folders, SIZE)
+    before = load_dataset(folders, square(SIZE))
     shutil.copytree(tmp_path / "night", tmp_path / "dusk")
     more = {**(folders.test or {}), "dusk": tmp_path / "dusk"}
-    after = load_dataset(folders.model_copy(update={"test": more}), SIZE)
+    after = load_dataset(folders.model_copy(update={"test": more}), square(SIZE))
     assert set(after.tests) == {*before.tests, "dusk"}
     assert after.sha256 != before.sha256
     assert after.training_sha256 == before.training_sha256
@@ -264,7 +265,7 @@ def test_another_test_set_leaves_the_fingerprint_of_training(
 
 def test_the_fingerprint_changes_with_the_calibration_split(folders: ImageFolderData) -> None:
     fewer = folders.model_copy(update={"calibration_images": 4})
-    found, whole = load_dataset(fewer, SIZE), load_dataset(folders, SIZE)
+    found, whole = load_dataset(fewer, square(SIZE)), load_dataset(folders, square(SIZE))
     assert found.sha256 != whole.sha256
     assert found.training_sha256 != whole.training_sha256
 
@@ -272,9 +273,9 @@ def test_the_fingerprint_changes_with_the_calibration_split(folders: ImageFolder
 def test_what_does_not_fit_in_memory_is_decoded_on_demand(
     folders: ImageFolderData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = load_dataset(folders, SIZE)
+    kept = load_dataset(folders, square(SIZE))
     monkeypatch.setattr(images_module, "MEMORY_LIMIT_BYTES", 0)
-    lazy = load_dataset(folders, SIZE)
+    lazy = load_dataset(folders, square(SIZE))
     assert isinstance(kept.train.source, torch.Tensor)
     assert isinstance(lazy.train.source, tuple)
     assert_same(kept, lazy)
@@ -285,7 +286,7 @@ def test_arrays_that_do_not_fit_in_memory_are_resized_on_demand(
     digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(images_module, "MEMORY_LIMIT_BYTES", 0)
-    lazy = load_dataset(DigitsData(kind="digits"), SIZE)
+    lazy = load_dataset(DigitsData(kind="digits"), square(SIZE))
     assert isinstance(lazy.train.source, torch.Tensor)
     assert lazy.train.source.shape[-1] == 8
     assert_same(digits, lazy)
@@ -297,11 +298,11 @@ def test_what_fits_in_memory_is_judged_of_all_sets_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = DigitsData(kind="digits")
-    whole = load_dataset(config, SIZE)
+    whole = load_dataset(config, square(SIZE))
     images = sum(map(len, (whole.train, whole.calibration, *whole.tests.values())))
     for spare, side in ((0, SIZE), (-1, 8)):
         monkeypatch.setattr(images_module, "MEMORY_LIMIT_BYTES", images * 3 * SIZE**2 + spare)
-        found = load_dataset(config, SIZE)
+        found = load_dataset(config, square(SIZE))
         for images_of in (found.train, found.calibration, *found.tests.values()):
             assert isinstance(images_of.source, torch.Tensor)
             assert images_of.source.shape[-1] == side
@@ -325,7 +326,7 @@ def test_decoding_resizes_and_crops_as_torchvision_does(
     write_image(file, seed=width, width=width, height=height)
     with Image.open(file) as image:
         expected = np.asarray(Compose([Resize(size), CenterCrop(size)])(image)).astype(int)
-    ours = decode(file.read_bytes(), file, size)
+    ours = decode(file.read_bytes(), file, square(size))
     assert ours.shape == (3, size, size)
     assert np.abs(ours.transpose(1, 2, 0).astype(int) - expected).max() <= 1
 
@@ -346,7 +347,7 @@ def test_the_middle_is_cut_from_larger_images_as_torchvision_does(
     folders = folders.model_copy(update={"crop_pct": crop_pct})
     if not cached:
         monkeypatch.setattr(images_module, "MEMORY_LIMIT_BYTES", 1)
-    dataset = load_dataset(folders, size, cache=tmp_path / "cache" if cached else None)
+    dataset = load_dataset(folders, square(size), cache=tmp_path / "cache" if cached else None)
     assert folders.test is not None
     files = sorted(path for path in Path(folders.test["day"]).rglob("*") if path.is_file())
     delivered = dataset.tests["day"].pixels(torch.arange(len(files)))
@@ -354,7 +355,7 @@ def test_the_middle_is_cut_from_larger_images_as_torchvision_does(
         with Image.open(file) as image:
             fitted = Compose([Resize(whole), CenterCrop(size)])(image.convert("RGB"))
         assert np.abs(ours.permute(1, 2, 0).numpy().astype(int) - np.asarray(fitted)).max() <= 1
-        assert torch.equal(decoded(folders, file.read_bytes(), file, size), ours)
+        assert torch.equal(decoded(folders, file.read_bytes(), file, square(size)), ours)
     around = dataset.train.with_margin(torch.arange(3))
     assert around.shape == (3, 3, whole, whole)
     margin = (whole - size) // 2
@@ -365,7 +366,8 @@ def test_the_middle_is_cut_from_larger_images_as_torchvision_does(
 def test_random_parts_are_taken_from_what_lies_around_the_middle() -> None:
     pixels = torch.zeros(40, 3, 8, 8, dtype=torch.uint8)
     pixels[:, :, 2:6, 2:6] = 255  # all that evaluation sees
-    images = Images(labels=torch.arange(40) % 2, size=4, source=pixels.numpy(), margin=2)
+    labels = torch.arange(40) % 2
+    images = Images(labels=labels, shape=square(4), source=pixels.numpy(), margin=(2, 2))
     dataset = replace(in_memory(4)[1], train=images)
     generator = torch.Generator().manual_seed(0)
     plain = next(iter(batches(images, 40, dataset)))[0]
@@ -384,7 +386,7 @@ def test_an_image_of_the_right_size_is_untouched(tmp_path: Path) -> None:
     write_image(file, seed=1, width=SIZE, height=SIZE)
     with Image.open(file) as image:
         assert np.array_equal(
-            decode(file.read_bytes(), file, SIZE), np.asarray(image).transpose(2, 0, 1)
+            decode(file.read_bytes(), file, square(SIZE)), np.asarray(image).transpose(2, 0, 1)
         )
 
 
@@ -396,7 +398,8 @@ def test_a_camera_turned_image_is_put_upright(tmp_path: Path) -> None:
     with Image.open(upright) as image:
         image.transpose(Image.Transpose.ROTATE_90).save(turned, exif=exif)
     assert np.array_equal(
-        decode(turned.read_bytes(), turned, SIZE), decode(upright.read_bytes(), upright, SIZE)
+        decode(turned.read_bytes(), turned, square(SIZE)),
+        decode(upright.read_bytes(), upright, square(SIZE)),
     )
 
 
@@ -409,7 +412,7 @@ def test_every_pixel_format_becomes_rgb(mode: str, tmp_path: Path) -> None:
         Image.new("RGB", (SIZE, SIZE), (128, 128, 128)).convert(
             mode, dither=Image.Dither.NONE, palette=Image.Palette.ADAPTIVE
         ).save(file)
-    pixels = decode(file.read_bytes(), file, SIZE)
+    pixels = decode(file.read_bytes(), file, square(SIZE))
     assert pixels.shape == (3, SIZE, SIZE)
     assert set(np.unique(pixels)) <= ({0, 255} if mode == "1" else {127, 128, 129})
 
@@ -418,14 +421,14 @@ def test_pixels_without_a_known_range_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "depth.tif"
     Image.fromarray(np.ones((SIZE, SIZE), dtype=np.float32)).save(file)
     with pytest.raises(InputError, match=r"depth\.tif: 32-bit pixels"):
-        decode(file.read_bytes(), file, SIZE)
+        decode(file.read_bytes(), file, square(SIZE))
 
 
 def test_a_very_long_image_needs_no_more_memory_than_its_crop(tmp_path: Path) -> None:
     file = tmp_path / "long.png"
     write_image(file, seed=1, width=60_000, height=1)
     # Enlarged whole before the crop this would be 60,000 x 1024 x 1024 pixels.
-    assert decode(file.read_bytes(), file, 1024).shape == (3, 1024, 1024)
+    assert decode(file.read_bytes(), file, square(1024)).shape == (3, 1024, 1024)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:.*:UserWarning:PIL")
@@ -442,7 +445,7 @@ def test_damaged_files_decode_or_are_named(
     content = content[: data.draw(st.integers(0, len(content)))]
     problem = None
     try:
-        assert decode(bytes(content), file, SIZE).shape == (3, SIZE, SIZE)
+        assert decode(bytes(content), file, square(SIZE)).shape == (3, SIZE, SIZE)
     except InputError as error:
         problem = str(error)
     assert problem is None or str(file) in problem
@@ -454,7 +457,7 @@ def test_damaged_files_decode_or_are_named(
 def test_only_the_named_formats_are_decoded(content: bytes, tmp_path: Path) -> None:
     # Pillow hands PostScript to a program that runs it.
     with pytest.raises(InputError, match=r"a\.png: not an image"):
-        decode(content, tmp_path / "a.png", SIZE)
+        decode(content, tmp_path / "a.png", square(SIZE))
 
 
 def test_a_pipe_among_the_images_is_named_and_not_waited_for(
@@ -595,7 +598,7 @@ def in_memory(count: int) -> tuple[Images, Dataset]:
     """Images whose every pixel is their own number, so that a batch shows who is in it."""
     numbers = torch.arange(count, dtype=torch.uint8)
     source = numbers[:, None, None, None].expand(-1, 3, 4, 4).contiguous()
-    images = Images(labels=torch.arange(count) % 2, size=4, source=source)
+    images = Images(labels=torch.arange(count) % 2, shape=square(4), source=source)
     dataset = Dataset(
         name="numbers",
         classes=("even", "odd"),
@@ -720,7 +723,7 @@ def test_batches_refuse_wrong_arguments_at_once() -> None:
 
 def complaint(config: ImageFolderData) -> str:
     with pytest.raises(InputError) as caught:
-        load_dataset(config, SIZE)
+        load_dataset(config, square(SIZE))
     return str(caught.value)
 
 
@@ -740,10 +743,10 @@ def test_one_path_stands_for_all_folders(folders: ImageFolderData, tmp_path: Pat
     (tmp_path / "readme.txt").write_text("")
     (tmp_path / "notes").mkdir()
     config = ImageFolderData(path=tmp_path, calibration_images=5)
-    dataset = load_dataset(config, SIZE)
+    dataset = load_dataset(config, square(SIZE))
     assert (len(dataset.train), list(dataset.tests)) == (8, ["test-day", "validation"])
     tests = {"day": str(tmp_path / "test-day"), "night": str(tmp_path / "validation")}
-    apart = load_dataset(folder_config(tmp_path, test=tests), SIZE)
+    apart = load_dataset(folder_config(tmp_path, test=tests), square(SIZE))
     assert torch.equal(every_pixel(dataset.train), every_pixel(apart.train))
 
 
@@ -818,7 +821,7 @@ def test_an_image_that_breaks_later_is_named(
     monkeypatch.setattr(images_module, "MEMORY_LIMIT_BYTES", 0)
     torn = tmp_path / "day" / "ant" / "0.png"
     torn.write_bytes(torn.read_bytes()[:300])
-    day = load_dataset(folders, SIZE).tests["day"]
+    day = load_dataset(folders, square(SIZE)).tests["day"]
     with pytest.raises(InputError, match=r"ant/0\.png"):
         every_pixel(day)
     torn.unlink()
@@ -833,18 +836,18 @@ def test_more_calibration_images_than_can_be_spared_are_refused(folders: ImageFo
     assert message.startswith("data.calibration_images: got 11;")
     assert "13 images in 3 classes" in message
     assert "at most 10" in message
-    kept = load_dataset(folders.model_copy(update={"calibration_images": 10}), SIZE)
+    kept = load_dataset(folders.model_copy(update={"calibration_images": 10}), square(SIZE))
     assert sorted(kept.train.labels.tolist()) == [0, 1, 2]
 
 
 def test_other_files_and_nested_folders(folders: ImageFolderData, tmp_path: Path) -> None:
-    before = load_dataset(folders, SIZE)
+    before = load_dataset(folders, square(SIZE))
     (tmp_path / "train" / "notes.txt").write_text("")
     (tmp_path / "train" / "ant" / "Thumbs.db").write_text("")
     (tmp_path / "train" / "ant" / "._0.png").write_text("")
-    assert_same(before, load_dataset(folders, SIZE))
+    assert_same(before, load_dataset(folders, square(SIZE)))
     write_image(tmp_path / "train" / "ant" / "more" / "DEEP.PNG", seed=99)
-    assert len(load_dataset(folders, SIZE).train) == len(before.train) + 1
+    assert len(load_dataset(folders, square(SIZE)).train) == len(before.train) + 1
 
 
 # CIFAR
@@ -884,7 +887,7 @@ def test_cifar_is_read_from_its_own_files(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_cifar(tmp_path, kind, monkeypatch)
-    dataset = load_dataset(cifar_config(kind, tmp_path), SIZE)
+    dataset = load_dataset(cifar_config(kind, tmp_path), square(SIZE))
     assert dataset.name == kind
     assert len(dataset.classes) == (10 if kind == "cifar10" else 100)
     assert {name: len(images) for name, images in all_sets(dataset).items()} == {
@@ -898,13 +901,13 @@ def test_cifar_is_read_from_its_own_files(
     assert np.array_equal(
         every_pixel(dataset.tests["test"]).numpy(), stored.reshape(20, 3, SIZE, SIZE)
     )
-    assert_same(dataset, load_dataset(cifar_config(kind, tmp_path), SIZE))
-    assert every_pixel(load_dataset(cifar_config(kind, tmp_path), 64).train).shape[-1] == 64
+    assert_same(dataset, load_dataset(cifar_config(kind, tmp_path), square(SIZE)))
+    assert every_pixel(load_dataset(cifar_config(kind, tmp_path), square(64)).train).shape[-1] == 64
 
 
 def test_absent_cifar_says_where_it_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
-        load_dataset(cifar_config("cifar10", tmp_path), SIZE)
+        load_dataset(cifar_config("cifar10", tmp_path), square(SIZE))
     message = str(caught.value)
     assert f"looked for cifar10 in {tmp_path / 'cifar-10-batches-py'}: no such folder" in message
     assert "data.download: true" in message
@@ -915,7 +918,7 @@ def test_damaged_cifar_is_told_from_absent(tmp_path: Path, monkeypatch: pytest.M
     write_cifar(tmp_path, "cifar10", monkeypatch)
     (tmp_path / "cifar-10-batches-py" / "test").write_bytes(b"")
     with pytest.raises(InputError, match="incomplete or damaged"):
-        load_dataset(cifar_config("cifar10", tmp_path), SIZE)
+        load_dataset(cifar_config("cifar10", tmp_path), square(SIZE))
 
 
 def test_a_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -924,7 +927,7 @@ def test_a_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr("urllib.request.urlopen", offline)
     with pytest.raises(InputError) as caught:
-        load_dataset(cifar_config("cifar100", tmp_path, download=True), SIZE)
+        load_dataset(cifar_config("cifar100", tmp_path, download=True), square(SIZE))
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith("data.download: could not fetch https://www.cs.toronto.edu/")

@@ -17,6 +17,7 @@ from pipeline.formats.formats import FORMATS
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.build import build
 from pipeline.networks.resnest.family import FAMILY
+from pipeline.recipe.input_shape import square
 from pipeline.recipe.recipe import load_recipes
 from tests.making.cli import narrow_run, pocketnest
 from tests.making.networks import structure
@@ -121,9 +122,9 @@ def test_the_size_of_a_file_is_known_before_it_is_written(out: Path, form: str) 
     take_shapes(model, load_file(out / name / stages["prune"] / "weights.safetensors"))
     assert recipe.prune is not None
     config = recipe.prune.model_copy(update={"macs": None, "latency": None, "size_mb": 1.0})
-    goal = goal_of(FAMILY, model, 32, config, FORMATS[form].bytes["int8"])
+    goal = goal_of(FAMILY, model, square(32), config, FORMATS[form].bytes["int8"])
     estimate = goal.cost.of(
-        {group.name: group.channels for group in groups_of(model, 32, structure(model))}
+        {group.name: group.channels for group in groups_of(model, square(32), structure(model))}
     )
     assert estimate == pytest.approx(target_of(out, name)["size_bytes"] / 1e6, rel=0.05)
 

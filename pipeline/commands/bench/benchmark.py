@@ -29,6 +29,7 @@ from pipeline.measure.lanes.lane import Lane, Rounds
 from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.measure.latency import Latency
 from pipeline.measure.roofline import Roofline, has_peak, roofline
+from pipeline.recipe.input_shape import InputShape
 from pipeline.stages.finished_run import Finished, float_network
 from pipeline.tasks.tasks import task_of
 
@@ -59,7 +60,7 @@ class Benchmark:
 
     Attributes:
         lane: key of `LANES`.
-        side: of the image, in pixels.
+        shape: of the image.
         contestants: in the order of the table.
         timed: by number of threads.
         rooflines: of the int8 files of runs, on one thread, by name.
@@ -67,7 +68,7 @@ class Benchmark:
     """
 
     lane: str
-    side: int
+    shape: InputShape
     contestants: tuple[Contestant, ...]
     timed: tuple[Timed, ...]
     rooflines: dict[str, Roofline]
@@ -122,7 +123,7 @@ def benchmark(
     )
     return Benchmark(
         lane=lane,
-        side=recipe.model.input_size,
+        shape=recipe.model.input_shape,
         contestants=tuple(contestants),
         timed=timed,
         rooflines=rooflines,
@@ -176,7 +177,7 @@ def as_json(found: Benchmark) -> dict[str, Any]:
         "host": LANES[found.lane].machine().model_dump(),
         "code": code_info().model_dump(),
         "tools": tool_versions(),
-        "side": found.side,
+        "side": found.shape.sides,
         "contestants": contestants,
         "timed": [
             {

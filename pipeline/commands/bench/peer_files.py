@@ -50,7 +50,7 @@ def peer_files(
         "weights": sha256_of(run.stage("train", WEIGHTS)),
         "data": dataset.sha256,
         "images": len(dataset.calibration),
-        "side": dataset.calibration.size,
+        "side": dataset.calibration.shape.sides,
         "peers": [plan.name for plan in plans],
         "tools": tool_versions(),
     }

@@ -43,9 +43,7 @@ def write_plot(found: Benchmark, path: Path) -> None:
         axis.set_xlabel(f"ms for one image, {timed.threads} thread{'s' * (timed.threads > 1)}")
         axis.set_xlim(0, 1.15 * max(taken.p90 for taken in timed.latencies.values()))
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].set_title(
-        f"{found.side} x {found.side}; green: PocketNest's files", loc="left", fontsize=9
-    )
+    axes[0][0].set_title(f"{found.shape}; green: PocketNest's files", loc="left", fontsize=9)
     figure.tight_layout()
     figure.savefig(path, format="svg", metadata={"Date": None})
     pyplot.close(figure)

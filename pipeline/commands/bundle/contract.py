@@ -12,12 +12,13 @@ from pipeline.formats.ports import Interface, Port
 from pipeline.report.records import Report
 from pipeline.stages.finished_run import Finished
 from pipeline.tasks.images.dataset import Dataset
+from pipeline.tasks.images.pixels import Images
 
 CONTRACT = "contract.json"
 
 _FIT = (
-    "turn upright (EXIF), cut the square from the middle whose side is `kept` of the shorter side, "
-    "resize to the side, bilinear with antialias"
+    "turn upright (EXIF), cut from the middle the largest part with the proportions of the image, "
+    "`kept` of it along each side, resize to height and width, bilinear with antialias"
 )
 _NORMALIZED = "value = (pixel / 255 - mean) / std, per channel, pixel 0..255"
 _PIXELS = "value = pixel, 0..255; the file normalises"
@@ -43,10 +44,13 @@ class Input(Record):
         shape: null stands for any number of images.
         layout: of the shape: N images, C channels, H rows from the top, W columns.
         dtype: of the elements.
-        color_order: of the channels.
-        side: of the image, in pixels.
-        fit: how a photo becomes an image of that side.
-        kept: of a photo's shorter side; 1 is the largest square.
+        color_order: of the channels; grey is the luma of ITU-R 601 of the resized image.
+        channels: of the image.
+        side: of a square image, in pixels; null where height and width differ.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        fit: how a photo becomes such an image.
+        kept: of the largest part of a photo with these proportions, along each side.
         value: how a pixel becomes an element.
         mean: of `value`, per channel; null where the file normalises.
         std: likewise.
@@ -58,13 +62,16 @@ class Input(Record):
     shape: tuple[Positive | None, ...]
     layout: Literal["NCHW", "NHWC"]
     dtype: Literal["float32", "float16", "uint8", "int8"]
-    color_order: Literal["RGB"] = "RGB"
-    side: Positive
+    color_order: Literal["RGB", "grey"]
+    channels: Literal[1, 3]
+    side: Positive | None
+    height: Positive
+    width: Positive
     fit: Text = _FIT
     kept: Share = 1.0
     value: Text
-    mean: tuple[Share, Share, Share] | None
-    std: tuple[Above0, Above0, Above0] | None
+    mean: tuple[Share, ...] | None
+    std: tuple[Above0, ...] | None
     grid: IntegerGrid | None = None
 
 
@@ -84,7 +91,7 @@ class Golden(Record):
     """Images whose answers are known.
 
     Attributes:
-        folder: with NN.png, the same pixels as NN.rgb (rows from the top, 3 bytes a pixel), and
+        folder: with NN.png, the same pixels as NN.rgb (rows from the top, a byte a channel), and
             the logits of every image in expected.csv.
         images: number of them.
         tolerance: most that a logit may be off.
@@ -151,13 +158,23 @@ def _input(port: Port, dataset: Dataset, *, normalizes: bool) -> Input:
         shape=port.shape,
         layout=port.layout,  # type: ignore[arg-type]
         dtype=port.dtype,  # type: ignore[arg-type]
-        side=port.side,
-        kept=port.side / (port.side + 2 * dataset.train.margin),
+        color_order="RGB" if port.channels == 3 else "grey",
+        channels=port.channels,  # type: ignore[arg-type]
+        side=port.height if port.height == port.width else None,
+        height=port.height,
+        width=port.width,
+        kept=_kept(dataset.train),
         value=_PIXELS if normalizes else _NORMALIZED,
         mean=None if normalizes else dataset.mean,
         std=None if normalizes else dataset.std,
         grid=_grid(port),
     )
+
+
+def _kept(images: Images) -> float:
+    """By the shorter side; along the other it is the same to half a pixel."""
+    whole = images.shape.within(images.margin)
+    return images.shape.shorter / whole.shorter
 
 
 def _output(port: Port, classes: int) -> Output:

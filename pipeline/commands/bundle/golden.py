@@ -34,7 +34,7 @@ class Vectors:
     """Images and the answers to them.
 
     Attributes:
-        pixels: uint8 (images, 3, side, side).
+        pixels: uint8 (images, channels, height, width).
         labels: class of each image.
         logits: float32 (images, classes), of the file.
         tolerance: most that a logit may be off.
@@ -103,7 +103,7 @@ def write(found: Vectors, folder: Path, task: TaskModule) -> None:
     for row, (pixels, cells) in enumerate(zip(found.pixels, rows, strict=True)):
         name = f"{row:02d}"
         rgb = np.ascontiguousarray(pixels.transpose(1, 2, 0))
-        Image.fromarray(rgb).save(folder / f"{name}.png")
+        Image.fromarray(rgb if len(pixels) == 3 else rgb[..., 0]).save(folder / f"{name}.png")
         (folder / f"{name}.rgb").write_bytes(rgb.tobytes())
         lines.append(",".join([name, *cells]))
     (folder / EXPECTED).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -102,7 +102,10 @@ def snippets(contract: Contract, onnxruntime: str) -> dict[str, str]:
     values = {
         "name": contract.name,
         "file": contract.file,
-        "side": given.side,
+        "height": given.height,
+        "width": given.width,
+        "channels": given.channels,
+        "order": "red, green and blue" if given.channels == 3 else "one byte",
         "kept": given.kept,
         "classes": made.classes,
         "tolerance": contract.golden.tolerance,

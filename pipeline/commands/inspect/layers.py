@@ -19,6 +19,7 @@ from pipeline.measure.layers import layers_of
 from pipeline.networks.checkpoints import WEIGHTS, read_checkpoint
 from pipeline.networks.count import LayerCount, count
 from pipeline.networks.families import family_of
+from pipeline.recipe.input_shape import InputShape
 from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import PROGRAM
 from pipeline.stages.finished_run import Finished
@@ -77,8 +78,8 @@ def table_of_recipe(recipe: Recipe) -> list[LayerCost]:
     Raises:
         InputError: the classes of its data cannot be read, whose number decides the outputs.
     """
-    side = recipe.model.input_size
-    return _rows(_prunable(recipe, class_names(recipe.data)), None, side)
+    shape = recipe.model.input_shape
+    return _rows(_prunable(recipe, class_names(recipe.data)), None, shape)
 
 
 def table_of_run(run: Finished, rounds: int) -> list[LayerCost]:
@@ -91,13 +92,13 @@ def table_of_run(run: Finished, rounds: int) -> list[LayerCost]:
     Raises:
         InputError: a stage's result is gone from the store.
     """
-    recipe, side = run.recipe, run.recipe.model.input_size
+    recipe, shape = run.recipe, run.recipe.model.input_shape
     small = _prunable(recipe, run.classes)
     last = "prune" if recipe.sparsify is None else "sparsify"
     weights = run.stage(last, WEIGHTS)
     with reading(weights):
         take_shapes(small, read_checkpoint(weights))
-    rows = _rows(_prunable(recipe, run.classes), small, side)
+    rows = _rows(_prunable(recipe, run.classes), small, shape)
     if recipe.target.precision == "float" or run.format.module().cannot_time() is not None:
         return rows
     if run.format.layers is None:
@@ -113,8 +114,8 @@ def _prunable(recipe: Recipe, classes: Sequence[str]) -> nn.Module:
     return model
 
 
-def _rows(whole: nn.Module, small: nn.Module | None, side: int) -> list[LayerCost]:
-    after = {} if small is None else {n.name: _size(n) for n in count(small, side).layers}
+def _rows(whole: nn.Module, small: nn.Module | None, shape: InputShape) -> list[LayerCost]:
+    after = {} if small is None else {n.name: _size(n) for n in count(small, shape).layers}
     return [
         LayerCost(
             name=layer.name,
@@ -123,7 +124,7 @@ def _rows(whole: nn.Module, small: nn.Module | None, side: int) -> list[LayerCos
             before=_size(layer),
             after=after.get(layer.name),
         )
-        for layer in count(whole, side).layers
+        for layer in count(whole, shape).layers
     ]
 
 

@@ -34,9 +34,9 @@ def classify(
             weights are gone.
     """
     first, model = runs[0], float_network(runs)
-    side, data = first.recipe.model.input_size, first.recipe.data
-    pixels = torch.stack([decoded(data, content, Path(name), side) for name, content in images])
-    normalized = normalize(pixels, *mean_and_std(data))
+    shape, data = first.recipe.model.input_shape, first.recipe.data
+    pixels = torch.stack([decoded(data, content, Path(name), shape) for name, content in images])
+    normalized = normalize(pixels, *mean_and_std(data, shape.channels))
     with torch.inference_mode():
         logits = {FLOAT: model(normalized)}
     for run in runs:

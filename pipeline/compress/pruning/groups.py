@@ -17,6 +17,7 @@ from torch import nn
 
 from pipeline.base.errors import InputError
 from pipeline.networks.family import Structure
+from pipeline.recipe.input_shape import InputShape
 
 Removed = Mapping[str, Sequence[int]]
 """Indices of the channels to remove, by the name of their group."""
@@ -56,18 +57,18 @@ def stage_of(layer: str, stages: Sequence[str]) -> str:
     return next(inside, STEM)
 
 
-def tied(model: nn.Module, input_size: int, structure: Structure) -> tuple[Any, dict[Group, Any]]:
+def tied(model: nn.Module, shape: InputShape, structure: Structure) -> tuple[Any, dict[Group, Any]]:
     """torch-pruning's dependency graph of a network in prunable form, and its record of each group.
 
     The classifier's outputs are the classes, and in no group.
 
     Args:
         model: in evaluation mode, its parameters with `requires_grad`.
-        input_size: side of the images in pixels.
+        shape: of an image.
         structure: of the network.
     """
     place = next(model.parameters()).device
-    example = torch.zeros(1, 3, input_size, input_size, device=place)
+    example = torch.zeros(shape.batch(1), device=place)
     graph = tp.DependencyGraph().build_dependency(model, example)
     names = {module: name for name, module in model.named_modules()}
     order = {name: index for index, name in enumerate(names.values())}
@@ -103,9 +104,9 @@ def _group(
     )
 
 
-def groups_of(model: nn.Module, input_size: int, structure: Structure) -> tuple[Group, ...]:
+def groups_of(model: nn.Module, shape: InputShape, structure: Structure) -> tuple[Group, ...]:
     """Every group of a network in prunable form, in the order of the layers that make them."""
-    return tuple(tied(differentiable(model), input_size, structure)[1])
+    return tuple(tied(differentiable(model), shape, structure)[1])
 
 
 def differentiable(model: nn.Module) -> nn.Module:
@@ -146,12 +147,14 @@ def check_removed(groups: Sequence[Group], removed: Removed) -> None:
             )
 
 
-def remove(model: nn.Module, input_size: int, structure: Structure, removed: Removed) -> nn.Module:
+def remove(
+    model: nn.Module, shape: InputShape, structure: Structure, removed: Removed
+) -> nn.Module:
     """A copy of `model` without the channels `removed`.
 
     Args:
         model: in prunable form; not changed.
-        input_size: side of the images in pixels.
+        shape: of an image.
         structure: of the network.
         removed: channels by group.
 
@@ -159,7 +162,7 @@ def remove(model: nn.Module, input_size: int, structure: Structure, removed: Rem
         InputError: the channels cannot be removed (see `check_removed`).
     """
     pruned = differentiable(model)
-    graph, found = tied(pruned, input_size, structure)
+    graph, found = tied(pruned, shape, structure)
     check_removed(tuple(found), removed)
     for name, indices in removed.items():
         if indices:
@@ -190,7 +193,7 @@ def masked_difference(
     pruned: nn.Module,
     groups: Sequence[Group],
     removed: Removed,
-    input_size: int,
+    shape: InputShape,
 ) -> float:
     """Largest output difference between `pruned` and `original` with the channels zeroed.
 
@@ -198,7 +201,7 @@ def masked_difference(
     """
     generator = torch.Generator().manual_seed(0)
     first = next(original.parameters())
-    images = torch.randn(4, 3, input_size, input_size, generator=generator).to(first)
+    images = torch.randn(shape.batch(4), generator=generator).to(first)
     with torch.no_grad():
         expected = mask(original, groups, removed)(images)
         got = pruned.eval()(images)

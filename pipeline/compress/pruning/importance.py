@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from pipeline.compress.pruning.groups import Group, differentiable, tied
 from pipeline.networks.family import Structure
+from pipeline.recipe.input_shape import InputShape
 
 Scores = dict[str, Tensor]
 """Importance of the channels of one cardinal group, float64, by the name of the group of channels.
@@ -45,7 +46,7 @@ NEED_IMAGES = frozenset({"taylor", "fisher"})
 
 def scores(
     model: nn.Module,
-    input_size: int,
+    shape: InputShape,
     structure: Structure,
     criterion: str,
     images: JudgedImages,
@@ -54,7 +55,7 @@ def scores(
 
     Args:
         model: in prunable form; not changed.
-        input_size: side of the images in pixels.
+        shape: of an image.
         structure: of the network.
         criterion: l1, l2, bn_scale, taylor or fisher.
         images: called where the criterion looks at gradients; the smaller its batches, the nearer
@@ -63,7 +64,7 @@ def scores(
     judged = differentiable(model)
     if criterion in NEED_IMAGES:
         _take_gradients(judged, images(), squared=criterion == "fisher")
-    _, groups = tied(judged, input_size, structure)
+    _, groups = tied(judged, shape, structure)
     importance = _CRITERIA[criterion]()
     return {group.name: _of_one_part(group, importance(record)) for group, record in groups.items()}
 

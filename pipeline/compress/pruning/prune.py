@@ -18,6 +18,7 @@ from pipeline.compress.pruning.widths import Plan, weakest
 from pipeline.networks.count import count
 from pipeline.networks.family import AnyFamily, Structure
 from pipeline.recipe.compression import PruneConfig, PruneTarget
+from pipeline.recipe.input_shape import InputShape
 
 EQUALITY_TOLERANCE = 1e-4
 """Largest difference to the masked original, relative to its largest output."""
@@ -68,19 +69,19 @@ class Pruned:
 
 
 def goal_of(
-    family: AnyFamily, model: nn.Module, input_size: int, config: PruneConfig, stored: Bytes
+    family: AnyFamily, model: nn.Module, shape: InputShape, config: PruneConfig, stored: Bytes
 ) -> Goal:
     """The goal of a recipe that asks for MACs, parameters or bytes.
 
     Args:
         family: of the network.
         model: in prunable form, before anything is removed.
-        input_size: side of the images in pixels.
+        shape: of an image.
         config: the recipe's `prune`, not with a latency.
         stored: bytes that a file of the target's format and precision holds.
     """
-    groups = groups_of(model, input_size, family.structure(model))
-    counts = count(model, input_size)
+    groups = groups_of(model, shape, family.structure(model))
+    counts = count(model, shape)
     shapes = costs.layer_shapes(groups, counts)
     if config.macs is not None:
         return share_goal("macs", costs.macs(shapes), config.macs, groups)
@@ -108,7 +109,7 @@ def share_goal(key: PruneTarget, cost: Cost, share: float, groups: Sequence[Grou
 
 def plan_of(
     model: nn.Module,
-    input_size: int,
+    shape: InputShape,
     structure: Structure,
     goal: Goal,
     config: PruneConfig,
@@ -118,7 +119,7 @@ def plan_of(
 
     Args:
         model: in prunable form.
-        input_size: side of the images in pixels.
+        shape: of an image.
         structure: of the network.
         goal: whose cost counts.
         config: criterion and rounding.
@@ -130,8 +131,8 @@ def plan_of(
     """
     plan = Plan(
         structure=structure,
-        groups=groups_of(model, input_size, structure),
-        scores=scores(model, input_size, structure, config.criterion, images),
+        groups=groups_of(model, shape, structure),
+        scores=scores(model, shape, structure, config.criterion, images),
         cost=goal.cost,
         round_to=config.round_to,
     )
@@ -140,12 +141,12 @@ def plan_of(
     return plan
 
 
-def prune_to(model: nn.Module, input_size: int, plan: Plan, widths: Mapping[str, int]) -> Pruned:
+def prune_to(model: nn.Module, shape: InputShape, plan: Plan, widths: Mapping[str, int]) -> Pruned:
     """Remove the least important channels of every group, down to `widths`.
 
     Args:
         model: in prunable form; not changed.
-        input_size: side of the images in pixels.
+        shape: of an image.
         plan: of this model.
         widths: channels to keep, by group.
 
@@ -153,8 +154,8 @@ def prune_to(model: nn.Module, input_size: int, plan: Plan, widths: Mapping[str,
         RuntimeError: the pruned network is not the original with those channels zeroed.
     """
     removed = weakest(plan, widths)
-    pruned = remove(model, input_size, plan.structure, removed)
-    difference = masked_difference(model, pruned, plan.groups, removed, input_size)
+    pruned = remove(model, shape, plan.structure, removed)
+    difference = masked_difference(model, pruned, plan.groups, removed, shape)
     if not difference <= EQUALITY_TOLERANCE:
         raise RuntimeError(
             f"the pruned network differs from the masked one by {difference:.2e} of its largest "

@@ -15,6 +15,7 @@ from pipeline.compress.quantization import grid
 from pipeline.compress.quantization.fake_quantize import ActivationFakeQuantize, FixedFakeQuantize
 from pipeline.compress.quantization.quantizer import ACTIVATION, PIXELS, MobileQuantizer
 from pipeline.recipe.compression import Milestones
+from pipeline.recipe.input_shape import InputShape
 
 aten = torch.ops.aten
 _BATCH_NORM = aten.batch_norm.default
@@ -23,19 +24,19 @@ _TRAINING_ARGUMENT = 5
 _SMALLEST_GAMMA = 1e-6
 
 
-def prepare(model: nn.Module, input_size: int, *, pixels: bool = False) -> fx.GraphModule:
+def prepare(model: nn.Module, shape: InputShape, *, pixels: bool = False) -> fx.GraphModule:
     """Export a network in deploy form and put fake quantization into it.
 
     The graph starts in training mode. Batch size stays dynamic. Parameters keep their names.
 
     Args:
         model: takes images (batch, 3, side, side); moved to the CPU, in training mode afterwards.
-        input_size: side of the images in pixels.
+        shape: of an image.
         pixels: whether the images are camera pixels, which have their grid at the input; for any
             other one is learned.
     """
     _keep_gammas_from_zero(model)
-    example = torch.zeros(2, 3, input_size, input_size)
+    example = torch.zeros(shape.batch(2))
     batch = torch.export.Dim("batch", min=2)
     model = model.cpu().train()
     program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))

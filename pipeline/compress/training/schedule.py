@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.recipe.input_shape import InputShape
 from pipeline.recipe.training import TrainConfig
 
 
@@ -58,7 +59,7 @@ def batches_per_epoch(images: int, batch_size: int, parts: int = 1) -> int:
 
 
 TrainingPart = tuple[Tensor, Tensor]
-"""Images (part, 3, side, side) and their targets (part, ...)."""
+"""Images (part, channels, height, width) and their targets (part, ...)."""
 
 
 def at_size(
@@ -67,21 +68,26 @@ def at_size(
     place: tuple[int, int],
     generator: torch.Generator,
 ) -> Sequence[TrainingPart]:
-    """The images at the side that the recipe gives for a step; `place` is (step, steps)."""
+    """The images at the size that the recipe gives for a step; `place` is (step, steps)."""
     if not config.sizes:
         return parts
     step, steps = place
-    side = config.sizes[step * len(config.sizes) // steps]
+    _, channels, *sides = parts[0][0].shape
+    whole = InputShape(channels=channels, height=sides[0], width=sides[1])
+    shape = whole.scaled(config.sizes[step * len(config.sizes) // steps])
+    height, width = shape.height, shape.width
     if config.shrink == "resize":
 
         def shrunk(images: Tensor) -> Tensor:
-            return functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
+            return functional.interpolate(images, (height, width), mode="bilinear", antialias=True)
 
     else:
-        most = parts[0][0].shape[-1] - side + 1
-        top, left = torch.randint(most, (2,), generator=generator).tolist()
+        top, left = (
+            int(torch.randint(most + 1, (1,), generator=generator))
+            for most in (whole.height - height, whole.width - width)
+        )
 
         def shrunk(images: Tensor) -> Tensor:
-            return images[:, :, top : top + side, left : left + side]
+            return images[:, :, top : top + height, left : left + width]
 
     return [(shrunk(images), targets) for images, targets in parts]

@@ -25,7 +25,8 @@ def describe(path: Path, about: Description) -> None:
     for name, value in properties(about).items():
         metadata.userDefined[name] = value
     (image,), (logits,) = spec.description.input, spec.description.output
-    image.shortDescription = "An upright RGB image"
+    colours = "RGB" if len(about.mean) == 3 else "grey"
+    image.shortDescription = f"An upright {colours} image"
     if not about.pixels:
         image.shortDescription += ", (pixel / 255 - mean) / std per channel"
     logits.shortDescription = "A number for every class; softmax makes probabilities of them"

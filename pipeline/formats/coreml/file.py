@@ -51,12 +51,13 @@ def _input(program: torch.export.ExportedProgram, pixels: bool) -> Any:
     refuse_learned_input(program)
     # ImageType's own scale is one number for three channels: it cannot divide by a standard
     # deviation per channel, so it changes nothing and the network normalises.
+    grey = shape[1] == 1
     return ct.ImageType(
         name=as_onnx.INPUT,
         shape=shape,
-        color_layout=ct.colorlayout.RGB,
+        color_layout=ct.colorlayout.GRAYSCALE if grey else ct.colorlayout.RGB,
         scale=1.0,
-        bias=[0.0, 0.0, 0.0],
+        bias=0.0 if grey else [0.0, 0.0, 0.0],
     )
 
 
@@ -294,8 +295,12 @@ class CoreMLRunnable:
         """Take one image (1, 3, side, side), normalised or pixel values as the file wants."""
         from PIL import Image
 
-        fed = Image.fromarray(camera_pixels(images)[0]) if self._takes_pixels else images
-        self._input = {as_onnx.INPUT: fed}
+        if not self._takes_pixels:
+            self._input = {as_onnx.INPUT: images}
+            return
+        pixels = camera_pixels(images)[0]
+        grey = pixels.shape[-1] == 1
+        self._input = {as_onnx.INPUT: Image.fromarray(pixels[..., 0] if grey else pixels)}
 
     def invoke(self) -> None:
         """Run the network on the image that was set."""

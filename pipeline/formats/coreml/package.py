@@ -160,17 +160,19 @@ def input_kind(feature: Any) -> Literal["array", "image"]:
     """How apps give an input, from its description; inside, the network takes floats either way.
 
     Raises:
-        NotImplementedError: neither an array nor an RGB image.
+        NotImplementedError: neither an array nor an RGB or grey image.
     """
     kind = feature.type.WhichOneof("Type")
     if kind == "multiArrayType":
         return "array"
     if kind == "imageType":
         space = feature.type.imageType.colorSpace
-        if space == feature.type.imageType.RGB:
+        if space in (feature.type.imageType.RGB, feature.type.imageType.GRAYSCALE):
             return "image"
         kind = f"image of colour space {space}"
-    raise NotImplementedError(f"input '{feature.name}' is of type {kind}; RGB and arrays are known")
+    raise NotImplementedError(
+        f"input '{feature.name}' is of type {kind}; RGB, grey and arrays are known"
+    )
 
 
 def _value(name: str, declared: Any) -> Value:

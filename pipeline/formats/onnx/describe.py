@@ -23,7 +23,7 @@ def describe(path: Path, about: Description) -> None:
     model.graph.name = about.name
     found = properties(about) | {"Image.ColorSpaceGamma": "SRGB"}
     if about.pixels:
-        found["Image.BitmapPixelFormat"] = "Rgb8"
+        found["Image.BitmapPixelFormat"] = "Rgb8" if len(about.mean) == 3 else "Gray8"
         found["Image.NominalPixelRange"] = "NominalRange_0_255"
     if about.author:
         found["model_author"] = about.author

@@ -27,9 +27,9 @@ def describe(path: Path, about: Description) -> None:
 
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     graph = model.subgraphs[0]
-    side = int(graph.tensors[graph.inputs[0]].shape[1])
+    _, height, width, _ = map(int, graph.tensors[graph.inputs[0]].shape)
     buffer, entry = schema.BufferT(), schema.MetadataT()
-    buffer.data = np.frombuffer(metadata(about, side), np.uint8)
+    buffer.data = np.frombuffer(metadata(about, height, width), np.uint8)
     entry.name, entry.buffer = NAME, len(model.buffers)
     model.buffers.append(buffer)
     model.metadata = [*(model.metadata or []), entry]
@@ -44,15 +44,15 @@ LABELS = "labels.txt"
 _IDENTIFIER = b"M001"
 _TENSOR_AXIS_LABELS = 2  # AssociatedFileType
 _IMAGE_PROPERTIES = 2  # ContentProperties
-_RGB = 1  # ColorSpaceType
+_RGB, _GREY = 1, 2  # ColorSpaceType
 _NORMALIZATION = 1  # ProcessUnitOptions
 
 _Field = Callable[[Any], None]
 """Adds one field to the table that a builder has begun."""
 
 
-def metadata(about: Description, side: int) -> bytes:
-    """The metadata of a file that takes images of `side` pixels and gives logits."""
+def metadata(about: Description, height: int, width: int) -> bytes:
+    """The metadata of a file that takes images of so many pixels and gives logits."""
     import flatbuffers
 
     builder = flatbuffers.Builder(1024)
@@ -73,7 +73,7 @@ def metadata(about: Description, side: int) -> bytes:
     subgraph = _table(
         builder,
         4,
-        _offset(2, _vector(builder, [_input(builder, about, side)])),
+        _offset(2, _vector(builder, [_input(builder, about, height, width)])),
         _offset(3, _vector(builder, [output])),
     )
     fields = [
@@ -88,14 +88,16 @@ def metadata(about: Description, side: int) -> bytes:
     return bytes(builder.Output())
 
 
-def _input(builder: Any, about: Description, side: int) -> int:
+def _input(builder: Any, about: Description, height: int, width: int) -> int:
+    coloured = len(about.mean) == 3
     size = _table(
         builder,
         2,
-        lambda b: b.PrependUint32Slot(0, side, 0),
-        lambda b: b.PrependUint32Slot(1, side, 0),
+        lambda b: b.PrependUint32Slot(0, width, 0),
+        lambda b: b.PrependUint32Slot(1, height, 0),
     )
-    image = _table(builder, 2, lambda b: b.PrependInt8Slot(0, _RGB, 0), _offset(1, size))
+    space = _RGB if coloured else _GREY
+    image = _table(builder, 2, lambda b: b.PrependInt8Slot(0, space, 0), _offset(1, size))
     content = _table(
         builder, 3, lambda b: b.PrependUint8Slot(0, _IMAGE_PROPERTIES, 0), _offset(1, image)
     )
@@ -113,7 +115,7 @@ def _input(builder: Any, about: Description, side: int) -> int:
         builder,
         7,
         _text(builder, 0, "image"),
-        _text(builder, 1, "An upright RGB image."),
+        _text(builder, 1, "An upright RGB image." if coloured else "An upright grey image."),
         _offset(3, content),
         _offset(4, _vector(builder, [unit])),
     )

@@ -23,6 +23,7 @@ from pipeline.measure.baseline.record import (
     Origin,
     TestedImages,
 )
+from pipeline.recipe.input_shape import InputShape
 from pipeline.tasks.accuracy import confusion_of
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.predictions import Predictions
@@ -87,13 +88,13 @@ class KeptBaseline:
         }
 
 
-def model_sha256(model: nn.Module, shape: Mapping[str, object], side: int) -> str:
-    """SHA-256 of a network: its family's `shape` of it, the side of its images, and every tensor.
+def model_sha256(model: nn.Module, network: Mapping[str, object], shape: InputShape) -> str:
+    """SHA-256 of a network: its family's `shape` of it, that of its images, and every tensor.
 
     Of the tensors' names, types, shapes and bytes in the order of the names, so that it does not
     depend on the kind of file they came from.
     """
-    outline = {"network": shape, "input_size": side}
+    outline = {"network": network, "input_size": shape.sides}
     whole = hashlib.sha256(json.dumps(outline, sort_keys=True).encode())
     for name, value in sorted(model.state_dict().items()):
         whole.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())

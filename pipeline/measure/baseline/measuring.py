@@ -67,8 +67,8 @@ def measured(
         InputError: logits are not finite.
     """
     place, host, measured_at = device(), host_info(), datetime.now(UTC)
-    side = recipe.model.input_size
-    counts = count(model, side)
+    shape = recipe.model.input_shape
+    counts = count(model, shape)
     chosen, left_out = precisions(place)
     with settings_kept():
         formed = {p: Formed(model, FORMS[p], place).eval() for p in chosen}
@@ -78,7 +78,7 @@ def measured(
         after = clocks_of(place)
     gpu = place.type == "cuda"
     return FloatBaseline(
-        model_sha256=model_sha256(model, family_of(recipe.model).shape(model), side),
+        model_sha256=model_sha256(model, family_of(recipe.model).shape(model), shape),
         model=model_info(recipe, len(dataset.classes), counts.params, counts.macs),
         data=tested_images(dataset),
         recipe=recipe_info(recipe),

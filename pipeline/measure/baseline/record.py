@@ -31,7 +31,7 @@ Precision = Literal["fp32", "tf32", "bf16"]
 EXACT: Precision = "fp32"
 """The precision that reports take their figures from."""
 
-Channels = Annotated[tuple[float, float, float], Field(strict=False)]
+Channels = Annotated[tuple[float, ...], Field(strict=False)]
 
 
 class Clocks(Record):

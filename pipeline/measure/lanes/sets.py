@@ -37,5 +37,5 @@ def answers_to_tests(
 
 def _inputs(dataset: Dataset) -> Iterator[Tensor]:
     for images in dataset.tests.values():
-        for x, _ in batches(images, evaluation_batch(images.size), dataset):
+        for x, _ in batches(images, evaluation_batch(images.shape), dataset):
             yield x

@@ -148,7 +148,7 @@ class DeployBlock(nn.Module):
 
 
 class DeployNet(nn.Module):
-    """A whole ResNeSt in deploy form: (batch, 3, side, side) to (batch, num_classes).
+    """A whole ResNeSt in deploy form: (batch, channels, height, width) to (batch, num_classes).
 
     Its images are normalised, or pixel values 0..255 where it is given the normalisation.
     """

@@ -38,6 +38,11 @@ def _structure(model: ResNeSt) -> Structure:
     )
 
 
+def _shape(model: ResNeSt) -> dict[str, object]:
+    # The channels of its images are those of its first convolution, which differ anyway.
+    return {key: value for key, value in asdict(model.config).items() if key != "channels"}
+
+
 def _drop(model: ResNeSt, config: TrainConfig) -> None:
     """Have a network drop squares in its last two stages, and features before its classifier.
 
@@ -83,7 +88,7 @@ def _pool(layer: str, pool: nn.Module, *, reads: bool = False) -> Iterator[Depth
 FAMILY = Family(
     build=build,
     structure=_structure,
-    shape=lambda model: asdict(model.config),
+    shape=_shape,
     block=lambda config: shape_of(config, 1).block,
     hints=hints,
     start=ResNeSt.start_as_identity,

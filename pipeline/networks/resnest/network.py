@@ -14,10 +14,6 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import drop_block2d
 
-STRIDE = 32
-"""Input pixels per output pixel of the last stage behind a deep stem; an input side must be a
-multiple of it, whatever the stem."""
-
 CLASSIFIER = "fc"
 """Path of the layer that gives the logits."""
 
@@ -31,7 +27,8 @@ class ResNeStConfig:
     `base_width` is the width of one cardinal group at 64 planes (the `64d` of `2s1x64d`),
     `radix` the number of splits (`2s`), `cardinality` the number of groups (`1x`). The first stage
     sees a quarter of the image's side behind the `deep` stem, all of it behind the `small` one.
-    `width_multiplier` scales every stage; widths stay multiples of 8.
+    `channels` are those of the images. `width_multiplier` scales every stage; widths stay multiples
+    of 8.
     """
 
     block: Literal["bottleneck", "basic"] = "bottleneck"
@@ -45,6 +42,7 @@ class ResNeStConfig:
     avd_first: bool = False
     width_multiplier: float = 1.0
     num_classes: int = 1000
+    channels: int = 3
     dropblock: float = 0.0
     dropout: float = 0.0
 
@@ -224,10 +222,10 @@ class Block(nn.Module):
         return torch.relu(y + self.downsample(x))
 
 
-def _deep_stem(width: int) -> nn.Sequential:
+def _deep_stem(channels: int, width: int) -> nn.Sequential:
     """Three convolutions, the first with a stride, in place of a 7x7 one; the last is wider."""
     return nn.Sequential(
-        nn.Conv2d(3, width, 3, 2, 1, bias=False),
+        nn.Conv2d(channels, width, 3, 2, 1, bias=False),
         nn.BatchNorm2d(width),
         nn.ReLU(),
         nn.Conv2d(width, width, 3, 1, 1, bias=False),
@@ -238,14 +236,18 @@ def _deep_stem(width: int) -> nn.Sequential:
 
 
 class ResNeSt(nn.Module):
-    """The whole network: (batch, 3, side, side) images to (batch, num_classes) logits."""
+    """The whole network: images (batch, channels, height, width) to (batch, num_classes) logits."""
 
     def __init__(self, config: ResNeStConfig) -> None:
         super().__init__()
         self.config = config
         width, deep = config.scaled(config.stem_width), config.stem == "deep"
         channels = 2 * width
-        self.conv1 = _deep_stem(width) if deep else nn.Conv2d(3, channels, 3, 1, 1, bias=False)
+        self.conv1 = (
+            _deep_stem(config.channels, width)
+            if deep
+            else nn.Conv2d(config.channels, channels, 3, 1, 1, bias=False)
+        )
         self.bn1 = nn.BatchNorm2d(channels)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if deep else nn.Identity()
         for index, (planes, depth) in enumerate(
@@ -291,9 +293,9 @@ class ResNeSt(nn.Module):
         return tuple(f"layer{i}" for i, stage in enumerate(self.stages(), start=1) if len(stage))
 
     def features(self, x: Tensor) -> Tensor:
-        """The last stage's output: (batch, channels, side / 32, side / 32).
+        """The last stage's output: (batch, features, height / 32, width / 32).
 
-        Behind a small stem height and width are side / 8.
+        Behind a small stem they are an eighth.
         """
         x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
         for stage in self.stages():

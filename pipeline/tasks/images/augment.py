@@ -9,26 +9,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.recipe.input_shape import InputShape
 from pipeline.recipe.training import AugmentConfig
 
 
-def random_parts(pixels: Tensor, crop: tuple[float, float], size: int) -> Tensor:
+def random_parts(pixels: Tensor, crop: tuple[float, float], shape: InputShape) -> Tensor:
     """A random part of every image, resized (Szegedy et al. 2014, section 6).
 
     It draws from torch's own generator.
 
     Args:
-        pixels: uint8 [B, 3, R, R].
-        crop: least and largest share of the area; sides are up to 4:3 or 3:4.
-        size: side S of what is returned, in pixels.
+        pixels: uint8 [B, C, R, S].
+        crop: least and largest share of the area; the proportion of the sides is up to 4/3 or
+            3/4 of that of `shape`.
+        shape: C, H and W of what is returned.
 
     Returns:
-        uint8 [B, 3, S, S].
+        uint8 [B, C, H, W].
     """
     # torchvision takes seconds to import.
     from torchvision.transforms import v2
 
-    return _each(pixels, v2.RandomResizedCrop(size, scale=crop, antialias=True))
+    size = (shape.height, shape.width)
+    aspect = shape.width / shape.height
+    ratio = (aspect * 3 / 4, aspect * 4 / 3)
+    return _each(pixels, v2.RandomResizedCrop(size, scale=crop, ratio=ratio, antialias=True))
 
 
 def _each(pixels: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
@@ -46,11 +51,11 @@ def by_policy(pixels: Tensor, policy: str) -> Tensor:
     own generator.
 
     Args:
-        pixels: uint8 [B, 3, S, S].
+        pixels: uint8 [B, C, H, W].
         policy: key of AugmentConfig.policy.
 
     Returns:
-        uint8 [B, 3, S, S].
+        uint8 [B, C, H, W].
     """
     # torchvision takes seconds to import.
     from torchvision.transforms import v2
@@ -71,12 +76,12 @@ def augment(x: Tensor, config: AugmentConfig, generator: torch.Generator) -> Ten
     outside repeats the border pixels.
 
     Args:
-        x: float [B, 3, S, S].
+        x: float [B, C, H, W].
         config: the widest change on either side; each image draws its own, uniformly.
         generator: on the CPU, so that every device sees the same draws.
 
     Returns:
-        float [B, 3, S, S].
+        float [B, C, H, W].
     """
     return augment_as(x, config, draw_changes(len(x), config, generator))
 
@@ -92,7 +97,7 @@ def draw_changes(count: int, config: AugmentConfig, generator: torch.Generator) 
 
 
 def augment_as(x: Tensor, config: AugmentConfig, draws: Tensor) -> Tensor:
-    """Every image x (float [B, 3, S, S]) changed as its draws (float [5, B]) say."""
+    """Every image x (float [B, C, H, W]) changed as its draws (float [5, B]) say."""
     if config.flip:
         flipped = draws[0] < 0.5
         x = torch.where(flipped.to(x.device)[:, None, None, None], x.flip(-1), x)
@@ -100,26 +105,33 @@ def augment_as(x: Tensor, config: AugmentConfig, draws: Tensor) -> Tensor:
         return x
     draws = draws[1:] * 2 - 1
     if config.rotate_deg == config.scale == 0:
-        return _shifted(x, (draws[2:] * config.shift * x.shape[-1]).round().to(torch.int64))
+        sides = torch.tensor([[x.shape[3]], [x.shape[2]]])
+        return _shifted(x, (draws[2:] * config.shift * sides).round().to(torch.int64))
     angle = draws[0] * math.radians(config.rotate_deg)
     # The grid runs from output to input: enlarging by s samples a region 1 / s as wide.
     zoom = 1 / (1 + draws[1] * config.scale)
-    # The grid's unit is half a side.
+    # The grid's unit is half a side, and not the same along rows and columns.
     shift_x, shift_y = draws[2:] * config.shift * 2
     cos, sin = angle.cos() * zoom, angle.sin() * zoom
-    rows = (torch.stack((cos, -sin, shift_x), dim=1), torch.stack((sin, cos, shift_y), dim=1))
+    aspect = x.shape[-1] / x.shape[-2]
+    rows = (
+        torch.stack((cos, -sin / aspect, shift_x), dim=1),
+        torch.stack((sin * aspect, cos, shift_y), dim=1),
+    )
     theta = torch.stack(rows, dim=1).to(x.device, x.dtype)
     grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
     return functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
 def _shifted(x: Tensor, pixels: Tensor) -> Tensor:
-    """Every image x (float [B, 3, S, S]) taken from so many pixels (int64 [2, B]) right and down.
+    """Every image x (float [B, C, H, W]) taken from so many pixels (int64 [2, B]) right and down.
 
     Images of the test sets are not resampled, so those of the training are not either: at 32 x 32
     a shift by half a pixel blurs all that is small.
     """
-    side = torch.arange(x.shape[-1], device=x.device)
-    columns, rows = (pixels.to(x.device)[:, :, None] + side).clamp(0, x.shape[-1] - 1)
+    columns, rows = (
+        (moved[:, None] + torch.arange(side, device=x.device)).clamp(0, side - 1)
+        for moved, side in zip(pixels.to(x.device), (x.shape[3], x.shape[2]), strict=True)
+    )
     images = torch.arange(len(x), device=x.device)[:, None, None]
     return x[images, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

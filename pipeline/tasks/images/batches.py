@@ -47,7 +47,7 @@ def batches(
     share: ProcessShare = WHOLE,
     place: torch.device | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of normalised batches: float32 [B, 3, S, S] and int64 [B].
+    """One epoch of normalised batches: float32 [B, C, H, W] and int64 [B].
 
     Without a generator the images come in their own order, for evaluation. With one (on the
     CPU) they are shuffled, for training; a last batch of a single image (of less than two in
@@ -101,7 +101,7 @@ def _batches(
         for part in share.of(torch.arange(len(indices))):
             if augment_config is not None and augment_config.crop is not None:
                 whole = images.with_margin(indices[part])
-                pixels = random_parts(whole, augment_config.crop, images.size)
+                pixels = random_parts(whole, augment_config.crop, images.shape)
             else:
                 pixels = images.pixels(indices[part])
             if augment_config is not None and augment_config.policy is not None:

@@ -1,7 +1,7 @@
 """Decoded images on disk: a later run neither reads nor decodes files that have not changed.
 
 The images of one folder lie in `<cache>/<key>/`, where the key is a hash of everything that
-decides them: `pixels.npy` (uint8 [N, 3, S, S]), `digests.npy` (uint8 [N, 32], the SHA-256 of every
+decides them: `pixels.npy` (uint8 [N, C, H, W]), `digests.npy` (uint8 [N, 32], the SHA-256 of every
 file) and the hashes of both, as of any result in the store. What does not match them is made again.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
+import math
 import os
 import shutil
 import tempfile
@@ -32,6 +33,7 @@ from pipeline.base.locks import held
 from pipeline.base.passing import is_passing
 from pipeline.base.safe_files import remove
 from pipeline.base.store import LOCKS, MAKING, key_of, publish
+from pipeline.recipe.input_shape import InputShape
 from pipeline.tasks.images import pixels as image_pixels
 
 _PIXELS, _DIGESTS = "pixels.npy", "digests.npy"
@@ -59,14 +61,14 @@ class Decoded:
 
 
 def kept_or_decoded(
-    root: Path, files: tuple[Path, ...], size: int, cache: Path | None, *, in_memory: bool
+    root: Path, files: tuple[Path, ...], shape: InputShape, cache: Path | None, *, in_memory: bool
 ) -> Decoded:
     """Find image files decoded on disk, or decode them.
 
     Args:
         root: folder of the files; where it lies does not matter to the cache.
         files: N image files.
-        size: side of the decoded images in pixels.
+        shape: of a decoded image.
         cache: directory that keeps decoded images; None keeps none.
         in_memory: without a cache, decode now; otherwise when asked for.
 
@@ -76,19 +78,19 @@ def kept_or_decoded(
     note = None
     if cache is not None:
         try:
-            pixels, digests = _kept(root, files, size, cache)
+            pixels, digests = _kept(root, files, shape, cache)
             return Decoded(source=pixels, digests=digests)
         except _NoRoomError as error:
             note = str(error)
     if not in_memory:
-        return Decoded(source=files, digests=image_pixels.read_files(files, size, None), note=note)
-    whole = np.empty((len(files), 3, size, size), np.uint8)
-    digests = image_pixels.read_files(files, size, whole.__setitem__)
+        return Decoded(source=files, digests=image_pixels.read_files(files, shape, None), note=note)
+    whole = np.empty(shape.batch(len(files)), np.uint8)
+    digests = image_pixels.read_files(files, shape, whole.__setitem__)
     return Decoded(source=torch.from_numpy(whole), digests=digests, note=note)
 
 
 def _kept(
-    root: Path, files: Sequence[Path], size: int, cache: Path
+    root: Path, files: Sequence[Path], shape: InputShape, cache: Path
 ) -> tuple[NDArray[np.uint8], list[bytes]]:
     """Pixels mapped for reading, and the digests; decoded first where they are not there.
 
@@ -96,33 +98,33 @@ def _kept(
         _NoRoomError: they do not fit on the disk. Nothing is left there.
     """
     try:
-        place = place_of(root, files, size, cache)
+        place = place_of(root, files, shape, cache)
     except OSError as error:
-        image_pixels.read_files(files, size, None)  # raises, and names more than the first
+        image_pixels.read_files(files, shape, None)  # raises, and names more than the first
         raise InputError(f"{root}: its files change while they are read; run again") from error
-    found = _open(place, len(files), size)
+    found = _open(place, len(files), shape)
     if found is None:
         cache.mkdir(parents=True, exist_ok=True)
         with held(cache / LOCKS / f"{place.name}.json", lambda owner: None):
-            found = _open(place, len(files), size)  # another process may just have made it
+            found = _open(place, len(files), shape)  # another process may just have made it
             if found is None:
-                _make(place, root, files, size)
-                found = _open(place, len(files), size)
+                _make(place, root, files, shape)
+                found = _open(place, len(files), shape)
     if found is None:
         raise InputError(f"{place}: reads back otherwise than it was written; check the disk")
     return found
 
 
-def place_of(root: Path, files: Sequence[Path], size: int, cache: Path) -> Path:
+def place_of(root: Path, files: Sequence[Path], shape: InputShape, cache: Path) -> Path:
     """Where the images of a folder lie decoded, as its files are now, if they lie there.
 
     Raises:
         OSError: a file cannot be looked at.
     """
-    return cache / key_of(_ingredients(root, files, size))
+    return cache / key_of(_ingredients(root, files, shape))
 
 
-def _ingredients(root: Path, files: Sequence[Path], size: int) -> dict[str, Any]:
+def _ingredients(root: Path, files: Sequence[Path], shape: InputShape) -> dict[str, Any]:
     """Everything that decides the pixels and their order, as plain JSON.
 
     A file counts as unchanged by its size, times and inode: the time of change (ctime) also moves
@@ -134,7 +136,13 @@ def _ingredients(root: Path, files: Sequence[Path], size: int) -> dict[str, Any]
         state, name = file.stat(), "/".join(file.parts[above:])
         listed.append([name, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino])
     codecs = {name: features.version(name) for name in ("jpg", "libjpeg_turbo", "webp")}
-    return {"files": listed, "side": size, "code": _code(), "pillow": pillow, "codecs": codecs}
+    return {
+        "files": listed,
+        "shape": shape.batch(1),
+        "code": _code(),
+        "pillow": pillow,
+        "codecs": codecs,
+    }
 
 
 @functools.cache
@@ -144,9 +152,9 @@ def _code() -> str:
     return hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()
 
 
-def _make(place: Path, root: Path, files: Sequence[Path], size: int) -> None:
+def _make(place: Path, root: Path, files: Sequence[Path], shape: InputShape) -> None:
     """Decode the files into `place`, which appears whole or not at all."""
-    needed = len(files) * 3 * size**2
+    needed = math.prod(shape.batch(len(files)))
     full = (
         f"no disk space left in {place.parent.resolve()} to keep the images of {root} decoded "
         f"({needed / 1e9:.1f} GB, with {_RESERVE_BYTES / 1e9:.1f} GB left free): every run decodes "
@@ -159,7 +167,7 @@ def _make(place: Path, root: Path, files: Sequence[Path], size: int) -> None:
         raise _NoRoomError(full)
     scratch = Path(tempfile.mkdtemp(prefix=f"{MAKING}-{place.name}-", dir=place.parent))
     try:
-        digests = _write_pixels(scratch / _PIXELS, files, size)
+        digests = _write_pixels(scratch / _PIXELS, files, shape)
         np.save(scratch / _DIGESTS, np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32))
         publish(scratch, place)
     except OSError as error:
@@ -170,11 +178,10 @@ def _make(place: Path, root: Path, files: Sequence[Path], size: int) -> None:
         remove(scratch)
 
 
-def _write_pixels(path: Path, files: Sequence[Path], size: int) -> list[bytes]:
+def _write_pixels(path: Path, files: Sequence[Path], shape: InputShape) -> list[bytes]:
     """Decode the files into one array file, and return the digest of each file's bytes."""
-    shape = (len(files), 3, size, size)
     with path.open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape.batch(len(files))}
         np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
         start = file.tell()
         file.flush()
@@ -185,10 +192,12 @@ def _write_pixels(path: Path, files: Sequence[Path], size: int) -> list[bytes]:
             if os.pwrite(file.fileno(), content, start + index * len(content)) < len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-        return image_pixels.read_files(files, size, write)
+        return image_pixels.read_files(files, shape, write)
 
 
-def _open(place: Path, count: int, size: int) -> tuple[NDArray[np.uint8], list[bytes]] | None:
+def _open(
+    place: Path, count: int, shape: InputShape
+) -> tuple[NDArray[np.uint8], list[bytes]] | None:
     """What lies at a place; None where there is nothing, or not what was written.
 
     Raises:
@@ -203,6 +212,6 @@ def _open(place: Path, count: int, size: int) -> tuple[NDArray[np.uint8], list[b
         if is_passing(error):
             raise
         return None
-    if (pixels.shape, digests.shape) != ((count, 3, size, size), (count, 32)):
+    if (pixels.shape, digests.shape) != (shape.batch(count), (count, 32)):
         return None
     return np.asarray(pixels), [digest.tobytes() for digest in digests]

@@ -18,7 +18,8 @@ _FEWEST, _BEYOND, _GAP_LEVELS = 16, 0.25, 8
 the outer quarter of the training images, by so many levels of 255. They are drawn from the same
 folder: by chance that happens once in four billion sets (0.25 to the 16th)."""
 _OUTSIDE = 0.5
-_CHANNELS = ("red", "green", "blue")
+_CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
+"""Names, by how many there are."""
 
 
 def check_calibration(dataset: Dataset) -> tuple[str, ...]:
@@ -41,7 +42,7 @@ def check_calibration(dataset: Dataset) -> tuple[str, ...]:
 
 
 def _sample(images: Images) -> Tensor:
-    """Pixels (up to 64, 3, side, side) of images from all over a set, float32 levels 0 to 255."""
+    """Pixels (up to 64, channels, height, width) from all over a set, float32 levels 0 to 255."""
     count = min(len(images), _SAMPLE)
     return images.pixels(torch.arange(count) * len(images) // count).float()
 
@@ -75,8 +76,9 @@ def _refuse_other_range(train: Tensor, calibration: Tensor) -> None:
         apart = (found.amax(0) < low) | (found.amin(0) > high)
         for channel in apart.nonzero().flatten().tolist():
             one, other = found[:, channel], trained[:, channel]
+            colour = _CHANNELS[len(apart)][channel]
             raise InputError(
-                f"calibration images: the {name} of {_CHANNELS[channel]} is {one.min():.0f} to "
+                f"calibration images: the {name} of {colour} is {one.min():.0f} to "
                 f"{one.max():.0f} of 255 in all {len(one)} that were looked at, and "
                 f"{other.median():.0f} in the median image trained on; int8 ranges would be those "
                 "of other images: calibrate on images like those trained on"
@@ -86,12 +88,14 @@ def _refuse_other_range(train: Tensor, calibration: Tensor) -> None:
 def _outside(name: str, images: Tensor, calibration: Tensor) -> str | None:
     """What the user is to know of a test set; None where there is nothing."""
     low, high = calibration.amin((0, 2, 3)), calibration.amax((0, 2, 3))
-    shape = (1, 3, 1, 1)
+    shape = (1, -1, 1, 1)
     outside = (images < low.view(shape)) | (images > high.view(shape))
     share = float(outside.float().mean())
     if share <= _OUTSIDE:
         return None
-    ranges = [f"{_CHANNELS[c]} {low[c]:.0f} to {high[c]:.0f}" for c in range(3)]
+    ranges = [
+        f"{channel} {low[c]:.0f} to {high[c]:.0f}" for c, channel in enumerate(_CHANNELS[len(low)])
+    ]
     return (
         f"test set {name}: {share:.0%} of its pixel values are outside of what the calibration "
         f"images hold ({', '.join(ranges)} of 255), where int8 files clip; if phones will see "

@@ -10,6 +10,7 @@ import torch
 
 from pipeline.base.errors import InputError
 from pipeline.recipe.data import CifarData
+from pipeline.recipe.input_shape import InputShape
 from pipeline.tasks.images.dataset import Dataset, array_dataset, split_calibration
 from pipeline.tasks.images.pixels import Images
 from pipeline.tasks.images.statistics import mean_and_std
@@ -22,13 +23,13 @@ def cifar_classes(config: CifarData) -> tuple[str, ...]:
     return tuple(_parts(config, (False,))[0].classes)
 
 
-def cifar_dataset(config: CifarData, size: int, seed: int) -> Dataset:
+def cifar_dataset(config: CifarData, shape: InputShape, seed: int) -> Dataset:
     """CIFAR-10 or CIFAR-100, read from its archive."""
     parts = _parts(config, (True, False))
     whole, test = (
         Images(
             labels=torch.tensor(part.targets, dtype=torch.int64),
-            size=size,
+            shape=shape,
             source=torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(),
         )
         for part in parts
@@ -36,7 +37,7 @@ def cifar_dataset(config: CifarData, size: int, seed: int) -> Dataset:
     where = f"the training set of {config.kind}"
     left, drawn = split_calibration(whole.labels, config.calibration_images, seed, where)
     sets = {"train": whole.take(left), "calibration": whole.take(drawn), "test": test}
-    return array_dataset(config.kind, parts[0].classes, sets, *mean_and_std(config))
+    return array_dataset(config.kind, parts[0].classes, sets, *mean_and_std(config, shape.channels))
 
 
 def _parts(config: CifarData, wanted: Sequence[bool]) -> list[Any]:

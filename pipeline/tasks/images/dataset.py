@@ -13,7 +13,8 @@ from torch import Tensor
 from pipeline.base.errors import InputError
 from pipeline.tasks.images.pixels import Images, fits_in_memory
 
-Triple = tuple[float, float, float]
+Channels = tuple[float, ...]
+"""A number for each channel."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,8 +40,8 @@ class Dataset:
     train: Images
     calibration: Images
     tests: dict[str, Images]
-    mean: Triple
-    std: Triple
+    mean: Channels
+    std: Channels
     sha256: str
     training_sha256: str
     notes: tuple[str, ...] = ()
@@ -51,7 +52,8 @@ def pixel_values(dataset: Dataset) -> Dataset:
 
     They are floats that miss the whole number by 2e-5 at most.
     """
-    return replace(dataset, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
+    channels = len(dataset.mean)
+    return replace(dataset, mean=(0.0,) * channels, std=(1 / 255,) * channels)
 
 
 def draw_stratified(labels: Tensor, count: int, seed: int) -> Tensor:
@@ -136,11 +138,11 @@ def fingerprint(
 
 
 def array_dataset(
-    name: str, classes: Sequence[str], sets: Mapping[str, Images], mean: Triple, std: Triple
+    name: str, classes: Sequence[str], sets: Mapping[str, Images], mean: Channels, std: Channels
 ) -> Dataset:
     """A dataset of images in memory; `sets` holds train, calibration and test, unresized."""
-    digests, size = {}, sets["train"].size
-    if fits_in_memory(sum(len(images) for images in sets.values()), size):
+    digests, shape = {}, sets["train"].shape
+    if fits_in_memory(sum(len(images) for images in sets.values()), shape):
         delivered = {key: images.resized() for key, images in sets.items()}
     else:
         delivered = dict(sets)

@@ -11,6 +11,7 @@ import torch
 
 from pipeline.base.errors import InputError
 from pipeline.recipe.data import ImageFolderData
+from pipeline.recipe.input_shape import InputShape
 from pipeline.recipe.values import name_fault
 from pipeline.tasks.images.cache import kept_or_decoded, place_of
 from pipeline.tasks.images.dataset import Dataset, fingerprints, split_calibration
@@ -59,22 +60,24 @@ def folder_classes(config: ImageFolderData) -> tuple[str, ...]:
     return tuple(files)
 
 
-def folders_dataset(config: ImageFolderData, size: int, seed: int, cache: Path | None) -> Dataset:
+def folders_dataset(
+    config: ImageFolderData, shape: InputShape, seed: int, cache: Path | None
+) -> Dataset:
     """Folders of photos, one for each class."""
     roots, found = _scanned(config)
     train = roots["data.train"]
     classes = list(found["data.train"])
-    margin = margin_of(size, config.crop_pct)
-    sets = {key: _as_images(files, size, margin) for key, files in found.items()}
+    margin = margin_of(shape, config.crop_pct)
+    sets = {key: _as_images(files, shape, margin) for key, files in found.items()}
     where = f"data.train ({train})"
     labels = sets["data.train"].labels
     left, drawn = split_calibration(labels, config.calibration_images, seed, where)
-    sets, digests, notes = _read(roots, sets, size + 2 * margin, cache)
+    sets, digests, notes = _read(roots, sets, shape.within(margin), cache)
     whole, all_digests = sets.pop("data.train"), digests.pop("data.train")
     for key, rows in {"calibration": drawn, "train": left}.items():
         digests[key] = [all_digests[row] for row in rows.tolist()]
     sets = {"train": whole.take(left), "calibration": whole.take(drawn), **sets}
-    mean, std = mean_and_std(config)
+    mean, std = mean_and_std(config, shape.channels)
     sha256, training_sha256 = fingerprints(classes, sets, digests)
     return Dataset(
         name=config.kind,
@@ -92,17 +95,17 @@ def folders_dataset(config: ImageFolderData, size: int, seed: int, cache: Path |
     )
 
 
-def folder_places(config: ImageFolderData, size: int, cache: Path) -> set[Path]:
+def folder_places(config: ImageFolderData, shape: InputShape, cache: Path) -> set[Path]:
     """Where in `cache` the decoded images of the folders are looked for.
 
     Raises:
         InputError: a folder is not what it was, or cannot be looked at.
     """
     roots, found = _scanned(config)
-    side = size + 2 * margin_of(size, config.crop_pct)
+    whole = shape.within(margin_of(shape, config.crop_pct))
     try:
         return {
-            place_of(roots[key], [file for group in files.values() for file in group], side, cache)
+            place_of(roots[key], [file for group in files.values() for file in group], whole, cache)
             for key, files in found.items()
         }
     except OSError as error:
@@ -131,26 +134,28 @@ def _scanned(
     return roots, found
 
 
-def _as_images(files: Mapping[str, Sequence[Path]], size: int, margin: int) -> Images:
+def _as_images(
+    files: Mapping[str, Sequence[Path]], shape: InputShape, margin: tuple[int, int]
+) -> Images:
     counts = torch.tensor([len(group) for group in files.values()])
     return Images(
         labels=torch.arange(len(counts)).repeat_interleave(counts),
-        size=size,
+        shape=shape,
         source=tuple(file for group in files.values() for file in group),
         margin=margin,
     )
 
 
 def _read(
-    roots: Mapping[str, Path], sets: Mapping[str, Images], side: int, cache: Path | None
+    roots: Mapping[str, Path], sets: Mapping[str, Images], shape: InputShape, cache: Path | None
 ) -> tuple[dict[str, Images], dict[str, list[bytes]], tuple[str, ...]]:
     """The sets, decoded where there is room for them; the digest of every file; notes."""
-    in_memory = fits_in_memory(sum(len(images) for images in sets.values()), side)
+    in_memory = fits_in_memory(sum(len(images) for images in sets.values()), shape)
     read, digests, problems, notes = {}, {}, [], []
     for key, images in sets.items():
         assert isinstance(images.source, tuple)
         try:
-            kept = kept_or_decoded(roots[key], images.source, side, cache, in_memory=in_memory)
+            kept = kept_or_decoded(roots[key], images.source, shape, cache, in_memory=in_memory)
         except InputError as error:
             problems.append(str(error))
             continue

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.recipe.data import DataConfig
+from pipeline.recipe.input_shape import InputShape
 from pipeline.tasks.images.cifar import cifar_classes, cifar_dataset
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.digits import DIGITS, digits_dataset
@@ -16,13 +17,13 @@ from pipeline.tasks.images.pixels import decode, margin_of, middle
 
 
 def load_dataset(
-    config: DataConfig, input_size: int, seed: int = 0, cache: Path | None = None
+    config: DataConfig, shape: InputShape, seed: int = 0, cache: Path | None = None
 ) -> Dataset:
     """Load the data of a recipe; the same arguments give the same dataset, image by image.
 
     Args:
         config: the recipe's `data`.
-        input_size: side of the delivered images in pixels.
+        shape: of a delivered image.
         seed: picks which training images calibrate. Test sets never depend on it.
         cache: directory that keeps the decoded images of folders for later runs. Without it they
             are decoded in every run.
@@ -31,10 +32,10 @@ def load_dataset(
         InputError: data is missing, unreadable or does not fit together.
     """
     if config.kind == "digits":
-        return digits_dataset(config, input_size, seed)
+        return digits_dataset(config, shape, seed)
     if config.kind == "image_folder":
-        return folders_dataset(config, input_size, seed, cache)
-    return cifar_dataset(config, input_size, seed)
+        return folders_dataset(config, shape, seed, cache)
+    return cifar_dataset(config, shape, seed)
 
 
 def class_names(config: DataConfig) -> tuple[str, ...]:
@@ -50,25 +51,25 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
     return cifar_classes(config)
 
 
-def decoded_places(config: DataConfig, input_size: int, cache: Path) -> set[Path]:
+def decoded_places(config: DataConfig, shape: InputShape, cache: Path) -> set[Path]:
     """Where in `cache` `load_dataset` looks for decoded images, whether they are there or not.
 
     Args:
         config: the recipe's `data`.
-        input_size: as of `load_dataset`.
+        shape: as of `load_dataset`.
         cache: as of `load_dataset`.
 
     Raises:
         InputError: a folder of images is not what it was, or cannot be looked at.
     """
-    return folder_places(config, input_size, cache) if config.kind == "image_folder" else set()
+    return folder_places(config, shape, cache) if config.kind == "image_folder" else set()
 
 
-def decoded(config: DataConfig, content: bytes, file: Path, size: int) -> Tensor:
-    """An image file's content as the images of a recipe are: uint8 [3, size, size].
+def decoded(config: DataConfig, content: bytes, file: Path, shape: InputShape) -> Tensor:
+    """An image file's content as the images of a recipe are: uint8 [C, H, W].
 
     Raises:
         InputError: `content` is not an image that can be decoded; `file` is named.
     """
-    margin = margin_of(size, config.crop_pct) if config.kind == "image_folder" else 0
-    return middle(torch.tensor(decode(content, file, size + 2 * margin)), size)
+    margin = margin_of(shape, config.crop_pct) if config.kind == "image_folder" else (0, 0)
+    return middle(torch.tensor(decode(content, file, shape.within(margin))), shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from torch.nn import functional
 
 from pipeline.base.errors import InputError
 from pipeline.base.safe_files import content_of
+from pipeline.recipe.input_shape import InputShape
 from pipeline.tasks.images.files import MOST_BYTES
 
 MEMORY_LIMIT_BYTES = 2 * 2**30
@@ -38,54 +40,55 @@ _LARGE_PIXELS = 25_000_000
 _ONE_AT_A_TIME = Lock()
 _WORKERS = min(8, os.cpu_count() or 1)
 _RESIZE_CHUNK_BYTES = 2**25
+_LUMA = (19595, 38470, 7471)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Images:
-    """Labelled images of one set, all delivered at one square size.
+    """Labelled images of one set, all delivered in one shape.
 
     Attributes:
         labels: int64 [N], class indices.
-        size: side S of the delivered images, in pixels.
-        source: uint8 [M, 3, H, W] in memory (resized to S when asked for, unless H = W = S),
-            uint8 [M, 3, S, S] in a file that is mapped for reading, or the M files to decode
+        shape: C, H and W of a delivered image.
+        source: uint8 [M, 3, R, S] in memory (resized when asked for), the delivered images with
+            their margin in memory or in a file that is mapped for reading, or the M files to decode
             when asked for.
         rows: int64 [N], which of `source` are the set's, in its order; None for all of them.
-        margin: pixels on every side that `source` has besides, in files and where it is mapped:
-            it holds squares of S + 2 * margin.
+        margin: rows above and below, and columns left and right, that `source` has besides, in
+            files and where it is mapped.
     """
 
     labels: Tensor
-    size: int
+    shape: InputShape
     source: Tensor | NDArray[np.uint8] | tuple[Path, ...]
     rows: Tensor | None = None
-    margin: int = 0
+    margin: tuple[int, int] = (0, 0)
 
     def __len__(self) -> int:
         """Number of images, N."""
         return len(self.labels)
 
     def pixels(self, indices: Tensor) -> Tensor:
-        """Images at `indices` (int64 [B]) as uint8 [B, 3, S, S].
+        """Images at `indices` (int64 [B]) as uint8 [B, C, H, W].
 
         Raises:
             InputError: a file that is decoded on demand has become unreadable.
         """
-        return middle(self.with_margin(indices), self.size)
+        return middle(self.with_margin(indices), self.shape)
 
     def with_margin(self, indices: Tensor) -> Tensor:
-        """As `pixels`, with what lies around them: uint8 [B, 3, R, R], R = S + 2 * margin."""
-        side = self.size + 2 * self.margin
+        """As `pixels`, with what lies around them: uint8, too."""
+        whole = self.shape.within(self.margin)
         rows = indices if self.rows is None else self.rows[indices]
         if isinstance(self.source, Tensor):
-            return resize(_copied(self.source.numpy(), rows), side)
+            return resize(_copied(self.source.numpy(), rows), whole)
         if isinstance(self.source, np.ndarray):
             return _copied(self.source, rows)
         files = [self.source[row] for row in rows.tolist()]
         if not files:
-            return torch.empty((0, 3, side, side), dtype=torch.uint8)
+            return torch.empty(whole.batch(0), dtype=torch.uint8)
         with ThreadPoolExecutor(_WORKERS) as pool:
-            decoded = pool.map(lambda file: decode(_content(file), file, side), files)
+            decoded = pool.map(lambda file: decode(_content(file), file, whole), files)
             return torch.from_numpy(np.stack(list(decoded)))
 
     def take(self, indices: Tensor) -> Images:
@@ -99,41 +102,66 @@ class Images:
     def resized(self) -> Images:
         """The same images in memory, with the resize done once."""
         # In chunks, each put where it belongs: the resize holds copies of what it is given.
-        whole = torch.empty((len(self), 3, self.size, self.size), dtype=torch.uint8)
-        chunk = max(1, _RESIZE_CHUNK_BYTES // (3 * self.size**2))
+        whole = torch.empty(self.shape.batch(len(self)), dtype=torch.uint8)
+        chunk = max(1, _RESIZE_CHUNK_BYTES // (3 * self.shape.area))
         for part in torch.split(torch.arange(len(self)), chunk):
             whole[part] = self.pixels(part)
         return replace(self, source=whole, rows=None)
 
 
-def fits_in_memory(count: int, size: int) -> bool:
-    """Whether `count` decoded images of `size` x `size` pixels may be kept in memory."""
-    return count * 3 * size**2 <= MEMORY_LIMIT_BYTES
+def fits_in_memory(count: int, shape: InputShape) -> bool:
+    """Whether `count` decoded images may be kept in memory."""
+    return math.prod(shape.batch(count)) <= MEMORY_LIMIT_BYTES
 
 
-def middle(pixels: Tensor, size: int) -> Tensor:
-    """The middle [..., size, size] of images [..., R, R]; R - size is even."""
-    margin = (pixels.shape[-1] - size) // 2
-    return pixels[..., margin : margin + size, margin : margin + size]
+def middle(pixels: Tensor, shape: InputShape) -> Tensor:
+    """The middle [..., H, W] of larger images."""
+    top, left = (
+        (whole - side) // 2
+        for whole, side in zip(pixels.shape[-2:], (shape.height, shape.width), strict=True)
+    )
+    return pixels[..., top : top + shape.height, left : left + shape.width]
 
 
-def margin_of(size: int, crop_pct: float) -> int:
-    """Pixels around a square of `size` so that it is a share `crop_pct` of the whole side.
+def margin_of(shape: InputShape, crop_pct: float) -> tuple[int, int]:
+    """Rows and columns around an image so that its sides are a share `crop_pct` of the whole.
 
-    224 and 0.875 give 16: an image's shorter side becomes 256.
+    224 x 224 and 0.875 give 16 and 16: an image's shorter side becomes 256.
     """
-    return round(size * (1 / crop_pct - 1) / 2)
+    share = (1 / crop_pct - 1) / 2
+    return round(shape.height * share), round(shape.width * share)
 
 
-def resize(pixels: Tensor, size: int) -> Tensor:
-    """uint8 [B, 3, H, W] to [B, 3, size, size], bilinear with antialias."""
-    if pixels.shape[-2:] == (size, size) or len(pixels) == 0:
-        return pixels.reshape(len(pixels), 3, size, size)
-    return functional.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
+def covering(height: int, width: int, shape: InputShape) -> tuple[int, int]:
+    """Height and width of an image, scaled to the least that covers `shape`."""
+    if width * shape.height <= height * shape.width:
+        return height * shape.width // width, shape.width
+    return shape.height, width * shape.height // height
 
 
-def decode(content: bytes, file: Path, size: int) -> NDArray[np.uint8]:
-    """File content to uint8 [3, size, size]: upright RGB, shorter side resized, centre crop.
+def resize(pixels: Tensor, shape: InputShape) -> Tensor:
+    """uint8 [B, 3, R, S] to [B, C, H, W]: bilinear with antialias, centre crop, then grey."""
+    if len(pixels) == 0:
+        return pixels.new_empty(shape.batch(0))
+    size = covering(pixels.shape[-2], pixels.shape[-1], shape)
+    if pixels.shape[-2:] != size:
+        pixels = functional.interpolate(pixels, size=size, mode="bilinear", antialias=True)
+    pixels = middle(pixels, shape)
+    return pixels if pixels.shape[1] == shape.channels else grey(pixels)
+
+
+def grey(pixels: Tensor) -> Tensor:
+    """Red, green and blue, uint8 [..., 3, H, W], to grey [..., 1, H, W], as Pillow's `L` has it.
+
+    By the luma of ITU-R 601 in 16 bits.
+    """
+    weights = torch.tensor(_LUMA, dtype=torch.int32)[:, None, None]
+    summed = (pixels.to(torch.int32) * weights).sum(-3, keepdim=True)
+    return ((summed + 2**15) >> 16).to(torch.uint8)
+
+
+def decode(content: bytes, file: Path, shape: InputShape) -> NDArray[np.uint8]:
+    """File content to uint8 [C, H, W]: upright RGB, resized to cover, centre crop, then grey.
 
     Raises:
         InputError: `content` is not an image that can be decoded; `file` is named.
@@ -144,18 +172,21 @@ def decode(content: bytes, file: Path, size: int) -> NDArray[np.uint8]:
             rgb = _to_rgb(image)
     except _DECODE_ERRORS as error:
         raise InputError(_unreadable(file, error)) from error
-    return np.asarray(_fit(rgb, size)).transpose(2, 0, 1)
+    fitted = _fit(rgb, shape)
+    if shape.channels == 1:
+        return np.asarray(fitted.convert("L"))[None]
+    return np.asarray(fitted).transpose(2, 0, 1)
 
 
 def read_files(
-    files: Sequence[Path], size: int, keep: Callable[[int, NDArray[np.uint8]], None] | None
+    files: Sequence[Path], shape: InputShape, keep: Callable[[int, NDArray[np.uint8]], None] | None
 ) -> list[bytes]:
     """Read every file once, several at a time.
 
     Args:
         files: N image files.
-        size: side S of the decoded images in pixels.
-        keep: called from several threads with the index and the uint8 [3, S, S] of every image.
+        shape: C, H and W of a decoded image.
+        keep: called from several threads with the index and the uint8 [C, H, W] of every image.
             Without it nothing is decoded, only the file headers are checked.
 
     Returns:
@@ -171,7 +202,7 @@ def read_files(
             if keep is None:
                 Image.open(io.BytesIO(content), formats=_FORMATS).close()
             else:
-                pixels = decode(content, files[index], size)
+                pixels = decode(content, files[index], shape)
         except InputError as error:
             return b"", str(error)
         except _DECODE_ERRORS as error:
@@ -191,11 +222,11 @@ def read_files(
 
 
 def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 [B, 3, S, S] to float32 of the same shape: (pixels / 255 - mean) / std.
+    """uint8 [B, C, H, W] to float32 of the same shape: (pixels / 255 - mean) / std.
 
     `mean` and `std` hold one value per channel, on the scale 0 to 1.
     """
-    channels = (1, 3, 1, 1)
+    channels = (1, -1, 1, 1)
     shift = torch.tensor(mean, dtype=torch.float32, device=pixels.device).view(channels)
     scale = torch.tensor(std, dtype=torch.float32, device=pixels.device).view(channels)
     return pixels.to(torch.float32).div_(255).sub_(shift).div_(scale)
@@ -228,21 +259,21 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _fit(image: Image.Image, size: int) -> Image.Image:
-    """Resize the shorter side to `size` and cut the centre, in one step.
+def _fit(image: Image.Image, shape: InputShape) -> Image.Image:
+    """Resize to the least that covers `shape` and cut the centre, in one step.
 
     The cut is made in source coordinates, so that a very long image is never enlarged whole.
     Its place is that of torchvision's Resize and CenterCrop.
     """
     box = []
-    short = min(image.size)
-    for side in image.size:
-        resized = side * size // short
+    wanted = (shape.width, shape.height)
+    height, width = covering(image.height, image.width, shape)
+    for side, resized, size in zip(image.size, (width, height), wanted, strict=True):
         start = round((resized - size) / 2)
         box += [(start * side / resized, (start + size) * side / resized)]
     (left, right), (top, bottom) = box
     corners = (left, top, min(right, image.width), min(bottom, image.height))
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=corners)
+    return image.resize(wanted, Image.Resampling.BILINEAR, box=corners)
 
 
 def _unreadable(file: Path, error: Exception) -> str:

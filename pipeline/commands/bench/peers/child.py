@@ -33,16 +33,20 @@ def _images(inputs: Path) -> Any:
     return np.load(inputs / CALIBRATION)
 
 
+def _one(inputs: Path) -> tuple[int, ...]:
+    return (1, *_images(inputs).shape[1:])
+
+
 def _naive(inputs: Path, source: Path, path: Path) -> None:
     from pipeline.commands.bench.peers import naive
 
-    naive.write_onnx(naive.load_network(source), _images(inputs).shape[-1], path)
+    naive.write_onnx(naive.load_network(source), _one(inputs), path)
 
 
 def _coremltools(inputs: Path, source: Path, path: Path) -> None:
     from pipeline.commands.bench.peers import naive
 
-    naive.write_coreml(naive.load_network(source), _images(inputs).shape[-1], path)
+    naive.write_coreml(naive.load_network(source), _one(inputs), path)
 
 
 def _quantize_static(inputs: Path, source: Path, path: Path) -> None:

@@ -6,6 +6,7 @@ the process that exports it as a pickle, which only that process reads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -27,17 +28,17 @@ def load_network(path: Path) -> nn.Module:
     return model.eval()
 
 
-def write_onnx(model: nn.Module, side: int, path: Path) -> None:
+def write_onnx(model: nn.Module, shape: Sequence[int], path: Path) -> None:
     """Write `model` to the ONNX file `path`: what `torch.onnx.export` gives without more ado.
 
     Args:
         model: in evaluation mode.
-        side: of the images, in pixels.
-        path: of the file; its input is `image` (1, 3, side, side), its output `logits`.
+        shape: of its images, (1, channels, height, width).
+        path: of the file; its input is `image` of that shape, its output `logits`.
     """
     torch.onnx.export(
         model,
-        (torch.zeros(1, 3, side, side),),
+        (torch.zeros(*shape),),
         path,
         dynamo=True,
         opset_version=21,
@@ -47,17 +48,17 @@ def write_onnx(model: nn.Module, side: int, path: Path) -> None:
     )
 
 
-def write_coreml(model: nn.Module, side: int, path: Path) -> None:
+def write_coreml(model: nn.Module, shape: Sequence[int], path: Path) -> None:
     """Write `model` to the package `path` by coremltools' documented way, tracing.
 
     Args:
         model: in evaluation mode.
-        side: of the images, in pixels.
+        shape: of its images, (1, channels, height, width).
         path: of the package: float16, iOS 17, names as in `write_onnx`.
     """
     import coremltools as ct
 
-    example = torch.zeros(1, 3, side, side)
+    example = torch.zeros(*shape)
     with torch.no_grad():
         traced = torch.jit.trace(model, example)  # type: ignore[no-untyped-call]
     package = ct.convert(
