@@ -26,7 +26,7 @@ from pipeline.commands.bundle.snippets import SOURCES, snippets
 from pipeline.formats.formats import FORMATS
 from pipeline.formats.ports import Port
 from pipeline.recipe.data import ImageFolderData
-from pipeline.recipe.input_shape import square
+from pipeline.recipe.input_shape import InputShape, square
 from pipeline.recipe.target import CardConfig
 from pipeline.tasks import classification
 from pipeline.tasks.golden import clearest, spread
@@ -174,6 +174,29 @@ def test_code_cuts_the_square_of_the_contract(form: str, tmp_path: Path) -> None
             expected = decoded(data, file.read_bytes(), file, square(32)).permute(1, 2, 0).numpy()
             off = np.abs(code["rgb_of"](file).astype(int) - expected.astype(int))
             assert off.max() <= 1
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+@pytest.mark.parametrize("form", FORMATS)
+def test_code_of_wide_grey_images(form: str, pixels: bool, tmp_path: Path) -> None:
+    plain = contract(form, pixels=pixels)
+    shape = InputShape(channels=1, height=40, width=56)
+    changed: dict[str, Any] = {"height": 40, "width": 56, "channels": 1, "side": None}
+    if not pixels:
+        changed |= {"mean": (0.5,), "std": (0.25,)}
+    wide = plain.model_copy(update={"input": plain.input.model_copy(update=changed)})
+    found = snippets(wide, "1.23.0")
+    for path, text in found.items():
+        if (parser := GRAMMARS.get(Path(path).suffix)) is not None:
+            assert not parser.parse(text.encode()).root_node.has_error, f"{path}\n{text}"
+    code: dict[str, Any] = {"__file__": str(tmp_path / "python" / "classify.py")}
+    exec(compile(found["python/classify.py"], "classify.py", "exec"), code)
+    file = tmp_path / "photo.png"
+    noise = np.random.default_rng(0).integers(0, 256, (80, 112, 3), np.uint8)
+    Image.fromarray(noise).save(file)
+    data = ImageFolderData(path=str(tmp_path))
+    expected = decoded(data, file.read_bytes(), file, shape).permute(1, 2, 0).numpy()
+    assert np.abs(code["rgb_of"](file).astype(int) - expected.astype(int)).max() <= 1
 
 
 def test_the_grammars_see_errors() -> None:
