@@ -34,6 +34,7 @@ from pipeline.commands.bench.peers.plans import (
 )
 from pipeline.formats import as_onnx
 from pipeline.formats.formats import FORMATS
+from pipeline.formats.onnx.file import needs_exact_kernels
 from pipeline.formats.tflite.onnx2tf_folder import scratch_directory
 from pipeline.formats.write import child_environment
 from pipeline.networks.resnest.family import FAMILY
@@ -125,10 +126,14 @@ def input_grid(path: Path) -> tuple[float, int]:
 
 @pytest.mark.parametrize("name", INT8)
 def test_the_calibration_images_set_the_ranges(made: dict[str, Peer], name: str) -> None:
-    """As they are: neither normalised again nor with channels mistaken for rows."""
+    """As they are: neither normalised again nor with channels mistaken for rows.
+
+    Where fast kernels would saturate, neural-compressor leaves a bit out.
+    """
+    steps = 127 if name == COMPRESSOR and needs_exact_kernels() else 255
     low, high = images(16).min().item(), images(16).max().item()
     scale, zero_point = input_grid(file_of(made[name]))
-    assert scale == pytest.approx((high - low) / 255, rel=1e-5)
+    assert scale == pytest.approx((high - low) / steps, rel=1e-5)
     assert zero_point == pytest.approx(-128 - low / scale, abs=0.6)
 
 

@@ -178,6 +178,7 @@ def test_every_target_has_its_recipe_and_curves(block: Path) -> None:
 WITH_FILE = [block for block in BLOCKS if reference.smallest_of(kept_report(block)) is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", WITH_FILE, ids=named)
 def test_the_kept_file_answers_as_it_did(block: Path, tmp_path: Path) -> None:
     target = reference.smallest_of(kept_report(block))

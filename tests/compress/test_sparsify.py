@@ -420,6 +420,7 @@ assert not {{"tensorflow", "keras", "tf_keras", "coremltools"}} & sys.modules.ke
 """
 
 
+@pytest.mark.slow
 def test_the_library_comes_late_and_says_nothing() -> None:
     result = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

@@ -20,6 +20,7 @@ from tests.making.cli import environment
 from tests.making.recipes import DEVICE_RECIPES, NARROW, settings
 
 
+@pytest.mark.slow
 def test_a_format_is_one_entry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quick = (
         *("train.epochs=1", "prune=null", "qat.train.epochs=0", "qat.distill=null"),

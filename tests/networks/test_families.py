@@ -98,6 +98,7 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("toy")
 def test_a_toy_family_goes_through_the_command_line(
     recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]

@@ -89,6 +89,7 @@ def test_other_training_images_make_everything_anew() -> None:
     assert anew(keys(about), keys(replace(about, dataset=other))) == set(keys(about))
 
 
+@pytest.mark.slow
 def test_no_weight_depends_on_a_test_set(tmp_path: Path) -> None:
     """The stages whose keys have no test set work without one."""
     short = ("model.name=resnest14", "model.width_multiplier=0.25", "train.epochs=0")

@@ -78,6 +78,7 @@ def finished(tables: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / RECIPE.stem
 
 
+@pytest.mark.slow
 def test_a_further_task_is_learned_exported_and_judged(finished: Path, asked: Asked) -> None:
     run = open_run(finished, None)
     report = run.report()

@@ -28,7 +28,7 @@ pytestmark = [
 
 
 def test_faults_change_nothing(tmp_path: Path) -> None:
-    counts = ["--kills", "4", "--faults", "5", "--signals", "1", "--recipes", "0", "--files", "0"]
+    counts = ["--kills", "2", "--faults", "3", "--signals", "1", "--recipes", "0", "--files", "0"]
     narrow = ["--formats", "onnx", "--workers", "2", "--work", tmp_path]
     done = subprocess.run(
         [sys.executable, "-m", "tests.soak", *counts, *narrow],
@@ -39,9 +39,9 @@ def test_faults_change_nothing(tmp_path: Path) -> None:
         timeout=HOUR,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "10 of 10 faults have struck" in done.stdout
+    assert "6 of 6 faults have struck" in done.stdout
     (total,) = [line.split() for line in done.stdout.splitlines() if line.startswith("all ")]
-    assert int(total[1]) == int(total[2]) >= 10
+    assert int(total[1]) == int(total[2]) >= 6
 
 
 def test_every_kind_of_fault_has_its_share() -> None:
