@@ -13,7 +13,7 @@ from pipeline.compress.quantization import program as program_file
 from pipeline.compress.quantization import qat
 from pipeline.compress.quantization.fold import (
     bias_to_grid,
-    drop_clamped_relus,
+    drop_clamps,
     float_program,
     fold_batch_norms,
     quantized_program,
@@ -244,7 +244,7 @@ def test_dropping_clamped_relus_changes_no_bit(variant: str) -> None:
     with torch.no_grad():
         wanted = model(x)
         assert len(in_graph(model, aten.relu.default)) > 8
-        drop_clamped_relus(model)
+        drop_clamps(model)
         assert not in_graph(model, aten.relu.default)
         assert torch.equal(model(x), wanted)
 
@@ -256,7 +256,7 @@ def test_a_relu_that_nothing_clamps_stays() -> None:
     users: list[Any] = [next(iter(relu.users)) for relu in (first, second)]
     users[0].args = (*users[0].args[:2], -100, *users[0].args[3:])
     users[1].replace_all_uses_with(second)
-    drop_clamped_relus(model)
+    drop_clamps(model)
     assert in_graph(model, aten.relu.default) == [first, second]
 
 

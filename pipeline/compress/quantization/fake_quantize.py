@@ -71,6 +71,8 @@ class ActivationFakeQuantize(FakeQuantizeBase):
         self.rectifies = False
         """Whether `x` comes from before a ReLU that this module stands for as well: a grid that
         starts at zero clamps there anyway, so one pass over the tensor does both."""
+        self.tied: tuple[ActivationFakeQuantize, ...] = (self,)
+        """Those that have one grid with this one, itself among them."""
 
     def _observe(self, x: Tensor) -> None:
         if self.rectifies:
@@ -84,9 +86,12 @@ class ActivationFakeQuantize(FakeQuantizeBase):
         else:
             self.low.lerp_(low, self.averaging)
             self.high.lerp_(high, self.averaging)
-        scale, zero_point = grid.activation_grid(self.low, self.high)
-        self.scale.copy_(scale)
-        self.zero_point.copy_(zero_point)
+        seen = [one for one in self.tied if not torch.isinf(one.low)]
+        low, high = (torch.stack([getattr(one, end) for one in seen]) for end in ("low", "high"))
+        scale, zero_point = grid.activation_grid(low.amin(), high.amax())
+        for one in self.tied:
+            one.scale.copy_(scale)
+            one.zero_point.copy_(zero_point)
 
     def forward(self, x: Tensor) -> Tensor:
         """Round `x` to the grid; the gradient passes where the result lies inside the range."""

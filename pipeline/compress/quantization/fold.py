@@ -16,7 +16,7 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
 from pipeline.compress.quantization import grid
 from pipeline.compress.quantization.fake_quantize import ActivationFakeQuantize, only_round
-from pipeline.compress.quantization.quantizer import CONVOLUTIONS
+from pipeline.compress.quantization.quantizer import CLAMPS, CONVOLUTIONS
 
 aten = torch.ops.aten
 quantized = torch.ops.quantized_decomposed
@@ -193,21 +193,57 @@ def bias_scale(model: fx.GraphModule, conv: fx.Node) -> Tensor:
     return torch.mul(scales.double(), float(activation.args[1]))  # type: ignore[arg-type]
 
 
-def drop_clamped_relus(model: fx.GraphModule) -> None:
-    """Remove each ReLU whose output grid starts at zero: the rounding clamps there anyway.
+def drop_dropouts(model: fx.GraphModule) -> None:
+    """Remove dropout, which only training has, and the second rounding behind it, in place.
+
+    before: y = round(x);  z = round(dropout(y)), to the same grid
+    after:  z = round(x)
+    """
+    for dropout in [n for n in model.graph.nodes if n.target is aten.dropout.default]:
+        source = dropout.args[0]
+        rounding = _module_of(model, source)
+        for reader in list(dropout.users):
+            if rounding is not None and _module_of(model, reader) is rounding:
+                reader.replace_all_uses_with(source)
+                model.graph.erase_node(reader)
+        dropout.replace_all_uses_with(source)
+        model.graph.erase_node(dropout)
+    model.recompile()
+
+
+def _module_of(model: fx.GraphModule, node: Any) -> nn.Module | None:
+    return model.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def drop_clamps(model: fx.GraphModule) -> None:
+    """Remove each ReLU and clamp whose ends are those of its output's grid, which clamps as well.
 
     before: y = conv(x);  z = quantize(relu(y))
     after:  y = conv(x);  z = quantize(y)
     """
-    for relu in [n for n in model.graph.nodes if n.target in {aten.relu.default}]:
-        users = list(relu.users)
-        if users and all(
-            user.target is quantized.quantize_per_tensor.default and user.args[2] == user.args[3]
-            for user in users
-        ):
-            relu.replace_all_uses_with(relu.args[0])
-            model.graph.erase_node(relu)
+    for clamp in [n for n in model.graph.nodes if n.target in CLAMPS]:
+        low, high = _ends(clamp)
+        users = list(clamp.users)
+        if users and all(_clamps_as(user, low, high) for user in users):
+            clamp.replace_all_uses_with(clamp.args[0])
+            model.graph.erase_node(clamp)
     model.recompile()
+
+
+def _ends(clamp: fx.Node) -> tuple[float, float]:
+    if clamp.target is aten.hardtanh.default:
+        low, high = (*clamp.args[1:], *(-1.0, 1.0)[len(clamp.args) - 1 :])
+        return float(low), float(high)  # type: ignore[arg-type]
+    return 0.0, float("inf")
+
+
+def _clamps_as(reader: fx.Node, low: float, high: float) -> bool:
+    """Whether what reads a clamp rounds to a grid that ends no later than the clamp does."""
+    if reader.target is not quantized.quantize_per_tensor.default:
+        return False
+    scale, zero, first, last = reader.args[1:5]
+    ends = [round(end / scale) + zero if abs(end) < 1e30 else end for end in (low, high)]  # type: ignore[arg-type, operator, type-var]
+    return ends[0] <= first and ends[1] >= last  # type: ignore[operator]
 
 
 def quantized_program(prepared: fx.GraphModule, example: Tensor) -> torch.export.ExportedProgram:
@@ -218,12 +254,13 @@ def quantized_program(prepared: fx.GraphModule, example: Tensor) -> torch.export
         example: one batch (at least 2, 3, side, side), to trace with; the batch stays dynamic.
     """
     only_round(prepared)
+    drop_dropouts(prepared)
     fold_batch_norms(prepared)
     raise_faint_weights(prepared)
     with torch.no_grad():
         prepared(example)  # weight scales follow the folded weights
     model = convert_pt2e(prepared)
-    drop_clamped_relus(model)
+    drop_clamps(model)
     bias_to_grid(model)
     return _exported(model, example)
 
@@ -236,6 +273,7 @@ def float_twin(prepared: fx.GraphModule, example: Tensor) -> torch.export.Export
         example: one batch (at least 2, 3, side, side), to trace with; the batch stays dynamic.
     """
     model = copy.deepcopy(prepared)
+    drop_dropouts(model)
     fold_batch_norms(model)
     for node in list(model.graph.nodes):
         is_module = node.op == "call_module"

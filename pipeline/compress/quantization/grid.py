@@ -21,6 +21,9 @@ WEIGHT_QMAX = 127
 SIGMOID_SCALE, SIGMOID_ZERO_POINT = 1 / 256, -128
 """TFLite's int8 LOGISTIC and SOFTMAX accept no other output grid."""
 
+TANH_SCALE, TANH_ZERO_POINT = 1 / 128, 0
+"""TFLite's int8 TANH accepts no other output grid."""
+
 PIXEL_SCALE, PIXEL_ZERO_POINT = 1.0, -128
 """8-bit pixels 0..255 are their own grid: q = pixel - 128, with nothing to round."""
 

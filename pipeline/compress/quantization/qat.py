@@ -7,21 +7,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 from torchao.quantization.pt2e import FakeQuantizeBase
-from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
+from torchao.quantization.pt2e.prepare import prepare as pt2e_prepare
+from torchao.quantization.pt2e.utils import _get_node_name_to_scope
 
 from pipeline.base.errors import InputError
 from pipeline.compress.quantization import grid
+from pipeline.compress.quantization.concatenations import tie_concatenations
 from pipeline.compress.quantization.fake_quantize import ActivationFakeQuantize, FixedFakeQuantize
 from pipeline.compress.quantization.quantizer import ACTIVATION, PIXELS, MobileQuantizer
+from pipeline.networks.lowering.lower import lower
 from pipeline.recipe.compression import Milestones
 from pipeline.recipe.input_shape import InputShape
 
 aten = torch.ops.aten
-_BATCH_NORM = aten.batch_norm.default
+_NORMALIZES = aten.batch_norm.default
 _RELU = (aten.relu.default, aten.relu_.default)
 _TRAINING_ARGUMENT = 5
 _SMALLEST_GAMMA = 1e-6
+_MOMENTUM = 0.1
 
 
 def prepare(model: nn.Module, shape: InputShape, *, pixels: bool = False) -> fx.GraphModule:
@@ -38,43 +44,71 @@ def prepare(model: nn.Module, shape: InputShape, *, pixels: bool = False) -> fx.
     _keep_gammas_from_zero(model)
     example = torch.zeros(shape.batch(2))
     batch = torch.export.Dim("batch", min=2)
-    model = model.cpu().train()
-    program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+    program = torch.export.export(trainable(model.cpu()), (example,), dynamic_shapes=({0: batch},))
+    exported = program.module(check_guards=False)
+    assert isinstance(exported, fx.GraphModule)
     quantizer = MobileQuantizer(PIXELS if pixels else ACTIVATION)
-    graph = prepare_qat_pt2e(program.module(check_guards=False), quantizer)
-    assert isinstance(graph, fx.GraphModule)
-    _round_plain_weights(graph)
+    graph = _with_fake_quantization(lower(exported), quantizer)
+    _round_as_folded(graph)
+    tie_concatenations(graph)
     return graph
 
 
-def _round_plain_weights(graph: fx.GraphModule) -> None:
-    """Round weights as they are, in place of PT2E's way by way of a product.
+def trainable(model: nn.Module) -> nn.Module:
+    """A network in the mode that its graph is trained in; changed in place.
 
-    before: z = bn(conv(x, round(w * s)) / s + b)
-    after:  z = bn(conv(x, round(w, s), b))
+    Batch normalisation and dropout train. All else is as in use, since it would be in the graph for
+    good: stochastic depth, auxiliary heads.
+    """
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm | _DropoutNd):
+            module.train()
+        if isinstance(module, _BatchNorm) and module.momentum is None:
+            module.momentum = _MOMENTUM  # a running mean of all batches reads their number
+    return model
 
-    `s` is what folding will multiply the weights by. Rounding to steps that are `s` times as fine
-    gives the same numbers without two passes over the weights and two over the activations,
-    forward and backward. (Left out is the gradient that `s` gets for the rounding error.)
+
+def _with_fake_quantization(model: fx.GraphModule, quantizer: MobileQuantizer) -> fx.GraphModule:
+    """As torchao's `prepare_qat_pt2e`, but for the fusion of batch normalisations.
+
+    That one gives every batch normalisation an epsilon of 1e-5 and the usual momentum, and scales
+    weights and outputs where `_round_as_folded` does neither.
+    """
+    scopes = _get_node_name_to_scope(model)
+    quantizer.annotate(model)
+    quantizer.validate(model)
+    prepared: fx.GraphModule = pt2e_prepare(model, scopes, is_qat=True)
+    return prepared
+
+
+def _round_as_folded(graph: fx.GraphModule) -> None:
+    """Round weights to the grid that they will have when batch normalisation is folded, in place.
+
+    before: z = bn(conv(x, round(w), b))
+    after:  z = bn(conv(x, round(w, s), b)) ; s = gamma / sqrt(var + eps)
+
+    `s` is what folding will multiply the weights by (Jacob et al. 2018,
+    https://arxiv.org/abs/1712.05877, section 3.2). Rounding to steps that are `s` times as fine
+    gives the same numbers as rounding `w * s` and dividing by `s` after, without two passes over
+    the weights and two over the activations, forward and backward. (Left out is the gradient that
+    `s` gets for the rounding error.)
     """
     nodes = graph.graph
-    for norm in [n for n in nodes.nodes if n.target is _BATCH_NORM]:
-        scaled_back, bias = norm.args[0], None
-        if scaled_back.target is aten.add.Tensor:
-            scaled_back, bias = scaled_back.args[0], scaled_back.args[1].args[0]
-        conv, rounded = scaled_back.args[0], scaled_back.args[0].args[1]
-        weight, shaped = rounded.args[0].args
-        rounded.args = (weight, shaped.args[0])
-        conv.args = (*conv.args[:2], bias, *conv.args[3:])
-        norm.args = (conv, *norm.args[1:])
-    nodes.eliminate_dead_code(is_impure_node=_does_more)
+    for norm in [n for n in nodes.nodes if n.target is _NORMALIZES]:
+        conv, gamma, _, _, variance = norm.args[:5]
+        rounded = conv.args[1]
+        for source in filter(None, (variance, gamma)):
+            rounded.prepend(source)  # it may be read further down
+        with nodes.inserting_before(rounded):
+            square = nodes.call_function(aten.add.Tensor, (variance, norm.args[7]))
+            deviation = nodes.call_function(aten.sqrt.default, (square,))
+            divided = (deviation, -1) if gamma is None else (gamma, deviation)
+            division = aten.pow.Tensor_Scalar if gamma is None else aten.div.Tensor
+            factor = nodes.call_function(division, divided)
+        rounded.args = (rounded.args[0], factor)
     nodes.lint()  # type: ignore[no-untyped-call]
     graph.recompile()
-
-
-def _does_more(node: fx.Node) -> bool:
-    """Whether a node matters although nobody reads it: PT2E counts batches in place."""
-    return node.op in {"placeholder", "output"} or node.target is aten.add_.Tensor
 
 
 def merge_rounding(graph: fx.GraphModule) -> None:
@@ -112,7 +146,7 @@ def _starts_at_zero(module: ActivationFakeQuantize) -> bool:
 def _keep_gammas_from_zero(model: nn.Module) -> None:
     """PT2E divides by gamma while training; a dead channel would turn everything to NaN."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, _BatchNorm) and module.affine:
             with torch.no_grad():
                 gamma = module.weight
                 tiny = gamma.abs() < _SMALLEST_GAMMA
@@ -120,15 +154,16 @@ def _keep_gammas_from_zero(model: nn.Module) -> None:
 
 
 def set_training(graph: nn.Module, mode: bool, *, batch_norms: bool | None = None) -> None:
-    """Switch an exported graph's batch normalisations; `batch_norms` overrides `mode` for them."""
+    """Switch an exported graph's dropout and batch normalisations; `batch_norms` is for the latter.
+    """
     assert isinstance(graph, fx.GraphModule)
     training = mode if batch_norms is None else mode and batch_norms
     changed = False
-    for node in graph.graph.nodes:
-        if node.target is _BATCH_NORM and node.args[_TRAINING_ARGUMENT] != training:
-            arguments = list(node.args)
-            arguments[_TRAINING_ARGUMENT] = training
-            node.args = tuple(arguments)
+    switches = {_NORMALIZES: (_TRAINING_ARGUMENT, training), aten.dropout.default: (2, mode)}
+    for node in [n for n in graph.graph.nodes if n.target in switches]:
+        place, wanted = switches[node.target]
+        if node.args[place] != wanted:
+            node.args = (*node.args[:place], wanted, *node.args[place + 1 :])
             changed = True
     if changed:
         graph.recompile()
@@ -242,7 +277,7 @@ def _fake_quantizes(graph: fx.GraphModule) -> list[tuple[str, Any]]:
 
 def _made_by(node: fx.Node) -> fx.Node:
     """The operation whose layer a node's numbers are: past its ReLU and batch normalisation."""
-    for targets in (_RELU, (_BATCH_NORM,)):
+    for targets in (_RELU, (_NORMALIZES,)):
         source = node.args[0]
         if node.target in targets and isinstance(source, fx.Node):
             node = source

@@ -1,14 +1,22 @@
 """Where the program is quantized: the project's quantizer for torchao's PT2E flow.
 
 Every tensor between two operations gets one grid, written at its producer and shared by all its
-consumers. Operations whose output must have the grid of their input in some runtime (max pooling,
-reshape and slice) share it; sigmoid and softmax have TFLite's fixed one, and camera pixels are a
-grid already.
+consumers. `RULES` says which, operation by operation:
+
+    weighted   weights per output channel, and a grid of its own for the output
+    own        a grid of its own
+    input      the grid of its input, which some runtime asks for: what moves or picks numbers
+    sigmoid    TFLite's fixed grid of sigmoid and softmax, 1/256 from -128
+    tanh       TFLite's fixed grid of tanh, 1/128 from 0
+
+Batch normalisation, ReLU and clamps belong to the operation before them, where they alone read it.
+Camera pixels are a grid already. The inputs of a concatenation share one that covers them all
+(`pipeline.compress.quantization.concatenations`).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import fx
@@ -43,6 +51,7 @@ ACTIVATION = _activation(ActivationFakeQuantize)
 SIGMOID = _activation(
     FixedFakeQuantize, scale=grid.SIGMOID_SCALE, zero_point=grid.SIGMOID_ZERO_POINT
 )
+TANH = _activation(FixedFakeQuantize, scale=grid.TANH_SCALE, zero_point=grid.TANH_ZERO_POINT)
 PIXELS = _activation(FixedFakeQuantize, scale=grid.PIXEL_SCALE, zero_point=grid.PIXEL_ZERO_POINT)
 WEIGHT = QuantizationSpec(
     dtype=torch.int8,
@@ -54,16 +63,39 @@ WEIGHT = QuantizationSpec(
 )
 
 CONVOLUTIONS = {aten.conv2d.default, aten.conv2d.padding}
-OWN_GRID = {aten.add.Tensor, aten.add_.Tensor, aten.mul.Tensor, aten.mean.dim}
-FIXED_GRID = {aten.sigmoid.default, aten.softmax.int}
-INPUT_GRID = {
-    aten.max_pool2d.default,
-    aten.flatten.using_ints,
-    aten.reshape.default,
-    aten.view.default,
-    aten.slice.Tensor,
-    aten.dropout.default,
+CLAMPS = {aten.relu.default, aten.relu_.default, aten.hardtanh.default}
+Kind = Literal["weighted", "own", "input", "sigmoid", "tanh"]
+RULES: dict[Any, Kind] = {
+    aten.conv2d.default: "weighted",
+    aten.conv2d.padding: "weighted",
+    aten.add.Tensor: "own",
+    aten.add_.Tensor: "own",
+    aten.mul.Tensor: "own",
+    aten.mean.dim: "own",
+    aten.leaky_relu.default: "own",
+    aten.elu.default: "own",
+    aten.gelu.default: "own",
+    aten.cat.default: "own",
+    aten.sigmoid.default: "sigmoid",
+    aten.softmax.int: "sigmoid",
+    aten.tanh.default: "tanh",
+    aten.relu.default: "input",
+    aten.relu_.default: "input",
+    aten.hardtanh.default: "input",
+    aten.max_pool2d.default: "input",
+    aten.flatten.using_ints: "input",
+    aten.reshape.default: "input",
+    aten.view.default: "input",
+    aten.slice.Tensor: "input",
+    aten.dropout.default: "input",
+    aten.constant_pad_nd.default: "input",
+    aten.channel_shuffle.default: "input",
+    aten.pixel_shuffle.default: "input",
+    aten.upsample_nearest2d.vec: "input",
+    aten.upsample_bilinear2d.vec: "input",
 }
+"""The grid of each operation's output."""
+_SPECS = {"weighted": ACTIVATION, "own": ACTIVATION, "sigmoid": SIGMOID, "tanh": TANH}
 
 
 def _sole_user(node: fx.Node, targets: set[Any]) -> fx.Node | None:
@@ -74,7 +106,7 @@ def _sole_user(node: fx.Node, targets: set[Any]) -> fx.Node | None:
 def _last_of_group(node: fx.Node) -> fx.Node:
     """The node whose output the runtime sees: past batch normalisation and ReLU."""
     last = node
-    for targets in ({aten.batch_norm.default}, {aten.relu.default, aten.relu_.default}):
+    for targets in ({aten.batch_norm.default}, CLAMPS):
         last = _sole_user(last, targets) or last
     return last
 
@@ -91,7 +123,12 @@ def _producer(node: fx.Node) -> Any:
 
 
 def _tensor_inputs(node: fx.Node) -> list[fx.Node]:
-    return [a for a in node.args if isinstance(a, fx.Node) and a.op != "get_attr"]
+    return [a for a in node.all_input_nodes if a.op != "get_attr" and _is_number(a)]
+
+
+def _is_number(node: fx.Node) -> bool:
+    """Whether a node gives numbers, and no size."""
+    return node.target is not aten.sym_size.int
 
 
 class MobileQuantizer(Quantizer):
@@ -109,15 +146,17 @@ class MobileQuantizer(Quantizer):
         for node in model.graph.nodes:
             if node.op == "placeholder":
                 _annotate(node, {}, self._image)
-            elif node.target in CONVOLUTIONS:
-                self._annotate_group(node, {node.args[1]: WEIGHT}, ACTIVATION)
-            elif node.target in OWN_GRID and _tensor_inputs(node):
-                self._annotate_group(node, {}, ACTIVATION)
-            elif node.target in FIXED_GRID:
-                self._annotate_group(node, {}, SIGMOID)
-            elif node.target in INPUT_GRID:
-                self._annotate_group(node, {}, _producer(node.args[0]))
+            elif "quantization_annotation" not in node.meta and node.target in RULES:
+                self._annotate_by_rule(node, RULES[node.target])
         return model
+
+    def _annotate_by_rule(self, node: fx.Node, kind: Kind) -> None:
+        if kind == "weighted":
+            self._annotate_group(node, {node.args[1]: WEIGHT}, ACTIVATION)  # type: ignore[dict-item]
+        elif kind == "input":
+            _annotate(node, {a: _producer(a) for a in _tensor_inputs(node)}, _producer(node.args[0]))  # type: ignore[arg-type]
+        elif _tensor_inputs(node):
+            self._annotate_group(node, {}, _SPECS[kind])
 
     def _annotate_group(self, node: fx.Node, weights: dict[fx.Node, Any], output: Any) -> None:
         inputs: dict[fx.Node, Any] = {a: _producer(a) for a in _tensor_inputs(node)}

@@ -1,0 +1,1 @@
+"""Any network's operations, rewritten exactly to the few that every runtime has in int8."""

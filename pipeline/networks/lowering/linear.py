@@ -1,0 +1,145 @@
+"""Convolutions, linear layers and batch normalisations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import fx
+
+from pipeline.networks.lowering.builder import Builder
+from pipeline.networks.lowering.images import Unsupported, conv, image_of, pixel
+from pipeline.networks.lowering.pools import pair
+from pipeline.networks.lowering.values import Value, Viewed, flat, is_flat, shape_of
+
+aten = torch.ops.aten
+
+
+def conv2d(
+    b: Builder,
+    x: Value,
+    weight: fx.Node,
+    bias: fx.Node | None = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] | str = (0,),
+    dilation: Sequence[int] = (1,),
+    groups: int = 1,
+) -> Value:
+    """A convolution stays; padding by name becomes numbers.
+
+    before: y = conv(x, padding="same"), of an even kernel
+    after:  y = conv(pad(x))
+    """
+    image = image_of(x)
+    strides, dilations = pair(stride), pair(dilation)
+    kernel = list(weight.meta["val"].shape[2:])
+    if isinstance(padding, str):
+        total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilations, kernel, strict=True)]
+        pads = [size // 2 for size in total]
+        after = [size - 2 * (size // 2) for size in total]
+        if any(after):
+            image = b.call(aten.constant_pad_nd.default, image, [0, after[1], 0, after[0]], 0.0)
+    else:
+        pads = pair(padding)
+    return b.call(aten.conv2d.default, image, weight, bias, strides, pads, dilations, groups)
+
+
+def linear(b: Builder, x: Value, weight: fx.Node, bias: fx.Node | None = None) -> Value:
+    """A linear layer is a convolution whose kernel is the whole image.
+
+    before: y = linear(flatten(x), w)
+    after:  y = flatten(conv(x, w)), of the height and width of x
+
+    Raises:
+        Unsupported: it reads anything but a flat vector.
+    """
+    if not is_flat(x):
+        if isinstance(x, Viewed) or len(x.meta["val"].shape) != 2:  # type: ignore[union-attr]
+            raise Unsupported("a linear layer that does not read a vector (batch, features)")
+        raise Unsupported("a linear layer behind an operation that leaves no image")
+    assert isinstance(x, Viewed)
+    outputs = int(weight.meta["val"].shape[0])
+    kernel = b.reshaped(str(weight.target), (outputs, *shape_of(x.image)))
+    return flat(conv(b, x.image, kernel, bias))
+
+
+def batch_norm(
+    b: Builder,
+    x: Value,
+    weight: fx.Node | None,
+    bias: fx.Node | None,
+    running_mean: fx.Node | None,
+    running_var: fx.Node | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+    *,
+    alone: bool,
+) -> Value:
+    """Batch normalisation stays behind a convolution of its own, which it is folded into later.
+
+    before: y = batch_norm(x)
+    after:  y = batch_norm(conv(x, 1)), one group a channel
+
+    Raises:
+        Unsupported: it has no running statistics, or reads no image.
+    """
+    if running_mean is None or running_var is None:
+        raise Unsupported(
+            "a batch normalisation without running statistics, which cannot be folded; give it "
+            "track_running_stats=True"
+        )
+    of_vector = pixel(x)
+    image = of_vector if of_vector is not None else image_of(x)
+    if not (alone and image.target is aten.conv2d.default):
+        channels = shape_of(image)[0]
+        ones = b.constant("identity.weight", torch.ones(channels, 1, 1, 1))
+        image = conv(b, image, ones, groups=channels)
+    statistics = (weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled)
+    normal = b.call(aten.batch_norm.default, image, *statistics)
+    return flat(normal) if of_vector is not None else normal
+
+
+def conv_transpose(
+    b: Builder,
+    x: Value,
+    weight: fx.Node,
+    bias: fx.Node | None = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    output_padding: Sequence[int] = (0,),
+    groups: int = 1,
+    dilation: Sequence[int] = (1,),
+) -> Value:
+    """A transposed convolution of stride 1 is a convolution with its kernel turned round.
+
+    before: y = conv_transpose(x, w), stride 1
+    after:  y = conv(x, w turned round, its channels exchanged)
+
+    Raises:
+        Unsupported: another stride.
+    """
+    strides, pads, dilations, extra = (pair(v) for v in (stride, padding, dilation, output_padding))
+    kernel = [int(size) for size in weight.meta["val"].shape[2:]]
+    if strides != [1, 1] or any(extra):
+        raise Unsupported(f"a transposed convolution of stride {strides}")
+    around = [d * (k - 1) - p for d, k, p in zip(dilations, kernel, pads, strict=True)]
+    if min(around) < 0:
+        raise Unsupported(f"a transposed convolution with padding {pads}, larger than its kernel")
+    inputs = int(weight.meta["val"].shape[0])
+    form = ("turned", groups, *kernel)
+
+    def turned(w: torch.Tensor) -> torch.Tensor:
+        parts = w.flip(2, 3).reshape(groups, inputs // groups, -1, *kernel).transpose(1, 2)
+        return parts.reshape(-1, inputs // groups, *kernel)
+
+    changed = b.changed(str(weight.target), turned, form)  # type: ignore[arg-type]
+    arguments = ([1, 1], around, dilations, groups)
+    return b.call(aten.conv2d.default, image_of(x), changed, bias, *arguments)
+
+
+def weights(kernel: Sequence[int]) -> int:
+    """Numbers of a kernel."""
+    return math.prod(kernel)

@@ -1,0 +1,254 @@
+"""The rewriting of a whole network: a rule for every operation.
+
+    graph = torch.export.export(model, (example,)).module(check_guards=False)
+    lower(graph)
+
+What comes out is of few operations: convolutions, batch normalisations that follow one, ReLU and
+clamps, sigmoid, tanh, leaky ReLU, ELU, GELU, sums and products of images, means over height and
+width, max pooling, concatenations, slices, zero padding, channel shuffles, depth-to-space,
+enlarging, and one flatten at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from pipeline.base.errors import InputError
+from pipeline.networks.lowering import (
+    activations,
+    arithmetic,
+    linear,
+    pools,
+    shapes,
+    stacks,
+)
+from pipeline.networks.lowering.builder import Builder
+from pipeline.networks.lowering.images import Unsupported
+from pipeline.networks.lowering.values import Stacked, Viewed, is_flat, shape_of
+
+aten = torch.ops.aten
+Rule = Callable[..., Any]
+"""From a builder and the operation's arguments, by place, to what stands for its result."""
+
+
+def _same(b: Builder, x: Any, *_: Any, **__: Any) -> Any:
+    return x
+
+
+RULES: dict[Any, Rule] = {
+    aten.conv2d.default: linear.conv2d,
+    aten.conv2d.padding: linear.conv2d,
+    aten.conv_transpose2d.input: linear.conv_transpose,
+    aten.linear.default: linear.linear,
+    aten.relu.default: activations.relu,
+    aten.relu_.default: activations.relu,
+    aten.relu6.default: activations.relu6,
+    aten.relu6_.default: activations.relu6,
+    aten.hardtanh.default: activations.hardtanh,
+    aten.hardtanh_.default: activations.hardtanh,
+    aten.clamp.default: activations.clamp,
+    aten.clamp_.default: activations.clamp,
+    aten.clamp_min.default: activations.clamp,
+    aten.hardsigmoid.default: activations.hardsigmoid,
+    aten.hardsigmoid_.default: activations.hardsigmoid,
+    aten.hardswish.default: activations.hardswish,
+    aten.hardswish_.default: activations.hardswish,
+    aten.sigmoid.default: activations.sigmoid,
+    aten.sigmoid_.default: activations.sigmoid,
+    aten.silu.default: activations.silu,
+    aten.silu_.default: activations.silu,
+    aten.tanh.default: activations.tanh,
+    aten.tanh_.default: activations.tanh,
+    aten.leaky_relu.default: activations.leaky_relu,
+    aten.leaky_relu_.default: activations.leaky_relu,
+    aten.elu.default: activations.elu,
+    aten.elu_.default: activations.elu,
+    aten.gelu.default: activations.gelu,
+    aten.prelu.default: activations.prelu,
+    aten.dropout.default: activations.dropout,
+    aten.dropout_.default: activations.dropout,
+    aten.feature_dropout.default: _same,
+    aten.alpha_dropout.default: _same,
+    aten.contiguous.default: _same,
+    aten.clone.default: _same,
+    aten.detach.default: _same,
+    aten.max_pool2d.default: pools.max_pool,
+    aten.avg_pool2d.default: pools.avg_pool,
+    aten.adaptive_avg_pool2d.default: pools.adaptive_avg_pool,
+    aten.adaptive_max_pool2d.default: pools.adaptive_max_pool,
+    aten.mean.dim: pools.mean,
+    aten.add.Tensor: arithmetic.add,
+    aten.add_.Tensor: arithmetic.add,
+    aten.add.Scalar: arithmetic.add,
+    aten.sub.Tensor: arithmetic.sub,
+    aten.sub_.Tensor: arithmetic.sub,
+    aten.rsub.Scalar: arithmetic.rsub,
+    aten.rsub.Tensor: arithmetic.rsub,
+    aten.mul.Tensor: arithmetic.mul,
+    aten.mul_.Tensor: arithmetic.mul,
+    aten.mul.Scalar: arithmetic.mul,
+    aten.div.Tensor: arithmetic.div,
+    aten.div_.Tensor: arithmetic.div,
+    aten.neg.default: arithmetic.neg,
+    aten.sum.dim_IntList: arithmetic.total,
+    aten.cat.default: shapes.cat,
+    aten.stack.default: stacks.stack,
+    aten.pad.default: shapes.pad,
+    aten.constant_pad_nd.default: shapes.pad,
+    aten.permute.default: shapes.permute,
+    aten.pixel_shuffle.default: shapes.pixel_shuffle,
+    aten.pixel_unshuffle.default: shapes.pixel_unshuffle,
+    aten.channel_shuffle.default: shapes.channel_shuffle,
+    aten.native_channel_shuffle.default: shapes.channel_shuffle,
+}
+"""What an operation becomes; those whose rules look at more than their arguments are below."""
+
+_RESHAPES = {
+    aten.flatten.using_ints,
+    aten.view.default,
+    aten.reshape.default,
+    aten.unsqueeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.squeeze.default,
+    aten.unflatten.int,
+}
+_ENLARGES = {
+    aten.upsample_nearest2d.vec,
+    aten.upsample_bilinear2d.vec,
+    aten.upsample_nearest2d.default,
+    aten.upsample_bilinear2d.default,
+}
+
+
+def lower(model: fx.GraphModule) -> fx.GraphModule:
+    """Write the graph of an exported network anew, in place.
+
+    Args:
+        model: (batch, channels, height, width) to (batch, outputs), the batch free.
+
+    Raises:
+        InputError: an operation has no form that every runtime has in int8; names it, the module
+            that holds it, and what may be done.
+    """
+    b = Builder(model)
+    values: dict[fx.Node, Any] = {}
+    for node in model.graph.nodes:
+        b.at(node)
+        if node.op == "placeholder":
+            values[node] = b.copy(node)
+        elif node.op == "get_attr":
+            values[node] = node  # read where it is needed, perhaps in another form
+        elif node.op == "output":
+            (result,) = node.args[0]
+            b.graph.output((_output(b, values[result], node),))
+        elif node.op == "call_function":
+            values[node] = _lowered(b, node, values)
+        else:
+            raise InputError(f"{node.name}: a {node.op} cannot be rewritten")
+    b.graph.set_codegen(model.graph._codegen)
+    model.graph = b.graph
+    model.graph.eliminate_dead_code(is_impure_node=_stays)
+    model.graph.lint()  # type: ignore[no-untyped-call]
+    model.recompile()
+    return model
+
+
+def _stays(node: fx.Node) -> bool:
+    return node.op in {"placeholder", "output"} or node.target is aten.add_.Tensor
+
+
+def _lowered(b: Builder, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    """What stands for the result of one operation."""
+    if not isinstance(node.meta.get("val"), torch.Tensor | list | tuple):
+        return None  # a size: shapes are known
+    if _counts(node):
+        return b.call(node.target, *fx.node.map_arg(node.args, values.__getitem__))
+    args, kwargs = _arguments(node, values)
+    try:
+        return _ruled(b, node, args, kwargs)
+    except Unsupported as why:
+        raise _refused(b, node, str(why)) from why
+
+
+def _counts(node: fx.Node) -> bool:
+    """Whether an operation counts the batches of a batch normalisation, in place."""
+    return node.target is aten.add_.Tensor and not node.meta["val"].is_floating_point()
+
+
+def _arguments(node: fx.Node, values: dict[fx.Node, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of the old operation, its operands as they are in the new graph."""
+
+    def new(argument: Any) -> Any:
+        if isinstance(argument, fx.Node):
+            return values[argument]
+        if isinstance(argument, list | tuple):
+            return [new(part) for part in argument]
+        return argument
+
+    return [new(a) for a in node.args], {key: new(a) for key, a in node.kwargs.items()}
+
+
+def _ruled(b: Builder, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    target: Any = node.target
+    if target in RULES:
+        return RULES[target](b, *args, **kwargs)
+    if target in _RESHAPES:
+        return shapes.reshape(b, args[0], node)
+    if target in _ENLARGES:
+        return pools.upsample(b, target, *args)
+    source: Any = node.args[0]
+    if target is aten.batch_norm.default:
+        return linear.batch_norm(b, *args, alone=len(_readers(source)) == 1)
+    if target is aten.transpose.int:
+        return shapes.transpose(b, *args, rank=source.meta["val"].dim())
+    if target is aten.slice.Tensor:
+        dim, start, end, step = (*args[1:], *(0, None, None, 1)[len(args) - 1 :])
+        stop = 2**62 if end is None else end
+        return shapes.cut(b, args[0], dim, start or 0, stop, step)
+    if target is aten.softmax.int:
+        if source.meta["val"].dim() == 5 and args[1] == 1:
+            return stacks.softmax_of_stack(b, args[0])
+        return activations.softmax(b, *args)
+    if target is aten.chunk.default:
+        dim = args[2] if len(args) > 2 else 0
+        return shapes.split(b, args[0], shapes.chunks(source, args[1], dim), dim)
+    if target is aten.split.Tensor:
+        dim = args[2] if len(args) > 2 else 0
+        return shapes.split(b, args[0], shapes.equal_parts(source, args[1], dim), dim)
+    if target is aten.split_with_sizes.default:
+        return shapes.split(b, args[0], args[1], args[2] if len(args) > 2 else 0)
+    if getattr(target, "__name__", "") == "getitem":
+        return args[0][args[1]]
+    raise Unsupported("no rule for this operation")
+
+
+def _readers(node: fx.Node) -> list[fx.Node]:
+    """Who reads a node's numbers, and not only its shape."""
+    return [user for user in node.users if user.target is not aten.sym_size.int]
+
+
+def _output(b: Builder, value: Any, node: fx.Node) -> fx.Node:
+    """The network's answers: (batch, outputs)."""
+    if is_flat(value):
+        assert isinstance(value, Viewed)
+        if shape_of(value.image)[1:] == (1, 1) or shape_of(value.image)[0] == 1:
+            return b.call(aten.flatten.using_ints, value.image, 1)
+    if isinstance(value, fx.Node):
+        return value
+    kind = "a stack" if isinstance(value, Stacked) else "a tensor of another order"
+    raise InputError(f"the network gives {kind}, not (batch, outputs)")
+
+
+def _refused(b: Builder, node: fx.Node, why: str) -> InputError:
+    """An operation that stops the rewriting, in a line."""
+    name = str(node.target).removeprefix("aten.").partition(".")[0]
+    where = b.place() or "the network's own forward"
+    return InputError(
+        f"{name} in {where}: {why}; put operations in its place that "
+        "docs/networks.md names, or leave the module out of the network"
+    )
