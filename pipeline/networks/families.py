@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.networks.model_info import ModelInfo
+from pipeline.recipe.libraries import PythonModel, TimmModel, TorchvisionModel
 from pipeline.recipe.model import ModelConfig
 from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.resnest import ResNeStModel
@@ -23,6 +24,24 @@ def _resnest() -> AnyFamily:
     from pipeline.networks.resnest.family import FAMILY
 
     return FAMILY
+
+
+def _torchvision() -> AnyFamily:
+    from pipeline.networks.libraries.families import TORCHVISION
+
+    return TORCHVISION
+
+
+def _timm() -> AnyFamily:
+    from pipeline.networks.libraries.families import TIMM
+
+    return TIMM
+
+
+def _python() -> AnyFamily:
+    from pipeline.networks.libraries.families import PYTHON
+
+    return PYTHON
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +59,9 @@ class FamilyEntry:
 
 FAMILIES: dict[str, FamilyEntry] = {
     "resnest": FamilyEntry(options=ResNeStModel, family=_resnest),
+    "torchvision": FamilyEntry(options=TorchvisionModel, family=_torchvision),
+    "timm": FamilyEntry(options=TimmModel, family=_timm),
+    "python": FamilyEntry(options=PythonModel, family=_python),
 }
 
 

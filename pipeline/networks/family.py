@@ -114,6 +114,8 @@ class Family(Generic[ConfigT, NetworkT]):
             same mode. With a normalisation it takes pixel values 0..255 in place of normalised
             images.
         rewritten: what `deploy` will do to the layers of a network in prunable form.
+        decided_by: plain JSON, all that decides a network beside its recipe, such as the version of
+            a library; keys are made of it.
         published: copies in evaluation mode that compute as other code does, by the name of that
             code: what other tools are given to start from. Without any they get the network.
     """
@@ -128,6 +130,7 @@ class Family(Generic[ConfigT, NetworkT]):
     prunable: Callable[[NetworkT], NetworkT] = copy.deepcopy
     deploy: Callable[[NetworkT, Normalization | None], nn.Module] = with_normalization
     rewritten: Callable[[NetworkT], Rewritten] = _nothing_changes
+    decided_by: Callable[[ConfigT], dict[str, str]] = lambda config: {}
     published: Mapping[str, Callable[[NetworkT], nn.Module]] = field(default_factory=dict)
 
     def checkpoint(self, model: NetworkT) -> Checkpoint:

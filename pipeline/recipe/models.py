@@ -9,11 +9,12 @@ from typing import Annotated, Any, Union
 from pydantic import BeforeValidator, SerializeAsAny, ValidationInfo
 
 from pipeline.recipe.known import Known
+from pipeline.recipe.libraries import PythonModel, TimmModel, TorchvisionModel
 from pipeline.recipe.model import ModelConfig
 from pipeline.recipe.resnest import ResNeStModel
 
 Kind = type[ModelConfig]
-ALONE: tuple[Kind, ...] = (ResNeStModel,)
+ALONE: tuple[Kind, ...] = (ResNeStModel, TorchvisionModel, TimmModel, PythonModel)
 """Where a recipe is read without the tables that lie above, as tools that only read it may."""
 
 

@@ -45,7 +45,7 @@ def recipe_info(recipe: Recipe) -> RecipeInfo:
     return RecipeInfo(name=recipe.name, sha256=hashlib.sha256(text).hexdigest())
 
 
-_PATHS = ("model.checkpoint", "data.path", "data.train", "data.test.*")
+_PATHS = ("model.name", "model.checkpoint", "data.path", "data.train", "data.test.*")
 
 
 class Recipe(Part):

@@ -208,6 +208,7 @@ def stage_ingredients(
         "stage": stage.name,
         "recipe": reads,
         "checkpoint": _checkpoint_hash(context.recipe) if stage.name == "train" else None,
+        "network": _decided_by(context) if stage.name == "train" else None,
         "inputs": {name: keys[name] for name in stage.after if name in keys},
         "data": data.training_sha256,
         "tests": data.sha256 if stage.sees_tests else None,
@@ -226,6 +227,12 @@ def stage_ingredients(
 def _packages_of(form: str) -> tuple[str, ...]:
     """Packages that write, read and run the files of a format."""
     return (FORMATS[form].package, *FORMATS[form].writers)
+
+
+def _decided_by(context: Context) -> dict[str, str]:
+    """What decides the network beside the recipe: the version of a library, the user's code."""
+    found: dict[str, str] = context.family.decided_by(context.recipe.model)
+    return found
 
 
 def _checkpoint_hash(recipe: Recipe) -> str | None:

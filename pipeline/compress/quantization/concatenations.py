@@ -65,5 +65,7 @@ def _never_negative(graph: fx.GraphModule, node: Any) -> bool:
     if node.target is aten.hardtanh.default:
         return len(node.args) > 1 and operator.ge(node.args[1], 0)
     if node.target in _SUMS or RULES.get(node.target) == "input":
-        return all(_never_negative(graph, one) for one in node.all_input_nodes if one.op != "get_attr")
+        return all(
+            _never_negative(graph, one) for one in node.all_input_nodes if one.op != "get_attr"
+        )
     return False

@@ -7,6 +7,7 @@ every format is written from and what every exported file is compared with.
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -232,7 +233,7 @@ def drop_clamps(model: fx.GraphModule) -> None:
 
 def _ends(clamp: fx.Node) -> tuple[float, float]:
     if clamp.target is aten.hardtanh.default:
-        low, high = (*clamp.args[1:], *(-1.0, 1.0)[len(clamp.args) - 1 :])
+        low, high = clamp.args[1:3]
         return float(low), float(high)  # type: ignore[arg-type]
     return 0.0, float("inf")
 
@@ -241,9 +242,10 @@ def _clamps_as(reader: fx.Node, low: float, high: float) -> bool:
     """Whether what reads a clamp rounds to a grid that ends no later than the clamp does."""
     if reader.target is not quantized.quantize_per_tensor.default:
         return False
-    scale, zero, first, last = reader.args[1:5]
-    ends = [round(end / scale) + zero if abs(end) < 1e30 else end for end in (low, high)]  # type: ignore[arg-type, operator, type-var]
-    return ends[0] <= first and ends[1] >= last  # type: ignore[operator]
+    given: Any = reader.args
+    scale, zero, first, last = given[1:5]
+    ends_below = round(low / scale) + zero <= first
+    return bool(ends_below and (math.isinf(high) or round(high / scale) + zero >= last))
 
 
 def quantized_program(prepared: fx.GraphModule, example: Tensor) -> torch.export.ExportedProgram:

@@ -154,8 +154,7 @@ def _keep_gammas_from_zero(model: nn.Module) -> None:
 
 
 def set_training(graph: nn.Module, mode: bool, *, batch_norms: bool | None = None) -> None:
-    """Switch an exported graph's dropout and batch normalisations; `batch_norms` is for the latter.
-    """
+    """Switch an exported graph's dropout and batch normalisations, these by `batch_norms`."""
     assert isinstance(graph, fx.GraphModule)
     training = mode if batch_norms is None else mode and batch_norms
     changed = False

@@ -89,7 +89,7 @@ RULES: dict[Any, Kind] = {
     aten.slice.Tensor: "input",
     aten.dropout.default: "input",
     aten.constant_pad_nd.default: "input",
-    aten.channel_shuffle.default: "input",
+    aten.transpose.int: "input",
     aten.pixel_shuffle.default: "input",
     aten.upsample_nearest2d.vec: "input",
     aten.upsample_bilinear2d.vec: "input",
@@ -117,7 +117,7 @@ def _annotate(node: fx.Node, inputs: dict[fx.Node, Any], output: Any) -> None:
     )
 
 
-def _producer(node: fx.Node) -> Any:
+def _producer(node: Any) -> Any:
     """The grid of `node`'s output, as its consumers refer to it."""
     return SharedQuantizationSpec(node)
 
@@ -154,7 +154,9 @@ class MobileQuantizer(Quantizer):
         if kind == "weighted":
             self._annotate_group(node, {node.args[1]: WEIGHT}, ACTIVATION)  # type: ignore[dict-item]
         elif kind == "input":
-            _annotate(node, {a: _producer(a) for a in _tensor_inputs(node)}, _producer(node.args[0]))  # type: ignore[arg-type]
+            _annotate(
+                node, {a: _producer(a) for a in _tensor_inputs(node)}, _producer(node.args[0])
+            )  # type: ignore[arg-type]
         elif _tensor_inputs(node):
             self._annotate_group(node, {}, _SPECS[kind])
 

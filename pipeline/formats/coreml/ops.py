@@ -31,6 +31,9 @@ _CASTS = {
 }
 
 
+_GELUS = {"EXACT": "none", "TANH_APPROXIMATION": "tanh"}
+
+
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
@@ -130,6 +133,20 @@ def _cast(x: Tensor, dtype: str) -> Tensor:
 
 def _clip(x: Tensor, alpha: float, beta: float) -> Tensor:
     return x.clamp(alpha, beta)
+
+
+def _leaky_relu(x: Tensor, alpha: float = 0.01) -> Tensor:
+    return F.leaky_relu(x, alpha)
+
+
+def _elu(x: Tensor, alpha: float = 1.0) -> Tensor:
+    return F.elu(x, alpha)
+
+
+def _gelu(x: Tensor, mode: str = "EXACT") -> Tensor:
+    if mode not in _GELUS:
+        raise NotImplementedError(f"mode {mode!r}")
+    return F.gelu(x, approximate=_GELUS[mode])
 
 
 def _unary(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
@@ -255,9 +272,12 @@ OPS: dict[str, Callable[..., Any]] = {
     "constexpr_sparse_to_dense": _constexpr_sparse_to_dense,
     "conv": conv,
     "dequantize": _dequantize,
+    "elu": _elu,
     "exp": _unary(torch.exp),
     "expand_dims": _expand_dims,
+    "gelu": _gelu,
     "identity": _unary(lambda x: x),
+    "leaky_relu": _leaky_relu,
     "linear": _linear,
     "matmul": _matmul,
     "max_pool": max_pool,

@@ -16,9 +16,9 @@ import numpy as np
 from pipeline.base.errors import InputError
 
 
-def _record(tf_layers_dict: dict[str, Any], graph_node: Any, tensor: Any) -> None:
+def _record(tf_layers_dict: dict[str, Any], graph_node: Any, tensor: Any, place: int = 0) -> None:
     """Tell onnx2tf what a node became. Every 4-D tensor of ours is NHWC on the TensorFlow side."""
-    output = graph_node.outputs[0]
+    output = graph_node.outputs[place]
     tf_layers_dict[output.name] = {
         "optype": graph_node.op,
         "shape": output.shape,
@@ -123,26 +123,141 @@ def _elementwise(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -
 
 
 def _reshape(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
-    """Translate a Reshape to or from (batch, channels, 1, 1), which moves nothing in any layout.
+    """Translate a Reshape that moves nothing with channels last either.
+
+    That is one to or from (batch, channels, 1, 1), and one that divides the channels of an image,
+    (batch, groups, channels, height, width), or joins them again:
+
+    before: (batch, g * c, h, w) -> Reshape -> (batch, g, c, h, w)
+    after:  (batch, h, w, g * c) -> Reshape -> (batch, h, w, g, c)
 
     Raises:
-        InputError: a 4-D side is larger than one pixel.
+        InputError: any other.
+    """
+    import tensorflow as tf
+
+    source = graph_node.inputs[0]
+    tensor = tf_layers_dict[source.name]["tf_node"]
+    shape = [int(size) for size in graph_node.inputs[1].values]
+    before, after = [1, *map(int, source.shape[1:])], [1, *shape[1:]]
+    if {len(before), len(after)} == {4, 5} and before[-2:] == after[-2:]:
+        target = [1, *after[-2:], *after[1:-2]]
+    elif before[2:4] in ([], [1, 1], [1]) or (len(before) == 3 and len(after) == 4):
+        if len(after) == 4 and after[2:] != [1, 1]:
+            raise _changes_layout(graph_node, tensor, shape)
+        target = [1, 1, 1, after[1]] if len(after) == 4 else after
+    elif len(before) == 4 and len(after) == 2 and before[1] == 1:
+        target = after
+    else:
+        raise _changes_layout(graph_node, tensor, shape)
+    _record(tf_layers_dict, graph_node, tf.reshape(tensor, target))
+
+
+def _changes_layout(graph_node: Any, tensor: Any, shape: list[int]) -> InputError:
+    return _refused(
+        graph_node,
+        f"a reshape of {tuple(tensor.shape)} to {tuple(shape)}, which changes the layout; only "
+        "(batch, channels, 1, 1) can be reshaped, and channels divided into groups",
+    )
+
+
+def _transpose(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
+    """Translate the Transpose of a channel shuffle.
+
+    before: (batch, g, c, h, w) -> Transpose(0, 2, 1, 3, 4)
+    after:  (batch, h, w, g, c) -> Transpose(0, 1, 2, 4, 3)
+
+    Raises:
+        InputError: any other.
     """
     import tensorflow as tf
 
     tensor = tf_layers_dict[graph_node.inputs[0].name]["tf_node"]
-    shape = [int(size) for size in graph_node.inputs[1].values]
-    pixels = [*(tensor.shape[1:3] if len(tensor.shape) == 4 else []), *shape[2:4]]
-    if len(shape) == 3:
-        pixels = pixels[: len(pixels) - 1]
-    if any(size != 1 for size in pixels):
-        raise _refused(
-            graph_node,
-            f"a reshape of {tuple(tensor.shape)} to {tuple(shape)}, which changes the layout; only "
-            "(batch, channels, 1, 1) can be reshaped",
-        )
-    target = [1, 1, 1, shape[1]] if len(shape) == 4 else [1, *shape[1:]]
-    _record(tf_layers_dict, graph_node, tf.reshape(tensor, target))
+    order = [int(axis) for axis in graph_node.attrs["perm"]]
+    if order != [0, 2, 1, 3, 4]:
+        raise _refused(graph_node, f"a permutation {order}; it may be that of a channel shuffle")
+    _record(tf_layers_dict, graph_node, tf.transpose(tensor, [0, 1, 2, 4, 3]))
+
+
+_AXES = {1: 3, 2: 1, 3: 2}
+"""Where an axis of an image lies with channels last."""
+
+
+def _split(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
+    """Translate Split of an image along one axis into slices.
+
+    Raises:
+        InputError: of the batch, or of another tensor.
+    """
+    tensor = tf_layers_dict[graph_node.inputs[0].name]["tf_node"]
+    axis = int(graph_node.attrs.get("axis", 0))
+    if len(tensor.shape) != 4 or axis % 4 not in _AXES:
+        raise _refused(graph_node, f"axis {axis} of a tensor of {len(tensor.shape)} axes")
+    begin = 0
+    for place, output in enumerate(graph_node.outputs):
+        part = [slice(None)] * 4
+        part[_AXES[axis % 4]] = slice(begin, begin + int(output.shape[axis]))
+        begin += int(output.shape[axis])
+        _record(tf_layers_dict, graph_node, tensor[tuple(part)], place)
+
+
+def _concat(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
+    """Translate Concat of images, along any axis but the batch.
+
+    Raises:
+        InputError: of other tensors.
+    """
+    import tensorflow as tf
+
+    tensors = [tf_layers_dict[i.name]["tf_node"] for i in graph_node.inputs]
+    ranks, axis = {len(t.shape) for t in tensors}, int(graph_node.attrs["axis"])
+    if ranks != {4} or axis % 4 not in _AXES:
+        raise _refused(graph_node, f"axis {axis} of tensors of {sorted(ranks)} axes")
+    _record(tf_layers_dict, graph_node, tf.concat(tensors, _AXES[axis % 4]))
+
+
+def _pad(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
+    """Translate Pad of an image with zeros.
+
+    Raises:
+        InputError: of another number, or of other axes than height and width.
+    """
+    import tensorflow as tf
+
+    tensor = tf_layers_dict[graph_node.inputs[0].name]["tf_node"]
+    pads = [int(size) for size in graph_node.inputs[1].values]
+    given = graph_node.inputs[2:3]
+    values = [getattr(i, "values", None) for i in given if i.name]
+    if (
+        any(v is None or float(v) != 0 for v in values)
+        or len(pads) != 8
+        or any(pads[i] for i in (0, 1, 4, 5))
+    ):
+        raise _refused(graph_node, f"pads {pads}; it may pad height and width with 0")
+    around = [[0, 0], [pads[2], pads[6]], [pads[3], pads[7]], [0, 0]]
+    _record(tf_layers_dict, graph_node, tf.pad(tensor, around))
+
+
+def _leaky_relu(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
+    """Translate LeakyRelu."""
+    import tensorflow as tf
+
+    tensor = tf_layers_dict[graph_node.inputs[0].name]["tf_node"]
+    slope = float(graph_node.attrs.get("alpha", 0.01))
+    _record(tf_layers_dict, graph_node, tf.nn.leaky_relu(tensor, slope))
+
+
+def _clip(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
+    """Translate Clip between two constants, the forms that TFLite has as one operation first."""
+    import tensorflow as tf
+
+    tensor = tf_layers_dict[graph_node.inputs[0].name]["tf_node"]
+    low, high = (float(i.values) for i in graph_node.inputs[1:3])
+    if (low, high) == (0.0, 6.0):
+        made = tf.nn.relu6(tensor)
+    else:
+        made = tf.minimum(tf.maximum(tensor, low), high)
+    _record(tf_layers_dict, graph_node, made)
 
 
 def _softmax(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
@@ -164,21 +279,24 @@ def _softmax(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> No
 
 
 def _slice(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
-    """Translate a Slice of channels, with or without a step.
+    """Translate a Slice of an image along one axis, with or without a step.
 
     Raises:
-        InputError: of another axis, or of several.
+        InputError: of the batch, or of several axes.
     """
     tensor = tf_layers_dict[graph_node.inputs[0].name]["tf_node"]
     starts, ends, axes = (i.values.reshape(-1).tolist() for i in graph_node.inputs[1:4])
     steps = graph_node.inputs[4].values.reshape(-1).tolist() if graph_node.inputs[4:] else [1]
-    if len(tensor.shape) != 4 or axes != [1]:
+    if len(tensor.shape) != 4 or len(axes) != 1 or axes[0] not in _AXES:
         raise _refused(
             graph_node,
-            f"a slice of axes {axes} of {len(tensor.shape)}; it may be of channels, axis 1 of 4",
+            f"a slice of axes {axes} of {len(tensor.shape)}; it may be of channels, height or "
+            "width, axis 1, 2 or 3 of 4",
         )
-    channels = slice(starts[0], min(ends[0], int(tensor.shape[3])), steps[0])
-    _record(tf_layers_dict, graph_node, tensor[:, :, :, channels])
+    axis = _AXES[axes[0]]
+    part = [slice(None)] * 4
+    part[axis] = slice(starts[0], min(ends[0], int(tensor.shape[axis])), steps[0])
+    _record(tf_layers_dict, graph_node, tensor[tuple(part)])
 
 
 def _refused(graph_node: Any, what: str) -> InputError:
@@ -198,7 +316,21 @@ def own_translations() -> Iterator[dict[str, str]]:
         tensor = _fake_quant(graph_node=graph_node, **arguments)
         layers[tensor.node.layer.name] = graph_node.outputs[0].name
 
-    from onnx2tf.ops import Add, MaxPool, Mul, QuantizeLinear, Reshape, Slice, Softmax
+    from onnx2tf.ops import (
+        Add,
+        Clip,
+        Concat,
+        LeakyRelu,
+        MaxPool,
+        Mul,
+        Pad,
+        QuantizeLinear,
+        Reshape,
+        Slice,
+        Softmax,
+        Split,
+        Transpose,
+    )
 
     translations = {
         QuantizeLinear: quantize,
@@ -206,8 +338,14 @@ def own_translations() -> Iterator[dict[str, str]]:
         Add: _elementwise,
         Mul: _elementwise,
         Reshape: _reshape,
+        Transpose: _transpose,
         Softmax: _softmax,
         Slice: _slice,
+        Split: _split,
+        Concat: _concat,
+        Pad: _pad,
+        LeakyRelu: _leaky_relu,
+        Clip: _clip,
     }
     originals = {module: module.make_node for module in translations}
     for module, translation in translations.items():

@@ -13,6 +13,8 @@ from pipeline.networks.lowering.images import Unsupported, affine, conv, each, i
 from pipeline.networks.lowering.values import Value, Viewed, keeps_order, shape_of
 
 aten = torch.ops.aten
+_SMALLEST_SLOPE = 1 / 64
+"""XNNPACK multiplies by slope * input scale / output scale, which may not be below 2^-8."""
 
 
 def relu(b: Builder, x: Value) -> Value:
@@ -27,13 +29,15 @@ def hardtanh(b: Builder, x: Value, min_val: float = -1.0, max_val: float = 1.0) 
 
 
 def relu6(b: Builder, x: Value) -> Value:
-    """before: y = relu6(x)
+    """ReLU6 is a clamp.
+
+    before: y = relu6(x)
     after:  y = hardtanh(x, 0, 6)
     """
     return hardtanh(b, x, 0.0, 6.0)
 
 
-def clamp(b: Builder, x: Value, min: float | None = None, max: float | None = None) -> Value:  # noqa: A002
+def clamp(b: Builder, x: Value, min: float | None = None, max: float | None = None) -> Value:
     """Clamps of one end are ReLUs of a shifted image.
 
     before: y = clamp(x, min=a);  z = clamp(x, max=c)
@@ -56,7 +60,9 @@ def clamp(b: Builder, x: Value, min: float | None = None, max: float | None = No
 
 
 def hardsigmoid(b: Builder, x: Value) -> Value:
-    """before: y = hardsigmoid(x)
+    """Hard sigmoid is a clamped affine map.
+
+    before: y = hardsigmoid(x)
     after:  y = hardtanh(x / 6 + 1 / 2, 0, 1); the affine map a depthwise 1x1 convolution
     """
     return each(x, partial(_hardsigmoid, b))
@@ -67,7 +73,9 @@ def _hardsigmoid(b: Builder, image: fx.Node) -> fx.Node:
 
 
 def hardswish(b: Builder, x: Value) -> Value:
-    """before: y = hardswish(x)
+    """Hard swish is a product.
+
+    before: y = hardswish(x)
     after:  y = x * hardsigmoid(x)
     """
     return each(x, lambda image: b.call(aten.mul.Tensor, image, _hardsigmoid(b, image)))
@@ -79,7 +87,9 @@ def sigmoid(b: Builder, x: Value) -> Value:
 
 
 def silu(b: Builder, x: Value) -> Value:
-    """before: y = silu(x)
+    """SiLU is a product.
+
+    before: y = silu(x)
     after:  y = x * sigmoid(x)
     """
     return each(
@@ -93,8 +103,19 @@ def tanh(b: Builder, x: Value) -> Value:
 
 
 def leaky_relu(b: Builder, x: Value, negative_slope: float = 0.01) -> Value:
-    """Leaky ReLU stays."""
+    """Leaky ReLU stays, but for slopes so small that XNNPACK has no steps for them.
+
+    before: y = leaky_relu(x, a)
+    after:  y = a * x + relu((1 - a) * x), each product a depthwise 1x1 convolution
+    """
+    if abs(negative_slope) < _SMALLEST_SLOPE:
+        return each(x, partial(_leaky_sum, b, float(negative_slope)))
     return each(x, lambda image: b.call(aten.leaky_relu.default, image, float(negative_slope)))
+
+
+def _leaky_sum(b: Builder, slope: float, image: fx.Node) -> fx.Node:
+    above = b.call(aten.relu.default, affine(b, image, "above", 1 - slope))
+    return b.call(aten.add.Tensor, above, affine(b, image, "slope", slope))
 
 
 def elu(b: Builder, x: Value, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Value:
@@ -114,15 +135,15 @@ def gelu(b: Builder, x: Value, approximate: str = "none") -> Value:
 
 
 def prelu(b: Builder, x: Value, weight: fx.Node) -> Value:
-    """before: y = prelu(x, a)
-    after:  y = relu(x) + conv(relu(-x), -a), one group a channel
+    """PReLU is a sum of two ReLUs; the slopes stay what is trained.
 
-    The slopes stay what is trained.
+    before: y = prelu(x, a)
+    after:  y = relu(x) + conv(relu(-x), -a), one group a channel
     """
     image = image_of(x)
     channels = shape_of(image)[0]
     slopes = b.changed(
-        str(weight.target), lambda a: -a.expand(channels)[:, None, None, None], ("slopes", channels)
+        str(weight.target), lambda a: -a.expand(channels)[:, None, None, None], (channels, 1, 1, 1)
     )
     negative = b.call(aten.relu.default, affine(b, image, "negative", -1.0))
     below = conv(b, negative, slopes, groups=channels)

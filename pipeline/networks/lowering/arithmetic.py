@@ -11,13 +11,15 @@ from torch import Tensor, fx
 from pipeline.networks.lowering.builder import Builder
 from pipeline.networks.lowering.images import Unsupported, affine, conv, each, image_of
 from pipeline.networks.lowering.stacks import stacked
-from pipeline.networks.lowering.values import Stacked, Value, Viewed, is_flat, keeps_order, shape_of
+from pipeline.networks.lowering.values import Stacked, Value, Viewed, shape_of
 
 aten = torch.ops.aten
 
 
 def add(b: Builder, x: Any, y: Any, alpha: float = 1) -> Value:
-    """before: z = x + 3
+    """Sums of images stay; with a constant they are affine maps.
+
+    before: z = x + 3
     after:  z = conv(x, 1, 3), one group a channel
     """
     if _is_constant(y):
@@ -30,7 +32,9 @@ def add(b: Builder, x: Any, y: Any, alpha: float = 1) -> Value:
 
 
 def sub(b: Builder, x: Any, y: Any, alpha: float = 1) -> Value:
-    """before: z = x - y;  u = 1 - x
+    """Differences are sums, since ONNX Runtime has no integer subtraction.
+
+    before: z = x - y;  u = 1 - x
     after:  z = x + conv(y, -1);  u = conv(x, -1, 1); one group a channel
     """
     return add(b, x, y, -alpha)
@@ -42,7 +46,9 @@ def rsub(b: Builder, x: Any, y: Any, alpha: float = 1) -> Value:
 
 
 def mul(b: Builder, x: Any, y: Any) -> Value:
-    """before: z = 2 * x;  u = x * gamma, a parameter of every channel
+    """Products of images stay; with a constant they are affine maps.
+
+    before: z = 2 * x;  u = x * gamma, a parameter of every channel
     after:  z = conv(x, 2);  u = conv(x, gamma); one group a channel
     """
     if _is_constant(y):
@@ -53,7 +59,9 @@ def mul(b: Builder, x: Any, y: Any) -> Value:
 
 
 def div(b: Builder, x: Any, y: Any) -> Value:
-    """before: z = x / 6
+    """Division by a constant is an affine map.
+
+    before: z = x / 6
     after:  z = conv(x, 1 / 6), one group a channel
 
     Raises:
@@ -65,7 +73,9 @@ def div(b: Builder, x: Any, y: Any) -> Value:
 
 
 def neg(b: Builder, x: Value) -> Value:
-    """before: y = -x
+    """A change of sign is an affine map.
+
+    before: y = -x
     after:  y = conv(x, -1), one group a channel
     """
     return _affine(b, x, -1.0, 0.0)
@@ -94,7 +104,7 @@ def _affine(b: Builder, x: Value, factor: Any, shift: Any) -> Value:
         shaped = b.changed(
             str(factor.target),
             lambda v: v.reshape(-1).expand(channels)[:, None, None, None],
-            ("scale", channels),  # type: ignore[arg-type]
+            (channels, 1, 1, 1),
         )
         return conv(b, image, shaped, groups=channels)
     factor, shift = (
@@ -128,14 +138,21 @@ def _both(b: Builder, target: Callable[..., Tensor], x: Value, y: Value) -> Valu
     if isinstance(x, Viewed) and isinstance(y, Viewed):
         if len(x.shape) == 4 or len(y.shape) == 4:
             return _of_stacks(b, target, x, y)
-        if x.shape == y.shape and shape_of(x.image) == shape_of(y.image):
-            if (keeps_order(x) and keeps_order(y)) or bool((x.order() == y.order()).all()):
-                made = b.call(target, x.image, y.image)
-                return Viewed(image=made, shape=x.shape, moves=x.moves)
+        if _same_order(x, y):
+            made = b.call(target, x.image, y.image)
+            return Viewed(image=made, shape=x.shape, moves=x.moves)
         raise Unsupported("two tensors whose numbers lie in different orders")
-    if (isinstance(x, Viewed) and len(x.shape) == 4) or (isinstance(y, Viewed) and len(y.shape) == 4):
+    if (isinstance(x, Viewed) and len(x.shape) == 4) or (
+        isinstance(y, Viewed) and len(y.shape) == 4
+    ):
         return _of_stacks(b, target, x, y)
     return b.call(target, image_of(x), image_of(y))
+
+
+def _same_order(x: Viewed, y: Viewed) -> bool:
+    """Whether two views are of images of one shape, whose numbers lie in one order."""
+    alike = x.shape == y.shape and shape_of(x.image) == shape_of(y.image)
+    return alike and bool((x.order() == y.order()).all())
 
 
 def _of_stacks(b: Builder, target: Any, x: Value, y: Value) -> Stacked:
@@ -177,8 +194,3 @@ def total(
             made = b.call(aten.add.Tensor, made, image)
         return made
     raise Unsupported(f"a sum over axes {axes}; it may be over a stack of images")
-
-
-def flat_or_image(x: Value) -> bool:
-    """Whether a value is an image or a flat vector."""
-    return isinstance(x, fx.Node) or is_flat(x)

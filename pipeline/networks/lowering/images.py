@@ -61,7 +61,9 @@ def image_of(value: object) -> fx.Node:
             raise Unsupported(f"reads a tensor of {len(value.meta['val'].shape)} axes, no image")
         return value
     if isinstance(value, Viewed):
-        raise Unsupported(f"reads a tensor of shape (batch, {_text(value.shape)}), which is no image")
+        raise Unsupported(
+            f"reads a tensor of shape (batch, {_text(value.shape)}), which is no image"
+        )
     raise Unsupported("reads a stack of images" if isinstance(value, Stacked) else "reads no image")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -35,7 +34,9 @@ def conv2d(
     strides, dilations = pair(stride), pair(dilation)
     kernel = list(weight.meta["val"].shape[2:])
     if isinstance(padding, str):
-        total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilations, kernel, strict=True)]
+        total = [
+            d * (k - 1) if padding == "same" else 0 for d, k in zip(dilations, kernel, strict=True)
+        ]
         pads = [size // 2 for size in total]
         after = [size - 2 * (size // 2) for size in total]
         if any(after):
@@ -129,17 +130,12 @@ def conv_transpose(
     if min(around) < 0:
         raise Unsupported(f"a transposed convolution with padding {pads}, larger than its kernel")
     inputs = int(weight.meta["val"].shape[0])
-    form = ("turned", groups, *kernel)
+    form = (-1, groups, *kernel)  # turned round: no shape
 
     def turned(w: torch.Tensor) -> torch.Tensor:
         parts = w.flip(2, 3).reshape(groups, inputs // groups, -1, *kernel).transpose(1, 2)
         return parts.reshape(-1, inputs // groups, *kernel)
 
-    changed = b.changed(str(weight.target), turned, form)  # type: ignore[arg-type]
+    changed = b.changed(str(weight.target), turned, form)
     arguments = ([1, 1], around, dilations, groups)
     return b.call(aten.conv2d.default, image_of(x), changed, bias, *arguments)
-
-
-def weights(kernel: Sequence[int]) -> int:
-    """Numbers of a kernel."""
-    return math.prod(kernel)

@@ -205,11 +205,9 @@ def _ruled(b: Builder, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -
     if target is aten.batch_norm.default:
         return linear.batch_norm(b, *args, alone=len(_readers(source)) == 1)
     if target is aten.transpose.int:
-        return shapes.transpose(b, *args, rank=source.meta["val"].dim())
+        return shapes.transpose(b, args[0], args[1], args[2], source.meta["val"].dim())
     if target is aten.slice.Tensor:
-        dim, start, end, step = (*args[1:], *(0, None, None, 1)[len(args) - 1 :])
-        stop = 2**62 if end is None else end
-        return shapes.cut(b, args[0], dim, start or 0, stop, step)
+        return shapes.cut(b, *_slice_arguments(args))
     if target is aten.softmax.int:
         if source.meta["val"].dim() == 5 and args[1] == 1:
             return stacks.softmax_of_stack(b, args[0])
@@ -225,6 +223,13 @@ def _ruled(b: Builder, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -
     if getattr(target, "__name__", "") == "getitem":
         return args[0][args[1]]
     raise Unsupported("no rule for this operation")
+
+
+def _slice_arguments(args: list[Any]) -> tuple[Any, int, int, int, int]:
+    """Of a slice: what it is of, axis, begin, end and step, defaults filled in."""
+    x, *given = args
+    axis, begin, end, step = given + [0, None, None, 1][len(given) :]
+    return x, axis, begin or 0, 2**62 if end is None else end, step
 
 
 def _readers(node: fx.Node) -> list[fx.Node]:

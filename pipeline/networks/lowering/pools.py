@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from pipeline.networks.lowering.builder import Builder
-from pipeline.networks.lowering.images import Unsupported, affine, conv, image_of
+from pipeline.networks.lowering.images import Unsupported, conv, image_of
 from pipeline.networks.lowering.values import Value, flat, shape_of
 from pipeline.networks.rewrites import adds_windows
 
@@ -92,7 +92,9 @@ def adaptive_avg_pool(b: Builder, x: Value, output_size: Sequence[int | None]) -
     """
     image = image_of(x)
     sizes = shape_of(image)[1:]
-    wanted = [size if out is None else int(out) for out, size in zip(output_size, sizes, strict=True)]
+    wanted = [
+        size if out is None else int(out) for out, size in zip(output_size, sizes, strict=True)
+    ]
     if wanted == list(sizes):
         return image
     if wanted == [1, 1]:
@@ -109,7 +111,9 @@ def adaptive_avg_pool(b: Builder, x: Value, output_size: Sequence[int | None]) -
 
 
 def adaptive_max_pool(b: Builder, x: Value, output_size: Sequence[int | None]) -> Value:
-    """before: y = adaptive_max_pool(x, 1)
+    """Windows of one size are a max pool.
+
+    before: y = adaptive_max_pool(x, 1)
     after:  y = max_pool(x, the whole image)
 
     Raises:
@@ -117,7 +121,9 @@ def adaptive_max_pool(b: Builder, x: Value, output_size: Sequence[int | None]) -
     """
     image = image_of(x)
     sizes = shape_of(image)[1:]
-    wanted = [size if out is None else int(out) for out, size in zip(output_size, sizes, strict=True)]
+    wanted = [
+        size if out is None else int(out) for out, size in zip(output_size, sizes, strict=True)
+    ]
     if any(size % out for size, out in zip(sizes, wanted, strict=True)):
         raise Unsupported(f"an adaptive max pool of {sizes} to {wanted}, whose windows overlap")
     kernel = [size // out for size, out in zip(sizes, wanted, strict=True)]
@@ -196,8 +202,3 @@ def pair(given: Sequence[int] | int) -> list[int]:
     """Height and width of what one number may stand for."""
     values = [given] if isinstance(given, int) else list(given)
     return [int(values[0]), int(values[-1])]
-
-
-def scaled(b: Builder, image: fx.Node, name: str, factor: float) -> fx.Node:
-    """An image times a number."""
-    return image if factor == 1 else affine(b, image, name, factor)

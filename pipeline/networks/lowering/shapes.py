@@ -81,7 +81,7 @@ def permuted(b: Builder, image: fx.Node, channels: Sequence[int]) -> fx.Node:
     """Channels in another order.
 
     before: y = x.reshape(batch, g, c, height, width).transpose(1, 2).reshape(...)
-    after:  y = channel_shuffle(x, g)
+    after:  the same, in three operations
 
     before: y = x[:, channels]
     after:  y = conv(x, one 1 in every row)
@@ -91,7 +91,7 @@ def permuted(b: Builder, image: fx.Node, channels: Sequence[int]) -> fx.Node:
         if count % groups == 0:
             order = torch.arange(count).reshape(groups, -1).t().reshape(-1).tolist()
             if order == list(channels):
-                return b.call(aten.channel_shuffle.default, image, groups)
+                return channel_shuffle(b, image, groups)
     weight = torch.zeros(count, shape_of(image)[0], 1, 1)
     weight[range(count), list(channels)] = 1.0
     return conv(b, image, b.constant("permuted.weight", weight))
@@ -187,9 +187,18 @@ def pixel_shuffle(b: Builder, x: Value, upscale_factor: int) -> Value:
     return b.call(aten.pixel_shuffle.default, image_of(x), upscale_factor)
 
 
-def channel_shuffle(b: Builder, x: Value, groups: int) -> Value:
-    """Stays."""
-    return b.call(aten.channel_shuffle.default, image_of(x), groups)
+def channel_shuffle(b: Builder, x: Value, groups: int) -> fx.Node:
+    """Channels change places in three operations that move numbers.
+
+    before: y = channel_shuffle(x, g)
+    after:  y = x.reshape(batch, g, c, height, width).transpose(1, 2).reshape(batch, ...)
+    """
+    image = image_of(x)
+    channels, height, width = shape_of(image)
+    apart = [-1, groups, channels // groups, height, width]
+    made = b.call(aten.reshape.default, image, apart)
+    made = b.call(aten.transpose.int, made, 1, 2)
+    return b.call(aten.reshape.default, made, [-1, channels, height, width])
 
 
 def cat(b: Builder, tensors: Sequence[Value], dim: int = 0) -> Value:
@@ -229,7 +238,9 @@ def cut(b: Builder, x: Value, dim: int, start: int, end: int, step: int = 1) -> 
 
 
 def split(b: Builder, x: Value, sizes: Sequence[int], dim: int) -> list[Value]:
-    """before: y, z = split(x, [4, 2], 1)
+    """Parts of an image are slices.
+
+    before: y, z = split(x, [4, 2], 1)
     after:  y = x[:, 0:4];  z = x[:, 4:6]
     """
     if isinstance(x, Viewed | Stacked) and dim == 1 and pixel(x) is None:
@@ -255,7 +266,9 @@ def chunks(x: Any, count: int, dim: int) -> list[int]:
     return equal_parts(x, -(-int(x.meta["val"].shape[dim]) // count), dim)
 
 
-def pad(b: Builder, x: Value, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Value:
+def pad(
+    b: Builder, x: Value, pad: Sequence[int], mode: str = "constant", value: Any = None
+) -> Value:
     """Padding with zeros stays; that with what lies at the edge is cut out and put beside it.
 
     before: y = pad(x, (1, 1, 0, 0), "reflect")
