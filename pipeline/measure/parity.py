@@ -50,7 +50,7 @@ def output_steps(found: Logits, wanted: Logits, step: float) -> OutputSteps:
     )
 
 
-def widened(limits: Limits, rounding: OutputSteps | None) -> Limits:
+def widened(limits: Limits, rounding: OutputSteps | None, times: int = 1) -> Limits:
     """Limits that no file misses for being computed in another order.
 
     A network whose logits have a small range, such as one that learned smoothed targets, has a fine
@@ -60,13 +60,14 @@ def widened(limits: Limits, rounding: OutputSteps | None) -> Limits:
     Args:
         limits: for a file against its program.
         rounding: how far the program's own logits moved; None for a float program.
+        times: as far as that they may move, since one draw of the noise says little of the tail.
     """
     if rounding is None:
         return limits
     return replace(
         limits,
-        median=max(limits.median, rounding.median + 1),
-        p99=max(limits.p99, rounding.p99 + 1),
+        median=max(limits.median, times * rounding.median + 1),
+        p99=max(limits.p99, times * rounding.p99 + 1),
     )
 
 

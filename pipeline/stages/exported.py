@@ -6,12 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from pipeline.compress.quantization.other_rounding import rounded_otherwise
 from pipeline.formats.format import Format
 from pipeline.formats.formats import FORMATS
-from pipeline.measure import layers
+from pipeline.measure import layers, parity
 from pipeline.measure.lanes.lane import ModelFile
+from pipeline.measure.parity_record import OutputSteps
 from pipeline.stages.context import Context, Inputs
+from pipeline.tasks.evaluation import predictions
 from pipeline.tasks.images.dataset import Dataset
 
 CALIBRATION = "(calibration)"
@@ -27,6 +31,31 @@ def step_of(folded: torch.export.ExportedProgram) -> float | None:
     """The step of the grid that a quantized program's logits lie on; None for a float one."""
     found = layers.layers_of(folded)
     return found[-1].scale if found else None
+
+
+def own_rounding(
+    folded: torch.export.ExportedProgram,
+    dataset: Dataset,
+    expected: Tensor,
+    epsilon: float,
+    *,
+    biases: bool = False,
+) -> OutputSteps | None:
+    """How far the calibration images' logits move when a program rounds otherwise.
+
+    Args:
+        folded: the program.
+        dataset: as the program takes it.
+        expected: its logits for the calibration images.
+        epsilon: of the arithmetic that it is compared in.
+        biases: whether what it is compared with does not round them.
+    """
+    step = step_of(folded)
+    if step is None:
+        return None
+    answers = rounded_otherwise(folded, epsilon, biases=biases)
+    moved = {CALIBRATION: predictions(answers, dataset.calibration, dataset)}
+    return parity.output_steps(moved, {CALIBRATION: expected}, step)
 
 
 def file_of(context: Context, inputs: Inputs) -> Path:

@@ -24,7 +24,7 @@ from pipeline.stages.context import (
     quantized_graph,
     small_model,
 )
-from pipeline.stages.exported import CALIBRATION, step_of, with_calibration
+from pipeline.stages.exported import CALIBRATION, own_rounding, step_of, with_calibration
 from pipeline.stages.stage import (
     COMPARING,
     CORE,
@@ -70,7 +70,10 @@ def fold(context: Context, inputs: Inputs, out: Path) -> FoldFacts:
     program.save(folded, out / PROGRAM)
     logits = timing.program_logits(folded, with_calibration(dataset))
     found = parity.compare_logits(logits, expected, step_of(folded), context.task.compare)
-    misses = [*parity.finite_misses(logits), *parity.output_misses(found, parity.FOLDED)]
+    own = (logits[CALIBRATION], parity.FOLDED.epsilon)
+    rounding = own_rounding(folded, dataset, *own, biases=True)
+    limits = parity.widened(parity.FOLDED, rounding, times=2)
+    misses = [*parity.finite_misses(logits), *parity.output_misses(found, limits)]
     if misses:
         raise MismatchError(
             f"{context.recipe.name}: the folded program does not answer as the trained network "

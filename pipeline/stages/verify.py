@@ -12,24 +12,23 @@ from torch import Tensor
 from pipeline.base.errors import reading
 from pipeline.base.record import Count, Positive, Share, Text
 from pipeline.compress.quantization import program
-from pipeline.compress.quantization.other_rounding import rounded_otherwise
 from pipeline.formats.file_facts import learned_scales, scales_exact
 from pipeline.formats.scales import ScalesExact
 from pipeline.measure import layers, parity
 from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.measure.lanes.sets import answers_to_tests
-from pipeline.measure.parity_record import OutputSteps, Parity
+from pipeline.measure.parity_record import Parity
 from pipeline.stages.context import LOGITS, PROGRAM, Context, Inputs, fed, first_figure
 from pipeline.stages.exported import (
     CALIBRATION,
     file_of,
     format_of,
     model_file,
+    own_rounding,
     step_of,
     with_calibration,
 )
 from pipeline.stages.stage import COMPARING, CORE, IMAGES, LANE, QUANTIZING, Stage, StageFacts
-from pipeline.tasks.evaluation import predictions
 from pipeline.tasks.images.dataset import Dataset
 
 
@@ -61,7 +60,7 @@ def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
         expected = torch.load(inputs["judge_fold"] / LOGITS, weights_only=True)
     limits = form.limits
     compared = parity.compare_logits(logits, expected, step_of(folded), context.task.compare)
-    rounding = _rounding(folded, dataset, expected, limits.epsilon)
+    rounding = own_rounding(folded, dataset, expected[CALIBRATION], limits.epsilon)
     trace = partial(module.trace, file)
     traced = (
         layers.compare_layers(folded, None, trace, layers.probes(dataset))
@@ -110,21 +109,6 @@ def _answers(context: Context, dataset: Dataset, file: Path, images: int) -> dic
             context.recipe.threads,
             lambda done: advance(done, ""),
         )
-
-
-def _rounding(
-    folded: torch.export.ExportedProgram,
-    dataset: Dataset,
-    expected: dict[str, Tensor],
-    epsilon: float,
-) -> OutputSteps | None:
-    """How far the calibration images' logits move when a program rounds otherwise."""
-    step = step_of(folded)
-    if step is None:
-        return None
-    answers = rounded_otherwise(folded, epsilon)
-    moved = {CALIBRATION: predictions(answers, dataset.tests[CALIBRATION], dataset)}
-    return parity.output_steps(moved, {CALIBRATION: expected[CALIBRATION]}, step)
 
 
 STAGE = Stage(

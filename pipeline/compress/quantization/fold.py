@@ -21,6 +21,8 @@ from pipeline.compress.quantization.quantizer import CLAMPS, CONVOLUTIONS
 
 aten = torch.ops.aten
 quantized = torch.ops.quantized_decomposed
+_HALF_EPSILON = 2.0**-11
+"""Half of the distance between float16 numbers, as a share of them."""
 
 
 def _attribute(model: fx.GraphModule, node: Any) -> Tensor:
@@ -185,6 +187,15 @@ def _own_biases(model: fx.GraphModule) -> None:
     model.recompile()
 
 
+def bias_roundings(model: fx.GraphModule) -> dict[str, Tensor]:
+    """By how much `bias_to_grid` moves each convolution's biases at most, by the node's name."""
+    return {
+        conv.name: (bias_scale(model, conv) / 2 + _HALF_EPSILON * bias.abs()).float()
+        for conv in _biased_convolutions(model)
+        for bias in [_attribute(model, conv.args[2])]
+    }
+
+
 def bias_scale(model: fx.GraphModule, conv: fx.Node) -> Tensor:
     """Input scale x weight scale of one convolution: float64, one per output channel."""
     activation, weight = conv.args[0], conv.args[1]
@@ -195,25 +206,11 @@ def bias_scale(model: fx.GraphModule, conv: fx.Node) -> Tensor:
 
 
 def drop_dropouts(model: fx.GraphModule) -> None:
-    """Remove dropout, which only training has, and the second rounding behind it, in place.
-
-    before: y = round(x);  z = round(dropout(y)), to the same grid
-    after:  z = round(x)
-    """
+    """Remove dropout, which only training has, in place."""
     for dropout in [n for n in model.graph.nodes if n.target is aten.dropout.default]:
-        source = dropout.args[0]
-        rounding = _module_of(model, source)
-        for reader in list(dropout.users):
-            if rounding is not None and _module_of(model, reader) is rounding:
-                reader.replace_all_uses_with(source)
-                model.graph.erase_node(reader)
-        dropout.replace_all_uses_with(source)
+        dropout.replace_all_uses_with(dropout.args[0])
         model.graph.erase_node(dropout)
     model.recompile()
-
-
-def _module_of(model: fx.GraphModule, node: Any) -> nn.Module | None:
-    return model.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def drop_clamps(model: fx.GraphModule) -> None:

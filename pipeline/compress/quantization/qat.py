@@ -50,8 +50,24 @@ def prepare(model: nn.Module, shape: InputShape, *, pixels: bool = False) -> fx.
     quantizer = MobileQuantizer(PIXELS if pixels else ACTIVATION)
     graph = _with_fake_quantization(lower(exported), quantizer)
     _round_as_folded(graph)
+    _not_behind_dropout(graph)
     tie_concatenations(graph)
     return graph
+
+
+def _not_behind_dropout(graph: fx.GraphModule) -> None:
+    """Leave what dropout gives unrounded, in place: it is rounded already, and scaled up.
+
+    before: y = round(dropout(round(x)))
+    after:  y = dropout(round(x))
+
+    Otherwise training would learn a range that the network in use, without dropout, does not have.
+    """
+    for dropout in [n for n in graph.graph.nodes if n.target is aten.dropout.default]:
+        for reader in [n for n in dropout.users if n.op == "call_module"]:
+            reader.replace_all_uses_with(dropout)
+            graph.graph.erase_node(reader)
+    graph.recompile()
 
 
 def trainable(model: nn.Module) -> nn.Module:

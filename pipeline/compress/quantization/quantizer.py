@@ -156,7 +156,7 @@ class MobileQuantizer(Quantizer):
         elif kind == "input":
             _annotate(
                 node, {a: _producer(a) for a in _tensor_inputs(node)}, _producer(node.args[0])
-            )  # type: ignore[arg-type]
+            )
         elif _tensor_inputs(node):
             self._annotate_group(node, {}, _SPECS[kind])
 
