@@ -40,9 +40,10 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            shape = module.weight.shape
-            module.weight.data = 0.5 + torch.rand(shape, generator=generator)
-            module.bias.data = 0.3 * torch.randn(shape, generator=generator)
+            shape = (module.num_features,)
+            if module.affine:
+                module.weight.data = 0.5 + torch.rand(shape, generator=generator)
+                module.bias.data = 0.3 * torch.randn(shape, generator=generator)
             module.running_mean = 0.3 * torch.randn(shape, generator=generator)
             module.running_var = 0.5 + torch.rand(shape, generator=generator)
         elif isinstance(module, nn.Conv2d) and module.bias is not None:

@@ -53,7 +53,7 @@ class Builder:
         args, kwargs = fx.node.map_arg((args, kwargs), self._new)
         node = self.graph.call_function(target, args, kwargs)
         given = fx.node.map_arg((args, kwargs), lambda n: n.meta["val"])
-        with self._fake, torch.no_grad():
+        with self._fake, torch.no_grad(), self._fake.shape_env.suppress_guards():
             node.meta["val"] = target(*given[0], **given[1])
         if self._source is not None:
             meta = self._source.meta

@@ -110,7 +110,9 @@ def adaptive_avg_pool(b: Builder, x: Value, output_size: Sequence[int | None]) -
     return _windows(b, image, wanted, partial(mean_of_image, b))
 
 
-def adaptive_max_pool(b: Builder, x: Value, output_size: Sequence[int | None]) -> Value:
+def adaptive_max_pool(
+    b: Builder, x: Value, output_size: Sequence[int | None]
+) -> list[Value | None]:
     """Windows of one size are a max pool.
 
     before: y = adaptive_max_pool(x, 1)
@@ -127,7 +129,8 @@ def adaptive_max_pool(b: Builder, x: Value, output_size: Sequence[int | None]) -
     if any(size % out for size, out in zip(sizes, wanted, strict=True)):
         raise Unsupported(f"an adaptive max pool of {sizes} to {wanted}, whose windows overlap")
     kernel = [size // out for size, out in zip(sizes, wanted, strict=True)]
-    return b.call(aten.max_pool2d.default, image, kernel, kernel, [0, 0], [1, 1], False)
+    # The operation gives the places of the largest as well.
+    return [b.call(aten.max_pool2d.default, image, kernel, kernel, [0, 0], [1, 1], False), None]
 
 
 def _windows(b: Builder, image: fx.Node, wanted: Sequence[int], pool: Any) -> fx.Node:

@@ -222,6 +222,10 @@ def cat(b: Builder, tensors: Sequence[Value], dim: int = 0) -> Value:
 
 def cut(b: Builder, x: Value, dim: int, start: int, end: int, step: int = 1) -> Value:
     """A part of an image along one axis; all of it is the image itself."""
+    if isinstance(x, Viewed) and (
+        dim == 0 or ((start, step) == (0, 1) and end >= x.shape[dim - 1])
+    ):
+        return x  # as indexing writes it for every axis that it leaves alone
     vector = pixel(x)
     if vector is not None and dim in (1, -1):
         part = cut(b, vector, 1, start, end, step)
