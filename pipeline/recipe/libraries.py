@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from pipeline.recipe.model import ModelConfig
 
 TORCHVISION, TIMM, PYTHON = "torchvision:", "timm:", "python:"
 """What `model.name` begins with; a library's or a file's own name follows."""
 
-Arguments = dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], JsonValue]
+Scalar = bool | int | float | str
+Arguments = dict[
+    Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], Scalar | list[Scalar] | None
+]
 
 
 class LibraryModel(ModelConfig):
@@ -45,7 +48,8 @@ class TorchvisionModel(LibraryModel):
 
     Attributes:
         name: `torchvision:` and the name, such as torchvision:mobilenet_v2.
-        input_size: side of the images in pixels.
+        input_size: height and width of the images in pixels; one number for a square.
+        channels: of the images; with 1 the first convolution reads one channel.
         checkpoint: weights to start from: a path, or `torchvision:` and the name of weights that
             torchvision publishes, such as torchvision:MobileNet_V2_Weights.IMAGENET1K_V2, which are
             fetched once.
@@ -59,7 +63,7 @@ class TorchvisionModel(LibraryModel):
 
     name: Annotated[
         str,
-        Field(pattern=r"^torchvision:[a-z0-9_]+$", description="torchvision: and a network's name"),
+        Field(pattern=r"^torchvision:[a-z0-9_]+$", description="torchvision:NAME"),
     ]
 
     @classmethod
@@ -73,7 +77,8 @@ class TimmModel(LibraryModel):
 
     Attributes:
         name: `timm:` and the name, such as timm:efficientnet_lite0.
-        input_size: side of the images in pixels.
+        input_size: height and width of the images in pixels; one number for a square.
+        channels: of the images; with 1 the first convolution reads one channel.
         checkpoint: weights to start from: a path, or `timm:` and the name of one of timm's models,
             which is fetched from the Hugging Face Hub once.
         head: of the checkpoint. keep: it was trained on the classes of `data`, and is used as it
@@ -86,9 +91,7 @@ class TimmModel(LibraryModel):
 
     name: Annotated[
         str,
-        Field(
-            pattern=r"^timm:[A-Za-z0-9][A-Za-z0-9_.-]*$", description="timm: and a network's name"
-        ),
+        Field(pattern=r"^timm:[A-Za-z0-9][A-Za-z0-9_.-]*$", description="timm:NAME"),
     ]
 
     @classmethod
@@ -103,7 +106,8 @@ class PythonModel(LibraryModel):
     Attributes:
         name: `python:`, a Python file, and a function of it that returns a torch.nn.Module, such as
             python:nets.py:small_net. It is called with num_classes and the arguments.
-        input_size: side of the images in pixels.
+        input_size: height and width of the images in pixels; one number for a square.
+        channels: of the images; with 1 the first convolution reads one channel.
         checkpoint: weights to start from; a path.
         head: of the checkpoint. keep: it was trained on the classes of `data`, and is used as it
             is. replace: its classifier is left out for a new one, and `train` trains the network

@@ -35,7 +35,7 @@ from pipeline.recipe.target import (
 )
 from pipeline.recipe.task import TaskConfig
 from pipeline.recipe.training import SaveConfig, TrainConfig
-from pipeline.recipe.tree import Location, Value, absolute_paths, find, merge, plain
+from pipeline.recipe.tree import Location, Value, absolute_files, absolute_paths, find, merge, plain
 from pipeline.recipe.values import FileName, Part, Threads
 
 
@@ -45,7 +45,7 @@ def recipe_info(recipe: Recipe) -> RecipeInfo:
     return RecipeInfo(name=recipe.name, sha256=hashlib.sha256(text).hexdigest())
 
 
-_PATHS = ("model.name", "model.checkpoint", "data.path", "data.train", "data.test.*")
+_PATHS = ("model.checkpoint", "data.path", "data.train", "data.test.*")
 
 
 class Recipe(Part):
@@ -153,7 +153,7 @@ def load_recipes(
             tree = merge(tree, setting)
         tree = _named(tree, path, names, problems)
         try:
-            content = plain(absolute_paths(tree, _PATHS))
+            content = plain(absolute_files(absolute_paths(tree, _PATHS)))
             recipes.append(Recipe.model_validate(content, context=known))
         except ValidationError as error:
             problems += explain(error, tree, _schema_for(tree, known))

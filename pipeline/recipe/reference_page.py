@@ -120,15 +120,24 @@ def _links(
     """Links to the sections of a mapping; those that are yet to be written go into `inner`."""
     links = []
     for name, node in types:
-        kinds = node["properties"].get("kind", {}) if len(types) > 1 else {}
-        kind = " or ".join(kinds.get("enum", [kinds["const"]] if "const" in kinds else []))
-        title = f"{dotted}, kind: {kind}" if kind else dotted
+        told = _told_apart(node) if len(types) > 1 else ""
+        title = f"{dotted}, {told}" if told else dotted
         if name not in page.places:
             page.places[name] = title
             inner.append((title, dotted, node))
         title = page.places[name]
         links.append(f"[{title}](#{_slug(title)})")
     return "a mapping: " + " or ".join(links)
+
+
+def _told_apart(node: Schema) -> str:
+    """What tells a mapping from others in its place: its kind, or what its name is."""
+    kinds, names = (node["properties"].get(key, {}) for key in ("kind", "name"))
+    if kind := " or ".join(kinds.get("enum", [kinds["const"]] if "const" in kinds else [])):
+        return f"kind: {kind}"
+    if several := names.get("enum"):
+        return f"name: {several[0]} and others"
+    return f"name: {names['description']}" if "description" in names else ""
 
 
 def _mappings(value: Schema, schema: Schema) -> Iterator[tuple[str, Schema]]:

@@ -89,16 +89,27 @@ def absolute_paths(tree: Value, patterns: Sequence[str]) -> Value:
     return tree
 
 
+def absolute_files(tree: Value) -> Value:
+    """Make the path in a `model.name` of the form python:FILE.py:FUNCTION absolute, likewise."""
+    name, found = find(tree, ["model", "name"])
+    if not found or not isinstance(name.content, str) or not name.content.startswith(PYTHON):
+        return tree
+    file, _, function = name.content.removeprefix(PYTHON).rpartition(":")
+    file = os.path.abspath(name.place.folder / os.path.expanduser(file))
+    absolute = replace(name, content=f"{PYTHON}{file}:{function}")
+    model, _ = find(tree, ["model"])
+    assert isinstance(tree.content, dict)
+    assert isinstance(model.content, dict)
+    changed = replace(model, content=model.content | {"name": absolute})
+    return replace(tree, content=tree.content | {"model": changed})
+
+
 def _absolute(value: Value, keys: Sequence[str]) -> Value:
     if not keys:
         if not isinstance(value.content, str) or not value.content or "\0" in value.content:
             return value  # the types refuse it
         if value.content.startswith(NAMED):
             return value
-        if value.content.startswith(PYTHON):
-            file, _, function = value.content.removeprefix(PYTHON).rpartition(":")
-            file = os.path.abspath(value.place.folder / os.path.expanduser(file))
-            return replace(value, content=f"{PYTHON}{file}:{function}")
         path = value.place.folder / os.path.expanduser(value.content)
         # The slash at the end of a folder is kept: it says that it is one.
         end = "/" if value.content.endswith("/") and path.parent != path else ""

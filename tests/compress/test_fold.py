@@ -1,5 +1,6 @@
 """Folding changes no number that it should not; the comparison that says so can fail."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.compress.quantization.fold import (
     bias_to_grid,
     drop_clamps,
     float_program,
+    float_twin,
     fold_batch_norms,
     quantized_program,
 )
@@ -168,9 +170,19 @@ def test_a_batch_norm_is_folded_whatever_names_the_padding(padding: str | int) -
         assert relative_difference(exported.module(check_guards=False)(x), network(x)) <= LIMIT
 
 
-def test_what_cannot_be_folded_is_refused_by_name_where_it_is_quantized() -> None:
-    with pytest.raises(NotImplementedError, match=r"not the only reader.* \(norm, batch_norm\)"):
-        qat.prepare(OtherOrders(), square(SIDE))
+@pytest.mark.parametrize("affine", [True, False])
+def test_what_is_no_convolutions_own_is_quantized_as_one(affine: bool) -> None:
+    torch.manual_seed(0)
+    network = OtherOrders(affine=affine).eval()
+    randomise(network)
+    graph = qat.prepare(copy.deepcopy(network), square(SIDE))
+    x = images(8)
+    qat.calibrate(graph, lambda: [x])
+    with torch.no_grad():
+        twin = float_twin(graph, EXAMPLE).module(check_guards=False)(x)
+        assert relative_difference(twin, network(x)) <= LIMIT
+        program = quantized_program(graph, EXAMPLE).module(check_guards=False)
+        assert relative_difference(program(x), network(x)) <= 0.1
 
 
 class Shared(nn.Module):

@@ -24,7 +24,8 @@ def translated(op: str, attrs: dict[str, Any], *operands: Any, made_by: Any = No
     for number, operand in enumerate(operands):
         name = f"input{number}"
         producers = [] if made_by is None else [made_by]
-        inputs.append(SimpleNamespace(name=name, inputs=producers, values=operand))
+        shape = operand.shape
+        inputs.append(SimpleNamespace(name=name, inputs=producers, values=operand, shape=shape))
         if number == 0 or op in {"Add", "Mul"}:
             moved = np.moveaxis(operand, 1, -1) if operand.ndim == 4 else operand
             layers[name] = {"tf_node": tf.constant(moved)}
@@ -60,7 +61,7 @@ def test_padding_never_wins(
 
 IMAGE = np.ones((1, 4, 2, 2), np.float32)
 VECTOR = np.ones((1, 4), np.float32)
-STEPS = tuple(np.array([number]) for number in (0, 2, 2, 1))
+STEPS = tuple(map(np.array, ([0, 0], [2, 2], [1, 2], [1, 1])))
 REFUSED: dict[str, tuple[str, dict[str, Any], tuple[Any, ...], str]] = {
     "dilation": (
         "MaxPool",
@@ -70,7 +71,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], tuple[Any, ...], str]] = {
     ),
     "axes": ("Add", {}, (IMAGE, VECTOR), "operands of 4 and 2 axes; they must have as many"),
     "softmax": ("Softmax", {"axis": 1}, (IMAGE,), "a softmax over axis 1 of 4; it may be over the"),
-    "slice": ("Slice", {}, (IMAGE, *STEPS), r"a slice of axes \[2\] of 4; it may be of channels"),
+    "slice": ("Slice", {}, (IMAGE, *STEPS), r"a slice of axes \[1, 2\] of 4; it may be of"),
     "reshape": (
         "Reshape",
         {},

@@ -150,7 +150,8 @@ def test_a_recipe_is_checked_by_the_keys_of_the_family_it_names(
 def test_an_unknown_name_is_told_every_known_one(
     recipe: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    known = ", ".join([*NAMED, "tiny", "tinier"])
+    forms = ("torchvision:NAME", "timm:NAME", "python:FILE.py:FUNCTION")
+    known = ", ".join([*NAMED, *forms, "tiny", "tinier"])
     for name, near in (("tinies", "tinier"), ("resnest5", "resnest50")):
         recipe.write_text(RECIPE.replace("tiny", name))
         assert main(["check", str(recipe)]) == 2

@@ -105,8 +105,32 @@ def _group(
 
 
 def groups_of(model: nn.Module, shape: InputShape, structure: Structure) -> tuple[Group, ...]:
-    """Every group of a network in prunable form, in the order of the layers that make them."""
-    return tuple(tied(differentiable(model), shape, structure)[1])
+    """Every group of a network in prunable form, in the order of the layers that make them.
+
+    Raises:
+        InputError: the network has channels that pruning cannot follow; names the layer.
+    """
+    found = tuple(tied(differentiable(model), shape, structure)[1])
+    _refuse_unfollowed(found)
+    return found
+
+
+def _refuse_unfollowed(groups: Sequence[Group]) -> None:
+    """Stop at channels whose removal could not be compared with their being zero."""
+    for group in groups:
+        if not group.norms:
+            raise InputError(
+                f"prune: the channels that {group.name} makes have no batch normalisation behind "
+                "them, and pruning zeroes channels there; put one behind it, or set prune: null"
+            )
+    read: dict[str, str] = {}
+    for group in groups:
+        for reader in group.readers:
+            if (other := read.setdefault(reader, group.name)) != group.name:
+                raise InputError(
+                    f"prune: {reader} reads the channels of {other} beside those of {group.name}, "
+                    "a concatenation, which pruning does not follow yet; set prune: null"
+                )
 
 
 def differentiable(model: nn.Module) -> nn.Module:

@@ -95,7 +95,21 @@ def _built(
             f"model.name: {config.name} returns a {type(model).__name__}; it must return a "
             "torch.nn.Module"
         )
-    return remember(model, structure_of(model, config.input_size))
+    if config.channels == 1:
+        _take_grey(model)
+    return remember(model, structure_of(model, config.input_shape))
+
+
+def _take_grey(model: nn.Module) -> None:
+    """Have the first convolution that reads three channels read one, its weights their sum."""
+    for conv in model.modules():
+        if isinstance(conv, nn.Conv2d) and conv.in_channels == 3 and conv.groups == 1:
+            conv.weight = nn.Parameter(conv.weight.detach().sum(1, keepdim=True))
+            conv.in_channels = 1
+            return
+        if isinstance(conv, nn.Conv2d) and conv.in_channels == 1:
+            return
+    raise InputError("model.channels: got 1, and no convolution of the network reads an image")
 
 
 def _refuse_unknown(name: str, known: list[str], library: str, form: str) -> None:

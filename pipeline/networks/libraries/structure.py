@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.base.errors import InputError
 from pipeline.networks.family import Structure
+from pipeline.recipe.input_shape import InputShape
 
 _KEPT = "pocketnest_structure"
 _WEIGHTED = (nn.Conv2d, nn.Linear)
@@ -35,7 +36,7 @@ class _Call:
     shape: tuple[int, ...]
 
 
-def structure_of(model: nn.Module, input_size: int) -> Structure:
+def structure_of(model: nn.Module, shape: InputShape) -> Structure:
     """The classifier of a network, the ends of its stages, and what sparsifying leaves alone.
 
     The classifier is the last convolution or linear layer that runs; a stage ends at the last block
@@ -43,14 +44,14 @@ def structure_of(model: nn.Module, input_size: int) -> Structure:
     sequence that it holds.
 
     Args:
-        model: (1, 3, side, side) to (1, outputs).
-        input_size: side of the images in pixels.
+        model: (1, channels, height, width) to (1, outputs).
+        shape: of an image.
 
     Raises:
         InputError: the network cannot take such images, gives no (batch, outputs), or its last
             layer does not give its outputs.
     """
-    calls, outputs = _run(model, input_size)
+    calls, outputs = _run(model, shape)
     weighted = [call for call in calls if isinstance(call.module, _WEIGHTED)]
     if not weighted:
         raise InputError("model.name: the network has no convolution and no linear layer")
@@ -96,7 +97,7 @@ def _stage_ends(blocks: list[_Call]) -> tuple[str, ...]:
     return tuple(end for end in ends.values() if end not in inside)
 
 
-def _run(model: nn.Module, input_size: int) -> tuple[list[_Call], int]:
+def _run(model: nn.Module, taken: InputShape) -> tuple[list[_Call], int]:
     """Every module that ran, in the order in which they ended, and the number of outputs."""
     calls: list[_Call] = []
 
@@ -110,7 +111,7 @@ def _run(model: nn.Module, input_size: int) -> tuple[list[_Call], int]:
     hooks = [m.register_forward_hook(hook(name)) for name, m in model.named_modules()]
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     shapes = {name: tensor.to("meta") for name, tensor in tensors.items()}
-    image = torch.zeros(1, 3, input_size, input_size, device="meta")
+    image = torch.zeros(taken.batch(1), device="meta")
     modes = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad():
@@ -118,7 +119,7 @@ def _run(model: nn.Module, input_size: int) -> tuple[list[_Call], int]:
     except (RuntimeError, ValueError, TypeError) as error:
         text = " ".join(str(error).split())[:200]
         raise InputError(
-            f"model.input_size: the network cannot take images of {input_size} x {input_size} "
+            f"model.input_size: the network cannot take images of {taken} pixels "
             f"({text}); give it a larger one"
         ) from error
     finally:

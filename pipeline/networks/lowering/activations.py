@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import fx
 
-from pipeline.networks.lowering.builder import Builder
-from pipeline.networks.lowering.images import Unsupported, affine, conv, each, image_of
+from pipeline.networks.lowering.builder import Builder, Unsupported
+from pipeline.networks.lowering.images import affine, conv, each, image_of
 from pipeline.networks.lowering.values import Value, Viewed, keeps_order, shape_of
 
 aten = torch.ops.aten

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pipeline.networks.lowering.builder import Builder
-from pipeline.networks.lowering.images import Unsupported, affine, conv, each, image_of
+from pipeline.networks.lowering.builder import Builder, Unsupported
+from pipeline.networks.lowering.images import affine, conv, each, image_of
 from pipeline.networks.lowering.stacks import stacked
 from pipeline.networks.lowering.values import Stacked, Value, Viewed, shape_of
 

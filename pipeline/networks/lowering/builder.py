@@ -11,6 +11,12 @@ from torch import Tensor, fx, nn
 from pipeline.base.errors import InputError
 
 aten = torch.ops.aten
+
+
+class Unsupported(Exception):
+    """An operation has no form that every runtime has in int8; says why, in a clause."""
+
+
 _KEPT = ("nn_module_stack", "stack_trace")
 """What of an operation's `meta` says where it stands."""
 
@@ -62,7 +68,11 @@ class Builder:
 
     def _new(self, node: fx.Node) -> fx.Node:
         """A parameter of the old graph is read when an operation needs it as it is."""
-        return node if node.graph is self.graph else self.read(str(node.target))
+        if node.graph is self.graph:
+            return node
+        if node.op != "get_attr":
+            raise Unsupported("reads a tensor that the network makes anew for every image")
+        return self.read(str(node.target))
 
     def read(self, path: str) -> fx.Node:
         """Read a parameter or buffer, by its path."""

@@ -8,14 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pipeline.networks.lowering.builder import Builder
+from pipeline.networks.lowering.builder import Builder, Unsupported
 from pipeline.networks.lowering.values import Stacked, Value, Viewed, is_flat, shape_of
 
 aten = torch.ops.aten
-
-
-class Unsupported(Exception):
-    """An operation has no form that every runtime has in int8; says why, in a clause."""
 
 
 def conv(

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
-from pipeline.networks.lowering.builder import Builder
-from pipeline.networks.lowering.images import Unsupported, conv, image_of, pixel
+from pipeline.networks.lowering.builder import Builder, Unsupported
+from pipeline.networks.lowering.images import conv, image_of, pixel
 from pipeline.networks.lowering.pools import pair
 from pipeline.networks.lowering.values import Value, Viewed, flat, is_flat, shape_of
 

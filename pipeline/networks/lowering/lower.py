@@ -26,8 +26,7 @@ from pipeline.networks.lowering import (
     shapes,
     stacks,
 )
-from pipeline.networks.lowering.builder import Builder
-from pipeline.networks.lowering.images import Unsupported
+from pipeline.networks.lowering.builder import Builder, Unsupported
 from pipeline.networks.lowering.values import Stacked, Viewed, is_flat, shape_of
 
 aten = torch.ops.aten
@@ -125,6 +124,13 @@ _ENLARGES = {
 }
 
 
+_KNOWN = {
+    *(*RULES, *_RESHAPES, *_ENLARGES, aten.batch_norm.default, aten.transpose.int),
+    *(aten.slice.Tensor, aten.softmax.int, aten.chunk.default, aten.split.Tensor),
+    aten.split_with_sizes.default,
+}
+
+
 def lower(model: fx.GraphModule) -> fx.GraphModule:
     """Write the graph of an exported network anew, in place.
 
@@ -166,13 +172,24 @@ def _lowered(b: Builder, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     """What stands for the result of one operation."""
     if not isinstance(node.meta.get("val"), torch.Tensor | list | tuple):
         return None  # a size: shapes are known
+    if not any(
+        isinstance(n.meta.get("val"), torch.Tensor | list | tuple) for n in node.all_input_nodes
+    ):
+        return node  # a constant of its own; whoever reads it is asked for its rule
     if _counts(node):
         return b.call(node.target, *fx.node.map_arg(node.args, values.__getitem__))
-    args, kwargs = _arguments(node, values)
     try:
+        if node.target not in _KNOWN and not _is_item(node):
+            raise Unsupported("no rule for this operation")
+        args, kwargs = _arguments(node, values)
         return _ruled(b, node, args, kwargs)
     except Unsupported as why:
         raise _refused(b, node, str(why)) from why
+
+
+def _is_item(node: fx.Node) -> bool:
+    """Whether a node takes one of several results of an operation."""
+    return getattr(node.target, "__name__", "") == "getitem"
 
 
 def _counts(node: fx.Node) -> bool:
@@ -220,9 +237,7 @@ def _ruled(b: Builder, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -
         return shapes.split(b, args[0], shapes.equal_parts(source, args[1], dim), dim)
     if target is aten.split_with_sizes.default:
         return shapes.split(b, args[0], args[1], args[2] if len(args) > 2 else 0)
-    if getattr(target, "__name__", "") == "getitem":
-        return args[0][args[1]]
-    raise Unsupported("no rule for this operation")
+    return args[0][args[1]]  # one of several results
 
 
 def _slice_arguments(args: list[Any]) -> tuple[Any, int, int, int, int]:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from pipeline.networks.lowering.builder import Builder
-from pipeline.networks.lowering.images import Unsupported, conv, image_of
+from pipeline.networks.lowering.builder import Builder, Unsupported
+from pipeline.networks.lowering.images import conv, image_of
 from pipeline.networks.lowering.values import Value, flat, shape_of
 from pipeline.networks.rewrites import adds_windows
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pipeline.networks.lowering.builder import Builder
-from pipeline.networks.lowering.images import Unsupported, conv, image_of, pixel
+from pipeline.networks.lowering.builder import Builder, Unsupported
+from pipeline.networks.lowering.images import conv, image_of, pixel
 from pipeline.networks.lowering.stacks import stacked
 from pipeline.networks.lowering.values import (
     Move,

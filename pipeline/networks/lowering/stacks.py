@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from pipeline.networks.lowering.builder import Builder
-from pipeline.networks.lowering.images import Unsupported, affine, image_of
+from pipeline.networks.lowering.builder import Builder, Unsupported
+from pipeline.networks.lowering.images import affine, image_of
 from pipeline.networks.lowering.values import Stacked, Value, Viewed, keeps_order, shape_of
 
 aten = torch.ops.aten

@@ -1,0 +1,31 @@
+"""Whether a network can be rewritten, asked before it is trained."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import fx, nn
+
+from pipeline.networks.lowering.lower import lower
+from pipeline.recipe.input_shape import InputShape
+
+
+def refuse_unwritable(model: nn.Module, shape: InputShape) -> None:
+    """Stop at an operation of a network that no rule rewrites.
+
+    Args:
+        model: not changed.
+        shape: of an image.
+
+    Raises:
+        InputError: names the operation and its module.
+    """
+    copied = copy.deepcopy(model).cpu().eval()
+    batch = torch.export.Dim("batch", min=2)
+    example = torch.zeros(shape.batch(2))
+    with torch.no_grad():
+        program = torch.export.export(copied, (example,), dynamic_shapes=({0: batch},))
+    graph = program.module(check_guards=False)
+    assert isinstance(graph, fx.GraphModule)
+    lower(graph)
