@@ -139,6 +139,19 @@ def compress_resnest50(session: nox.Session) -> None:
 
 
 @nox.session
+def compress(session: nox.Session) -> None:
+    """Compress networks; after -- come recipes, folders of recipes, options of `pocketnest run`."""
+    prepare(session)
+    arguments: list[str] = []
+    for given in session.posargs:
+        arguments += device_recipes(ROOT / given) if (ROOT / given).is_dir() else [given]
+    if not arguments:
+        folders = sorted({p.parent.name for p in (ROOT / "recipes").glob("*/*.yaml")})
+        session.error(f"give a recipe or a folder of them, such as recipes/{folders[-1]}")
+    run(session, "pocketnest", "run", *arguments)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests, as many at a time as there are cores; arguments after -- go to pytest."""
     prepare(session)
@@ -261,6 +274,13 @@ def soak(session: nox.Session) -> None:
     """Faults by the hundred and rubbish by the thousand; arguments after -- go to tests.soak."""
     prepare(session)
     run(session, "python", "-m", "tests.soak", *session.posargs)
+
+
+@nox.session
+def networks(session: nox.Session) -> None:
+    """Write networks of the literature in every format, untrained; after -- come some of them."""
+    prepare(session)
+    run(session, "python", "-m", "tests.networks.table", *session.posargs)
 
 
 @nox.session

@@ -18,6 +18,7 @@ from torch import Tensor, fx
 
 from pipeline.compress.quantization import grid
 from pipeline.compress.quantization.other_rounding import QUANTIZE
+from pipeline.compress.quantization.quantizer import CLAMPS
 from pipeline.formats.limits import MEDIAN_STEPS, P99_STEPS
 from pipeline.tasks.images.batches import batches
 from pipeline.tasks.images.dataset import Dataset
@@ -30,7 +31,6 @@ _DEQUANTIZE = {
     quantized.dequantize_per_tensor.default,
     quantized.dequantize_per_channel.default,
 }
-_RELU = {aten.relu.default, aten.relu_.default}
 
 _CALIBRATION_PROBES, _NOISE_PROBES = 6, 2
 
@@ -83,8 +83,10 @@ def _layer(node: fx.Node) -> Layer:
     operation = node.args[0]
     assert isinstance(operation, fx.Node)
     made = operation
-    if operation.target in _RELU:
-        made = operation.args[0]  # type: ignore[assignment]
+    source = operation.args[0] if operation.args else None
+    if operation.target in CLAMPS and isinstance(source, fx.Node):
+        # A clamp that reads a rounded tensor is a layer of its own.
+        made = operation if source.target in _DEQUANTIZE else source
     stack = list(made.meta.get("nn_module_stack", {}).values())
     inputs = [a.args[0] for a in made.all_input_nodes if a.target in _DEQUANTIZE]
     return Layer(
@@ -186,7 +188,7 @@ def float_nodes(
     found = {}
     for layer in layers_of(program):
         node = image if layer.operation == "image" else partner[layer.operation]
-        relus = [user for user in node.users if user.target in _RELU]
+        relus = [user for user in node.users if user.target in CLAMPS]
         found[layer.name] = relus[0].name if relus else node.name
     return found
 
@@ -197,7 +199,7 @@ def _operations(program: torch.export.ExportedProgram) -> list[fx.Node]:
         node
         for node in program.graph.nodes
         if node.op == "call_function"
-        and node.target not in rounding | _RELU
+        and node.target not in rounding | CLAMPS
         and isinstance(node.meta.get("val"), Tensor)
     ]
 

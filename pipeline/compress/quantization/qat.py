@@ -17,7 +17,7 @@ from pipeline.base.errors import InputError
 from pipeline.compress.quantization import grid
 from pipeline.compress.quantization.concatenations import tie_concatenations
 from pipeline.compress.quantization.fake_quantize import ActivationFakeQuantize, FixedFakeQuantize
-from pipeline.compress.quantization.quantizer import ACTIVATION, PIXELS, MobileQuantizer
+from pipeline.compress.quantization.quantizer import ACTIVATION, CLAMPS, PIXELS, MobileQuantizer
 from pipeline.networks.lowering.lower import lower
 from pipeline.recipe.compression import Milestones
 from pipeline.recipe.input_shape import InputShape
@@ -292,7 +292,7 @@ def _fake_quantizes(graph: fx.GraphModule) -> list[tuple[str, Any]]:
 
 def _made_by(node: fx.Node) -> fx.Node:
     """The operation whose layer a node's numbers are: past its ReLU and batch normalisation."""
-    for targets in (_RELU, (_NORMALIZES,)):
+    for targets in (CLAMPS, {_NORMALIZES}):
         source = node.args[0]
         if node.target in targets and isinstance(source, fx.Node):
             node = source

@@ -266,7 +266,8 @@ def _output(b: Builder, value: Any, node: fx.Node) -> fx.Node:
 
 def _refused(b: Builder, node: fx.Node, why: str) -> InputError:
     """An operation that stops the rewriting, in a line."""
-    name = str(node.target).removeprefix("aten.").partition(".")[0]
+    schema = getattr(node.target, "_schema", None)
+    name = schema.name.rpartition("::")[2] if schema is not None else str(node.target)
     where = b.place() or "the network's own forward"
     return InputError(
         f"{name} in {where}: {why}; put operations in its place that "

@@ -1,0 +1,145 @@
+"""Which networks go through, without training: the table of docs/networks.md.
+
+    python -m tests.networks.table torchvision:resnet18 timm:tresnet_m
+
+Weights are random, statistics of batch normalisation those of two batches of noise, ranges from 32
+images of noise. Every file is held to the gates of a run: all scales, all MACs in int8, every layer
+computed as the program does.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pipeline.base.errors import InputError
+from pipeline.compress.quantization import qat
+from pipeline.compress.quantization.fold import quantized_program
+from pipeline.formats.file_facts import learned_scales, scales_exact
+from pipeline.formats.format import Format
+from pipeline.formats.formats import FORMATS
+from pipeline.measure.layers import compare_layers
+from pipeline.measure.parity import file_misses, layer_misses
+from pipeline.networks.families import family_of
+from pipeline.networks.family import AnyFamily
+from pipeline.recipe.model import ModelConfig
+from pipeline.recipe.models import ALONE, kind_of
+
+NETWORKS = (
+    *("torchvision:alexnet", "torchvision:vgg11", "torchvision:vgg11_bn", "torchvision:googlenet"),
+    *("torchvision:inception_v3", "torchvision:resnet18", "torchvision:resnet50"),
+    *("torchvision:wide_resnet50_2", "torchvision:resnext50_32x4d", "timm:seresnet50"),
+    *("timm:skresnet50", "torchvision:densenet121", "torchvision:squeezenet1_0"),
+    *("torchvision:squeezenet1_1", "timm:mobilenetv1_100", "torchvision:mobilenet_v2"),
+    *("torchvision:mobilenet_v3_small", "torchvision:mobilenet_v3_large"),
+    *("torchvision:shufflenet_v2_x1_0", "torchvision:mnasnet1_0", "torchvision:efficientnet_b0"),
+    *("timm:efficientnet_lite0", "timm:mixnet_s", "torchvision:regnet_y_400mf", "timm:tresnet_m"),
+)
+SIDES = {"torchvision:inception_v3": 96, "torchvision:alexnet": 96}
+"""What cannot take images of SIDE, and what it takes."""
+SIDE, CLASSES, IMAGES = 64, 10, 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A file of a network.
+
+    Attributes:
+        misses: gates that it does not pass; [] if none.
+        partitions: of XNNPACK; None for other formats.
+        outside: operations that move numbers between axes.
+    """
+
+    misses: list[str]
+    partitions: int | None
+    outside: int
+
+    def cell(self) -> str:
+        """For the table."""
+        if self.misses:
+            return "; ".join(self.misses)
+        parts = ["passed"]
+        parts += [f"{self.partitions} partitions"] if self.partitions not in (None, 1) else []
+        parts += [f"{self.outside} transposes"] if self.outside else []
+        return ", ".join(parts)
+
+
+def config_of(name: str) -> ModelConfig:
+    """The keys of a recipe's `model`."""
+    side = SIDES.get(name, SIDE)
+    return kind_of(name, ALONE).model_validate({"name": name, "input_size": side})
+
+
+def images_of(config: ModelConfig) -> torch.Tensor:
+    """Noise: (IMAGES, channels, height, width)."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(config.input_shape.batch(IMAGES), generator=generator)
+
+
+def settled(family: AnyFamily, config: ModelConfig) -> nn.Module:
+    """A network of random weights whose batch normalisations have seen the images twice."""
+    torch.manual_seed(0)
+    model: nn.Module = family.build(config, CLASSES)
+    model.train()
+    with torch.no_grad():
+        for _ in range(2):
+            model(images_of(config))
+    return model.eval()
+
+
+def rows(name: str, formats: dict[str, Format]) -> dict[str, Row]:
+    """What the files of a network are, by format.
+
+    Raises:
+        InputError: the network cannot be written.
+    """
+    config = config_of(name)
+    family = family_of(config)
+    small = family.prunable(settled(family, config))
+    graph = qat.prepare(family.deploy(small, None), config.input_shape)
+    images = images_of(config)
+    qat.calibrate(graph, lambda: list(images.split(8)))
+    qat.set_training(graph, False)
+    qat.refuse_bad_grids(graph)
+    program = quantized_program(graph, images[:2])
+    return {form: row(program, images[:4], one) for form, one in formats.items()}
+
+
+def row(program: torch.export.ExportedProgram, images: torch.Tensor, form: Format) -> Row:
+    """The file of one format, written and held to its gates."""
+    module = form.module()
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch, f"model{form.suffix}")
+        module.write(program, path)
+        found = module.inspect(path)
+        layers = compare_layers(program, None, partial(module.trace, path), images)
+    misses = file_misses(found, scales_exact(program, found))
+    misses += layer_misses(layers, learned_scales(program)[0])
+    outside = sum(n for op, n in found.ops.items() if op.lower() == "transpose")
+    return Row(misses=misses, partitions=found.partitions, outside=outside)
+
+
+def main(names: list[str]) -> int:
+    """Print the table; 1 where a network or a file does not pass."""
+    failed = False
+    print("| network | " + " | ".join(one.title for one in FORMATS.values()) + " |")
+    print("| --- " * (1 + len(FORMATS)) + "|")
+    for name in names or NETWORKS:
+        try:
+            found = rows(name, dict(FORMATS))
+            cells = [one.cell() for one in found.values()]
+            failed |= any(one.misses for one in found.values())
+        except (InputError, NotImplementedError) as error:
+            cells, failed = [str(error), *[""] * (len(FORMATS) - 1)], True
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
