@@ -90,13 +90,13 @@ def test_every_problem_of_a_recipe_at_once(tmp_path: Path) -> None:
     recipe = tmp_path / "bad.yaml"
     recipe.write_text(
         f"extends: {ROOT}/recipes/resnest50/base.yaml\n"
-        "model: {name: resnest51, input_size: 33}\n"
+        "model: {name: resnest51, input_size: 2049}\n"
         "train: {epoch: 3}\n"
         "prune: {macs: 1.5}\n"
         "target: {device: phone, format: onnx, precision: int8}\n"
     )
     done = pocketnest("check", recipe)
-    assert_refused(done, "resnest51", "resnest50", "33", "'epochs'", "1.5", "bad.yaml:2")
+    assert_refused(done, "resnest51", "resnest50", "2049", "'epochs'", "1.5", "bad.yaml:2")
 
 
 def test_a_missing_recipe() -> None:

@@ -16,10 +16,8 @@ from pipeline.formats.coreml.evaluator import Evaluator
 from pipeline.formats.coreml.ops import OPS
 from tests.making.packages import Array, Build, Case, check, network, normal, of_torch, of_x
 
-pytestmark = pytest.mark.slow
-
 # A batching rule that torch lacks makes one operation of many images a slow loop.
-pytestmark = pytest.mark.filterwarnings("error:There is a performance drop")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("error:There is a performance drop")]
 
 FEW = settings(max_examples=4, deadline=None, derandomize=True)
 """Every example is a package with several operations."""
@@ -42,6 +40,13 @@ def test_functions_of_each_element_are_torchs() -> None:
             (of_x("relu6"), of_torch(F.relu6)),
             (of_x("sigmoid"), of_torch(torch.sigmoid)),
             (of_x("tanh"), of_torch(torch.tanh)),
+            (of_x("leaky_relu", alpha=tenth), of_torch(partial(F.leaky_relu, negative_slope=0.1))),
+            (of_x("elu", alpha=np.float32(1)), of_torch(F.elu)),
+            (of_x("gelu", mode="EXACT"), of_torch(F.gelu)),
+            (
+                of_x("gelu", mode="TANH_APPROXIMATION"),
+                of_torch(partial(F.gelu, approximate="tanh")),
+            ),
             (of_x("exp"), of_torch(torch.exp)),
             (of_x("identity"), lambda x: x),
             (of_x("clip", alpha=-tenth, beta=third), lambda x: x.clip(-tenth, third)),

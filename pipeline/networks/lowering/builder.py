@@ -57,7 +57,9 @@ class Builder:
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """Add an operation; parameters may be given as the old graph has them."""
         args, kwargs = fx.node.map_arg((args, kwargs), self._new)
-        node = self.graph.call_function(target, args, kwargs)
+        # As torch.export names it: conv2d, conv2d_1, ...
+        name = target._schema.name.rpartition("::")[2]
+        node = self.graph.create_node("call_function", target, args, kwargs, name)
         given = fx.node.map_arg((args, kwargs), lambda n: n.meta["val"])
         with self._fake, torch.no_grad(), self._fake.shape_env.suppress_guards():
             node.meta["val"] = target(*given[0], **given[1])
