@@ -50,9 +50,7 @@ class TorchvisionModel(LibraryModel):
         name: `torchvision:` and the name, such as torchvision:mobilenet_v2.
         input_size: height and width of the images in pixels; one number for a square.
         channels: of the images; with 1 the first convolution reads one channel.
-        checkpoint: weights to start from: a path, or `torchvision:` and the name of weights that
-            torchvision publishes, such as torchvision:MobileNet_V2_Weights.IMAGENET1K_V2, which are
-            fetched once.
+        checkpoint: weights to start from; a path, such as that of a file of torchvision.
         head: of the checkpoint. keep: it was trained on the classes of `data`, and is used as it
             is. replace: its classifier is left out for a new one, and `train` trains the network
             on the classes of `data` (transfer learning).

@@ -70,9 +70,6 @@ def find(tree: Value, keys: Sequence[str | int]) -> tuple[Value, bool]:
 
 HUB = "timm:"
 """Begins what is the name of a checkpoint of timm's and no path."""
-WEIGHTS = "torchvision:"
-"""Begins what is the name of weights that torchvision publishes and no path."""
-NAMED = (HUB, WEIGHTS)
 PYTHON = "python:"
 """Begins a path of a Python file with the name of one of its functions."""
 
@@ -108,7 +105,7 @@ def _absolute(value: Value, keys: Sequence[str]) -> Value:
     if not keys:
         if not isinstance(value.content, str) or not value.content or "\0" in value.content:
             return value  # the types refuse it
-        if value.content.startswith(NAMED):
+        if value.content.startswith(HUB):
             return value
         path = value.place.folder / os.path.expanduser(value.content)
         # The slash at the end of a folder is kept: it says that it is one.
