@@ -62,9 +62,10 @@ class _Rounded(fx.Interpreter):
         result = super().run_node(node)
         if (most := self._biases.get(node.name)) is None:
             return result
-        noise = torch.empty_like(most).uniform_(-1, 1, generator=self._generator)
-        return result + (most * noise)[:, None, None]
+        return result + (most * self._noise(most))[:, None, None]
 
     def _moved(self, numbers: Tensor, share: float) -> Tensor:
-        noise = torch.empty_like(numbers).uniform_(-1, 1, generator=self._generator)
-        return numbers * (1 + share * noise)
+        return numbers * (1 + share * self._noise(numbers))
+
+    def _noise(self, like: Tensor) -> Tensor:
+        return torch.empty_like(like).uniform_(-1, 1, generator=self._generator)

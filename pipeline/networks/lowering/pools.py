@@ -92,9 +92,7 @@ def adaptive_avg_pool(b: Builder, x: Value, output_size: Sequence[int | None]) -
     """
     image = image_of(x)
     sizes = shape_of(image)[1:]
-    wanted = [
-        size if out is None else int(out) for out, size in zip(output_size, sizes, strict=True)
-    ]
+    wanted = _windows_of(output_size, sizes)
     if wanted == list(sizes):
         return image
     if wanted == [1, 1]:
@@ -123,14 +121,18 @@ def adaptive_max_pool(
     """
     image = image_of(x)
     sizes = shape_of(image)[1:]
-    wanted = [
-        size if out is None else int(out) for out, size in zip(output_size, sizes, strict=True)
-    ]
+    wanted = _windows_of(output_size, sizes)
     if any(size % out for size, out in zip(sizes, wanted, strict=True)):
         raise Unsupported(f"an adaptive max pool of {sizes} to {wanted}, whose windows overlap")
     kernel = [size // out for size, out in zip(sizes, wanted, strict=True)]
     # The operation gives the places of the largest as well.
     return [b.call(aten.max_pool2d.default, image, kernel, kernel, [0, 0], [1, 1], False), None]
+
+
+def _windows_of(output_size: Sequence[int | None], sizes: Sequence[int]) -> list[int]:
+    """Windows of an adaptive pool on each axis; None stands for one a pixel."""
+    axes = zip(output_size, sizes, strict=True)
+    return [size if out is None else int(out) for out, size in axes]
 
 
 def _windows(b: Builder, image: fx.Node, wanted: Sequence[int], pool: Any) -> fx.Node:
