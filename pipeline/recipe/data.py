@@ -12,6 +12,11 @@ from pipeline.recipe.values import NAME, Deviation, FileName, Part, PathOnDisk, 
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+Interpolation = Literal["bilinear", "bicubic"]
+Level = Annotated[int, Field(ge=0, le=255)]
+Colour = tuple[Level, Level, Level]
+"""Red, green and blue."""
+WHITE = (255, 255, 255)
 
 
 class DigitsData(Part):
@@ -44,6 +49,12 @@ class ImageFolderData(Part):
         crop_pct: side of the square that is cut from an image's middle, as a share of the image's
             shorter side: 0.875 is 224 of 256 pixels. `augment.crop` takes its random parts from
             what lies around that square, too.
+        interpolation: how photos are scaled, with averaging where they become smaller: bilinear or
+            bicubic, as the weights were trained.
+        background: red, green and blue, 0 to 255, that transparent pictures are laid on.
+        damaged: what becomes of image files that cannot be decoded. refuse names them and stops;
+            skip leaves them out, and the report counts them.
+        damaged_share: of a folder's files, that `damaged: skip` may leave out at most.
         mean: of the red, green and blue channel, pixels as shares 0..1.
         std: likewise.
     """
@@ -54,6 +65,10 @@ class ImageFolderData(Part):
     test: Annotated[dict[FileName, PathOnDisk], Field(min_length=1, description=NAME)] | None = None
     calibration_images: Annotated[int, Field(ge=1)] = 256
     crop_pct: Annotated[float, Field(ge=0.5, le=1)] = 1.0
+    interpolation: Interpolation = "bilinear"
+    background: Annotated[Colour, Field(strict=False)] = WHITE
+    damaged: Literal["refuse", "skip"] = "refuse"
+    damaged_share: Share = 0.01
     mean: Annotated[tuple[Share, Share, Share], Field(strict=False)] = IMAGENET_MEAN
     std: Annotated[tuple[Deviation, Deviation, Deviation], Field(strict=False)] = IMAGENET_STD
 

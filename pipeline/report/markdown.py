@@ -349,6 +349,7 @@ def _setting(report: Report) -> str:
         f"{model.num_classes}, {words.count(model.params)} params, {words.count(model.macs)} MACs",
         f"Data: {_text(data.name)}, {words.plural(data.train_images, 'training image')}; "
         f"test images: {tests}; sha256 {data.sha256[:12]}",
+        *(_text(line[0].upper() + line[1:]) for line in words.left_out(data)),
         *_origin(report),
         f"Host: {_text(host.cpu)}, {words.plural(host.cores, 'core')}; "
         f"GPU: {_text(host.gpu) if host.gpu else 'none'}",

@@ -35,13 +35,25 @@ COMBINED = "combined"
 
 
 class DataInfo(MeasuredRecord):
-    """The images; `test_sets` holds the number of images of each, `classes` names, in order."""
+    """The images.
+
+    Attributes:
+        name: kind of data.
+        sha256: of class names, labels and content.
+        train_images: number of them.
+        test_sets: number of images of each.
+        classes: their names, in order.
+        damaged: image files that were left out since they cannot be decoded, by set.
+        passed_over: files of the folders that are not read as images, by suffix.
+    """
 
     name: Text
     sha256: Sha256
     train_images: Count
     test_sets: Annotated[dict[Text, Positive], Field(min_length=1)]
     classes: tuple[str, ...] = ()
+    damaged: dict[Text, Positive] = Field(default_factory=dict)
+    passed_over: dict[Text, Positive] = Field(default_factory=dict)
 
 
 class StageRecord(MeasuredRecord):

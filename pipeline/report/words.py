@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pipeline.measure.baseline.record import Baseline
 from pipeline.measure.latency import Latency
-from pipeline.report.records import Budget, Report, TargetResult
+from pipeline.report.records import Budget, DataInfo, Report, TargetResult
 from pipeline.tasks.accuracy import Accuracy
 
 NOT_APPLICABLE = "n/a"
@@ -55,6 +55,18 @@ def count(number: int) -> str:
 def plural(number: int, thing: str) -> str:
     """Write how many of something there are."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def left_out(data: DataInfo) -> list[str]:
+    """Write which files of the folders are not among the images, a line for each reason."""
+    lines = []
+    if data.damaged:
+        sets = ", ".join(f"{name} ({count})" for name, count in data.damaged.items())
+        lines.append(f"damaged image files, left out: {sets}")
+    if data.passed_over:
+        kinds = ", ".join(f"{suffix} ({count})" for suffix, count in data.passed_over.items())
+        lines.append(f"files passed over: {kinds}")
+    return lines
 
 
 def blocks(kind: str | None) -> str:

@@ -89,6 +89,8 @@ def _data(dataset: Dataset) -> DataInfo:
         train_images=len(dataset.train),
         test_sets={name: len(images) for name, images in dataset.tests.items()},
         classes=dataset.classes,
+        damaged=dict(dataset.damaged),
+        passed_over=dict(dataset.passed_over),
     )
 
 

@@ -25,15 +25,14 @@ from pipeline.commands.bundle.golden import Vectors, write
 from pipeline.commands.bundle.snippets import SOURCES, snippets
 from pipeline.formats.formats import FORMATS
 from pipeline.formats.ports import Port
-from pipeline.recipe.data import ImageFolderData
-from pipeline.recipe.input_shape import InputShape, square
 from pipeline.recipe.target import CardConfig
 from pipeline.tasks import classification
 from pipeline.tasks.golden import clearest, spread
-from pipeline.tasks.images.load import decoded
+from pipeline.tasks.images.preparation import Preparation
 from tests.making import networks, programs, reports
-from tests.making.bundles import contract
+from tests.making.bundles import contract, contract_for
 from tests.making.markup import MARKDOWN, ODD_NAMES
+from tests.making.photo_sizes import PREPARATIONS
 
 pytestmark = pytest.mark.slow
 
@@ -149,54 +148,16 @@ def test_code_can_be_parsed_and_says_what_the_contract_says(form: str, pixels: b
         assert f"`{path}`" in found["README.md"]
 
 
+@pytest.mark.parametrize("preparation", PREPARATIONS.values(), ids=PREPARATIONS)
 @pytest.mark.parametrize("form", FORMATS)
-def test_code_cuts_the_square_of_the_contract(form: str, tmp_path: Path) -> None:
-    plain = contract(form, pixels=False)
-    cut = plain.model_copy(update={"input": plain.input.model_copy(update={"kept": 0.875})})
-    for path, text in snippets(cut, "1.23.0").items():
-        if "lassif" not in path or path.endswith(".hpp"):
-            continue  # the C++ takes pixels of the right size
-        assert "0.875" in text, path
-        assert "0.875" not in snippets(plain, "1.23.0")[path], path
-        if (parser := GRAMMARS.get(Path(path).suffix)) is not None:
-            assert not parser.parse(text.encode()).root_node.has_error, text
-        else:
-            code: dict[str, Any] = {"__file__": str(tmp_path / path)}
-            exec(compile(text, path, "exec"), code)
-            file = tmp_path / "photo.png"
-            noise = np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)
-            Image.fromarray(noise).resize((180, 180), Image.Resampling.BICUBIC).save(file)
-            data = ImageFolderData(path=str(tmp_path), crop_pct=32 / 36)
-            fitted = cut.model_copy(
-                update={"input": cut.input.model_copy(update={"kept": 32 / 36})}
-            )
-            exec(compile(snippets(fitted, "1.23.0")[path], path, "exec"), code)
-            expected = decoded(data, file.read_bytes(), file, square(32)).permute(1, 2, 0).numpy()
-            off = np.abs(code["rgb_of"](file).astype(int) - expected.astype(int))
-            assert off.max() <= 1
-
-
-@pytest.mark.parametrize("pixels", [False, True])
-@pytest.mark.parametrize("form", FORMATS)
-def test_code_of_wide_grey_images(form: str, pixels: bool, tmp_path: Path) -> None:
-    plain = contract(form, pixels=pixels)
-    shape = InputShape(channels=1, height=40, width=56)
-    changed: dict[str, Any] = {"height": 40, "width": 56, "channels": 1, "side": None}
-    if not pixels:
-        changed |= {"mean": (0.5,), "std": (0.25,)}
-    wide = plain.model_copy(update={"input": plain.input.model_copy(update=changed)})
-    found = snippets(wide, "1.23.0")
-    for path, text in found.items():
+def test_code_of_every_preparation_can_be_parsed(form: str, preparation: Preparation) -> None:
+    by = preparation.interpolation
+    for path, text in snippets(contract_for(preparation, form), "1.23.0").items():
         if (parser := GRAMMARS.get(Path(path).suffix)) is not None:
             assert not parser.parse(text.encode()).root_node.has_error, f"{path}\n{text}"
-    code: dict[str, Any] = {"__file__": str(tmp_path / "python" / "classify.py")}
-    exec(compile(found["python/classify.py"], "classify.py", "exec"), code)
-    file = tmp_path / "photo.png"
-    noise = np.random.default_rng(0).integers(0, 256, (80, 112, 3), np.uint8)
-    Image.fromarray(noise).save(file)
-    data = ImageFolderData(path=str(tmp_path))
-    expected = decoded(data, file.read_bytes(), file, shape).permute(1, 2, 0).numpy()
-    assert np.abs(code["rgb_of"](file).astype(int) - expected.astype(int)).max() <= 1
+        if "hoto" in Path(path).name:
+            assert f"The {by} filter" in text, path
+            assert f"eight = {preparation.shape.height}" in text.replace("HEIGHT", "eight"), path
 
 
 def test_the_grammars_see_errors() -> None:

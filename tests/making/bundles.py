@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.commands.bundle.contract import Contract
+from pipeline.commands.bundle.contract import Contract, photo_words
 from pipeline.commands.bundle.write import contract_in
 from pipeline.formats.coreml import file as coreml_file
 from pipeline.formats.formats import FORMATS
+from pipeline.recipe.input_shape import square
+from pipeline.tasks.images.preparation import Preparation
 from tests.making import HOUR
 
 
@@ -88,11 +90,28 @@ def contract(form: str, *, pixels: bool, **changes: Any) -> Contract:
             "side": 32,
             "height": 32,
             "width": 32,
+            "photo": photo_words(Preparation(shape=square(32))),
             "value": "how",
             "mean": None if pixels else (0.485, 0.456, 0.406),
             "std": None if pixels else (0.229, 0.224, 0.225),
         },
         "output": {"name": "logits", "shape": (1, 7), "dtype": real, "classes": 7},
-        "golden": {"images": 3, "tolerance": 2e-05, "why": "so", "computed_by": "it"},
+        "golden": {"images": 3, "photos": 14, "tolerance": 2e-05, "why": "so", "computed_by": "it"},
     }
     return Contract.model_validate(whole | changes)
+
+
+def contract_for(preparation: Preparation, form: str = "onnx") -> Contract:
+    """A contract whose photos are prepared so."""
+    shape = preparation.shape
+    changed = {
+        "photo": photo_words(preparation),
+        "channels": shape.channels,
+        "height": shape.height,
+        "width": shape.width,
+        "side": None,
+        "mean": (0.485,) * shape.channels,
+        "std": (0.229,) * shape.channels,
+    }
+    plain = contract(form, pixels=False)
+    return plain.model_copy(update={"input": plain.input.model_copy(update=changed)})

@@ -10,10 +10,17 @@ import torch
 from PIL import Image
 
 from pipeline.recipe.data import ImageFolderData
+from pipeline.recipe.input_shape import square
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.pixels import Images
+from pipeline.tasks.images.preparation import Preparation
 
 SIZE = 32
+
+
+def plain(side: int) -> Preparation:
+    """How a photo becomes a square without a margin."""
+    return Preparation(shape=square(side))
 
 
 def write_image(file: Path, seed: int, width: int = 40, height: int = 36) -> None:

@@ -155,11 +155,13 @@ def test_a_changed_file_is_refused_before_it_is_opened(out: Path) -> None:
 
 
 def test_images_of_a_path(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a.jpg", "c.webp", "notes.txt"):
+    for name in ("b.PNG", "a.jpg", "c.webp", "notes.txt", "e.gif", "Thumbs.db", ".hidden.jpg"):
         (tmp_path / name).touch()
     (tmp_path / "d.png").mkdir()
-    assert [p.name for p in image_files(tmp_path)] == ["a.jpg", "b.PNG", "c.webp"]
-    assert image_files(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]
+    found, others = image_files(tmp_path)
+    assert [p.name for p in found] == ["a.jpg", "b.PNG", "c.webp"]
+    assert [p.name for p in others] == ["e.gif", "notes.txt"]
+    assert image_files(tmp_path / "notes.txt") == ([tmp_path / "notes.txt"], [])
     with pytest.raises(InputError, match="no images in it"):
         image_files(tmp_path / "d.png")
     with pytest.raises(InputError, match="no such file or directory"):

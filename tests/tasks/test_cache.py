@@ -66,13 +66,13 @@ def refuse(*_: object) -> list[bytes]:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are read from now on, as they come."""
     seen: list[str] = []
-    read = images_module._content
+    read = images_module.bytes_of
 
     def noted(file: Path) -> bytes:
         seen.append(file.name)
         return read(file)
 
-    monkeypatch.setattr(images_module, "_content", noted)
+    monkeypatch.setattr(images_module, "bytes_of", noted)
     return seen
 
 

@@ -16,7 +16,8 @@ from pipeline.recipe.resnest import ResNeStModel
 from pipeline.recipe.training import AugmentConfig
 from pipeline.tasks.images.augment import augment_as
 from pipeline.tasks.images.load import load_dataset
-from pipeline.tasks.images.pixels import covering, decode, grey, margin_of
+from pipeline.tasks.images.pixels import decode, grey
+from pipeline.tasks.images.preparation import Preparation, covering, margin_of
 
 WIDE = InputShape(height=40, width=56)
 
@@ -49,14 +50,14 @@ def test_an_image_is_scaled_to_the_least_that_covers(size: tuple[int, int]) -> N
 
 def test_a_photo_of_the_right_size_stays_as_it_is() -> None:
     image, content = picture(40, 56)
-    found = decode(content, Path("a.png"), WIDE)
+    found = decode(content, Path("a.png"), Preparation(shape=WIDE))
     assert np.array_equal(found.transpose(1, 2, 0), np.asarray(image))
-    assert decode(picture(90, 70)[1], Path("a.png"), WIDE).shape == (3, 40, 56)
+    assert decode(picture(90, 70)[1], Path("a.png"), Preparation(shape=WIDE)).shape == (3, 40, 56)
 
 
 def test_grey_is_pillows() -> None:
     image, content = picture(48, 48)
-    found = decode(content, Path("a.png"), square(48, channels=1))
+    found = decode(content, Path("a.png"), Preparation(shape=square(48, channels=1)))
     wanted = np.asarray(image.convert("L"))[None]
     assert np.array_equal(found, wanted)
     planes = torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())

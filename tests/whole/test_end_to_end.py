@@ -23,6 +23,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from pipeline.base.checksums import damage, seal
+from pipeline.commands.bundle import photos
 from pipeline.commands.bundle.write import contract_in
 from pipeline.stages.graph import STAGES
 from pipeline.stages.judge import JUDGES
@@ -284,11 +285,14 @@ def bundles(out: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 CODE = {
-    "android-litert-int8": {"kotlin/Classifier.kt", "kotlin/GoldenTest.kt"},
+    "android-litert-int8": {"kotlin/Classifier.kt", "kotlin/Photo.kt", "kotlin/GoldenTest.kt"},
     "linux-arm-onnxruntime-int8": {
-        *("kotlin/Classifier.kt", "kotlin/GoldenTest.kt", "cpp/classifier.hpp", "cpp/golden.cpp"),
+        *("kotlin/Classifier.kt", "kotlin/Photo.kt", "kotlin/GoldenTest.kt"),
+        *("cpp/classifier.hpp", "cpp/photo.hpp", "cpp/golden.cpp"),
     },
-    "iphone-coreml-w8a8": {"swift/Classifier.swift", "swift/GoldenTests.swift"},
+    "iphone-coreml-w8a8": {
+        *("swift/Classifier.swift", "swift/Photo.swift", "swift/GoldenTests.swift"),
+    },
 }
 
 
@@ -297,12 +301,15 @@ def test_a_bundle_holds_what_an_app_team_needs(name: str, bundles: Path, out: Pa
     bundle = bundles / name
     assert damage(bundle) is None
     images = {f"golden/{n:02d}.{kind}" for n in range(10) for kind in ("png", "rgb")}
+    for kind in photos.KINDS:
+        images |= {f"golden/photos/{kind.file}"}
+        images |= {f"golden/photos/{Path(kind.file).stem}.{suffix}" for suffix in ("ppm", "rgb")}
     assert files_below(bundle) == (
         MODEL_FILES[name]
         | images
         | CODE[name]
         | {"README.md", "model_card.md", "contract.json", "labels.txt", "SHA256SUMS"}
-        | {"golden/expected.csv", "python/classify.py"}
+        | {"golden/expected.csv", "golden/photos.csv", "python/classify.py"}
     )
     for file in MODEL_FILES[name]:
         assert (bundle / file).read_bytes() == (out / name / file).read_bytes()
@@ -324,6 +331,7 @@ def test_code_of_a_bundle_gives_the_golden_answers(name: str, bundles: Path) -> 
     done = golden(bundle)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "10 of 10 as expected" in done.stdout
+    assert f"{len(photos.KINDS)} of {len(photos.KINDS)} photos as expected" in done.stdout
     table = bundle / "golden" / "expected.csv"
     kept = table.read_text()
     first, second, *rest = kept.splitlines()

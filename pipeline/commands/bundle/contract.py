@@ -6,20 +6,52 @@ import math
 from typing import Literal
 
 from pipeline.base.record import Above0, Positive, Record, Sha256, Share, Text
+from pipeline.commands.bundle import photos
 from pipeline.commands.bundle.golden import Vectors
 from pipeline.formats.formats import FORMATS, FormatName
 from pipeline.formats.ports import Interface, Port
+from pipeline.recipe.data import Interpolation, Level
 from pipeline.report.records import Report
 from pipeline.stages.finished_run import Finished
 from pipeline.tasks.images.dataset import Dataset
-from pipeline.tasks.images.pixels import Images
+from pipeline.tasks.images.preparation import LONGEST, Preparation
 
 CONTRACT = "contract.json"
 
-_FIT = (
-    "turn upright (EXIF), cut from the middle the largest part with the proportions of the image, "
-    "`kept` of it along each side, resize to height and width, bilinear with antialias"
+_DECODED = (
+    "decode, first frame alone, and apply no colour profile; of 16 bits a channel take the upper "
+    "8; make grey and palettes red, green and blue; turn upright as EXIF says; lay what is "
+    "transparent on `background`: (alpha * channel + (255 - alpha) * background + 127) / 255, "
+    "rounded down"
 )
+_SHORTENED = (
+    f"of a photo of more than n = {LONGEST} * ceil(rows * cover_width / cover_height) columns "
+    "leave floor((columns - n) / 2) away on both sides, likewise of rows"
+)
+_SCALED = (
+    "where columns * cover_height <= rows * cover_width: cover_width columns, "
+    "floor(rows * cover_width / columns) rows; else cover_height rows, "
+    "floor(columns * cover_height / rows) columns"
+)
+_RESAMPLED = (
+    "columns first, then rows, whole numbers 0 to 255 between them; of n pixels m: "
+    "scale = n / m, stretch = max(scale, 1), center = (output + 0.5) * scale; inputs from "
+    "max(0, trunc(center - reach * stretch + 0.5)) to before "
+    "min(n, trunc(center + reach * stretch + 0.5)), each with the weight "
+    "f((input - center + 0.5) * (1 / stretch)), divided by the sum of the weights and rounded to "
+    "2^-22, halves away from 0; the sum of weight * input, plus one half, rounded down and clipped "
+    "to 0 to 255; in double precision; "
+)
+_FILTERS: dict[Interpolation, str] = {
+    "bilinear": "reach = 1, f(x) = 1 - |x|, 0 from 1 on",
+    "bicubic": "reach = 2, f(x) = (1.5|x| - 2.5)|x||x| + 1 to 1, "
+    "-0.5(((|x| - 5)|x| + 8)|x| - 4) to 2, 0 from 2 on",
+}
+_CUT = (
+    "the middle: from column (columns - width) / 2 and row (rows - height) / 2, halves rounded to "
+    "the even number"
+)
+_GREY = "of the pixels cut out: (19595 red + 38470 green + 7471 blue + 32768) / 65536, rounded down"
 _NORMALIZED = "value = (pixel / 255 - mean) / std, per channel, pixel 0..255"
 _PIXELS = "value = pixel, 0..255; the file normalises"
 _LOGITS = (
@@ -33,6 +65,34 @@ class IntegerGrid(Record):
 
     scale: Above0
     zero_point: int
+
+
+class PhotoWords(Record):
+    """How a photo becomes the pixels of an image: in this order, to the bit.
+
+    Attributes:
+        decoded: from the file to red, green and blue.
+        background: red, green and blue, 0 to 255, under what is transparent.
+        cover_height: in pixels, with `cover_width` what a photo is scaled to cover.
+        cover_width: in pixels.
+        shortened: what is cut of very long photos.
+        scaled: how many rows and columns it becomes.
+        interpolation: the filter.
+        resampled: how a row of n pixels becomes one of m.
+        cut: what the network sees of it.
+        grey: how grey is made; null for three channels.
+    """
+
+    decoded: Text = _DECODED
+    background: tuple[Level, Level, Level]
+    cover_height: Positive
+    cover_width: Positive
+    shortened: Text = _SHORTENED
+    scaled: Text = _SCALED
+    interpolation: Interpolation
+    resampled: Text
+    cut: Text = _CUT
+    grey: Text | None
 
 
 class Input(Record):
@@ -49,8 +109,7 @@ class Input(Record):
         side: of a square image, in pixels; null where height and width differ.
         height: of the image, in pixels.
         width: of the image, in pixels.
-        fit: how a photo becomes such an image.
-        kept: of the largest part of a photo with these proportions, along each side.
+        photo: how a photo becomes such an image.
         value: how a pixel becomes an element.
         mean: of `value`, per channel; null where the file normalises.
         std: likewise.
@@ -67,8 +126,7 @@ class Input(Record):
     side: Positive | None
     height: Positive
     width: Positive
-    fit: Text = _FIT
-    kept: Share = 1.0
+    photo: PhotoWords
     value: Text
     mean: tuple[Share, ...] | None
     std: tuple[Above0, ...] | None
@@ -94,6 +152,9 @@ class Golden(Record):
         folder: with NN.png, the same pixels as NN.rgb (rows from the top, a byte a channel), and
             the logits of every image in expected.csv.
         images: number of them.
+        photos: number of photos in its folder `photos`, with the pixels that they become, which
+            are to be the same: photos.csv names NAME.* as it is taken, NAME.ppm, decoded, and
+            NAME.rgb, prepared.
         tolerance: most that a logit may be off.
         why: where the tolerance comes from.
         computed_by: the runtime and its version, or the reference evaluator.
@@ -101,15 +162,16 @@ class Golden(Record):
 
     folder: Text = "golden"
     images: Positive
+    photos: Positive
     tolerance: Above0
     why: Text
     computed_by: Text
 
 
 class Contract(Record):
-    """contract.json, version 1."""
+    """contract.json, version 2."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     name: Text
     file: Text
     sha256: Sha256
@@ -142,6 +204,7 @@ def contract_of(
         output=_output(found.output, len(run.classes)),
         golden=Golden(
             images=len(vectors.labels),
+            photos=len(photos.KINDS),
             tolerance=_rounded_up(vectors.tolerance),
             why=vectors.why,
             computed_by=by,
@@ -163,7 +226,7 @@ def _input(port: Port, dataset: Dataset, *, normalizes: bool) -> Input:
         side=port.height if port.height == port.width else None,
         height=port.height,
         width=port.width,
-        kept=_kept(dataset.train),
+        photo=photo_words(dataset.train.preparation),
         value=_PIXELS if normalizes else _NORMALIZED,
         mean=None if normalizes else dataset.mean,
         std=None if normalizes else dataset.std,
@@ -171,10 +234,17 @@ def _input(port: Port, dataset: Dataset, *, normalizes: bool) -> Input:
     )
 
 
-def _kept(images: Images) -> float:
-    """By the shorter side; along the other it is the same to half a pixel."""
-    whole = images.shape.within(images.margin)
-    return images.shape.shorter / whole.shorter
+def photo_words(preparation: Preparation) -> PhotoWords:
+    """How photos are prepared, in the words and figures of a contract."""
+    by = preparation.interpolation
+    return PhotoWords(
+        background=preparation.background,
+        cover_height=preparation.whole.height,
+        cover_width=preparation.whole.width,
+        interpolation=by,
+        resampled=_RESAMPLED + _FILTERS[by],
+        grey=_GREY if preparation.shape.channels == 1 else None,
+    )
 
 
 def _output(port: Port, classes: int) -> Output:

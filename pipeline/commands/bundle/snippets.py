@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pipeline.base.templates import templates
 from pipeline.commands.bundle.contract import Contract
 from pipeline.formats.formats import FORMATS, FormatName
+from pipeline.tasks.images.preparation import LONGEST
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/-]+")
 """What may stand in the quotes of any language: names of ours, and nothing that ends a string."""
@@ -33,6 +34,11 @@ _PYTHON = Source(
     path="python/classify.py",
     what="classifies photos, and checks the golden vectors",
 )
+_KOTLIN_PHOTO = Source(
+    template="Photo.kt.j2",
+    path="kotlin/Photo.kt",
+    what="Kotlin: how a photo becomes pixels",
+)
 _KOTLIN_TEST = Source(
     template="GoldenTest.kt.j2",
     path="kotlin/GoldenTest.kt",
@@ -45,6 +51,7 @@ SOURCES: dict[FormatName, tuple[Source, ...]] = {
             path="kotlin/Classifier.kt",
             what="Kotlin: the classifier, with LiteRT",
         ),
+        _KOTLIN_PHOTO,
         _KOTLIN_TEST,
         _PYTHON,
     ),
@@ -54,11 +61,17 @@ SOURCES: dict[FormatName, tuple[Source, ...]] = {
             path="kotlin/Classifier.kt",
             what="Kotlin: the classifier, with ONNX Runtime",
         ),
+        _KOTLIN_PHOTO,
         _KOTLIN_TEST,
         Source(
             template="classifier.hpp.j2",
             path="cpp/classifier.hpp",
             what="C++17: the classifier, with ONNX Runtime",
+        ),
+        Source(
+            template="photo.hpp.j2",
+            path="cpp/photo.hpp",
+            what="C++17: how a photo becomes pixels",
         ),
         Source(
             template="golden.cpp.j2",
@@ -72,6 +85,11 @@ SOURCES: dict[FormatName, tuple[Source, ...]] = {
             template="Classifier.swift.j2",
             path="swift/Classifier.swift",
             what="Swift: the classifier, with Core ML",
+        ),
+        Source(
+            template="Photo.swift.j2",
+            path="swift/Photo.swift",
+            what="Swift: how a photo becomes pixels",
         ),
         Source(
             template="GoldenTests.swift.j2",
@@ -106,10 +124,16 @@ def snippets(contract: Contract, onnxruntime: str) -> dict[str, str]:
         "width": given.width,
         "channels": given.channels,
         "order": "red, green and blue" if given.channels == 3 else "one byte",
-        "kept": given.kept,
+        "cover_height": given.photo.cover_height,
+        "cover_width": given.photo.cover_width,
+        "interpolation": given.photo.interpolation,
+        "reach": 2.0 if given.photo.interpolation == "bicubic" else 1.0,
+        "background": given.photo.background,
+        "longest": LONGEST,
         "classes": made.classes,
         "tolerance": contract.golden.tolerance,
         "images": contract.golden.images,
+        "photos": contract.golden.photos,
         "mean": given.mean,
         "std": given.std,
         "pixels": given.mean is None,

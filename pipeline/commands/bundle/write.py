@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.base.checksums import flush, seal
 from pipeline.base.errors import InputError, reading
-from pipeline.commands.bundle import golden
+from pipeline.commands.bundle import golden, photos
 from pipeline.commands.bundle.card import model_card
 from pipeline.commands.bundle.contract import CONTRACT, Contract, Golden, contract_of
 from pipeline.commands.bundle.snippets import snippets
@@ -74,7 +74,9 @@ def _fill(
     else:
         shutil.copy2(run.file, copy)
     found = golden.vectors(run, dataset, target)
-    golden.write(found, root / Golden.model_fields["folder"].default, task_of(run.recipe))
+    folder = root / Golden.model_fields["folder"].default
+    golden.write(found, folder, task_of(run.recipe))
+    photos.write(folder, dataset.train.preparation)
     with reading(run.file):
         interface = run.format.module().interface(run.file)
         contract = contract_of(run, report, interface, found, dataset)

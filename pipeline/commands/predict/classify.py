@@ -17,38 +17,55 @@ from pipeline.tasks.task import Prediction
 from pipeline.tasks.tasks import task_of
 
 FLOAT = "float"
+AT_ONCE = 128
+"""Images that are in memory at a time."""
 
 
-def classify(
-    runs: Sequence[Finished], images: Sequence[tuple[str, bytes]], top: int
-) -> list[Prediction]:
-    """Classify images with the float network of some runs and with each of their files.
+class Classifier:
+    """The float network of some runs, and each of their files."""
 
-    Args:
-        runs: of one float network.
-        images: name and file content of each.
-        top: how many results to give.
+    def __init__(self, runs: Sequence[Finished]) -> None:
+        """Open the network of `runs`.
 
-    Raises:
-        InputError: an image cannot be read, the runs are of different networks, or the float
-            weights are gone.
-    """
-    first, model = runs[0], float_network(runs)
-    shape, data = first.recipe.model.input_shape, first.recipe.data
-    pixels = torch.stack([decoded(data, content, Path(name), shape) for name, content in images])
-    normalized = normalize(pixels, *mean_and_std(data, shape.channels))
-    with torch.inference_mode():
-        logits = {FLOAT: model(normalized)}
-    for run in runs:
-        with reading(run.file):
-            logits[run.recipe.name] = _fitting(run.logits(pixels), logits[FLOAT])
-    task = task_of(first.recipe)
-    return [
-        task.prediction(
-            name, {column: found[row] for column, found in logits.items()}, first.classes, top
-        )
-        for row, (name, _) in enumerate(images)
-    ]
+        Raises:
+            InputError: they are of different networks, or the float weights are gone.
+        """
+        self._runs, self._model = runs, float_network(runs)
+
+    def pixels(self, content: bytes, file: Path) -> Tensor:
+        """An image file's content as the images of the runs are: uint8 [C, H, W].
+
+        Raises:
+            InputError: it is not an image that can be decoded; `file` is named.
+        """
+        recipe = self._runs[0].recipe
+        return decoded(recipe.data, content, file, recipe.model.input_shape)
+
+    def classify(self, names: Sequence[str], pixels: Tensor, top: int) -> list[Prediction]:
+        """What the network and every file make of images.
+
+        Args:
+            names: of the images.
+            pixels: uint8 [N, C, H, W].
+            top: how many results to give.
+
+        Raises:
+            InputError: a file cannot be run.
+        """
+        first = self._runs[0]
+        mean_std = mean_and_std(first.recipe.data, first.recipe.model.channels)
+        with torch.inference_mode():
+            logits = {FLOAT: self._model(normalize(pixels, *mean_std))}
+        for run in self._runs:
+            with reading(run.file):
+                logits[run.recipe.name] = _fitting(run.logits(pixels), logits[FLOAT])
+        task = task_of(first.recipe)
+        return [
+            task.prediction(
+                name, {column: found[row] for column, found in logits.items()}, first.classes, top
+            )
+            for row, name in enumerate(names)
+        ]
 
 
 def _fitting(found: Tensor, expected: Tensor) -> Tensor:

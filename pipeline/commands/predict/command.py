@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from rich.markup import escape
+
+from pipeline.base.errors import InputError
 from pipeline.commands.arguments import completes_folders, positive
 from pipeline.commands.command import OK, Command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.stages.finished_run import Finished
+
+_NAMED = 10
+"""Of the images that cannot be read."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,31 +35,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Show the classes of an image, of every image in a directory, or of one from stdin (`-`).
 
+    Images that cannot be read do not keep those that can from being shown.
+
     Raises:
-        InputError: no finished run, or no image that can be read.
+        InputError: no finished run, or images that cannot be read, after the others were shown.
     """
     from pipeline.base.console import LOG, third_party_output_to
     from pipeline.stages.finished_run import open_runs
+    from pipeline.tasks.images.files import image_files, passed_over
 
     runs = open_runs(arguments.run_dir)
-    images = _images(arguments.image)
+    stdin = str(arguments.image) == "-"
+    files, others = ([arguments.image], []) if stdin else image_files(arguments.image)
     with third_party_output_to(arguments.run_dir / LOG) as console:
-        from pipeline.commands.predict.classify import classify
-        from pipeline.commands.predict.table import show
-
-        for found in classify(runs, images, arguments.top):
-            show(found, runs, console)
+        problems = _shown(runs, files, arguments.top, console)
+        for line in passed_over(others):
+            console.print(escape(line), highlight=False)
+    if problems:
+        more = [f"... and {len(problems) - _NAMED} more"] if len(problems) > _NAMED else []
+        raise InputError("\n".join(problems[:_NAMED] + more))
     return OK
 
 
-def _images(image: Path) -> list[tuple[str, bytes]]:
-    """Name and content of every image that is meant."""
-    from pipeline.base.safe_files import content_of
-    from pipeline.tasks.images.files import MOST_BYTES, image_files
+def _shown(
+    runs: Sequence[Finished], files: Sequence[Path], top: int, console: Console
+) -> list[str]:
+    """Print what is made of every image, and return what is wrong with the others."""
+    import torch
 
-    if str(image) == "-":
-        return [("-", sys.stdin.buffer.read(MOST_BYTES))]
-    return [(str(file), content_of(file, MOST_BYTES)) for file in image_files(image)]
+    from pipeline.commands.predict.classify import AT_ONCE, Classifier
+    from pipeline.commands.predict.table import show
+
+    classifier = Classifier(runs)
+    problems = []
+    for begin in range(0, len(files), AT_ONCE):
+        pixels = {}
+        for file in files[begin : begin + AT_ONCE]:
+            try:
+                pixels[str(file)] = classifier.pixels(_content(file), file)
+            except InputError as error:
+                problems.append(str(error))
+        if pixels:
+            names, images = list(pixels), torch.stack(list(pixels.values()))
+            for found in classifier.classify(names, images, top):
+                show(found, runs, console)
+    return problems
+
+
+def _content(file: Path) -> bytes:
+    """The bytes of an image file, `-` being standard input.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    from pipeline.tasks.images.files import MOST_BYTES
+    from pipeline.tasks.images.pixels import bytes_of
+
+    if str(file) == "-":
+        return sys.stdin.buffer.read(MOST_BYTES)
+    return bytes_of(file)
 
 
 PREDICT = Command(

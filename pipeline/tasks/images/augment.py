@@ -9,11 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.recipe.data import Interpolation
 from pipeline.recipe.input_shape import InputShape
 from pipeline.recipe.training import AugmentConfig
 
 
-def random_parts(pixels: Tensor, crop: tuple[float, float], shape: InputShape) -> Tensor:
+def random_parts(
+    pixels: Tensor,
+    crop: tuple[float, float],
+    shape: InputShape,
+    interpolation: Interpolation = "bilinear",
+) -> Tensor:
     """A random part of every image, resized (Szegedy et al. 2014, section 6).
 
     It draws from torch's own generator.
@@ -23,6 +29,7 @@ def random_parts(pixels: Tensor, crop: tuple[float, float], shape: InputShape) -
         crop: least and largest share of the area; the proportion of the sides is up to 4/3 or
             3/4 of that of `shape`.
         shape: C, H and W of what is returned.
+        interpolation: of the resizing, with antialias.
 
     Returns:
         uint8 [B, C, H, W].
@@ -33,7 +40,8 @@ def random_parts(pixels: Tensor, crop: tuple[float, float], shape: InputShape) -
     size = (shape.height, shape.width)
     aspect = shape.width / shape.height
     ratio = (aspect * 3 / 4, aspect * 4 / 3)
-    return _each(pixels, v2.RandomResizedCrop(size, scale=crop, ratio=ratio, antialias=True))
+    by = v2.InterpolationMode(interpolation)
+    return _each(pixels, v2.RandomResizedCrop(size, scale=crop, ratio=ratio, interpolation=by))
 
 
 def _each(pixels: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:

@@ -101,7 +101,9 @@ def _batches(
         for part in share.of(torch.arange(len(indices))):
             if augment_config is not None and augment_config.crop is not None:
                 whole = images.with_margin(indices[part])
-                pixels = random_parts(whole, augment_config.crop, images.shape)
+                pixels = random_parts(
+                    whole, augment_config.crop, images.shape, images.interpolation
+                )
             else:
                 pixels = images.pixels(indices[part])
             if augment_config is not None and augment_config.policy is not None:

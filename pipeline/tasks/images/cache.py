@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,9 @@ from pipeline.base.safe_files import remove
 from pipeline.base.store import LOCKS, MAKING, key_of, publish
 from pipeline.recipe.input_shape import InputShape
 from pipeline.tasks.images import pixels as image_pixels
+from pipeline.tasks.images import plugins
+from pipeline.tasks.images import preparation as image_preparation
+from pipeline.tasks.images.preparation import Preparation
 
 _PIXELS, _DIGESTS = "pixels.npy", "digests.npy"
 _RESERVE_BYTES = 2**30
@@ -51,7 +54,7 @@ class Decoded:
 
     Attributes:
         source: as `Images.source`, for N files.
-        digests: SHA-256 of each file's bytes.
+        digests: SHA-256 of each file's bytes; `DAMAGED` where it cannot be decoded.
         note: a line for the user where the disk has no space to keep the images.
     """
 
@@ -61,16 +64,23 @@ class Decoded:
 
 
 def kept_or_decoded(
-    root: Path, files: tuple[Path, ...], shape: InputShape, cache: Path | None, *, in_memory: bool
+    root: Path,
+    files: tuple[Path, ...],
+    preparation: Preparation,
+    cache: Path | None,
+    *,
+    in_memory: bool,
+    skip: bool = False,
 ) -> Decoded:
     """Find image files decoded on disk, or decode them.
 
     Args:
         root: folder of the files; where it lies does not matter to the cache.
         files: N image files.
-        shape: of a decoded image.
+        preparation: of a decoded image.
         cache: directory that keeps decoded images; None keeps none.
         in_memory: without a cache, decode now; otherwise when asked for.
+        skip: whether damaged files are passed over.
 
     Raises:
         InputError: files cannot be read, or the disk gives back other bytes than were written.
@@ -78,19 +88,20 @@ def kept_or_decoded(
     note = None
     if cache is not None:
         try:
-            pixels, digests = _kept(root, files, shape, cache)
+            pixels, digests = _kept(root, files, preparation, cache, skip=skip)
             return Decoded(source=pixels, digests=digests)
         except _NoRoomError as error:
             note = str(error)
     if not in_memory:
-        return Decoded(source=files, digests=image_pixels.read_files(files, shape, None), note=note)
-    whole = np.empty(shape.batch(len(files)), np.uint8)
-    digests = image_pixels.read_files(files, shape, whole.__setitem__)
+        digests = image_pixels.read_files(files, preparation, None, skip=skip)
+        return Decoded(source=files, digests=digests, note=note)
+    whole = np.empty(preparation.whole.batch(len(files)), np.uint8)
+    digests = image_pixels.read_files(files, preparation, whole.__setitem__, skip=skip)
     return Decoded(source=torch.from_numpy(whole), digests=digests, note=note)
 
 
 def _kept(
-    root: Path, files: Sequence[Path], shape: InputShape, cache: Path
+    root: Path, files: Sequence[Path], preparation: Preparation, cache: Path, *, skip: bool
 ) -> tuple[NDArray[np.uint8], list[bytes]]:
     """Pixels mapped for reading, and the digests; decoded first where they are not there.
 
@@ -98,33 +109,48 @@ def _kept(
         _NoRoomError: they do not fit on the disk. Nothing is left there.
     """
     try:
-        place = place_of(root, files, shape, cache)
+        place = place_of(root, files, preparation, cache)
     except OSError as error:
-        image_pixels.read_files(files, shape, None)  # raises, and names more than the first
+        image_pixels.read_files(files, preparation, None)  # raises, and names more than the first
         raise InputError(f"{root}: its files change while they are read; run again") from error
+    shape = preparation.whole
     found = _open(place, len(files), shape)
     if found is None:
         cache.mkdir(parents=True, exist_ok=True)
         with held(cache / LOCKS / f"{place.name}.json", lambda owner: None):
             found = _open(place, len(files), shape)  # another process may just have made it
             if found is None:
-                _make(place, root, files, shape)
+                _make(place, root, files, preparation, skip=skip)
                 found = _open(place, len(files), shape)
     if found is None:
         raise InputError(f"{place}: reads back otherwise than it was written; check the disk")
+    if not skip:
+        _refuse_damaged(files, found[1], preparation)
     return found
 
 
-def place_of(root: Path, files: Sequence[Path], shape: InputShape, cache: Path) -> Path:
+def _refuse_damaged(
+    files: Sequence[Path], digests: Sequence[bytes], preparation: Preparation
+) -> None:
+    """Name the files that a run which skips damaged ones has skipped."""
+    names = [
+        file for file, digest in zip(files, digests, strict=True) if digest == image_pixels.DAMAGED
+    ]
+    if names:
+        image_pixels.read_files(names, preparation, lambda row, pixels: None)
+        raise InputError(f"{names[0]}: could not be decoded before, and can be now; run again")
+
+
+def place_of(root: Path, files: Sequence[Path], preparation: Preparation, cache: Path) -> Path:
     """Where the images of a folder lie decoded, as its files are now, if they lie there.
 
     Raises:
         OSError: a file cannot be looked at.
     """
-    return cache / key_of(_ingredients(root, files, shape))
+    return cache / key_of(_ingredients(root, files, preparation))
 
 
-def _ingredients(root: Path, files: Sequence[Path], shape: InputShape) -> dict[str, Any]:
+def _ingredients(root: Path, files: Sequence[Path], preparation: Preparation) -> dict[str, Any]:
     """Everything that decides the pixels and their order, as plain JSON.
 
     A file counts as unchanged by its size, times and inode: the time of change (ctime) also moves
@@ -138,23 +164,26 @@ def _ingredients(root: Path, files: Sequence[Path], shape: InputShape) -> dict[s
     codecs = {name: features.version(name) for name in ("jpg", "libjpeg_turbo", "webp")}
     return {
         "files": listed,
-        "shape": shape.batch(1),
+        "preparation": asdict(preparation),
         "code": _code(),
         "pillow": pillow,
-        "codecs": codecs,
+        "codecs": codecs | plugins.versions(),
     }
 
 
 @functools.cache
 def _code() -> str:
     """Hash of the source of what decodes and writes."""
-    sources = (Path(image_pixels.__file__), Path(__file__))
+    modules = (image_pixels, image_preparation, plugins)
+    sources = (*(Path(str(module.__file__)) for module in modules), Path(__file__))
     return hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()
 
 
-def _make(place: Path, root: Path, files: Sequence[Path], shape: InputShape) -> None:
+def _make(
+    place: Path, root: Path, files: Sequence[Path], preparation: Preparation, *, skip: bool
+) -> None:
     """Decode the files into `place`, which appears whole or not at all."""
-    needed = math.prod(shape.batch(len(files)))
+    needed = math.prod(preparation.whole.batch(len(files)))
     full = (
         f"no disk space left in {place.parent.resolve()} to keep the images of {root} decoded "
         f"({needed / 1e9:.1f} GB, with {_RESERVE_BYTES / 1e9:.1f} GB left free): every run decodes "
@@ -167,7 +196,7 @@ def _make(place: Path, root: Path, files: Sequence[Path], shape: InputShape) -> 
         raise _NoRoomError(full)
     scratch = Path(tempfile.mkdtemp(prefix=f"{MAKING}-{place.name}-", dir=place.parent))
     try:
-        digests = _write_pixels(scratch / _PIXELS, files, shape)
+        digests = _write_pixels(scratch / _PIXELS, files, preparation, skip=skip)
         np.save(scratch / _DIGESTS, np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32))
         publish(scratch, place)
     except OSError as error:
@@ -178,13 +207,20 @@ def _make(place: Path, root: Path, files: Sequence[Path], shape: InputShape) -> 
         remove(scratch)
 
 
-def _write_pixels(path: Path, files: Sequence[Path], shape: InputShape) -> list[bytes]:
-    """Decode the files into one array file, and return the digest of each file's bytes."""
+def _write_pixels(
+    path: Path, files: Sequence[Path], preparation: Preparation, *, skip: bool
+) -> list[bytes]:
+    """Decode the files into one array file, and return the digest of each file's bytes.
+
+    What is skipped is zero there.
+    """
+    shape = preparation.whole.batch(len(files))
     with path.open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape.batch(len(files))}
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
         start = file.tell()
         file.flush()
+        os.truncate(file.fileno(), start + math.prod(shape))
 
         # Written, not mapped: a full disk is an error then, and not a crash.
         def write(index: int, pixels: NDArray[np.uint8]) -> None:
@@ -192,7 +228,7 @@ def _write_pixels(path: Path, files: Sequence[Path], shape: InputShape) -> list[
             if os.pwrite(file.fileno(), content, start + index * len(content)) < len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-        return image_pixels.read_files(files, shape, write)
+        return image_pixels.read_files(files, preparation, write, skip=skip)
 
 
 def _open(

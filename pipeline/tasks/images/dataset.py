@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -33,6 +33,9 @@ class Dataset:
             as stored (before any resize), files by their bytes.
         training_sha256: of the same, without the test sets: what training and calibration see.
         notes: what the user is to know about the loading, a line each.
+        damaged: files that were left out since they cannot be decoded, by set (`train`, and those
+            of `tests`), where there are any.
+        passed_over: files that are not read as images, by suffix.
     """
 
     name: str
@@ -45,6 +48,8 @@ class Dataset:
     sha256: str
     training_sha256: str
     notes: tuple[str, ...] = ()
+    damaged: Mapping[str, int] = field(default_factory=dict)
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
 
 def pixel_values(dataset: Dataset) -> Dataset:

@@ -2,26 +2,95 @@
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline.base.errors import InputError
+from pipeline.base.errors import InputError, listed
 
 MOST_BYTES = 256 * 2**20
 """Of an image file."""
-EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+EXTENSIONS: tuple[str, ...] = (
+    *(".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+)
+"""Read everywhere."""
+_AVIF, _HEIF = (".avif",), (".heic", ".heif", ".hif")
+_OTHERS = (
+    *(".gif", ".ico", ".j2k", ".jp2", ".jxl", ".psd", ".svg", ".tga"),
+    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
+)
+_FIXES = {
+    **dict.fromkeys(_HEIF, "`pip install pillow-heif` reads them, or save them as JPEG or PNG"),
+    **dict.fromkeys(_AVIF, "Pillow 11.3 or later reads them, or save them as JPEG or PNG"),
+    **dict.fromkeys(_OTHERS, "save them as JPEG or PNG"),
+}
+"""Pictures that are not read, by suffix, and what to do."""
+_OF_SYSTEMS = ("desktop.ini", "thumbs.db")
+"""What systems leave beside pictures, as they do hidden files."""
 
 
-def image_files(path: Path) -> list[Path]:
-    """The image files of a path: itself, or those directly in a directory, by name.
+@functools.cache
+def extensions() -> tuple[str, ...]:
+    """The suffixes that are read here, in lower case."""
+    found = EXTENSIONS
+    if find_spec("PIL._avif") is not None:
+        found += _AVIF
+    if find_spec("pillow_heif") is not None:
+        found += _HEIF
+    return tuple(sorted(found))
+
+
+def is_image(file: Path) -> bool:
+    """Whether a file is read as an image, by its name."""
+    return file.suffix.lower() in extensions() and not file.name.startswith(".")
+
+
+def is_passed_over(file: Path) -> bool:
+    """Whether a file is to be named, since it is not read; hidden files are not."""
+    hidden = file.name.startswith(".") or file.name.lower() in _OF_SYSTEMS
+    return not hidden and not is_image(file)
+
+
+def is_picture(file: Path) -> bool:
+    """Whether a file that is passed over is a picture all the same, by its name."""
+    return file.suffix.lower() in _FIXES
+
+
+def suffixes(files: Iterable[Path]) -> dict[str, int]:
+    """How many files have each suffix, in lower case, the most frequent first."""
+    return dict(Counter(file.suffix.lower() or "no suffix" for file in files).most_common())
+
+
+def passed_over(files: Iterable[Path]) -> Iterator[str]:
+    """Lines about files that are passed over: how many of which suffix, and what to do."""
+    groups: dict[str, list[Path]] = {}
+    for file in files:
+        fix = _FIXES.get(file.suffix.lower(), "no image by its name")
+        groups.setdefault(fix, []).append(file)
+    for fix, group in groups.items():
+        counts = listed(f"{count} {suffix}" for suffix, count in suffixes(group).items())
+        yield f"passed over: {counts} (such as {group[0]}); {fix}"
+
+
+def image_files(path: Path) -> tuple[list[Path], list[Path]]:
+    """The image files of a path, itself or those directly in a directory, by name.
+
+    Returns:
+        The image files, and those that are passed over.
 
     Raises:
         InputError: there is none.
     """
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
+        files = sorted(p for p in path.iterdir() if p.is_file())
+        found = [file for file in files if is_image(file)]
+        others = [file for file in files if is_passed_over(file)]
         if not found:
-            raise InputError(f"{path}: no images in it ({' '.join(EXTENSIONS)})")
-        return found
+            lines = "".join(f"\n{path}: {line}" for line in passed_over(others))
+            raise InputError(f"{path}: no images in it ({' '.join(extensions())}){lines}")
+        return found, others
     if not path.is_file():
         raise InputError(f"{path}: no such file or directory; give an image, a directory, or -")
-    return [path]
+    return [path], []

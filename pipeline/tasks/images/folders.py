@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +13,12 @@ from pipeline.recipe.data import ImageFolderData
 from pipeline.recipe.input_shape import InputShape
 from pipeline.recipe.values import name_fault
 from pipeline.tasks.images.cache import kept_or_decoded, place_of
+from pipeline.tasks.images.damage import skipped, undamaged
 from pipeline.tasks.images.dataset import Dataset, fingerprints, split_calibration
-from pipeline.tasks.images.files import EXTENSIONS
-from pipeline.tasks.images.pixels import Images, fits_in_memory, margin_of
+from pipeline.tasks.images.files import suffixes
+from pipeline.tasks.images.pixels import Images, fits_in_memory
+from pipeline.tasks.images.preparation import Preparation, preparation_of
+from pipeline.tasks.images.scan import Scan, class_differences, scan_folder
 from pipeline.tasks.images.statistics import mean_and_std
 
 _TEST = "data.test."
@@ -54,31 +56,37 @@ def folder_classes(config: ImageFolderData) -> tuple[str, ...]:
         InputError: there are none, or one has no images.
     """
     train, _ = _folders(config)
-    files, problems = scan_folder("data.train", train)
-    if problems:
-        raise InputError("\n".join(problems))
-    return tuple(files)
+    scan = scan_folder("data.train", train)
+    if scan.problems:
+        raise InputError("\n".join(scan.problems))
+    return tuple(scan.files)
 
 
 def folders_dataset(
     config: ImageFolderData, shape: InputShape, seed: int, cache: Path | None
 ) -> Dataset:
     """Folders of photos, one for each class."""
-    roots, found = _scanned(config)
-    train = roots["data.train"]
-    classes = list(found["data.train"])
-    margin = margin_of(shape, config.crop_pct)
-    sets = {key: _as_images(files, shape, margin) for key, files in found.items()}
-    where = f"data.train ({train})"
-    labels = sets["data.train"].labels
-    left, drawn = split_calibration(labels, config.calibration_images, seed, where)
-    sets, digests, notes = _read(roots, sets, shape.within(margin), cache)
+    scans = _scanned(config)
+    classes = list(scans["data.train"].files)
+    preparation = preparation_of(config, shape)
+    sets = {key: _as_images(scan.files, preparation) for key, scan in scans.items()}
+    where = f"data.train ({scans['data.train'].root})"
+    # Before anything is read, which takes long; damaged files only make fewer images.
+    split_calibration(sets["data.train"].labels, config.calibration_images, seed, where)
+    sets, digests, notes = _read(scans, sets, config, cache)
+    damaged = {
+        key.removeprefix("data.").removeprefix("test."): lost
+        for key, scan in scans.items()
+        if (lost := sum(map(len, scan.files.values())) - len(sets[key]))
+    }
     whole, all_digests = sets.pop("data.train"), digests.pop("data.train")
+    left, drawn = split_calibration(whole.labels, config.calibration_images, seed, where)
     for key, rows in {"calibration": drawn, "train": left}.items():
         digests[key] = [all_digests[row] for row in rows.tolist()]
     sets = {"train": whole.take(left), "calibration": whole.take(drawn), **sets}
     mean, std = mean_and_std(config, shape.channels)
     sha256, training_sha256 = fingerprints(classes, sets, digests)
+    others = [file for scan in scans.values() for file in scan.others]
     return Dataset(
         name=config.kind,
         classes=tuple(classes),
@@ -91,7 +99,9 @@ def folders_dataset(
         std=std,
         sha256=sha256,
         training_sha256=training_sha256,
-        notes=notes,
+        notes=(*(note for scan in scans.values() for note in scan.notes()), *notes),
+        damaged=damaged,
+        passed_over=suffixes(others),
     )
 
 
@@ -101,116 +111,78 @@ def folder_places(config: ImageFolderData, shape: InputShape, cache: Path) -> se
     Raises:
         InputError: a folder is not what it was, or cannot be looked at.
     """
-    roots, found = _scanned(config)
-    whole = shape.within(margin_of(shape, config.crop_pct))
+    preparation = preparation_of(config, shape)
     try:
         return {
-            place_of(roots[key], [file for group in files.values() for file in group], whole, cache)
-            for key, files in found.items()
+            place_of(scan.root, _files_of(scan), preparation, cache)
+            for scan in _scanned(config).values()
         }
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be looked at ({error.strerror})") from error
 
 
-def _scanned(
-    config: ImageFolderData,
-) -> tuple[dict[str, Path], dict[str, dict[str, list[Path]]]]:
-    """By the key of the recipe: the folder of each set, and its files by class.
+def _files_of(scan: Scan) -> list[Path]:
+    return [file for group in scan.files.values() for file in group]
+
+
+def _scanned(config: ImageFolderData) -> dict[str, Scan]:
+    """What the folder of each set holds, by the key of the recipe.
 
     Raises:
         InputError: they are not there, or do not fit together.
     """
     train, tests = _folders(config)
     roots = {"data.train": train} | {f"{_TEST}{name}": path for name, path in tests.items()}
-    found, problems = {}, []
-    for key, root in roots.items():
-        found[key], complaints = scan_folder(key, root)
-        problems += complaints
-    if classes := set(found["data.train"]):
-        for key, files in found.items():
-            problems += class_differences(key, set(files), classes)
+    scans = {key: scan_folder(key, root) for key, root in roots.items()}
+    problems = [problem for scan in scans.values() for problem in scan.problems]
+    if classes := set(scans["data.train"].files):
+        problems += [line for scan in scans.values() for line in class_differences(scan, classes)]
     if problems:
         raise InputError("\n".join(problems))
-    return roots, found
+    return scans
 
 
-def _as_images(
-    files: Mapping[str, Sequence[Path]], shape: InputShape, margin: tuple[int, int]
-) -> Images:
+def _as_images(files: Mapping[str, Sequence[Path]], preparation: Preparation) -> Images:
     counts = torch.tensor([len(group) for group in files.values()])
     return Images(
         labels=torch.arange(len(counts)).repeat_interleave(counts),
-        shape=shape,
+        shape=preparation.shape,
         source=tuple(file for group in files.values() for file in group),
-        margin=margin,
+        margin=preparation.margin,
+        interpolation=preparation.interpolation,
+        background=preparation.background,
     )
 
 
 def _read(
-    roots: Mapping[str, Path], sets: Mapping[str, Images], shape: InputShape, cache: Path | None
-) -> tuple[dict[str, Images], dict[str, list[bytes]], tuple[str, ...]]:
+    scans: Mapping[str, Scan],
+    sets: Mapping[str, Images],
+    config: ImageFolderData,
+    cache: Path | None,
+) -> tuple[dict[str, Images], dict[str, list[bytes]], list[str]]:
     """The sets, decoded where there is room for them; the digest of every file; notes."""
-    in_memory = fits_in_memory(sum(len(images) for images in sets.values()), shape)
+    skip = config.damaged == "skip"
+    whole = sets["data.train"].preparation.whole
+    in_memory = fits_in_memory(sum(len(images) for images in sets.values()), whole)
     read, digests, problems, notes = {}, {}, [], []
     for key, images in sets.items():
         assert isinstance(images.source, tuple)
         try:
-            kept = kept_or_decoded(roots[key], images.source, shape, cache, in_memory=in_memory)
+            kept = kept_or_decoded(
+                *(scans[key].root, images.source, images.preparation, cache),
+                in_memory=in_memory,
+                skip=skip,
+            )
+            rows = undamaged(scans[key], kept.digests, config.damaged_share)
         except InputError as error:
             problems.append(str(error))
             continue
-        read[key], digests[key] = replace(images, source=kept.source), kept.digests
         notes += [kept.note] if kept.note else []
+        notes += skipped(scans[key], rows)
+        read[key] = replace(images, source=kept.source)
+        if len(rows) < len(images):
+            read[key] = read[key].take(rows)
+        digests[key] = [kept.digests[row] for row in rows.tolist()]
     if problems:
         raise InputError("\n".join(problems))
-    return read, digests, tuple(notes)
-
-
-def scan_folder(key: str, root: Path) -> tuple[dict[str, list[Path]], list[str]]:
-    """Class folders of `root` with their images, both sorted, and what is wrong with them.
-
-    As in torchvision's ImageFolder, a class folder may hold further folders (links to folders
-    inside it are not followed), and files without an image's suffix are passed over. Hidden
-    folders are no classes. `key` opens every problem line.
-    """
-    if not root.is_dir():
-        state = "is not a folder" if root.exists() else "does not exist"
-        return {}, [f"{key}: {root} {state}; give a folder that holds one folder per class"]
-    names = sorted(
-        entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
-    files = {name: _images_below(root / name) for name in names}
-    problems = []
-    if not names:
-        problems = [f"{key}: {root} is empty of class folders; put images in {root}/<class>/"]
-    if len(names) == 1:
-        problems = [f"{key}: {root} holds one class only, '{names[0]}'; at least 2 are needed"]
-    problems += [
-        f"{key}: class '{name}' has no images in {root / name}; "
-        f"add some ({' '.join(EXTENSIONS)}) or remove the folder"
-        for name in names
-        if not files[name]
-    ]
-    return files, problems
-
-
-def class_differences(key: str, names: set[str], expected: set[str]) -> list[str]:
-    """What is wrong with the class folders `names`, where train has `expected`; [] if nothing."""
-    if not names or names == expected:
-        return []
-    parts = [
-        f"{label} {', '.join(repr(name) for name in sorted(group))}"
-        for label, group in (("missing", expected - names), ("not in train", names - expected))
-        if group
-    ]
-    return [f"{key}: class folders differ from data.train's: {'; '.join(parts)}; make them equal"]
-
-
-def _images_below(folder: Path) -> list[Path]:
-    walked = os.walk(folder)
-    files = [Path(place, name) for place, _, names in walked for name in names]
-    return sorted(
-        file
-        for file in files
-        if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".")
-    )
+    return read, digests, notes

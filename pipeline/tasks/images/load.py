@@ -13,7 +13,8 @@ from pipeline.tasks.images.cifar import cifar_classes, cifar_dataset
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.digits import DIGITS, digits_dataset
 from pipeline.tasks.images.folders import folder_classes, folder_places, folders_dataset
-from pipeline.tasks.images.pixels import decode, margin_of, middle
+from pipeline.tasks.images.pixels import decode, middle
+from pipeline.tasks.images.preparation import preparation_of
 
 
 def load_dataset(
@@ -71,5 +72,4 @@ def decoded(config: DataConfig, content: bytes, file: Path, shape: InputShape) -
     Raises:
         InputError: `content` is not an image that can be decoded; `file` is named.
     """
-    margin = margin_of(shape, config.crop_pct) if config.kind == "image_folder" else (0, 0)
-    return middle(torch.tensor(decode(content, file, shape.within(margin))), shape)
+    return middle(torch.tensor(decode(content, file, preparation_of(config, shape))), shape)

@@ -17,30 +17,38 @@ from threading import Lock
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from pipeline.base.errors import InputError
 from pipeline.base.safe_files import content_of
+from pipeline.recipe.data import WHITE, Colour, Interpolation
 from pipeline.recipe.input_shape import InputShape
 from pipeline.tasks.images.files import MOST_BYTES
+from pipeline.tasks.images.plugins import plugged_in
+from pipeline.tasks.images.preparation import Preparation, fit, prepared
 
 MEMORY_LIMIT_BYTES = 2 * 2**30
 """Decoded pixels of one dataset up to this size are kept in memory."""
 
 # PIL reports a damaged file in all of these ways, depending on the format and the place.
 _DECODE_ERRORS = (
-    *(OSError, SyntaxError, ValueError, EOFError, StructError),
+    *(OSError, SyntaxError, ValueError, EOFError, RuntimeError, StructError),
     Image.DecompressionBombError,
 )
-# Only what EXTENSIONS names: Pillow knows formats besides that are programs, such as PostScript.
-_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP", *plugged_in())
+"""Only what is named: Pillow knows formats besides that are programs, such as PostScript."""
+DAMAGED = bytes(32)
+"""In the place of a digest, of a file that cannot be decoded."""
 _LARGE_PIXELS = 25_000_000
 _ONE_AT_A_TIME = Lock()
 _WORKERS = min(8, os.cpu_count() or 1)
 _RESIZE_CHUNK_BYTES = 2**25
 _LUMA = (19595, 38470, 7471)
+
+
+class DamagedError(InputError):
+    """An image file was read, and its bytes cannot be decoded."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,6 +64,9 @@ class Images:
         rows: int64 [N], which of `source` are the set's, in its order; None for all of them.
         margin: rows above and below, and columns left and right, that `source` has besides, in
             files and where it is mapped.
+        interpolation: of files that are decoded when asked for, and of the parts that training
+            takes.
+        background: of files that are decoded when asked for.
     """
 
     labels: Tensor
@@ -63,10 +74,22 @@ class Images:
     source: Tensor | NDArray[np.uint8] | tuple[Path, ...]
     rows: Tensor | None = None
     margin: tuple[int, int] = (0, 0)
+    interpolation: Interpolation = "bilinear"
+    background: Colour = WHITE
 
     def __len__(self) -> int:
         """Number of images, N."""
         return len(self.labels)
+
+    @property
+    def preparation(self) -> Preparation:
+        """How a photo becomes one of them."""
+        return Preparation(
+            shape=self.shape,
+            margin=self.margin,
+            interpolation=self.interpolation,
+            background=self.background,
+        )
 
     def pixels(self, indices: Tensor) -> Tensor:
         """Images at `indices` (int64 [B]) as uint8 [B, C, H, W].
@@ -78,17 +101,17 @@ class Images:
 
     def with_margin(self, indices: Tensor) -> Tensor:
         """As `pixels`, with what lies around them: uint8, too."""
-        whole = self.shape.within(self.margin)
+        preparation = self.preparation
         rows = indices if self.rows is None else self.rows[indices]
         if isinstance(self.source, Tensor):
-            return resize(_copied(self.source.numpy(), rows), whole)
+            return scaled(_copied(self.source.numpy(), rows), preparation)
         if isinstance(self.source, np.ndarray):
             return _copied(self.source, rows)
         files = [self.source[row] for row in rows.tolist()]
         if not files:
-            return torch.empty(whole.batch(0), dtype=torch.uint8)
+            return torch.empty(preparation.whole.batch(0), dtype=torch.uint8)
         with ThreadPoolExecutor(_WORKERS) as pool:
-            decoded = pool.map(lambda file: decode(_content(file), file, whole), files)
+            decoded = pool.map(lambda file: decode(bytes_of(file), file, preparation), files)
             return torch.from_numpy(np.stack(list(decoded)))
 
     def take(self, indices: Tensor) -> Images:
@@ -115,7 +138,7 @@ def fits_in_memory(count: int, shape: InputShape) -> bool:
 
 
 def middle(pixels: Tensor, shape: InputShape) -> Tensor:
-    """The middle [..., H, W] of larger images."""
+    """The middle [..., H, W] of images that have a margin on both sides."""
     top, left = (
         (whole - side) // 2
         for whole, side in zip(pixels.shape[-2:], (shape.height, shape.width), strict=True)
@@ -123,31 +146,16 @@ def middle(pixels: Tensor, shape: InputShape) -> Tensor:
     return pixels[..., top : top + shape.height, left : left + shape.width]
 
 
-def margin_of(shape: InputShape, crop_pct: float) -> tuple[int, int]:
-    """Rows and columns around an image so that its sides are a share `crop_pct` of the whole.
-
-    224 x 224 and 0.875 give 16 and 16: an image's shorter side becomes 256.
-    """
-    share = (1 / crop_pct - 1) / 2
-    return round(shape.height * share), round(shape.width * share)
-
-
-def covering(height: int, width: int, shape: InputShape) -> tuple[int, int]:
-    """Height and width of an image, scaled to the least that covers `shape`."""
-    if width * shape.height <= height * shape.width:
-        return height * shape.width // width, shape.width
-    return shape.height, width * shape.height // height
-
-
-def resize(pixels: Tensor, shape: InputShape) -> Tensor:
-    """uint8 [B, 3, R, S] to [B, C, H, W]: bilinear with antialias, centre crop, then grey."""
-    if len(pixels) == 0:
-        return pixels.new_empty(shape.batch(0))
-    size = covering(pixels.shape[-2], pixels.shape[-1], shape)
-    if pixels.shape[-2:] != size:
-        pixels = functional.interpolate(pixels, size=size, mode="bilinear", antialias=True)
-    pixels = middle(pixels, shape)
-    return pixels if pixels.shape[1] == shape.channels else grey(pixels)
+def scaled(pixels: Tensor, preparation: Preparation) -> Tensor:
+    """Images uint8 [B, 3, R, S], prepared as photos are: uint8 [B, C, H, W] with the margin."""
+    whole = preparation.whole
+    if pixels.shape[-2:] != (whole.height, whole.width):
+        fitted = torch.empty((len(pixels), 3, whole.height, whole.width), dtype=torch.uint8)
+        for row, image in enumerate(pixels.permute(0, 2, 3, 1).numpy()):
+            photo = fit(Image.fromarray(np.ascontiguousarray(image)), preparation)
+            fitted[row] = torch.from_numpy(np.array(photo)).permute(2, 0, 1)
+        pixels = fitted
+    return pixels if pixels.shape[1] == whole.channels else grey(pixels)
 
 
 def grey(pixels: Tensor) -> Tensor:
@@ -160,37 +168,37 @@ def grey(pixels: Tensor) -> Tensor:
     return ((summed + 2**15) >> 16).to(torch.uint8)
 
 
-def decode(content: bytes, file: Path, shape: InputShape) -> NDArray[np.uint8]:
-    """File content to uint8 [C, H, W]: upright RGB, resized to cover, centre crop, then grey.
+def decode(content: bytes, file: Path, preparation: Preparation) -> NDArray[np.uint8]:
+    """File content to uint8 [C, H, W] with the margin, as `prepared` makes it.
 
     Raises:
-        InputError: `content` is not an image that can be decoded; `file` is named.
+        DamagedError: `content` is not an image that can be decoded; `file` is named.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image, _turn(image):
-            ImageOps.exif_transpose(image, in_place=True)
-            rgb = _to_rgb(image)
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image, _turn(image):
+            return prepared(image, preparation)
     except _DECODE_ERRORS as error:
-        raise InputError(_unreadable(file, error)) from error
-    fitted = _fit(rgb, shape)
-    if shape.channels == 1:
-        return np.asarray(fitted.convert("L"))[None]
-    return np.asarray(fitted).transpose(2, 0, 1)
+        raise DamagedError(_unreadable(file, error)) from error
 
 
 def read_files(
-    files: Sequence[Path], shape: InputShape, keep: Callable[[int, NDArray[np.uint8]], None] | None
+    files: Sequence[Path],
+    preparation: Preparation,
+    keep: Callable[[int, NDArray[np.uint8]], None] | None,
+    *,
+    skip: bool = False,
 ) -> list[bytes]:
     """Read every file once, several at a time.
 
     Args:
         files: N image files.
-        shape: C, H and W of a decoded image.
+        preparation: of a decoded image.
         keep: called from several threads with the index and the uint8 [C, H, W] of every image.
-            Without it nothing is decoded, only the file headers are checked.
+            Without it nothing is decoded, only the file headers are checked, unless `skip`.
+        skip: whether damaged files are passed over.
 
     Returns:
-        The SHA-256 digest of each file's bytes.
+        The SHA-256 digest of each file's bytes, `DAMAGED` of one that was passed over.
 
     Raises:
         InputError: files cannot be read; the first ten are named.
@@ -198,15 +206,14 @@ def read_files(
 
     def read(index: int) -> tuple[bytes, str | None]:
         try:
-            content = _content(files[index])
-            if keep is None:
-                Image.open(io.BytesIO(content), formats=_FORMATS).close()
+            content = bytes_of(files[index])
+            if keep is None and not skip:
+                _check_header(content, files[index])
             else:
-                pixels = decode(content, files[index], shape)
+                pixels = decode(content, files[index], preparation)
         except InputError as error:
-            return b"", str(error)
-        except _DECODE_ERRORS as error:
-            return b"", _unreadable(files[index], error)
+            skipped = skip and isinstance(error, DamagedError)
+            return DAMAGED, None if skipped else str(error)
         if keep is not None:
             keep(index, pixels)
         return hashlib.sha256(content).digest(), None
@@ -219,6 +226,13 @@ def read_files(
     if problems:
         raise InputError("\n".join(problems))
     return [digest for digest, _ in results]
+
+
+def _check_header(content: bytes, file: Path) -> None:
+    try:
+        Image.open(io.BytesIO(content), formats=FORMATS).close()
+    except _DECODE_ERRORS as error:
+        raise DamagedError(_unreadable(file, error)) from error
 
 
 def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -237,7 +251,12 @@ def _copied(pixels: NDArray[np.uint8], rows: Tensor) -> Tensor:
     return torch.from_numpy(pixels[rows.numpy()])
 
 
-def _content(file: Path) -> bytes:
+def bytes_of(file: Path) -> bytes:
+    """The content of an image file.
+
+    Raises:
+        InputError: it cannot be read, or is too large.
+    """
     try:
         return content_of(file, MOST_BYTES)
     except OSError as error:
@@ -248,32 +267,6 @@ def _turn(image: Image.Image) -> AbstractContextManager[object]:
     """Large images are decoded one after the other: each takes gigabytes."""
     large = image.width * image.height > _LARGE_PIXELS
     return _ONE_AT_A_TIME if large else nullcontext()
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of a decoded image; PIL's own conversion of 16-bit grey clips at 255."""
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError("32-bit pixels; save it with 8 or 16 bits a channel")
-    return image.convert("RGB")
-
-
-def _fit(image: Image.Image, shape: InputShape) -> Image.Image:
-    """Resize to the least that covers `shape` and cut the centre, in one step.
-
-    The cut is made in source coordinates, so that a very long image is never enlarged whole.
-    Its place is that of torchvision's Resize and CenterCrop.
-    """
-    box = []
-    wanted = (shape.width, shape.height)
-    height, width = covering(image.height, image.width, shape)
-    for side, resized, size in zip(image.size, (width, height), wanted, strict=True):
-        start = round((resized - size) / 2)
-        box += [(start * side / resized, (start + size) * side / resized)]
-    (left, right), (top, bottom) = box
-    corners = (left, top, min(right, image.width), min(bottom, image.height))
-    return image.resize(wanted, Image.Resampling.BILINEAR, box=corners)
 
 
 def _unreadable(file: Path, error: Exception) -> str:

@@ -1,0 +1,151 @@
+"""How a photo becomes pixels: one definition, which the code of every bundle follows to the bit.
+
+A photo is turned upright, made 8-bit red, green and blue, scaled to the least that covers a shape
+and cut to its middle. The scaling is Pillow's of one axis at a time, columns before rows: which of
+the two comes first is Pillow's own choice otherwise, and differs from version to version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from pipeline.recipe.data import WHITE, Colour, DataConfig, Interpolation
+from pipeline.recipe.input_shape import InputShape
+
+LONGEST = 8
+"""Of a photo, in lengths of the largest part with the proportions of the shape: of a longer one
+the middle alone is scaled. A photo of one row would need gigabytes."""
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What decides the pixels of a photo.
+
+    Attributes:
+        shape: C, H and W of what a network sees.
+        margin: rows above and below, and columns left and right, that are kept besides.
+        interpolation: of the scaling, which averages where it makes smaller.
+        background: red, green and blue, 0 to 255, under what is transparent.
+    """
+
+    shape: InputShape
+    margin: tuple[int, int] = (0, 0)
+    interpolation: Interpolation = "bilinear"
+    background: Colour = WHITE
+
+    @property
+    def whole(self) -> InputShape:
+        """The shape with its margin: what a photo is scaled to cover."""
+        return self.shape.within(self.margin)
+
+
+def preparation_of(config: DataConfig, shape: InputShape) -> Preparation:
+    """How the photos of a recipe are prepared, and those that its files will see."""
+    if config.kind != "image_folder":
+        return Preparation(shape=shape)
+    return Preparation(
+        shape=shape,
+        margin=margin_of(shape, config.crop_pct),
+        interpolation=config.interpolation,
+        background=config.background,
+    )
+
+
+def margin_of(shape: InputShape, crop_pct: float) -> tuple[int, int]:
+    """Rows and columns around an image so that its sides are a share `crop_pct` of the whole.
+
+    224 x 224 and 0.875 give 16 and 16: an image's shorter side becomes 256.
+    """
+    share = (1 / crop_pct - 1) / 2
+    return round(shape.height * share), round(shape.width * share)
+
+
+def prepared(image: Image.Image, preparation: Preparation) -> NDArray[np.uint8]:
+    """A photo as an opened file has it, prepared: uint8 [C, H, W] with the margin.
+
+    It may be turned upright in place.
+
+    Raises:
+        ValueError: its pixels have no known range.
+        OSError: they cannot be decoded.
+    """
+    fitted = fit(rgb_of(image, preparation.background), preparation)
+    if preparation.shape.channels == 1:
+        return np.asarray(fitted.convert("L"))[None]
+    return np.asarray(fitted).transpose(2, 0, 1)
+
+
+def rgb_of(image: Image.Image, background: Colour) -> Image.Image:
+    """The 8-bit RGB of a photo, upright, what is transparent laid on `background`.
+
+    Raises:
+        ValueError: its pixels have no known range.
+    """
+    ImageOps.exif_transpose(image, in_place=True)
+    image = _eight_bits(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    laid = Image.new("RGB", image.size, background)
+    # Each channel (alpha * over + (255 - alpha) * under) / 255, rounded to the nearest.
+    laid.paste(image.convert("RGB"), mask=image.getchannel("A"))
+    return laid
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The upper 8 of 16 bits, which Pillow takes itself of coloured images; grey it would clip."""
+    # Pillow has 16-bit PGM in 32 bits, and 16-bit PNG before version 11.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("32-bit pixels; save it with 8 or 16 bits a channel")
+    return image
+
+
+def fit(rgb: Image.Image, preparation: Preparation) -> Image.Image:
+    """Scale to the least that covers the shape with its margin, and cut the middle of that size."""
+    shape, whole = preparation.shape, preparation.whole
+    rgb = _shortened(rgb, whole)
+    height, width = covering(rgb.height, rgb.width, whole)
+    top = start(height, shape.height) - preparation.margin[0]
+    left = start(width, shape.width) - preparation.margin[1]
+    by = _FILTERS[preparation.interpolation]
+    rgb = rgb.resize((width, rgb.height), by).crop((left, 0, left + whole.width, rgb.height))
+    return rgb.resize((whole.width, height), by).crop((0, top, whole.width, top + whole.height))
+
+
+def covering(height: int, width: int, shape: InputShape) -> tuple[int, int]:
+    """Height and width of an image, scaled to the least that covers `shape`.
+
+    The side that is longer than need be is rounded down, as by torchvision's Resize.
+    """
+    if width * shape.height <= height * shape.width:
+        return height * shape.width // width, shape.width
+    return shape.height, width * shape.height // height
+
+
+def start(side: int, part: int) -> int:
+    """Where the middle `part` of a side begins; halves go to the even number.
+
+    As torchvision's CenterCrop has it.
+    """
+    return round((side - part) / 2)
+
+
+def _shortened(rgb: Image.Image, shape: InputShape) -> Image.Image:
+    """The middle of a photo that is longer than LONGEST times what `shape` shows of it."""
+    width = LONGEST * -(-rgb.height * shape.width // shape.height)
+    height = LONGEST * -(-rgb.width * shape.height // shape.width)
+    if rgb.width > width:
+        left = (rgb.width - width) // 2  # as much on the right: the middle stays the middle
+        return rgb.crop((left, 0, rgb.width - left, rgb.height))
+    if rgb.height > height:
+        top = (rgb.height - height) // 2
+        return rgb.crop((0, top, rgb.width, rgb.height - top))
+    return rgb

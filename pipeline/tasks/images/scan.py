@@ -1,0 +1,139 @@
+"""What lies in a folder of class folders: classes, images, and files that are passed over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.base.errors import listed
+from pipeline.tasks.images.files import (
+    extensions,
+    is_image,
+    is_passed_over,
+    is_picture,
+    passed_over,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """A folder of class folders.
+
+    Attributes:
+        key: of the recipe, which names the folder.
+        root: the folder.
+        files: the images of every class, both sorted.
+        empty: names of folders without images, which are no classes.
+        others: files that are passed over, pictures of other kinds among them, and images that lie
+            in no class folder.
+        problems: what is wrong with it, a line each.
+    """
+
+    key: str
+    root: Path
+    files: Mapping[str, list[Path]]
+    empty: tuple[str, ...] = ()
+    others: tuple[Path, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def notes(self) -> list[str]:
+        """What the user is to know of it, a line each."""
+        lines = []
+        if self.empty:
+            names = listed(repr(name) for name in self.empty)
+            lines.append(f"no classes, since no image is in these folders: {names}")
+        if loose := [file for file in self.others if is_image(file)]:
+            lines.append(
+                f"in no class folder, and passed over: {listed(file.name for file in loose)}"
+            )
+        lines += passed_over(file for file in self.others if not is_image(file))
+        return [f"{self.key}: {line}" for line in lines]
+
+
+def scan_folder(key: str, root: Path) -> Scan:
+    """Class folders of `root` with their images, and what is wrong with them.
+
+    As in torchvision's ImageFolder, a class folder may hold further folders (links to folders
+    inside it are not followed), and files without an image's suffix are passed over. Hidden
+    folders are no classes, and neither are folders that hold no picture at all.
+    """
+    if not root.is_dir():
+        state = "is not a folder" if root.exists() else "does not exist"
+        told = f"{key}: {root} {state}; give a folder that holds one folder per class"
+        return Scan(key=key, root=root, files={}, problems=(told,))
+    entries = sorted(root.iterdir())
+    folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    below = {folder.name: _files_below(folder) for folder in folders}
+    files = {name: [file for file in found if is_image(file)] for name, found in below.items()}
+    others = {name: _passed_over(found) for name, found in below.items()}
+    unread = {
+        name: pictures
+        for name, found in others.items()
+        if not files[name] and (pictures := [file for file in found if is_picture(file)])
+    }
+    classes = {name: found for name, found in files.items() if found}
+    problems = [
+        f"{key}: class '{name}' has no images in {root / name} that are read; {line}"
+        for name, pictures in unread.items()
+        for line in passed_over(pictures)
+    ]
+    if not problems:
+        problems = _too_few(key, root, list(classes), [n for n in files if n not in classes])
+    beside = [entry for entry in entries if entry.is_file()]
+    return Scan(
+        key=key,
+        root=root,
+        files=classes,
+        empty=tuple(name for name in files if name not in classes and name not in unread),
+        others=(
+            *(file for found in others.values() for file in found),
+            *(file for file in beside if is_image(file) or is_passed_over(file)),
+        ),
+        problems=tuple(problems),
+    )
+
+
+def class_differences(scan: Scan, expected: set[str]) -> list[str]:
+    """What is wrong with the classes of a scan, where train has `expected`; [] if nothing."""
+    names = set(scan.files)
+    if not names or names == expected:
+        return []
+    missing = [
+        f"{name!r}{' (no image is in its folder)' if name in scan.empty else ''}"
+        for name in sorted(expected - names)
+    ]
+    more = [repr(name) for name in sorted(names - expected)]
+    parts = [
+        f"{label} {', '.join(group)}"
+        for label, group in (("missing", missing), ("not in train", more))
+        if group
+    ]
+    return [
+        f"{scan.key}: class folders differ from data.train's: {'; '.join(parts)}; make them equal"
+    ]
+
+
+def _too_few(key: str, root: Path, names: list[str], empty: list[str]) -> list[str]:
+    if not names and not empty:
+        return [
+            f"{key}: {root} is empty of class folders; put images ({' '.join(extensions())}) in "
+            f"{root}/<class>/"
+        ]
+    beside = f" (no image is in {listed(map(repr, empty))})" if empty else ""
+    if not names:
+        return [
+            f"{key}: {root} holds no images that are read{beside}; at least 2 classes are needed"
+        ]
+    if len(names) == 1:
+        return [f"{key}: {root} holds one class only, '{names[0]}'{beside}; at least 2 are needed"]
+    return []
+
+
+def _files_below(folder: Path) -> list[Path]:
+    return sorted(Path(place, name) for place, _, names in os.walk(folder) for name in names)
+
+
+def _passed_over(files: Iterable[Path]) -> list[Path]:
+    return [file for file in files if is_passed_over(file)]
