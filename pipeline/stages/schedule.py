@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -213,7 +213,7 @@ def stage_ingredients(
         "data": data.training_sha256,
         "tests": data.sha256 if stage.sees_tests else None,
         "normalization": {"mean": list(data.mean), "std": list(data.std)},
-        "preparation": asdict(data.train.preparation),
+        "preparation": data.train.preparation.ingredients(),
         "code": {name: code_hash(name) for name in stage.code},
         "tools": {name: version(name) for name in {*stage.packages, *of_format}},
         "host": host_info().model_dump() if stage.on_host else None,

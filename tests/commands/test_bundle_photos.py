@@ -103,3 +103,12 @@ def test_of_16_bits_the_upper_8_count(suffix: str, tmp_path: Path) -> None:
     expected = np.repeat((levels >> 8)[..., None], 3, 2)
     assert np.array_equal(ours(file.read_bytes(), preparation), expected)
     assert np.array_equal(code_for(preparation, tmp_path)["rgb_of"](file), expected)
+
+
+def test_heic_is_read_where_pillow_can(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif")
+    file = tmp_path / "photo.heic"
+    Image.fromarray(next(iter(random_photos(1)))).resize((80, 60)).save(file)
+    preparation = PREPARATIONS["square"]
+    found = code_for(preparation, tmp_path)["rgb_of"](file)
+    assert np.array_equal(found, ours(file.read_bytes(), preparation))

@@ -135,4 +135,4 @@ def test_what_lies_around_the_images_counts(store: Store) -> None:
     train = replace(about.dataset.train, margin=(4, 4))
     (_, reused, why), *_ = told(store, replace(about, dataset=replace(about.dataset, train=train)))
     assert not reused
-    assert why == "margin: [0, 0] before, [4, 4] now"
+    assert why == "preparation.margin: [0, 0] before, [4, 4] now"

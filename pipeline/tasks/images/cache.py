@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ def _ingredients(root: Path, files: Sequence[Path], preparation: Preparation) ->
     codecs = {name: features.version(name) for name in ("jpg", "libjpeg_turbo", "webp")}
     return {
         "files": listed,
-        "preparation": asdict(preparation),
+        "preparation": preparation.ingredients(),
         "code": _code(),
         "pillow": pillow,
         "codecs": codecs | plugins.versions(),

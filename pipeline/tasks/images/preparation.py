@@ -44,6 +44,15 @@ class Preparation:
         """The shape with its margin: what a photo is scaled to cover."""
         return self.shape.within(self.margin)
 
+    def ingredients(self) -> dict[str, object]:
+        """All of it as plain JSON, for keys of what is made from photos."""
+        return {
+            "shape": list(self.shape.batch(1)),
+            "margin": list(self.margin),
+            "interpolation": self.interpolation,
+            "background": list(self.background),
+        }
+
 
 def preparation_of(config: DataConfig, shape: InputShape) -> Preparation:
     """How the photos of a recipe are prepared, and those that its files will see."""
