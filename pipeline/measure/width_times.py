@@ -24,6 +24,7 @@ from torch import fx
 
 from pipeline.compress.pruning.costs import Cost, Term, Widths
 from pipeline.compress.pruning.groups import Group
+from pipeline.compress.pruning.kept import Kept
 from pipeline.compress.pruning.widths import Plan, choose
 from pipeline.formats.format import LayersModule
 from pipeline.formats.formats import FORMATS
@@ -163,6 +164,7 @@ class TimedFile:
         format_name: of `FORMATS`, one whose layers can be timed.
         layers: of the file.
         groups: of its channels.
+        kept: layers of the network whose channels all stay.
         image: (1, 3, side, side) that it is run on.
         threads: of the runtime.
         rounds: of whole files, timed in turn.
@@ -172,6 +174,7 @@ class TimedFile:
     format_name: str
     layers: tuple[FileLayer, ...]
     groups: tuple[Group, ...]
+    kept: tuple[Kept, ...]
     image: NDArray[np.float32]
     threads: int
     rounds: int

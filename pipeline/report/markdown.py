@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from pipeline.compress.pruning.kept import by_reason
 from pipeline.measure.baseline.record import Baseline
 from pipeline.measure.latency import Latency
 from pipeline.report import words
@@ -205,7 +206,13 @@ def _pruning_section(report: Report, notes: Sequence[str]) -> list[str]:
     ]
     header = ["target", "goal", "asked", "predicted", "reached", "prediction off by"]
     header += ["before correction, predicted and measured", "weights that are zero"]
-    return ["## Pruning", table(header, rows)] if rows else []
+    kept = [
+        f"- {_text(target.name)}: not pruned: {_text(told)}"
+        for target in report.targets
+        if target.pruning is not None
+        for told in by_reason(target.pruning.kept)
+    ]
+    return ["## Pruning", table(header, rows), *(["\n".join(kept)] if kept else [])] if rows else []
 
 
 def _pruning_row(target: TargetResult, notes: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from pipeline.base.machine import CodeInfo, HostInfo
 from pipeline.base.record import Above0, Count, MeasuredRecord, Positive, Sha256, Share, Text
+from pipeline.compress.pruning.kept import Kept
 from pipeline.compress.training.epoch import Epoch
 from pipeline.formats.formats import FormatName
 from pipeline.formats.scales import ScalesExact
@@ -126,6 +127,7 @@ class Pruning(MeasuredRecord):
         first_predicted: of a latency, the share of the time that the first widths were predicted
             to take, before any correction.
         first_measured: what they took.
+        kept: layers whose channels all stay, and why.
     """
 
     goal: Literal["macs", "params", "size_mb", "latency"]
@@ -137,6 +139,7 @@ class Pruning(MeasuredRecord):
     reached_share: Above0 | None = None
     first_predicted: Above0 | None = None
     first_measured: Above0 | None = None
+    kept: tuple[Kept, ...] = ()
 
     @property
     def prediction_error(self) -> float | None:

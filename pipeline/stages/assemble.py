@@ -234,6 +234,7 @@ def _pruning(recipe: Recipe, results: Results) -> Pruning | None:
         reached_share=taken,
         first_predicted=first.predicted if first else None,
         first_measured=first.measured if first else None,
+        kept=goal.kept,
     )
 
 

@@ -16,6 +16,8 @@ from pipeline.base.record import Count, Record
 from pipeline.base.safe_files import json_of
 from pipeline.compress.pruning.costs import Widths
 from pipeline.compress.pruning.groups import Removed
+from pipeline.compress.pruning.importance import BY_NORM
+from pipeline.compress.pruning.kept import Kept, by_reason
 from pipeline.compress.pruning.prune import Goal, plan_of, prune_to, take_shapes
 from pipeline.compress.pruning.widths import choose
 from pipeline.compress.training.hooks import Hooks
@@ -47,6 +49,9 @@ class GoalFacts(Record):
         whole: that of the unpruned network.
         predicted: that of the pruned one.
         attempts: files that were timed for it; none where the goal is no time.
+        kept: layers whose channels all stay, and why.
+        by_norm: groups that were judged by the norm of their weights, since the recipe's criterion
+            says nothing of them.
     """
 
     key: PruneTarget
@@ -55,6 +60,18 @@ class GoalFacts(Record):
     whole: float
     predicted: float
     attempts: tuple[width_times.Attempt, ...]
+    kept: tuple[Kept, ...]
+    by_norm: tuple[str, ...]
+
+    def told(self) -> list[str]:
+        """What was found out on the way, for the terminal."""
+        parts = []
+        if self.attempts:
+            share = self.attempts[-1].measured
+            parts.append(f"time of a file {share:.3f} of the unpruned one's")
+        if self.by_norm:
+            parts.append(f"{len(self.by_norm)} groups judged by {BY_NORM}")
+        return parts + [f"not pruned: {told}" for told in by_reason(self.kept)]
 
 
 class PruneFacts(StageFacts):
@@ -74,10 +91,8 @@ class PruneFacts(StageFacts):
     macs: Count
 
     def details(self) -> list[str]:
-        """The time of the last file that was timed."""
-        if self.goal is None or not self.goal.attempts:
-            return []
-        return [f"time of a file {self.goal.attempts[-1].measured:.3f} of the unpruned one's"]
+        """What was found out on the way to the goal."""
+        return self.goal.told() if self.goal else []
 
 
 def prune(context: Context, inputs: Inputs, out: Path) -> PruneFacts:
@@ -132,6 +147,8 @@ def _prune(
         whole=goal.whole,
         predicted=goal.cost.of(cuts[-1].widths),
         attempts=tuple(cuts[-1].attempts),
+        kept=goal.kept,
+        by_norm=cuts[-1].by_norm,
     )
     return model, facts, max(cut.difference for cut in cuts)
 
@@ -146,6 +163,7 @@ class _Cut:
         removed: channels that went, by group.
         difference: to the masked original.
         attempts: of finding the widths by timing files.
+        by_norm: groups judged by norm.
     """
 
     weights: dict[str, Tensor]
@@ -153,6 +171,7 @@ class _Cut:
     removed: Removed
     difference: float
     attempts: list[width_times.Attempt]
+    by_norm: tuple[str, ...]
 
 
 def _cut(
@@ -184,6 +203,7 @@ def _cut(
         removed=pruned.removed,
         difference=pruned.difference,
         attempts=attempts,
+        by_norm=tuple(sorted(plan.by_norm)),
     )
 
 

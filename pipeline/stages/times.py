@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.base.errors import InputError
-from pipeline.compress.pruning.groups import groups_of
+from pipeline.compress.pruning.followed import followed
 from pipeline.compress.pruning.prune import Goal, goal_of
 from pipeline.compress.quantization import program
 from pipeline.compress.quantization.fold import quantized_program
@@ -110,12 +110,13 @@ def timed_file(context: Context, inputs: Inputs) -> width_times.TimedFile:
     """The unpruned network's file that the stage `times` left."""
     recipe, shape = context.recipe, context.recipe.model.input_shape
     model = branched_model(context)
-    groups = groups_of(model, shape, context.family.structure(model))
+    found = followed(model, shape, context.family.structure(model))
     return width_times.TimedFile(
         content=unpruned_file(context, inputs).read_bytes(),
         format_name=recipe.target.format,
-        layers=width_times.file_layers(program.load(inputs["times"] / PROGRAM), groups),
-        groups=groups,
+        layers=width_times.file_layers(program.load(inputs["times"] / PROGRAM), found.groups),
+        groups=found.groups,
+        kept=found.kept,
         image=_image(fed(context).dataset),
         threads=recipe.target.threads,
         rounds=recipe.measure.rounds,
@@ -154,7 +155,13 @@ def goal_and_file(
     asked = float(config.latency) if config.milliseconds is None else config.milliseconds
     limit = asked * whole if share else asked / samples[0].milliseconds * whole
     goal = Goal(
-        key="latency", cost=cost, whole=whole, limit=min(limit, whole), asked=asked, share=share
+        key="latency",
+        cost=cost,
+        whole=whole,
+        limit=min(limit, whole),
+        asked=asked,
+        share=share,
+        kept=file.kept,
     )
     return goal, file
 

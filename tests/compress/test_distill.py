@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
-from pipeline.compress.pruning.groups import groups_of, remove
+from pipeline.compress.pruning.followed import groups_of
+from pipeline.compress.pruning.removal import remove
 from pipeline.compress.quantization import qat
 from pipeline.compress.training.distill import (
     AdjustLoss,

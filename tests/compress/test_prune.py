@@ -9,8 +9,9 @@ from torch import nn
 
 from pipeline.base.errors import InputError
 from pipeline.compress.pruning import prune
-from pipeline.compress.pruning.groups import groups_of, masked_difference
+from pipeline.compress.pruning.followed import groups_of
 from pipeline.compress.pruning.prune import Pruned, goal_of, plan_of, prune_to, take_shapes
+from pipeline.compress.pruning.removal import masked_difference
 from pipeline.compress.pruning.widths import choose
 from pipeline.networks.count import count
 from pipeline.networks.resnest.branches import branch_form

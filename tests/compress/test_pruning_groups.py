@@ -10,14 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pipeline.base.errors import InputError
-from pipeline.compress.pruning.groups import (
-    Group,
-    check_removed,
-    groups_of,
-    mask,
-    masked_difference,
-    remove,
-)
+from pipeline.compress.pruning.followed import groups_of
+from pipeline.compress.pruning.groups import Group
+from pipeline.compress.pruning.removal import check_removed, mask, masked_difference, remove
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.network import NAMED, ResNeSt
 from pipeline.recipe.input_shape import square
@@ -44,7 +39,7 @@ def test_random_masks_on_every_group_of_every_named_network(name: str) -> None:
     found = groups_of(original, square(64), structure(original))
     removed = random_mask(found, random.Random(name))
     assert set(removed) == {group.name for group in found}
-    pruned = remove(original, square(64), structure(original), removed)
+    pruned = remove(original, found, removed)
     assert masked_difference(original, pruned, found, removed, square(64)) <= TOLERANCE
 
 
@@ -53,7 +48,7 @@ def test_random_masks_on_every_group_of_every_named_network(name: str) -> None:
 @given(seed=st.integers(0, 10**6))
 def test_random_masks_on_every_kind_of_block(variant: str, seed: int) -> None:
     removed = random_mask(groups(variant), random.Random(seed))
-    pruned = remove(branched(variant), square(SIDE), structure(branched(variant)), removed)
+    pruned = remove(branched(variant), groups(variant), removed)
     difference = masked_difference(
         branched(variant), pruned, groups(variant), removed, square(SIDE)
     )
@@ -98,10 +93,10 @@ def test_the_radix_halves_and_the_residual_stream_are_tied() -> None:
 def test_removing_changes_nothing_but_the_copy() -> None:
     model, before = branched("basic"), branch_form(small(**VARIANTS["basic"]))
     removed = random_mask(groups("basic"), random.Random(0))
-    narrow = remove(model, square(SIDE), structure(model), removed)
+    narrow = remove(model, groups("basic"), removed)
     mask(model, groups("basic"), removed)
     assert same_state(model, before)
-    assert same_state(remove(model, square(SIDE), structure(model), {}), model)
+    assert same_state(remove(model, groups("basic"), {}), model)
     for group in groups("basic"):
         left = group.channels - len(removed[group.name])
         assert {narrow.get_submodule(m).out_channels for m in group.makers} == {left}
@@ -114,7 +109,7 @@ def test_a_mask_without_one_channel_is_found() -> None:
     found = []
     for group in groups("plain"):
         gone = removed[group.name]
-        pruned = remove(original, square(SIDE), structure(original), {group.name: gone})
+        pruned = remove(original, groups("plain"), {group.name: gone})
         biases = torch.stack([original.get_submodule(n).bias for n in group.norms]).amax(0).tolist()
         seen = max(gone, key=lambda index: biases[index])
         wrong = {group.name: [i for i in gone if i != seen]}
@@ -129,7 +124,7 @@ def test_a_mask_without_one_channel_is_found() -> None:
 def test_a_mask_with_another_channel_is_found() -> None:
     original = branched("plain")
     name = "layer2.0.conv3"
-    pruned = remove(original, square(SIDE), structure(original), {name: [0, 1]})
+    pruned = remove(original, groups("plain"), {name: [0, 1]})
     assert (
         masked_difference(original, pruned, groups("plain"), {name: [0, 1]}, square(SIDE))
         <= TOLERANCE
@@ -154,7 +149,8 @@ def test_a_mask_with_another_channel_is_found() -> None:
 )
 def test_masks_that_do_not_fit_are_refused(name: str, indices: list[int], message: str) -> None:
     model = branch_form(small(cardinality=2, layers=ONE_BLOCK))
+    found = groups_of(model, square(SIDE), structure(model))
     with pytest.raises(InputError, match=message):
-        remove(model, square(SIDE), structure(model), {name: list(indices)})
+        remove(model, found, {name: list(indices)})
     with pytest.raises(InputError, match=message):
-        check_removed(groups_of(model, square(SIDE), structure(model)), {name: list(indices)})
+        check_removed(found, {name: list(indices)})

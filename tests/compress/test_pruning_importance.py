@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.pruning.groups import groups_of
-from pipeline.compress.pruning.importance import NEED_IMAGES, scores
+from pipeline.compress.pruning.followed import followed, groups_of
+from pipeline.compress.pruning.importance import NEED_IMAGES, JudgedImages, Scores, scores
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.network import ResNeSt
 from pipeline.recipe.input_shape import square
@@ -37,6 +37,10 @@ def no_images() -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
     raise AssertionError("the criterion looks at no images")
 
 
+def judged_by(model: nn.Module, criterion: str, with_images: JudgedImages) -> Scores:
+    return scores(followed(model, square(SIDE), structure(model)), criterion, with_images)
+
+
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_every_channel_has_a_score_and_the_weak_ones_the_lowest(criterion: str) -> None:
     model, weak = network(), [1, 4, 5]
@@ -46,13 +50,7 @@ def test_every_channel_has_a_score_and_the_weak_ones_the_lowest(criterion: str) 
             layer.bias.data[weak] = 0
     model.get_submodule("layer2.0.branches.0.4").weight.data[:, weak] *= 1e-4
     before = copy.deepcopy(model)
-    found = scores(
-        model,
-        square(SIDE),
-        structure(model),
-        criterion,
-        judged if criterion in NEED_IMAGES else no_images,
-    )
+    found = judged_by(model, criterion, judged if criterion in NEED_IMAGES else no_images)
     assert same_state(model, before)
     assert all(p.grad is None for p in model.parameters())
     sizes = {
@@ -68,16 +66,14 @@ def test_every_channel_has_a_score_and_the_weak_ones_the_lowest(criterion: str) 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_scores_repeat(criterion: str) -> None:
-    one, two = (
-        scores(network(), square(SIDE), structure(network()), criterion, judged) for _ in range(2)
-    )
+    one, two = (judged_by(network(), criterion, judged) for _ in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_cardinal_groups_share_their_scores(criterion: str) -> None:
     model = network(cardinality=2)
-    found = scores(model, square(SIDE), structure(model), criterion, judged)
+    found = judged_by(model, criterion, judged)
     for group in groups_of(model, square(SIDE), structure(model)):
         assert len(found[group.name]) * group.parts == group.channels
 
@@ -107,12 +103,12 @@ def test_gradients_are_averaged_over_all_batches(criterion: str) -> None:
     expected = of_makers_and_readers(model, values)
     if criterion == "fisher":  # torch-pruning counts the batch normalisation's factor too
         expected = expected + values["layer2.0.branches.0.1.weight"]
-    found = scores(model, square(SIDE), structure(model), criterion, judged)[NAME]
+    found = judged_by(model, criterion, judged)[NAME]
     torch.testing.assert_close(found, expected.double(), rtol=1e-4, atol=1e-12)
 
 
 def test_norms_are_shares_of_their_groups_mean() -> None:
     for criterion in ("l1", "l2", "bn_scale"):
-        found = scores(network(), square(SIDE), structure(network()), criterion, no_images)
+        found = judged_by(network(), criterion, no_images)
         for values in found.values():
             assert values.mean() == pytest.approx(1.0, rel=1e-5)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.compress.pruning import costs, sizes
-from pipeline.compress.pruning.groups import groups_of
+from pipeline.compress.pruning.followed import groups_of
 from pipeline.compress.quantization import qat
 from pipeline.compress.quantization.fold import float_program, quantized_program
 from pipeline.formats.formats import FORMATS
@@ -41,5 +41,5 @@ def test_the_size_of_a_file_is_known_before_it_is_written(
     for form, known in FORMATS.items():
         path = tmp_path / f"model{known.suffix}"
         known.module().write(program, path)
-        cost = sizes.size_mb(FAMILY.rewritten(branched), shapes, groups, known.bytes[precision])
+        cost = sizes.size_mb(FAMILY.rewritten(branched), shapes, known.bytes[precision])
         assert cost.of(widths) == pytest.approx(size_bytes(path) / 1e6, rel=0.05), form

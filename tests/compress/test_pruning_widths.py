@@ -10,31 +10,25 @@ from hypothesis import strategies as st
 
 from pipeline.compress.pruning import costs
 from pipeline.compress.pruning.costs import Cost, Term
-from pipeline.compress.pruning.groups import Group, groups_of, remove, stage_of
+from pipeline.compress.pruning.followed import groups_of
+from pipeline.compress.pruning.groups import Group, stage_of
+from pipeline.compress.pruning.removal import remove
 from pipeline.compress.pruning.widths import Plan, choose, weakest
 from pipeline.networks.count import count
 from pipeline.networks.family import Structure
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.recipe.input_shape import square
 from tests.making.networks import SIDE, VARIANTS, small, structure
+from tests.making.pruning import plain_group
 
 pytestmark = pytest.mark.slow
 
-STRUCTURE = Structure(classifier="fc", stages=("layer1", "layer2", "layer3", "layer4"))
 STRUCTURE = Structure(classifier="fc", stages=("layer1", "layer2", "layer3", "layer4"))
 SCOPES = ["layer", "stage", "network"]
 
 
 def group(name: str, channels: int, parts: int = 1) -> Group:
-    return Group(
-        name=name,
-        channels=channels,
-        parts=parts,
-        makers=(name,),
-        readers=(),
-        norms=(name,),
-        stage=stage_of(name, STRUCTURE.stages),
-    )
+    return plain_group(name, channels, parts, stage_of(name, STRUCTURE.stages))
 
 
 @st.composite
@@ -224,8 +218,6 @@ def test_costs_are_those_of_the_pruned_network(variant: str, share: float) -> No
     assert costs.macs(shapes).of(plan.present()) == counts.macs
     limit = max(share * counts.params, plan.cost.of(plan.floor()))
     widths = choose(plan, limit, "network")
-    after = count(
-        remove(model, square(SIDE), structure(model), weakest(plan, widths)), square(SIDE)
-    )
+    after = count(remove(model, groups, weakest(plan, widths)), square(SIDE))
     assert plan.cost.of(widths) == after.params
     assert costs.macs(shapes).of(widths) == after.macs

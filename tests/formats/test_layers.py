@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pipeline.compress.pruning.groups import groups_of, remove
+from pipeline.compress.pruning.followed import groups_of
+from pipeline.compress.pruning.removal import remove
 from pipeline.compress.quantization import qat
 from pipeline.compress.quantization.fold import float_program, quantized_program
 from pipeline.formats import as_onnx, layer_times
@@ -53,16 +54,15 @@ def deployed(variant: str, *, pruned: bool = False) -> DeployNet:
     if not pruned:
         return deploy_form(branched)
     removed = {}
-    for number, group in enumerate(
-        groups_of(branched, square(networks.SIDE), FAMILY.structure(branched))
-    ):
+    groups = groups_of(branched, square(networks.SIDE), FAMILY.structure(branched))
+    for number, group in enumerate(groups):
         # About a third of every cardinal group, not the same everywhere.
         size = group.channels // group.parts
         lost = size // 3 + number % 2
         removed[group.name] = [
             part * size + channel for part in range(group.parts) for channel in range(lost)
         ]
-    return deploy_form(remove(branched, square(networks.SIDE), FAMILY.structure(branched), removed))
+    return deploy_form(remove(branched, groups, removed))
 
 
 @functools.cache

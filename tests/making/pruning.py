@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from pipeline.compress.pruning.groups import Group
+from pipeline.compress.pruning.groups import STEM, Cut, Group
 from pipeline.compress.pruning.prune import Goal, Pruned, goal_of, plan_of, prune_to
 from pipeline.compress.pruning.widths import choose
 from pipeline.formats.formats import FORMATS
@@ -39,3 +39,13 @@ def random_mask(groups: tuple[Group, ...], chance: random.Random) -> dict[str, l
         gone = chance.sample(range(size), chance.randrange(1, size))
         removed[group.name] = sorted(p * size + i for p in range(group.parts) for i in gone)
     return removed
+
+
+def plain_group(name: str, channels: int, parts: int = 1, stage: str = STEM) -> Group:
+    """What one convolution makes, with its batch normalisation."""
+    every = tuple(range(channels))
+    cuts = (
+        Cut(layer=name, kind="makes", positions=every, channels=every),
+        Cut(layer=f"{name}.bn", kind="norms", positions=every, channels=every),
+    )
+    return Group(name=name, channels=channels, parts=parts, cuts=cuts, stage=stage)

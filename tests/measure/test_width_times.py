@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.compress.pruning.costs import Widths
-from pipeline.compress.pruning.groups import Group, groups_of
+from pipeline.compress.pruning.followed import groups_of
+from pipeline.compress.pruning.groups import Group
 from pipeline.compress.pruning.widths import Plan
 from pipeline.measure import width_times
 from pipeline.measure.layers import layers_of
@@ -26,11 +27,12 @@ from pipeline.networks.resnest.branches import branch_form
 from pipeline.recipe.input_shape import square
 from tests.making.networks import SHALLOW, SIDE, VARIANTS, small, structure
 from tests.making.programs import program
+from tests.making.pruning import plain_group
 
 pytestmark = pytest.mark.slow
 
 GROUPS = tuple(
-    Group(name=name, channels=channels, parts=1, makers=(name,), readers=(), norms=(name,))
+    plain_group(name, channels)
     for name, channels in (("layer1.0.a", 64), ("layer1.0.b", 128), ("layer2.0.a", 32))
 )
 TRUE = {"first": (0.0, 0.01, 0.02, 0.3), "inner": (1e-4, 0.0, 0.01, 0.1), "last": (0, 0.05, 0, 0)}
@@ -143,7 +145,7 @@ def test_nothing_is_corrected_below_the_floor() -> None:
 
 
 def test_random_widths_are_in_reach() -> None:
-    odd = (*GROUPS, Group(name="c", channels=20, parts=2, makers=(), readers=(), norms=()))
+    odd = (*GROUPS, plain_group("c", 20, parts=2))
     for seed in range(50):
         for group, width in zip(odd, width_times.random_widths(odd, 8, seed).values(), strict=True):
             assert 0 < width <= group.channels

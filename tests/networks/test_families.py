@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from pipeline.__main__ import main
 from pipeline.base.errors import InputError
-from pipeline.compress.pruning.groups import STEM, groups_of, stage_of
+from pipeline.compress.pruning.followed import groups_of
+from pipeline.compress.pruning.groups import STEM, stage_of
 from pipeline.compress.training.regularize import drop_while_training
 from pipeline.networks.codes import PAPER
 from pipeline.networks.families import FAMILIES, FamilyEntry, family_of

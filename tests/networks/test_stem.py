@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pipeline.compress.pruning.groups import groups_of, masked_difference, remove
+from pipeline.compress.pruning.followed import groups_of
 from pipeline.compress.pruning.prune import take_shapes
+from pipeline.compress.pruning.removal import masked_difference, remove
 from pipeline.formats import as_onnx
 from pipeline.formats.file_facts import scales_exact
 from pipeline.formats.formats import FORMATS
@@ -97,7 +98,7 @@ def test_random_masks(block: str, seed: int) -> None:
     shortcut = "layer1.0.branches.0.4" in stem.makers
     assert shortcut == (block == "basic")
     removed = random_mask(groups, random.Random(seed))
-    pruned = remove(original, square(SIDE), structure(original), removed)
+    pruned = remove(original, groups, removed)
     assert masked_difference(original, pruned, groups, removed, square(SIDE)) <= TOLERANCE
     gone = {name: indices for name, indices in removed.items() if name != "conv1"}
     assert masked_difference(original, pruned, groups, gone, square(SIDE)) > TOLERANCE

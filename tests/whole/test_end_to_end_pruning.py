@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from pipeline.compress.pruning.groups import groups_of
+from pipeline.compress.pruning.followed import groups_of
 from pipeline.compress.pruning.prune import goal_of, take_shapes
 from pipeline.formats.formats import FORMATS
 from pipeline.networks.resnest.branches import branch_form

@@ -7,9 +7,12 @@ tie between channels.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch_pruning as tp
@@ -24,8 +27,50 @@ Removed = Mapping[str, Sequence[int]]
 
 STEM = "stem"
 
-_OUTPUT = {tp.prune_conv_out_channels, tp.prune_linear_out_channels}
-_INPUT = {tp.prune_conv_in_channels, tp.prune_linear_in_channels}
+CutKind = Literal["makes", "reads", "follows", "norms", "scales"]
+
+_MADE_BY = {
+    nn.Conv2d: tp.prune_conv_out_channels,
+    nn.Linear: tp.prune_linear_out_channels,
+}
+_KINDS: dict[Any, CutKind] = {
+    tp.prune_conv_out_channels: "makes",
+    tp.prune_linear_out_channels: "makes",
+    tp.prune_conv_in_channels: "reads",
+    tp.prune_linear_in_channels: "reads",
+    tp.prune_depthwise_conv_out_channels: "follows",
+    tp.prune_batchnorm_out_channels: "norms",
+    tp.prune_prelu_out_channels: "scales",
+    tp.prune_parameter_out_channels: "scales",
+}
+_WEIGHTED = (nn.Conv2d, nn.Linear)
+_IN_PLACE = frozenset(
+    {
+        *("Add", "Sub", "Mul", "Div", "Relu", "Hardtanh", "Sigmoid", "Tanh", "Silu", "Hardswish"),
+        *("NativeBatchNorm", "CudnnBatchNorm", "MaxPool2DWithIndices", "AvgPool2D", "T"),
+    }
+)
+"""Operations, by torch's names, that say nothing of why channels could not be followed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """What a layer loses with channels of a group.
+
+    Attributes:
+        layer: its path, or that of a parameter that stands in no layer.
+        kind: makes: outputs of a convolution or linear layer. reads: inputs of one. follows: both
+            of a depthwise convolution, or of a batch normalisation without factors. norms: of one
+            with factors and biases. scales: one number a channel, such as PReLU's slopes.
+        positions: along those outputs, inputs or numbers.
+        channels: of the group, the one at each position. A linear layer behind a flattened image
+            reads a channel at many positions, one behind a concatenation at some of all.
+    """
+
+    layer: str
+    kind: CutKind
+    positions: tuple[int, ...]
+    channels: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,22 +78,76 @@ class Group:
     """Channels that can only be removed together, in every layer that makes or reads them.
 
     Attributes:
-        name: of the first convolution that makes them.
+        name: of the first layer that makes them.
         channels: how many there are.
-        parts: cardinal groups they are in; every part must lose the same of its channels.
-        makers: convolutions whose outputs they are.
-        readers: convolutions and linear layers whose inputs they are.
-        norms: batch normalisations of them; zeroed there, a channel is gone for its readers.
+        parts: equal parts that they are in, each after the other, as grouped convolutions and
+            chunks have them; every part must lose the same of its channels.
+        cuts: what every layer loses with them.
         stage: where they are made: `stem`, or the path of a stage.
+        passes: operations on their way that may change which channel is where, by torch's names.
     """
 
     name: str
     channels: int
     parts: int
-    makers: tuple[str, ...]
-    readers: tuple[str, ...]
-    norms: tuple[str, ...]
+    cuts: tuple[Cut, ...]
     stage: str = STEM
+    passes: tuple[str, ...] = ()
+
+    @property
+    def makers(self) -> tuple[str, ...]:
+        """Convolutions and linear layers whose outputs they are."""
+        return self.layers("makes")
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """Convolutions and linear layers whose inputs they are."""
+        return self.layers("reads")
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Batch normalisations of them."""
+        return self.layers("norms")
+
+    def layers(self, kind: CutKind) -> tuple[str, ...]:
+        """Layers that lose something of one kind, in the order of the network."""
+        return tuple(cut.layer for cut in self.cuts if cut.kind == kind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ties:
+    """What torch-pruning's graph says of a network.
+
+    Attributes:
+        groups: in the order of the layers that make them.
+        records: torch-pruning's own of every group, by its name.
+        kept: layers that are in no group, by their path, with the reason.
+    """
+
+    groups: tuple[Group, ...]
+    records: dict[str, Any]
+    kept: dict[str, str]
+
+
+class _Graph(tp.DependencyGraph):  # type: ignore[misc]
+    """torch-pruning's graph, which takes a view of other axes for a flattened image or fails."""
+
+    def _trace(self, *args: Any, **options: Any) -> Any:
+        found = super()._trace(*args, **options)
+        for node in found.values():
+            if node.type == tp.ops.OPTYPE.RESHAPE and not _flattens(node.grad_fn):
+                node.type = tp.ops.OPTYPE.ELEMENTWISE
+        return found
+
+
+def _flattens(view: Any) -> bool:
+    """Whether a view's channels are those that it reads, as often as there are pixels, or back."""
+    before, after = view._saved_self_sym_sizes, view._input_metadata[0].shape
+    return len(before) in (2, 4) and len(after) in (2, 4)
+
+
+class _NotFollowedError(Exception):
+    """Channels that cannot be cut out by what the graph says of them; the text says why."""
 
 
 def stage_of(layer: str, stages: Sequence[str]) -> str:
@@ -57,8 +156,8 @@ def stage_of(layer: str, stages: Sequence[str]) -> str:
     return next(inside, STEM)
 
 
-def tied(model: nn.Module, shape: InputShape, structure: Structure) -> tuple[Any, dict[Group, Any]]:
-    """torch-pruning's dependency graph of a network in prunable form, and its record of each group.
+def ties(model: nn.Module, shape: InputShape, structure: Structure) -> Ties:
+    """torch-pruning's groups of a network in prunable form, as it says they are.
 
     The classifier's outputs are the classes, and in no group.
 
@@ -66,167 +165,156 @@ def tied(model: nn.Module, shape: InputShape, structure: Structure) -> tuple[Any
         model: in evaluation mode, its parameters with `requires_grad`.
         shape: of an image.
         structure: of the network.
+
+    Raises:
+        InputError: torch-pruning cannot follow the network at all.
     """
     place = next(model.parameters()).device
     example = torch.zeros(shape.batch(1), device=place)
-    graph = tp.DependencyGraph().build_dependency(model, example)
-    names = {module: name for name, module in model.named_modules()}
-    order = {name: index for index, name in enumerate(names.values())}
-    classifier = model.get_submodule(structure.classifier)
-    records = graph.get_all_groups(ignored_layers=[classifier], root_module_types=[nn.Conv2d])
-    found = {_group(record, names, order, structure): record for record in records}
-    return graph, dict(sorted(found.items(), key=lambda item: order[item[0].name]))
-
-
-def _group(
-    found: Any, names: dict[nn.Module, str], order: dict[str, int], structure: Structure
-) -> Group:
-    makers, readers, norms, parts = [], [], [], 1
-    for dependency, _ in found:
-        module = dependency.target.module
-        if isinstance(module, nn.BatchNorm2d):
-            norms.append(names[module])
-        elif dependency.handler in _OUTPUT:
-            makers.append(names[module])
-        elif dependency.handler in _INPUT:
-            readers.append(names[module])
-        if isinstance(module, nn.Conv2d):
-            parts = max(parts, module.groups)
-    in_order = [tuple(sorted(set(part), key=order.__getitem__)) for part in (makers, readers)]
-    return Group(
-        name=in_order[0][0],
-        channels=len(found[0].idxs),
-        parts=parts,
-        makers=in_order[0],
-        readers=in_order[1],
-        norms=tuple(sorted(set(norms), key=order.__getitem__)),
-        stage=stage_of(in_order[0][0], structure.stages),
+    try:
+        graph = _Graph().build_dependency(model, example, verbose=False)
+    except Exception as error:
+        raise InputError(
+            f"prune: torch-pruning cannot follow this network ({first_line(error)}); set "
+            "prune: null"
+        ) from error
+    found: dict[str, tuple[Group, Any]] = {}
+    kept: dict[str, str] = {}
+    for name, layer in _roots(model, graph, structure):
+        if any(name in group.makers for group, _ in found.values()):
+            continue
+        try:
+            record = graph.get_pruning_group(
+                layer, _MADE_BY[type_of(layer)], list(range(len(layer.weight)))
+            )
+            group = _group(model, record, structure)
+            found[group.name] = group, record
+        except _NotFollowedError as error:
+            kept[name] = str(error)
+        except Exception as error:  # torch-pruning's own, of any kind
+            kept[name] = f"torch-pruning cannot follow its channels ({first_line(error)})"
+    made = {maker for group, _ in found.values() for maker in group.makers}
+    order = {name: place for place, (name, _) in enumerate(model.named_modules())}
+    return Ties(
+        groups=tuple(sorted((g for g, _ in found.values()), key=lambda g: order[g.name])),
+        records={name: record for name, (_, record) in found.items()},
+        kept={name: reason for name, reason in kept.items() if name not in made},
     )
 
 
-def groups_of(model: nn.Module, shape: InputShape, structure: Structure) -> tuple[Group, ...]:
-    """Every group of a network in prunable form, in the order of the layers that make them.
+def _roots(
+    model: nn.Module, graph: Any, structure: Structure
+) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
+    """Layers that make channels of their own, in the order in which the graph has them."""
+    names = {module: name for name, module in model.named_modules()}
+    for layer in list(graph.module2node):
+        if isinstance(layer, _WEIGHTED) and names[layer] != structure.classifier:
+            depthwise = isinstance(layer, nn.Conv2d) and 1 < layer.groups == layer.out_channels
+            if not depthwise:
+                yield names[layer], layer
+
+
+def type_of(layer: nn.Module) -> Any:
+    """`nn.Conv2d` or `nn.Linear`, whichever a layer is a kind of."""
+    return next(kind for kind in _WEIGHTED if isinstance(layer, kind))
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error, shortened."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:120]
+
+
+def _group(model: nn.Module, record: Any, structure: Structure) -> Group:
+    """A record of torch-pruning as a group.
 
     Raises:
-        InputError: the network has channels that pruning cannot follow; names the layer.
+        _NotFollowedError: the channels cannot be cut out of every layer alike.
     """
-    found = tuple(tied(differentiable(model), shape, structure)[1])
-    _refuse_unfollowed(found)
-    return found
+    modules = dict(model.named_modules())
+    names: dict[Any, str] = {one: name for name, one in model.named_parameters()}
+    names |= {module: name for name, module in modules.items()}
+    order = {name: place for place, name in enumerate(names.values())}
+    channels, passes = len(record[0].idxs), []
+    cuts: list[Cut] = []
+    for item in record.items:
+        target = item.dep.target.module
+        if target not in names:
+            passes.append(_operation(item.dep.target))
+            continue
+        cuts.append(_cut(names[target], target, item, structure))
+    cuts.sort(key=lambda cut: order[cut.layer])
+    for cut in cuts:
+        _refuse_parts_of_makers(cut, modules)
+    parts = math.lcm(*(_parts(cut, channels, modules) for cut in cuts))
+    for cut in cuts:
+        _refuse_uneven(cut, channels // parts)
+    name = next(cut.layer for cut in cuts if cut.kind == "makes")
+    return Group(
+        name=name,
+        channels=channels,
+        parts=parts,
+        cuts=tuple(cuts),
+        stage=stage_of(name, structure.stages),
+        passes=tuple(dict.fromkeys(filter(None, passes))),
+    )
 
 
-def _refuse_unfollowed(groups: Sequence[Group]) -> None:
-    """Stop at channels whose removal could not be compared with their being zero."""
-    for group in groups:
-        if not group.norms:
-            raise InputError(
-                f"prune: the channels that {group.name} makes have no batch normalisation behind "
-                "them, and pruning zeroes channels there; put one behind it, or set prune: null"
+def _operation(node: Any) -> str:
+    """What torch calls an operation that may change which channel is where; "" for others."""
+    name = re.sub(r"Backward\d*$", "", getattr(node.grad_fn, "name", str)())
+    return "" if name in _IN_PLACE else name
+
+
+def _cut(name: str, target: Any, item: Any, structure: Structure) -> Cut:
+    kind = _KINDS.get(item.dep.handler)
+    if kind is None:
+        what = type(target).__name__
+        raise _NotFollowedError(f"{name}, a {what}, works on all of its channels together")
+    if kind == "norms" and target.weight is None:
+        kind = "follows"  # nothing but statistics
+    if kind == "makes" and name == structure.classifier:
+        raise _NotFollowedError("its channels are tied to the classes")
+    if None in item.root_idxs:
+        raise _NotFollowedError(f"torch-pruning does not know which of them {name} has where")
+    return Cut(layer=name, kind=kind, positions=tuple(item.idxs), channels=tuple(item.root_idxs))
+
+
+def _refuse_parts_of_makers(cut: Cut, modules: Mapping[str, nn.Module]) -> None:
+    layer = modules.get(cut.layer)
+    if not isinstance(layer, _WEIGHTED) or cut.kind not in ("makes", "follows"):
+        return
+    if len(cut.positions) != (outputs := len(layer.weight)):
+        raise _NotFollowedError(
+            f"its channels are tied to {len(cut.positions)} of the {outputs} of {cut.layer}"
+        )
+
+
+def _parts(cut: Cut, channels: int, modules: Mapping[str, nn.Module]) -> int:
+    """Equal parts that a layer asks of the channels of a group."""
+    layer = modules.get(cut.layer)
+    if isinstance(layer, nn.Conv2d) and layer.groups > 1 and cut.kind in ("makes", "reads"):
+        whole = layer.out_channels if cut.kind == "makes" else layer.in_channels
+        if not cut.positions == cut.channels == tuple(range(whole)):
+            raise _NotFollowedError(
+                f"{cut.layer} has them beside others, or in another order, in {layer.groups} groups"
             )
-    read: dict[str, str] = {}
-    for group in groups:
-        for reader in group.readers:
-            if (other := read.setdefault(reader, group.name)) != group.name:
-                raise InputError(
-                    f"prune: {reader} reads the channels of {other} beside those of {group.name}, "
-                    "a concatenation, which pruning does not follow yet; set prune: null"
-                )
+        return layer.groups
+    present = sorted(set(cut.channels))
+    if len(present) == channels:
+        return 1
+    first, size = present[0], len(present)
+    if present != list(range(first, first + size)) or channels % size or first % size:
+        raise _NotFollowedError(f"{cut.layer} has {size} of {channels} of them, no equal part")
+    return channels // size
+
+
+def _refuse_uneven(cut: Cut, size: int) -> None:
+    """Stop where a layer has one channel of a part more often than another."""
+    if len(set(Counter(channel % size for channel in cut.channels).values())) > 1:
+        raise _NotFollowedError(f"{cut.layer} has some of them more often than others")
 
 
 def differentiable(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode whose parameters all have gradients: the graph is read off them."""
     return copy.deepcopy(model).eval().requires_grad_(True)
-
-
-def check_removed(groups: Sequence[Group], removed: Removed) -> None:
-    """Refuse a set of channels that cannot be removed.
-
-    Raises:
-        InputError: names the group and what is wrong: no such group or channel, a channel twice,
-            nothing left, or cardinal groups that lose different channels.
-    """
-    known = {group.name: group for group in groups}
-    for name, indices in removed.items():
-        group = known.get(name)
-        if group is None:
-            raise InputError(
-                f"pruning: {name} makes no channels of its own; groups are {', '.join(known)}"
-            )
-        odd = [index for index in indices if not 0 <= index < group.channels]
-        if odd or len(set(indices)) < len(indices):
-            raise InputError(
-                f"pruning: {name}: got channels {list(indices)[:8]}; give each of 0 to "
-                f"{group.channels - 1} once at most"
-            )
-        if len(indices) == group.channels:
-            raise InputError(
-                f"pruning: {name} would have no channel left; keep at least {group.parts}"
-            )
-        size = group.channels // group.parts
-        of_part = [{i % size for i in indices if i // size == part} for part in range(group.parts)]
-        if any(part != of_part[0] for part in of_part):
-            raise InputError(
-                f"pruning: {name} has {group.parts} cardinal groups of {size} channels, and every "
-                "one must lose the same of them"
-            )
-
-
-def remove(
-    model: nn.Module, shape: InputShape, structure: Structure, removed: Removed
-) -> nn.Module:
-    """A copy of `model` without the channels `removed`.
-
-    Args:
-        model: in prunable form; not changed.
-        shape: of an image.
-        structure: of the network.
-        removed: channels by group.
-
-    Raises:
-        InputError: the channels cannot be removed (see `check_removed`).
-    """
-    pruned = differentiable(model)
-    graph, found = tied(pruned, shape, structure)
-    check_removed(tuple(found), removed)
-    for name, indices in removed.items():
-        if indices:
-            maker = pruned.get_submodule(name)
-            graph.get_pruning_group(maker, tp.prune_conv_out_channels, list(indices)).prune()
-    return pruned.eval()
-
-
-def mask(model: nn.Module, groups: Sequence[Group], removed: Removed) -> nn.Module:
-    """A copy of `model` with the channels `removed` zeroed, for comparison.
-
-    A channel is zeroed by its batch normalisations' weight and bias, so that what reads it gets
-    exact zeros.
-    """
-    masked = copy.deepcopy(model).eval()
-    modules = dict(masked.named_modules())
-    norms = {group.name: group.norms for group in groups}
-    with torch.no_grad():
-        for name, indices in removed.items():
-            for norm in norms[name]:
-                modules[norm].weight[list(indices)] = 0.0
-                modules[norm].bias[list(indices)] = 0.0
-    return masked
-
-
-def masked_difference(
-    original: nn.Module,
-    pruned: nn.Module,
-    groups: Sequence[Group],
-    removed: Removed,
-    shape: InputShape,
-) -> float:
-    """Largest output difference between `pruned` and `original` with the channels zeroed.
-
-    Relative to the largest output, over four images of noise.
-    """
-    generator = torch.Generator().manual_seed(0)
-    first = next(original.parameters())
-    images = torch.randn(shape.batch(4), generator=generator).to(first)
-    with torch.no_grad():
-        expected = mask(original, groups, removed)(images)
-        got = pruned.eval()(images)
-    return float((expected - got).abs().max() / expected.abs().max())

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from pipeline.base.errors import InputError, following
 from pipeline.compress.pruning import costs, sizes
 from pipeline.compress.pruning.costs import Cost
-from pipeline.compress.pruning.groups import Group, Removed, groups_of, masked_difference, remove
-from pipeline.compress.pruning.importance import JudgedImages, scores
+from pipeline.compress.pruning.followed import Followed, followed
+from pipeline.compress.pruning.groups import Removed
+from pipeline.compress.pruning.importance import JudgedImages, judged_by_norm, scores
+from pipeline.compress.pruning.kept import Kept, by_reason
+from pipeline.compress.pruning.removal import masked_difference, remove
 from pipeline.compress.pruning.stored import Bytes
 from pipeline.compress.pruning.widths import Plan, weakest
 from pipeline.networks.count import count
@@ -37,6 +40,7 @@ class Goal:
         limit: the most it may cost after, in the unit of the cost.
         asked: as the recipe has it.
         share: whether that is a share of the whole, and not in the unit of the cost.
+        kept: layers whose channels all stay; found out once, before anything is removed.
     """
 
     key: PruneTarget
@@ -45,6 +49,7 @@ class Goal:
     limit: float
     asked: float
     share: bool
+    kept: tuple[Kept, ...] = ()
 
     def after(self, step: int, steps: int) -> float:
         """The limit after one of several steps; each removes the same share of what is left."""
@@ -80,16 +85,16 @@ def goal_of(
         config: the recipe's `prune`, not with a latency.
         stored: bytes that a file of the target's format and precision holds.
     """
-    groups = groups_of(model, shape, family.structure(model))
-    counts = count(model, shape)
+    found = followed(model, shape, family.structure(model))
+    groups, counts = found.groups, count(model, shape)
     shapes = costs.layer_shapes(groups, counts)
     if config.macs is not None:
-        return share_goal("macs", costs.macs(shapes), config.macs, groups)
+        return _share_goal("macs", costs.macs(shapes), config.macs, found)
     if config.params is not None:
         cost = costs.params(shapes, groups, counts)
-        return share_goal("params", cost, config.params, groups)
+        return _share_goal("params", cost, config.params, found)
     assert config.size_mb is not None
-    cost = sizes.size_mb(family.rewritten(model), shapes, groups, stored)
+    cost = sizes.size_mb(family.rewritten(model), shapes, stored)
     whole = cost.of({group.name: group.channels for group in groups})
     return Goal(
         key="size_mb",
@@ -98,13 +103,17 @@ def goal_of(
         limit=config.size_mb,
         asked=config.size_mb,
         share=False,
+        kept=found.kept,
     )
 
 
-def share_goal(key: PruneTarget, cost: Cost, share: float, groups: Sequence[Group]) -> Goal:
+def _share_goal(key: PruneTarget, cost: Cost, share: float, found: Followed) -> Goal:
     """The goal of keeping a share of what the network costs."""
-    whole = cost.of({group.name: group.channels for group in groups})
-    return Goal(key=key, cost=cost, whole=whole, limit=share * whole, asked=share, share=True)
+    whole = cost.of({group.name: group.channels for group in found.groups})
+    limit = share * whole
+    return Goal(
+        key=key, cost=cost, whole=whole, limit=limit, asked=share, share=True, kept=found.kept
+    )
 
 
 def plan_of(
@@ -121,23 +130,27 @@ def plan_of(
         model: in prunable form.
         shape: of an image.
         structure: of the network.
-        goal: whose cost counts.
+        goal: whose cost counts; of this network, or of what it was before it was pruned.
         config: criterion and rounding.
         images: for criteria that look at gradients.
 
     Raises:
-        InputError: the goal cannot be reached; gives the nearest that can, and the layers that
-            are at their floor.
+        InputError: the goal cannot be reached; gives the nearest that can, the layers that are at
+            their floor, and those that cannot be pruned.
     """
+    found = followed(model, shape, structure, goal.kept)
+    _refuse_lost(goal, found)
     plan = Plan(
         structure=structure,
-        groups=groups_of(model, shape, structure),
-        scores=scores(model, shape, structure, config.criterion, images),
+        groups=found.groups,
+        scores=scores(found, config.criterion, images),
         cost=goal.cost,
         round_to=config.round_to,
+        kept=found.kept,
+        by_norm=judged_by_norm(found.groups, config.criterion),
     )
     if (least := goal.cost.of(plan.floor())) > goal.limit:
-        raise InputError(_out_of_reach(goal, config, least, plan.floor()))
+        raise InputError(_out_of_reach(goal, plan, least))
     return plan
 
 
@@ -154,7 +167,7 @@ def prune_to(model: nn.Module, shape: InputShape, plan: Plan, widths: Mapping[st
         RuntimeError: the pruned network is not the original with those channels zeroed.
     """
     removed = weakest(plan, widths)
-    pruned = remove(model, shape, plan.structure, removed)
+    pruned = remove(model, plan.groups, removed)
     difference = masked_difference(model, pruned, plan.groups, removed, shape)
     if not difference <= EQUALITY_TOLERANCE:
         raise RuntimeError(
@@ -164,17 +177,36 @@ def prune_to(model: nn.Module, shape: InputShape, plan: Plan, widths: Mapping[st
     return Pruned(model=pruned, removed=removed, difference=difference)
 
 
-def _out_of_reach(goal: Goal, config: PruneConfig, least: float, floor: Mapping[str, int]) -> str:
+def _refuse_lost(goal: Goal, found: Followed) -> None:
+    """Stop where channels that were followed before an earlier step are not any more."""
+    counted = {name for term in goal.cost.terms for name in term.groups}
+    if lost := sorted(counted - {group.name for group in found.groups}):
+        raise InputError(
+            f"prune.steps: after a step the channels of {_listed(lost)} cannot be followed any "
+            "more, since a grouped convolution with one output for each group looks like a "
+            "depthwise one; set prune.steps: 1, or raise prune.round_to"
+        )
+
+
+def _out_of_reach(goal: Goal, plan: Plan, least: float) -> str:
     """What was asked, the nearest that can be had, and which layers stand in the way."""
     nearest = least / goal.whole if goal.share else least
-    at_floor = [f"{name} ({width})" for name, width in floor.items()][:_LISTED]
-    more = len(floor) - len(at_floor)
+    at_floor = [f"{name} ({width})" for name, width in plan.floor().items()]
     return (
         f"prune.{goal.key}: got {goal.asked:g}; this network with channel counts rounded to "
-        f"{config.round_to} reaches {_rounded_up(nearest)} at the least; ask for that or more, or "
-        f"lower prune.round_to. Layers at their floor, with their channels: {', '.join(at_floor)}"
-        + (f" and {more} more" if more else "")
+        f"{plan.round_to} reaches {_rounded_up(nearest)} at the least; ask for that or more, or "
+        f"lower prune.round_to. Layers at their floor, with their channels: {_listed(at_floor)}"
+        + (
+            f". Layers that cannot be pruned: {'; '.join(by_reason(plan.kept))}"
+            if plan.kept
+            else ""
+        )
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _rounded_up(value: float) -> str:
@@ -194,19 +226,25 @@ def take_shapes(model: nn.Module, state: dict[str, Tensor]) -> None:
         odd = sorted(wanted ^ found)
         raise InputError(f"pruned weights do not fit the network: {', '.join(odd[:5])}")
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            weight = state[f"{name}.weight"]
-            grouped = module.groups > 1
-            depthwise = grouped and module.groups == module.out_channels
-            module.groups = weight.shape[0] if depthwise else module.groups
-            module.out_channels = weight.shape[0]
-            module.in_channels = weight.shape[1] * module.groups
-        elif isinstance(module, nn.BatchNorm2d):
-            module.num_features = state[f"{name}.weight"].shape[0]
-        elif isinstance(module, nn.Linear):
-            module.out_features, module.in_features = state[f"{name}.weight"].shape
-        else:
-            continue
-        for key, tensor in list(module.named_parameters()) + list(module.named_buffers()):
-            tensor.data = torch.empty_like(state[f"{name}.{key}"])
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        for key, tensor in own:
+            if (path := f"{name}.{key}".lstrip(".")) in state:
+                tensor.data = torch.empty_like(state[path])
+        _take_widths(module)
     model.load_state_dict(state)
+
+
+def _take_widths(module: nn.Module) -> None:
+    """Have a layer say the widths that its tensors have."""
+    if isinstance(module, nn.Conv2d):
+        outputs, each = module.weight.shape[:2]
+        depthwise = module.groups > 1 and module.groups == module.out_channels
+        module.groups = outputs if depthwise else module.groups
+        module.out_channels, module.in_channels = outputs, each * module.groups
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        of_each = module.weight if module.affine else module.running_mean
+        module.num_features = module.num_features if of_each is None else len(of_each)
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(module.weight)

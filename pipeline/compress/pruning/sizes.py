@@ -9,31 +9,29 @@ from __future__ import annotations
 
 from functools import partial
 
-from pipeline.compress.pruning.costs import Cost, LayerShape, Term, Widths
-from pipeline.compress.pruning.groups import Group
+from pipeline.compress.pruning.costs import Channels, Cost, LayerShape, Term, Widths
 from pipeline.compress.pruning.stored import Bytes
 from pipeline.networks.family import Depthwise, Rewritten
 
 
-def size_mb(
-    rewritten: Rewritten, shapes: tuple[LayerShape, ...], groups: tuple[Group, ...], each: Bytes
-) -> Cost:
+def size_mb(rewritten: Rewritten, shapes: tuple[LayerShape, ...], each: Bytes) -> Cost:
     """Size of the target's file in units of 1e6 bytes.
 
     Args:
         rewritten: what the deploy form does to the layers.
         shapes: of the layers of the prunable form.
-        groups: of its channels.
         each: what the file spends on what.
     """
     kept = [shape for shape in shapes if shape.name not in rewritten.gone]
     terms = [Term(layer=s.name, groups=s.tied_to, value=partial(_layer_mb, s, each)) for s in kept]
-    made = {maker: group.name for group in groups for maker in group.makers}
-    read = {reader: group.name for group in groups for reader in group.readers}
+    shape_of = {shape.name: shape for shape in shapes}
     for added in rewritten.added:
-        group = (read if added.reads else made)[added.layer]
-        value = partial(_depthwise_mb, group, _of_channel(added, each))
-        terms.append(Term(layer=group, groups=(group,), value=value))
+        shape = shape_of[added.layer]
+        channels = shape.inputs if added.reads else shape.outputs
+        value = partial(_depthwise_mb, channels, _of_channel(added, each))
+        # Named by the group that it belongs to, not by the layer beside it: so it is in its stage.
+        name = next(iter(channels.groups), added.layer)
+        terms.append(Term(layer=name, groups=channels.groups, value=value))
     return Cost(terms=tuple(terms), constant=len(terms) * each.layer / 1e6)
 
 
@@ -43,8 +41,8 @@ def _of_channel(added: Depthwise, each: Bytes) -> int:
 
 
 def _layer_mb(shape: LayerShape, each: Bytes, widths: Widths) -> float:
-    return (shape.weights(widths) * each.weight + shape.channels(widths)[1] * each.channel) / 1e6
+    return (shape.weights(widths) * each.weight + shape.outputs.at(widths) * each.channel) / 1e6
 
 
-def _depthwise_mb(group: str, of_channel: int, widths: Widths) -> float:
-    return widths[group] * of_channel / 1e6
+def _depthwise_mb(channels: Channels, of_channel: int, widths: Widths) -> float:
+    return channels.at(widths) * of_channel / 1e6

@@ -19,6 +19,7 @@ from torch import Tensor
 from pipeline.compress.pruning.costs import Cost, Term
 from pipeline.compress.pruning.groups import Group, Removed, stage_of
 from pipeline.compress.pruning.importance import Scores
+from pipeline.compress.pruning.kept import Kept
 from pipeline.networks.family import Structure
 
 _SEARCH_STEPS = 24
@@ -35,7 +36,10 @@ class Plan:
         groups: those that may become narrower.
         scores: importance of their channels.
         cost: what is to become smaller.
-        round_to: widths are multiples of this, in equal cardinal groups, or the present width.
+        round_to: widths are multiples of this, in equal parts, or the present width.
+        kept: layers whose channels all stay.
+        by_norm: groups that were judged by the norm of their weights, since the criterion says
+            nothing of them.
     """
 
     structure: Structure
@@ -43,6 +47,8 @@ class Plan:
     scores: Scores
     cost: Cost
     round_to: int
+    kept: tuple[Kept, ...] = ()
+    by_norm: frozenset[str] = frozenset()
 
     def step(self, group: Group) -> int:
         """Widths of a group are multiples of this."""
