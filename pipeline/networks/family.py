@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.networks.codes import PAPER
 from pipeline.networks.rewrites import Normalization, with_normalization
+from pipeline.recipe.data import Interpolation
 from pipeline.recipe.model import ModelConfig
 from pipeline.recipe.training import TrainConfig
 
@@ -74,6 +75,27 @@ class Rewritten:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Preset:
+    """How the images were prepared that published weights were trained for.
+
+    Attributes:
+        source: whose weights.
+        input_size: as of a recipe's `model`.
+        crop_pct: as of a recipe's `data`, and so the rest; None where it is not known.
+        interpolation: of the scaling.
+        mean: of red, green and blue, pixels as shares 0..1.
+        std: likewise.
+    """
+
+    source: str
+    input_size: int | tuple[int, int]
+    crop_pct: float
+    interpolation: Interpolation | None
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """What is known of a network's checkpoints.
 
@@ -116,6 +138,8 @@ class Family(Generic[ConfigT, NetworkT]):
         rewritten: what `deploy` will do to the layers of a network in prunable form.
         decided_by: plain JSON, all that decides a network beside its recipe, such as the version of
             a library; keys are made of it.
+        preset: how images are prepared for the weights that are published of a network; what a
+            recipe does not say is taken from there. None has none.
         published: copies in evaluation mode that compute as other code does, by the name of that
             code: what other tools are given to start from. Without any they get the network.
     """
@@ -131,6 +155,7 @@ class Family(Generic[ConfigT, NetworkT]):
     deploy: Callable[[NetworkT, Normalization | None], nn.Module] = with_normalization
     rewritten: Callable[[NetworkT], Rewritten] = _nothing_changes
     decided_by: Callable[[ConfigT], dict[str, str]] = lambda config: {}
+    preset: Callable[[ConfigT], Preset | None] = lambda config: None
     published: Mapping[str, Callable[[NetworkT], nn.Module]] = field(default_factory=dict)
 
     def checkpoint(self, model: NetworkT) -> Checkpoint:

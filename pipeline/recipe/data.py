@@ -56,7 +56,8 @@ class ImageFolderData(Part):
             skip leaves them out, and the report counts them.
         damaged_share: of a folder's files, that `damaged: skip` may leave out at most.
         mean: of the red, green and blue channel, pixels as shares 0..1.
-        std: likewise.
+        std: likewise. Where a recipe does not say `crop_pct`, `interpolation`, `mean` or `std`, a
+            network of torchvision or timm takes those of its published weights.
     """
 
     kind: Literal["image_folder"] = "image_folder"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.recipe.loading import write_yaml
-from pipeline.recipe.tree import HUB
+from pipeline.recipe.tree import NAMED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def recipe_text(answers: Answers, folder: Path) -> str:
         f"  input_size: {answers.input_size}  # side of the images in pixels",
     ]
     if answers.checkpoint is not None:
-        named = str(answers.checkpoint).startswith(HUB)
+        named = str(answers.checkpoint).startswith(NAMED)
         where = text(str(answers.checkpoint)) if named else place(answers.checkpoint)
         if answers.checkpoint.is_dir():
             where = text(os.path.relpath(answers.checkpoint, folder) + "/")

@@ -48,9 +48,12 @@ class TorchvisionModel(LibraryModel):
 
     Attributes:
         name: `torchvision:` and the name, such as torchvision:mobilenet_v2.
-        input_size: height and width of the images in pixels; one number for a square.
+        input_size: height and width of the images in pixels; one number for a square. Without it,
+            that of the published weights.
         channels: of the images; with 1 the first convolution reads one channel.
-        checkpoint: weights to start from; a path, such as that of a file of torchvision.
+        checkpoint: weights to start from: a path, or `torchvision:` and the name of weights that
+            torchvision publishes, such as torchvision:MobileNet_V2_Weights.IMAGENET1K_V1, which
+            torchvision fetches once.
         head: of the checkpoint. keep: it was trained on the classes of `data`, and is used as it
             is. replace: its classifier is left out for a new one, and `train` trains the network
             on the classes of `data` (transfer learning).
@@ -75,7 +78,8 @@ class TimmModel(LibraryModel):
 
     Attributes:
         name: `timm:` and the name, such as timm:efficientnet_lite0.
-        input_size: height and width of the images in pixels; one number for a square.
+        input_size: height and width of the images in pixels; one number for a square. Without it,
+            that of the published weights.
         channels: of the images; with 1 the first convolution reads one channel.
         checkpoint: weights to start from: a path, or `timm:` and the name of one of timm's models,
             which is fetched from the Hugging Face Hub once.

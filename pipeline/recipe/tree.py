@@ -68,8 +68,9 @@ def find(tree: Value, keys: Sequence[str | int]) -> tuple[Value, bool]:
     return tree, True
 
 
-HUB = "timm:"
-"""Begins what is the name of a checkpoint of timm's and no path."""
+HUB, TORCHVISION = "timm:", "torchvision:"
+"""Begin what is the name of a checkpoint of timm's, or of torchvision's weights, and no path."""
+NAMED = (HUB, TORCHVISION)
 PYTHON = "python:"
 """Begins a path of a Python file with the name of one of its functions."""
 
@@ -105,7 +106,7 @@ def _absolute(value: Value, keys: Sequence[str]) -> Value:
     if not keys:
         if not isinstance(value.content, str) or not value.content or "\0" in value.content:
             return value  # the types refuse it
-        if value.content.startswith(HUB):
+        if value.content.startswith(NAMED):
             return value
         path = value.place.folder / os.path.expanduser(value.content)
         # The slash at the end of a folder is kept: it says that it is one.

@@ -90,10 +90,10 @@ Channels = Annotated[Literal[1, 3], BeforeValidator(_whole)]
 WeightsFile = Annotated[
     str,
     Field(
-        pattern=r"^(?:timm:[A-Za-z0-9][A-Za-z0-9_.-]*"
+        pattern=r"^(?:timm:[A-Za-z0-9][A-Za-z0-9_.-]*|torchvision:[A-Za-z0-9_]+\.[A-Z][A-Z0-9_]*"
         r"|[^\x00]+(?:\.(?:safetensors|pt|pth|bin|ckpt|tar)|/))$",
         description="a path that ends in .safetensors, .pt, .pth, .bin, .ckpt or .tar, a folder "
-        "of the Hugging Face Hub with / at its end, timm:NAME",
+        "of the Hugging Face Hub with / at its end, timm:NAME, torchvision:WEIGHTS",
     ),
 ]
 Width = Annotated[int, Field(ge=1, le=1024)]

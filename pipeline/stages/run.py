@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from pipeline.base import torchrun
 from pipeline.base.children import Children
 from pipeline.base.console import tracked
+from pipeline.base.errors import printable
 from pipeline.base.locks import held
 from pipeline.base.store import IMAGES, LOCKS, RUN, STORE, Result, Store, refuse_links
 from pipeline.recipe.input_shape import InputShape
@@ -27,6 +29,7 @@ from pipeline.stages.explain import Explained, explain
 from pipeline.stages.graph import STAGES, stages_until
 from pipeline.stages.guard import judged
 from pipeline.stages.names import refuse_reserved
+from pipeline.stages.presets import with_preset
 from pipeline.stages.publish import reported
 from pipeline.stages.schedule import RecipeRun, code_hash, passes, run_stages, run_together
 from pipeline.tasks.images.calibration import check_calibration
@@ -158,15 +161,18 @@ def _prepared(
     datasets: dict[tuple[str, str, InputShape], Dataset] = {}
     children = Children()
     runs = []
-    for recipe in recipes:
-        refuse_reserved(recipe)
+    for given in recipes:
+        refuse_reserved(given)
+        recipe, taken = with_preset(given)
+        if taken is not None:
+            console.print(escape(printable(taken)), highlight=False)
         shape = recipe.model.input_shape
         key = (recipe.task.kind, recipe.data.model_dump_json(), shape)
         if key not in datasets:
             with torchrun.first_before_others():  # who find the images decoded
                 datasets[key] = task_of(recipe).load(recipe.data, shape, cache=store / IMAGES)
             for note in (*datasets[key].notes, *check_calibration(datasets[key])):
-                console.print(note, highlight=False)
+                console.print(escape(printable(note)), highlight=False)
         context = Context(
             recipe=recipe,
             dataset=datasets[key],

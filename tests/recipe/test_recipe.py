@@ -134,7 +134,7 @@ def test_every_problem_of_every_file_comes_at_once(folder: Path) -> None:
         ("model: {radix: true}", "model.radix: got true; must be one of 1, 2, 4 or null"),
         ("model: {checkpoint: weights.onnx}", "model.checkpoint: got 'weights.onnx'; must be a "
          "path that ends in .safetensors, .pt, .pth, .bin, .ckpt or .tar, a folder of the Hugging "
-         "Face Hub with / at its end, timm:NAME or null"),
+         "Face Hub with / at its end, timm:NAME, torchvision:WEIGHTS or null"),
         ("model: {weights: last}", "model.weights: got 'last'; must be one of ema, raw"),
         ("model: {name: resnet50}", "model.name: got 'resnet50'; must be one of resnest14,"),
         ("data: {path: x}", "data.path: unknown key 'path'; allowed: kind"),

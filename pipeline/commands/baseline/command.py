@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
             weights = trained / WEIGHTS
             shown = partial(tracked, console)
             dataset = started.context.dataset
+            recipe = started.context.recipe
             found = measured(recipe, model, dataset, size_bytes(weights), shown)
         path = save(found, out)
         show(found, console)

@@ -23,6 +23,7 @@ from pipeline.recipe.input_shape import InputShape
 from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import PROGRAM
 from pipeline.stages.finished_run import Finished
+from pipeline.stages.presets import with_preset
 from pipeline.tasks.images.load import class_names
 from pipeline.tasks.tasks import task_of
 
@@ -78,6 +79,7 @@ def table_of_recipe(recipe: Recipe) -> list[LayerCost]:
     Raises:
         InputError: the classes of its data cannot be read, whose number decides the outputs.
     """
+    recipe, _ = with_preset(recipe)
     shape = recipe.model.input_shape
     return _rows(_prunable(recipe, class_names(recipe.data)), None, shape)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from pipeline.base.errors import InputError
+from pipeline.base.errors import InputError, printable
 from pipeline.commands.arguments import completes_folders, positive
 from pipeline.commands.command import OK, Command
 
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     with third_party_output_to(arguments.run_dir / LOG) as console:
         problems = _shown(runs, files, arguments.top, console)
         for line in passed_over(others):
-            console.print(escape(line), highlight=False)
+            console.print(escape(printable(line)), highlight=False)
     if problems:
         more = [f"... and {len(problems) - _NAMED} more"] if len(problems) > _NAMED else []
         raise InputError("\n".join(problems[:_NAMED] + more))
