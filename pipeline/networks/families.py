@@ -15,6 +15,8 @@ from pipeline.recipe.libraries import PythonModel, TimmModel, TorchvisionModel
 from pipeline.recipe.model import ModelConfig
 from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.resnest import ResNeStModel
+from pipeline.recipe.shift import ShiftModel
+from pipeline.recipe.shufflenet import ShuffleNetModel
 
 if TYPE_CHECKING:
     from pipeline.networks.family import AnyFamily
@@ -22,6 +24,18 @@ if TYPE_CHECKING:
 
 def _resnest() -> AnyFamily:
     from pipeline.networks.resnest.family import FAMILY
+
+    return FAMILY
+
+
+def _shufflenet() -> AnyFamily:
+    from pipeline.networks.shufflenet.family import FAMILY
+
+    return FAMILY
+
+
+def _shift() -> AnyFamily:
+    from pipeline.networks.shift.family import FAMILY
 
     return FAMILY
 
@@ -59,6 +73,8 @@ class FamilyEntry:
 
 FAMILIES: dict[str, FamilyEntry] = {
     "resnest": FamilyEntry(options=ResNeStModel, family=_resnest),
+    "shufflenet": FamilyEntry(options=ShuffleNetModel, family=_shufflenet),
+    "shift": FamilyEntry(options=ShiftModel, family=_shift),
     "torchvision": FamilyEntry(options=TorchvisionModel, family=_torchvision),
     "timm": FamilyEntry(options=TimmModel, family=_timm),
     "python": FamilyEntry(options=PythonModel, family=_python),

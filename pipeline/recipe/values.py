@@ -22,8 +22,11 @@ def _to_path(value: object) -> Path:
     return Path(value)
 
 
-def _whole(value: object) -> object:
-    # Literal[1] would take True and 1.0, which equal 1.
+def whole(value: object) -> object:
+    """Itself where it is a whole number; otherwise text, which no Literal of numbers takes.
+
+    Literal[1] alone would take True and 1.0, which equal 1.
+    """
     return value if type(value) is int else repr(value)
 
 
@@ -52,7 +55,7 @@ def _to_sides(value: object) -> object:
 NAME = "up to 100 of a-z, 0-9, '.', '_', '-', first a letter or digit, last no dot, no '..'"
 _NAME_FORM = r"^[a-z0-9](?:\.?[a-z0-9_-])*$"
 PathOnDisk = Annotated[Path, BeforeValidator(_to_path)]
-Splits = Annotated[Literal[1, 2, 4], BeforeValidator(_whole)]
+Splits = Annotated[Literal[1, 2, 4], BeforeValidator(whole)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 Depth = Annotated[int, Field(ge=1, le=1000)]
@@ -86,7 +89,7 @@ Sides = Annotated[
         }
     ),
 ]
-Channels = Annotated[Literal[1, 3], BeforeValidator(_whole)]
+Channels = Annotated[Literal[1, 3], BeforeValidator(whole)]
 WeightsFile = Annotated[
     str,
     Field(

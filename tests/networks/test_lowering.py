@@ -146,6 +146,13 @@ OPERATIONS: dict[str, Any] = {
     "adaptive, 3": nn.AdaptiveAvgPool2d(3),
     "adaptive, 5": nn.AdaptiveAvgPool2d((5, 7)),
     "adaptive, more": nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.AdaptiveAvgPool2d(5)),
+    "adaptive, more, linear": nn.Sequential(
+        *(nn.AdaptiveAvgPool2d((2, 3)), nn.AdaptiveAvgPool2d((5, 6)), nn.Flatten()),
+        *(nn.Dropout(), nn.Linear(240, 5)),
+    ),
+    "adaptive, more, and back": nn.Sequential(
+        nn.AdaptiveAvgPool2d(2), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Unflatten(1, (8, 3, 3))
+    ),
     "adaptive max": nn.AdaptiveMaxPool2d(2),
     "mean of channels": lambda x: x * x.mean(1, keepdim=True),
     "linear of an image": nn.Sequential(nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(72, 5)),
@@ -163,6 +170,7 @@ OPERATIONS: dict[str, Any] = {
     "negative": lambda x: -x,
     "halves": halves,
     "parts": lambda x: torch.cat(torch.split(x, [3, 4, 1], 1)[::-1], 1),
+    "beside a sigmoid": lambda x: torch.cat([x, F.relu(x), torch.sigmoid(x), F.relu(x)], 1),
     "slices": lambda x: x[:, ::2, 1:-1, 2:],
     "channel shuffle": shuffled,
     "channel shuffle, by name": lambda x: torch.channel_shuffle(x, 4),
@@ -227,6 +235,29 @@ def test_the_place_is_that_of_the_users_module() -> None:
 
     with pytest.raises(InputError, match=r"^erf in operation\.1: no rule for this operation; "):
         lowered(made(nn.Sequential(nn.ReLU(), Block())))
+
+
+def test_a_linear_layer_takes_the_windows_of_a_pool_into_its_weights() -> None:
+    """Where the images are small, as AlexNet and VGG meet it: no window is cut out."""
+    layers = (nn.AdaptiveAvgPool2d((2, 3)), nn.AdaptiveAvgPool2d((6, 6)), nn.Flatten())
+    graph = lowered(made(nn.Sequential(*layers, nn.Linear(288, 5))))
+    left = [n.target for n in graph.graph.nodes if n.op == "call_function"]
+    assert aten.slice.Tensor not in left
+    assert aten.cat.default not in left
+    shapes = {name: tuple(weight.shape) for name, weight in graph.named_parameters()}
+    assert shapes["operation.3.weight"] == (5, 8, 2, 3)
+
+
+def test_what_no_common_grid_suits_is_rounded_to_it_by_an_operation_of_its_own() -> None:
+    """A ReLU keeps all of its steps beside others; a mean of ReLUs is never negative."""
+    both = lowered(made(lambda x: torch.cat([F.relu(x), x, F.relu(-x), F.relu(x)], 1)))
+    (cat,) = [n for n in both.graph.nodes if n.target is aten.cat.default]
+    made_by = [n.target is aten.conv2d.default for n in cat.args[0]]
+    assert made_by == [True, False, True, True]
+    assert len(set(cat.args[0])) == 4, "one for each ReLU, though two of them are equal"
+    alike = lowered(made(lambda x: torch.cat([F.avg_pool2d(F.relu(x), 3, 1, 1), F.relu(x)], 1)))
+    convs = [n for n in alike.graph.nodes if n.target is aten.conv2d.default]
+    assert len(convs) == 2, "the first layer and the pool"
 
 
 def test_weights_that_two_operations_share_stay_shared_or_are_refused() -> None:

@@ -252,9 +252,14 @@ class TFLiteRunnable:
         return sum(operation["op_name"] == "DELEGATE" for operation in operations)
 
     def tensor(self, index: int) -> NDArray[np.int8]:
-        """The output tensor `index` of the last run, channels second."""
+        """The output tensor `index` of the last run, height and width last.
+
+        before: (batch, height, width, channels), within a channel shuffle two axes of channels
+        after:  (batch, channels, height, width), within a channel shuffle two axes of channels
+        """
         values = self._interpreter.get_tensor(index)
-        return np.ascontiguousarray(np.moveaxis(values, -1, 1)) if values.ndim == 4 else values
+        behind = range(3, values.ndim)  # none of a tensor that is no image
+        return np.ascontiguousarray(np.moveaxis(values, behind, range(1, 1 + len(behind))))
 
 
 @following("a TFLite file")

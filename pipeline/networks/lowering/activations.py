@@ -10,7 +10,7 @@ from torch import fx
 
 from pipeline.networks.lowering.builder import Builder, Unsupported
 from pipeline.networks.lowering.images import affine, conv, each, image_of
-from pipeline.networks.lowering.values import Value, Viewed, keeps_order, shape_of
+from pipeline.networks.lowering.values import Pooled, Value, Viewed, keeps_order, shape_of
 
 aten = torch.ops.aten
 _SMALLEST_SLOPE = 1 / 64
@@ -154,6 +154,8 @@ def dropout(b: Builder, x: Value, p: float, train: bool) -> Value:
     """Dropout stays while it is trained, and goes from a network in evaluation mode."""
     if not train or p == 0:
         return x
+    if isinstance(x, Pooled):
+        return replace(x, image=b.call(aten.dropout.default, x.image, p, True))
     return each(x, lambda image: b.call(aten.dropout.default, image, p, True))
 
 

@@ -9,8 +9,8 @@ from torch import fx
 
 from pipeline.networks.lowering.builder import Builder, Unsupported
 from pipeline.networks.lowering.images import conv, image_of, pixel
-from pipeline.networks.lowering.pools import pair
-from pipeline.networks.lowering.values import Value, Viewed, flat, is_flat, shape_of
+from pipeline.networks.lowering.pools import pair, windows_as_matrix
+from pipeline.networks.lowering.values import Pooled, Value, Viewed, flat, is_flat, shape_of
 
 aten = torch.ops.aten
 
@@ -52,17 +52,41 @@ def linear(b: Builder, x: Value, weight: fx.Node, bias: fx.Node | None = None) -
     before: y = linear(flatten(x), w)
     after:  y = flatten(conv(x, w)), of the height and width of x
 
+    before: y = linear(flatten(adaptive_avg_pool(x)), w), more windows than pixels
+    after:  y = flatten(conv(x, w')), w' of a pixel the sum of what w gives the windows that see it
+
     Raises:
         Unsupported: it reads anything but a flat vector.
     """
+    outputs = int(weight.meta["val"].shape[0])
+    if isinstance(x, Pooled):
+        return flat(conv(b, x.image, _of_pixels(b, x, str(weight.target), outputs), bias))
     if not is_flat(x):
         if isinstance(x, Viewed) or len(x.meta["val"].shape) != 2:  # type: ignore[union-attr]
             raise Unsupported("a linear layer that does not read a vector (batch, features)")
         raise Unsupported("a linear layer behind an operation that leaves no image")
     assert isinstance(x, Viewed)
-    outputs = int(weight.meta["val"].shape[0])
     kernel = b.reshaped(str(weight.target), (outputs, *shape_of(x.image)))
     return flat(conv(b, x.image, kernel, bias))
+
+
+def _of_pixels(b: Builder, pooled: Pooled, path: str, outputs: int) -> fx.Node:
+    """The weights of a linear layer that reads windows, as weights of the pixels in them.
+
+    Raises:
+        Unsupported: the windows are not read as a vector.
+    """
+    if not pooled.vector:
+        raise Unsupported("a linear layer that does not read a vector (batch, features)")
+    channels, height, width = shape_of(pooled.image)
+    rows = windows_as_matrix(height, pooled.windows[0])
+    columns = windows_as_matrix(width, pooled.windows[1])
+
+    def of_pixels(w: torch.Tensor) -> torch.Tensor:
+        windows = w.reshape(outputs, channels, *pooled.windows)
+        return torch.einsum("ocij,ih,jw->ochw", windows, rows.to(w), columns.to(w))
+
+    return b.changed(path, of_pixels, (-2, *pooled.windows, height, width))
 
 
 def batch_norm(

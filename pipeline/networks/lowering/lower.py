@@ -27,7 +27,7 @@ from pipeline.networks.lowering import (
     stacks,
 )
 from pipeline.networks.lowering.builder import Builder, Unsupported
-from pipeline.networks.lowering.values import Stacked, Viewed, is_flat, shape_of
+from pipeline.networks.lowering.values import Pooled, Stacked, Viewed, is_flat, shape_of
 
 aten = torch.ops.aten
 Rule = Callable[..., Any]
@@ -116,6 +116,12 @@ _RESHAPES = {
     aten.squeeze.default,
     aten.unflatten.int,
 }
+_READ_POOLED = {
+    *_RESHAPES,
+    *(aten.dropout.default, aten.dropout_.default, aten.linear.default),
+    *(aten.contiguous.default, aten.clone.default, aten.detach.default),
+}
+"""What may read an image of which a pool takes more windows than pixels; others get the windows."""
 _ENLARGES = {
     aten.upsample_nearest2d.vec,
     aten.upsample_bilinear2d.vec,
@@ -181,6 +187,9 @@ def _lowered(b: Builder, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     try:
         if node.target not in _KNOWN and not _is_item(node):
             raise Unsupported("no rule for this operation")
+        for operand in node.all_input_nodes:
+            if node.target not in _READ_POOLED and isinstance(values[operand], Pooled):
+                values[operand] = pools.cut_out(b, values[operand])
         args, kwargs = _arguments(node, values)
         return _ruled(b, node, args, kwargs)
     except Unsupported as why:

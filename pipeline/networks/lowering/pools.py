@@ -11,7 +11,7 @@ from torch import fx
 
 from pipeline.networks.lowering.builder import Builder, Unsupported
 from pipeline.networks.lowering.images import conv, image_of
-from pipeline.networks.lowering.values import Value, flat, shape_of
+from pipeline.networks.lowering.values import Pooled, Value, Viewed, flat, shape_of
 from pipeline.networks.rewrites import adds_windows
 
 aten = torch.ops.aten
@@ -87,6 +87,8 @@ def adaptive_avg_pool(b: Builder, x: Value, output_size: Sequence[int | None]) -
     before: y = adaptive_avg_pool(x, (2, 1)), of 3 x 1
     after:  y = cat(mean(x[0:2]), mean(x[1:3]))
 
+    More windows than pixels wait for the linear layer behind them (`Pooled`).
+
     Raises:
         Unsupported: there would be too many windows.
     """
@@ -100,6 +102,8 @@ def adaptive_avg_pool(b: Builder, x: Value, output_size: Sequence[int | None]) -
     if all(size % out == 0 for size, out in zip(sizes, wanted, strict=True)):
         kernel = [size // out for size, out in zip(sizes, wanted, strict=True)]
         return _average(b, image, kernel, kernel, (0, 0), kernel[0] * kernel[1])
+    if wanted[0] * wanted[1] > sizes[0] * sizes[1]:
+        return Pooled(image=image, windows=(wanted[0], wanted[1]))
     if wanted[0] * wanted[1] > _MOST_WINDOWS:
         raise Unsupported(
             f"an adaptive average pool of {sizes} to {wanted}, whose windows are not of one size; "
@@ -133,6 +137,31 @@ def _windows_of(output_size: Sequence[int | None], sizes: Sequence[int]) -> list
     """Windows of an adaptive pool on each axis; None stands for one a pixel."""
     axes = zip(output_size, sizes, strict=True)
     return [size if out is None else int(out) for out, size in axes]
+
+
+def cut_out(b: Builder, pooled: Pooled) -> fx.Node | Viewed:
+    """The windows of a pool one by one, for a reader that cannot take them into its weights.
+
+    Raises:
+        Unsupported: there are too many.
+    """
+    rows, columns = pooled.windows
+    if rows * columns > _MOST_WINDOWS:
+        raise Unsupported(
+            f"an adaptive average pool of {shape_of(pooled.image)[1:]} to {list(pooled.windows)}, "
+            "more windows than pixels, and no linear layer behind it; change model.input_size"
+        )
+    image = _windows(b, pooled.image, pooled.windows, partial(mean_of_image, b))
+    return flat(image) if pooled.vector else image
+
+
+def windows_as_matrix(size: int, count: int) -> torch.Tensor:
+    """What every window of an adaptive average pool takes of every pixel: (count, size)."""
+    matrix = torch.zeros(count, size)
+    for index in range(count):
+        begin, end = window(index, size, count)
+        matrix[index, begin:end] = 1.0 / (end - begin)
+    return matrix
 
 
 def _windows(b: Builder, image: fx.Node, wanted: Sequence[int], pool: Any) -> fx.Node:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,9 +15,12 @@ from torch import Tensor, fx
 
 from pipeline.networks.lowering.builder import Builder, Unsupported
 from pipeline.networks.lowering.images import conv, image_of, pixel
+from pipeline.networks.lowering.pools import cut_out
+from pipeline.networks.lowering.sides import beside
 from pipeline.networks.lowering.stacks import stacked
 from pipeline.networks.lowering.values import (
     Move,
+    Pooled,
     Stacked,
     Value,
     Viewed,
@@ -36,12 +40,14 @@ def moved(b: Builder, x: Value, move: Move) -> Value:
     """
     if isinstance(x, Stacked):
         x = joined(b, x)
+    if isinstance(x, Pooled):
+        x = cut_out(b, x)
     return settled(b, viewed(x).then(move))
 
 
 def joined(b: Builder, x: Stacked) -> Viewed:
     """The images of a stack as one, read as a stack."""
-    image = b.call(aten.cat.default, list(x.images), 1)
+    image = beside(b, x.images, 1)
     shape = (len(x.images), *shape_of(x.images[0]))
     return viewed(image).then(lambda t: t.reshape(1, *shape))
 
@@ -152,10 +158,16 @@ def to_space(b: Builder, view: Viewed, factor: int) -> Value:
 def reshape(b: Builder, x: Value, node: fx.Node) -> Value:
     """view, reshape, flatten, unsqueeze, squeeze: the shape is that of the old operation."""
     shape = shape_of(node)
+
+    def to_shape(t: Tensor) -> Tensor:
+        return t.reshape(1, *shape)
+
+    if isinstance(x, Pooled):
+        return replace(x, vector=True) if len(shape) == 1 else moved(b, x, to_shape)
     pixels = pixel(x)
     if pixels is not None and shape == shape_of(pixels):
         return pixels
-    return moved(b, x, lambda t: t.reshape(1, *shape))
+    return moved(b, x, to_shape)
 
 
 def permute(b: Builder, x: Value, dims: Sequence[int]) -> Value:
@@ -211,13 +223,13 @@ def cat(b: Builder, tensors: Sequence[Value], dim: int = 0) -> Value:
         return tensors[0]
     pixels = [pixel(value) for value in tensors]
     if all(one is not None for one in pixels) and dim in (1, -1):
-        image = b.call(aten.cat.default, pixels, 1)
+        image = beside(b, [one for one in pixels if one is not None], 1)
         return viewed(image).then(lambda t: t.flatten(1))
     images = [image_of(value) for value in tensors]
     axis = dim % 4
     if axis == 0:
         raise Unsupported("a concatenation along the batch")
-    return b.call(aten.cat.default, images, axis)
+    return beside(b, images, axis)
 
 
 def cut(b: Builder, x: Value, dim: int, start: int, end: int, step: int = 1) -> Value:
@@ -306,4 +318,4 @@ def _edges(b: Builder, image: fx.Node, axis: int, before: int, after: int, mode:
     ends = [b.call(aten.slice.Tensor, image, axis, row, row + 1) for row in rows[:before]]
     starts = rows[before + size :]
     others = [b.call(aten.slice.Tensor, image, axis, row, row + 1) for row in starts]
-    return b.call(aten.cat.default, [*ends, image, *others], axis)
+    return beside(b, [*ends, image, *others], axis)

@@ -5,6 +5,7 @@ until an operation needs it, since no format moves numbers between axes for free
 
     Viewed   an image whose numbers are read in another shape or order, such as a flat vector
     Stacked  several images side by side along an axis of their own
+    Pooled   an image of which a pool takes more windows than it has pixels
 """
 
 from __future__ import annotations
@@ -59,7 +60,24 @@ class Stacked:
     images: tuple[fx.Node, ...]
 
 
-Value = fx.Node | Viewed | Stacked
+@dataclass(frozen=True, kw_only=True)
+class Pooled:
+    """An image of which an adaptive average pool takes more windows than there are pixels.
+
+    A linear layer behind it takes them into its weights, and so reads the pixels themselves.
+
+    Attributes:
+        image: node of the new graph, (batch, channels, height, width).
+        windows: on each axis, height first.
+        vector: whether the windows are read as a vector (batch, channels * rows * columns).
+    """
+
+    image: fx.Node
+    windows: tuple[int, int]
+    vector: bool = False
+
+
+Value = fx.Node | Viewed | Stacked | Pooled
 """What stands for a tensor of the old graph."""
 
 

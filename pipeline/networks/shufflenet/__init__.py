@@ -1,0 +1,1 @@
+"""ShuffleNet of the first version."""
