@@ -22,16 +22,6 @@ ONNXRUNTIME = "0.4.9"
 """Of the npm package com.github.asus4.onnxruntime: library, headers and Android's classes."""
 MOST_WORKERS = 4
 """Test processes; each may hold 3 GB."""
-LONG_TESTS = (
-    "tests/whole/test_end_to_end.py",
-    "tests/whole/test_docs.py",
-    "tests/whole/test_soak.py",
-    "tests/whole/test_fuzz.py",
-    "tests/commands/test_peers.py",
-    # It goes on from what the first has trained.
-    "tests/whole/test_end_to_end_pruning.py",
-)
-"""What takes longest begins first, so that no worker is left alone with it."""
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["tests", "lint", "types"]
@@ -158,7 +148,7 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         run(session, "python", "-m", "pytest", *session.posargs)
         return
-    together(session, "-m", "not alone", *LONG_TESTS, "tests")
+    together(session, "-m", "not alone", "tests")
     run(session, "python", "-m", "pytest", "-m", "alone")
 
 
@@ -181,7 +171,7 @@ def together(session: nox.Session, *arguments: str) -> None:
     cores = os.cpu_count() or 1
     workers = min(cores, MOST_WORKERS)
     threads = {"OMP_NUM_THREADS": str(cores // workers)}
-    # Files stay whole, since their tests share what they made; they begin in the order given.
+    # Files stay whole, since their tests share what they made; they begin as tests/conftest.py says.
     spread = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
     run(session, "python", "-m", "pytest", *spread, *arguments, variables=threads)
 

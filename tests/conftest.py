@@ -18,6 +18,16 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 SLOW_FILE = re.compile(r"^pytestmark = .*pytest\.mark\.slow\b", re.M)
 """A file that is slow as a whole is not even imported for the quick tests: that, too, costs."""
 LEFT_OUT = ("slow", "alone")
+LONG_FILES = (
+    "tests/whole/test_end_to_end.py",
+    "tests/whole/test_docs.py",
+    "tests/whole/test_soak.py",
+    "tests/whole/test_fuzz.py",
+    "tests/commands/test_peers.py",
+    # It goes on from what the first has trained.
+    "tests/whole/test_end_to_end_pruning.py",
+)
+"""What takes longest begins first, so that no process is left alone with it at the end."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,3 +53,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if any(map(item.get_closest_marker, LEFT_OUT))]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+    first = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: first.get(item.nodeid.partition("::")[0], len(first)))
