@@ -71,7 +71,8 @@ def learned_scales(
     """The grids of a quantized program, by layer name, and its weight scales.
 
     A grid counts once where an operation changes neither the values nor the grid, such as a
-    flatten: runtimes then see one tensor.
+    flatten: runtimes then see one tensor. So it does where zeros are put around an image that
+    convolutions alone read: a writer may make them a convolution's own padding.
     """
     layers: dict[str, Grid] = {}
     weights: Counter[tuple[float, ...]] = Counter()
@@ -94,6 +95,8 @@ def _repeats_grid(quantize: torch.fx.Node) -> bool:
     """Whether the same values are on the same grid before the operation that is quantized."""
     operation = quantize.args[0]
     assert isinstance(operation, torch.fx.Node)
+    if operation.target is aten.constant_pad_nd.default:
+        return _is_padding_of_convolutions(quantize, operation)
     if operation.target not in _KEEPING_VALUES:
         return False
     before = operation.args[0]
@@ -103,6 +106,17 @@ def _repeats_grid(quantize: torch.fx.Node) -> bool:
         before.target is quantized.dequantize_per_tensor.default
         and before.args[1:] == quantize.args[1:]
         and sizes[0] == sizes[1]
+    )
+
+
+def _is_padding_of_convolutions(quantize: torch.fx.Node, operation: torch.fx.Node) -> bool:
+    before = operation.args[0]
+    assert isinstance(before, torch.fx.Node)
+    readers = [user for read in quantize.users for user in read.users]
+    return (
+        before.target is quantized.dequantize_per_tensor.default
+        and before.args[1:] == quantize.args[1:]
+        and all(reader.target is aten.conv2d.default for reader in readers)
     )
 
 

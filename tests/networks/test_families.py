@@ -22,7 +22,7 @@ from pipeline.networks.resnest.network import NAMED
 from pipeline.networks.rewrites import Normalization, with_normalization
 from pipeline.recipe.input_shape import square
 from pipeline.recipe.model import ModelConfig
-from pipeline.recipe.models import ALONE
+from pipeline.recipe.models import ALONE, known_names
 from pipeline.recipe.recipe import Recipe, load_recipes
 from pipeline.recipe.resnest import ResNeStModel
 from pipeline.recipe.training import TrainConfig
@@ -151,8 +151,7 @@ def test_a_recipe_is_checked_by_the_keys_of_the_family_it_names(
 def test_an_unknown_name_is_told_every_known_one(
     recipe: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    forms = ("torchvision:NAME", "timm:NAME", "python:FILE.py:FUNCTION")
-    known = ", ".join([*NAMED, *forms, "tiny", "tinier"])
+    known = ", ".join([*known_names(ALONE), "tiny", "tinier"])
     for name, near in (("tinies", "tinier"), ("resnest5", "resnest50")):
         recipe.write_text(RECIPE.replace("tiny", name))
         assert main(["check", str(recipe)]) == 2

@@ -91,8 +91,6 @@ RULES: dict[Any, Kind] = {
     aten.constant_pad_nd.default: "input",
     aten.transpose.int: "input",
     aten.pixel_shuffle.default: "input",
-    aten.upsample_nearest2d.vec: "input",
-    aten.upsample_bilinear2d.vec: "input",
 }
 """The grid of each operation's output."""
 _SPECS = {"weighted": ACTIVATION, "own": ACTIVATION, "sigmoid": SIGMOID, "tanh": TANH}

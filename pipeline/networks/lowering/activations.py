@@ -126,7 +126,8 @@ def elu(b: Builder, x: Value, alpha: float = 1, scale: float = 1, input_scale: f
     """
     if (alpha, scale, input_scale) != (1, 1, 1):
         raise Unsupported(f"an ELU with alpha {alpha:g} and scales {scale:g}, {input_scale:g}")
-    return each(x, partial(b.call, aten.elu.default))
+    # Written out: the operation's own default is a whole number, which coremltools refuses.
+    return each(x, lambda image: b.call(aten.elu.default, image, 1.0))
 
 
 def gelu(b: Builder, x: Value, approximate: str = "none") -> Value:

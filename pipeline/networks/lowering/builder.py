@@ -17,6 +17,8 @@ class Unsupported(Exception):
     """An operation has no form that every runtime has in int8; says why, in a clause."""
 
 
+_OF_CHANCE_OR_STATE = {aten.dropout.default, aten.batch_norm.default, aten.add_.Tensor}
+"""Operations that give other numbers each time, or change a tensor."""
 _KEPT = ("nn_module_stack", "stack_trace")
 """What of an operation's `meta` says where it stands."""
 
@@ -33,6 +35,7 @@ class Builder:
         self.model = model
         self.graph = fx.Graph()
         self._source: fx.Node | None = None
+        self._made: dict[str, fx.Node] = {}
         self._read: dict[str, fx.Node] = {}
         self._forms: dict[str, tuple[int, ...]] = {}
         placeholder = next(node for node in model.graph.nodes if node.op == "placeholder")
@@ -55,8 +58,15 @@ class Builder:
         return copied
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        """Add an operation; parameters may be given as the old graph has them."""
+        """Add an operation; parameters may be given as the old graph has them.
+
+        What is computed already is not computed again: converters would make one of both, and a
+        file would lack what the program has.
+        """
         args, kwargs = fx.node.map_arg((args, kwargs), self._new)
+        key = repr((target, args, sorted(kwargs.items())))  # nodes of a graph have unlike names
+        if key in self._made and target not in _OF_CHANCE_OR_STATE:
+            return self._made[key]
         # As torch.export names it: conv2d, conv2d_1, ...
         name = target._schema.name.rpartition("::")[2]
         node = self.graph.create_node("call_function", target, args, kwargs, name)
@@ -65,7 +75,8 @@ class Builder:
             node.meta["val"] = target(*given[0], **given[1])
         if self._source is not None:
             meta = self._source.meta
-            node.meta.update({key: meta[key] for key in _KEPT if key in meta})
+            node.meta.update({name: meta[name] for name in _KEPT if name in meta})
+        self._made[key] = node
         return node
 
     def _new(self, node: fx.Node) -> fx.Node:

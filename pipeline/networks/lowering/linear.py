@@ -100,13 +100,8 @@ def batch_norm(
     momentum: float,
     eps: float,
     cudnn_enabled: bool,
-    *,
-    alone: bool,
 ) -> Value:
-    """Batch normalisation stays behind a convolution of its own, which it is folded into later.
-
-    before: y = batch_norm(x)
-    after:  y = batch_norm(conv(x, 1)), one group a channel
+    """Batch normalisation stays; `with_convolutions_of_their_own` gives it what it is folded into.
 
     Raises:
         Unsupported: it has no running statistics, or reads no image.
@@ -118,13 +113,28 @@ def batch_norm(
         )
     of_vector = pixel(x)
     image = of_vector if of_vector is not None else image_of(x)
-    if not (alone and image.target is aten.conv2d.default):
-        channels = shape_of(image)[0]
-        ones = b.constant("identity.weight", torch.ones(channels, 1, 1, 1))
-        image = conv(b, image, ones, groups=channels)
     statistics = (weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled)
     normal = b.call(aten.batch_norm.default, image, *statistics)
     return flat(normal) if of_vector is not None else normal
+
+
+def with_convolutions_of_their_own(b: Builder) -> None:
+    """Put a convolution before every batch normalisation that is not the only reader of one.
+
+    Only once the whole graph is written is it known who reads what.
+
+    before: y = batch_norm(x)
+    after:  y = batch_norm(conv(x, 1)), one group a channel
+    """
+    for norm in [n for n in b.graph.nodes if n.target is aten.batch_norm.default]:
+        image = norm.args[0]
+        if image.target is aten.conv2d.default and len(image.users) == 1:
+            continue
+        b.at(norm)
+        channels = shape_of(image)[0]
+        with b.graph.inserting_before(norm):
+            ones = b.constant("identity.weight", torch.ones(channels, 1, 1, 1))
+            norm.update_arg(0, conv(b, image, ones, groups=channels))
 
 
 def conv_transpose(

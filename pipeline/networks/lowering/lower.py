@@ -6,7 +6,7 @@
 What comes out is of few operations: convolutions, batch normalisations that follow one, ReLU and
 clamps, sigmoid, tanh, leaky ReLU, ELU, GELU, sums and products of images, means over height and
 width, max pooling, concatenations, slices, zero padding, channel shuffles, depth-to-space,
-enlarging, and one flatten at the end.
+and one flatten at the end.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pipeline.networks.lowering import (
     arithmetic,
     linear,
     pools,
+    resizing,
     shapes,
     stacks,
 )
@@ -102,6 +103,11 @@ RULES: dict[Any, Rule] = {
     aten.pixel_shuffle.default: shapes.pixel_shuffle,
     aten.pixel_unshuffle.default: shapes.pixel_unshuffle,
     aten.channel_shuffle.default: shapes.channel_shuffle,
+    aten.upsample_nearest2d.vec: resizing.nearest,
+    aten.upsample_nearest2d.default: resizing.nearest,
+    aten._upsample_nearest_exact2d.vec: resizing.nearest_exact,
+    aten.upsample_bilinear2d.vec: resizing.bilinear,
+    aten.upsample_bilinear2d.default: resizing.bilinear,
     aten.native_channel_shuffle.default: shapes.channel_shuffle,
 }
 """What an operation becomes; those whose rules look at more than their arguments are below."""
@@ -122,16 +128,10 @@ _READ_POOLED = {
     *(aten.contiguous.default, aten.clone.default, aten.detach.default),
 }
 """What may read an image of which a pool takes more windows than pixels; others get the windows."""
-_ENLARGES = {
-    aten.upsample_nearest2d.vec,
-    aten.upsample_bilinear2d.vec,
-    aten.upsample_nearest2d.default,
-    aten.upsample_bilinear2d.default,
-}
 
 
 _KNOWN = {
-    *(*RULES, *_RESHAPES, *_ENLARGES, aten.batch_norm.default, aten.transpose.int),
+    *(*RULES, *_RESHAPES, aten.batch_norm.default, aten.transpose.int),
     *(aten.slice.Tensor, aten.softmax.int, aten.chunk.default, aten.split.Tensor),
     aten.split_with_sizes.default,
 }
@@ -162,6 +162,7 @@ def lower(model: fx.GraphModule) -> fx.GraphModule:
             values[node] = _lowered(b, node, values)
         else:
             raise InputError(f"{node.name}: a {node.op} cannot be rewritten")
+    linear.with_convolutions_of_their_own(b)
     b.graph.set_codegen(model.graph._codegen)
     model.graph = b.graph
     model.graph.eliminate_dead_code(is_impure_node=_stays)
@@ -225,11 +226,9 @@ def _ruled(b: Builder, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -
         return RULES[target](b, *args, **kwargs)
     if target in _RESHAPES:
         return shapes.reshape(b, args[0], node)
-    if target in _ENLARGES:
-        return pools.upsample(b, target, *args)
     source: Any = node.args[0]
     if target is aten.batch_norm.default:
-        return linear.batch_norm(b, *args, alone=len(_readers(source)) == 1)
+        return linear.batch_norm(b, *args)
     if target is aten.transpose.int:
         return shapes.transpose(b, args[0], args[1], args[2], source.meta["val"].dim())
     if target is aten.slice.Tensor:
@@ -254,11 +253,6 @@ def _slice_arguments(args: list[Any]) -> tuple[Any, int, int, int, int]:
     x, *given = args
     axis, begin, end, step = given + [0, None, None, 1][len(given) :]
     return x, axis, begin or 0, 2**62 if end is None else end, step
-
-
-def _readers(node: fx.Node) -> list[fx.Node]:
-    """Who reads a node's numbers, and not only its shape."""
-    return [user for user in node.users if user.target is not aten.sym_size.int]
 
 
 def _output(b: Builder, value: Any, node: fx.Node) -> fx.Node:

@@ -221,17 +221,6 @@ def mean(
     raise Unsupported(f"a mean over axes {axes}; it may be over height and width, or over channels")
 
 
-def upsample(
-    b: Builder,
-    target: Any,
-    x: Value,
-    output_size: Sequence[Any] | None = None,
-    *options: Any,
-) -> Value:
-    """Enlarging to a fixed size stays."""
-    return b.call(target, image_of(x), output_size, *options)
-
-
 def pair(given: Sequence[int] | int) -> list[int]:
     """Height and width of what one number may stand for."""
     values = [given] if isinstance(given, int) else list(given)
