@@ -20,6 +20,7 @@ from pipeline.formats.formats import FORMATS
 from pipeline.recipe.input_shape import square
 from pipeline.tasks.images.preparation import Preparation
 from tests.making import HOUR
+from tests.making.networks import CLASSES
 
 
 def unpacked(archive: Path, folder: Path) -> Path:
@@ -95,7 +96,7 @@ def contract(form: str, *, pixels: bool, **changes: Any) -> Contract:
             "mean": None if pixels else (0.485, 0.456, 0.406),
             "std": None if pixels else (0.229, 0.224, 0.225),
         },
-        "output": {"name": "logits", "shape": (1, 7), "dtype": real, "classes": 7},
+        "output": {"name": "logits", "shape": (1, CLASSES), "dtype": real, "classes": CLASSES},
         "golden": {"images": 3, "photos": 14, "tolerance": 2e-05, "why": "so", "computed_by": "it"},
     }
     return Contract.model_validate(whole | changes)

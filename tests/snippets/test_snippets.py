@@ -16,10 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.commands.bundle import photos
 from pipeline.commands.bundle.golden import Vectors, write
 from pipeline.commands.bundle.snippets import snippets
 from pipeline.formats.onnx import file as onnx_file
+from pipeline.recipe.input_shape import square
 from pipeline.tasks import classification
+from pipeline.tasks.images.preparation import Preparation
 from tests.making import HOUR, networks, programs
 from tests.making.bundles import code_of, contract
 
@@ -54,6 +57,7 @@ def bundle(form: str, folder: Path, *, pixels: bool) -> Path:
         (folder / path).write_text(text)
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), np.uint8)
     keep(folder, images, np.zeros((3, networks.CLASSES), np.float32))
+    photos.write(folder / "golden", Preparation(shape=square(32)))
     return folder
 
 
@@ -86,7 +90,15 @@ def test_cpp_gives_the_golden_answers(pixels: bool, tmp_path: Path) -> None:
     expected = np.stack([answer(code.tensor_of(image)) for image in images])
     (folder / "golden").rename(folder / "other")
     keep(folder, np.stack(images).transpose(0, 3, 1, 2), expected)
-    assert "3 of 3 as expected" in well(program, folder)
+    photos.write(folder / "golden", Preparation(shape=square(32)))
+    said = well(program, folder)
+    assert "3 of 3 as expected" in said
+    assert f"{len(photos.KINDS)} of {len(photos.KINDS)} photos as expected" in said
+    photo = folder / "golden" / "photos" / "grey16.rgb"
+    photo.write_bytes(photo.read_bytes()[::-1])
+    spoiled = run(program, folder)
+    assert spoiled.returncode == 1
+    assert "grey16: other pixels" in spoiled.stdout
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Datasets: splits, fingerprints, decoding, batches, and what a bad dataset is told."""
 
 import hashlib
+import io
 import math
 import os
 import pickle
@@ -24,7 +25,7 @@ from pipeline.recipe.data import CifarData, DigitsData, ImageFolderData
 from pipeline.recipe.input_shape import square
 from pipeline.recipe.training import AugmentConfig
 from pipeline.tasks.images import pixels as images_module
-from pipeline.tasks.images.augment import augment, augment_as, draw_changes
+from pipeline.tasks.images.augment import augment, augment_as, draw_changes, random_parts
 from pipeline.tasks.images.batches import batches
 from pipeline.tasks.images.dataset import Dataset, draw_stratified
 from pipeline.tasks.images.load import decoded, load_dataset
@@ -482,6 +483,79 @@ def test_a_pipe_among_the_images_is_named_and_not_waited_for(
     problem = complaint(folders)
     assert "ant/x.png: is not a file" in problem
     assert "bee/y.png: is larger than 256 MiB" in problem
+
+
+def torn(file: Path) -> Path:
+    """A copy of an image beside it, cut off."""
+    copy = file.with_name(f"torn{file.suffix}")
+    copy.write_bytes(file.read_bytes()[:200])
+    return copy
+
+
+@pytest.mark.parametrize("where", ["memory", "cache", "files"])
+def test_damaged_files_are_left_out_by_choice(
+    where: str, folders: ImageFolderData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load_dataset(folders, square(SIZE))
+    first = torn(tmp_path / "train" / "ant" / "0.png")
+    torn(tmp_path / "day" / "bee" / "1.jpg").rename(tmp_path / "day" / "bee" / "0torn.jpg")
+    if where == "files":
+        monkeypatch.setattr(images_module, "MEMORY_LIMIT_BYTES", 0)
+    cache = tmp_path / "cache" if where == "cache" else None
+    skipping = folders.model_copy(update={"damaged": "skip", "damaged_share": 0.2})
+    for _ in range(2):
+        found = load_dataset(skipping, square(SIZE), cache=cache)
+        assert_same(whole, found)
+        assert found.damaged == {"train": 1, "day": 1}
+        assert found.training_sha256 == whole.training_sha256
+        assert any("1 of 14 image files are damaged, skipped: ant/torn" in n for n in found.notes)
+    for config in (folders, skipping.model_copy(update={"damaged_share": 0.05})):
+        if where == "files" and config is folders:
+            continue  # the header is whole: it is named when the image is decoded
+        with pytest.raises(InputError) as caught:
+            load_dataset(config, square(SIZE), cache=cache)
+        assert first.name in str(caught.value)
+
+
+def test_a_class_of_damaged_files_is_named(folders: ImageFolderData, tmp_path: Path) -> None:
+    for file in (tmp_path / "night" / "cat").iterdir():
+        file.write_bytes(b"no image")
+    config = folders.model_copy(update={"damaged": "skip", "damaged_share": 1.0})
+    assert "data.test.night: class 'cat' has damaged images only" in complaint(config)
+
+
+def test_digits_that_are_enlarged_are_what_predict_makes_of_their_file(digits: Dataset) -> None:
+    small = load_dataset(DigitsData(kind="digits"), square(8))
+    rows = torch.arange(5)
+    large = digits.calibration.pixels(rows)
+    for image, expected in zip(small.calibration.pixels(rows), large, strict=True):
+        file = io.BytesIO()
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "png")
+        found = decoded(DigitsData(), file.getvalue(), Path("digit"), square(SIZE))
+        assert torch.equal(found, expected)
+
+
+def test_random_parts_are_scaled_as_the_images_are() -> None:
+    noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 3, 24, 24), np.uint8))
+    _, dataset = in_memory(6)
+    config = AugmentConfig(crop=(0.2, 0.9))
+    found = {}
+    for interpolation in ("bilinear", "bicubic"):
+        images = Images(
+            labels=torch.arange(6) % 2,
+            shape=square(24),
+            source=noise,
+            interpolation=interpolation,
+        )
+        generator = torch.Generator().manual_seed(0)
+        torch.manual_seed(0)
+        given = batches(images, 6, dataset, augment_config=config, generator=generator)
+        found[interpolation] = next(given)[0] * 255
+        torch.manual_seed(0)
+        order = torch.randperm(6, generator=torch.Generator().manual_seed(0))
+        parts = random_parts(noise[order], (0.2, 0.9), square(24), interpolation)
+        assert torch.equal(found[interpolation].round().to(torch.uint8), parts)
+    assert not torch.equal(found["bilinear"], found["bicubic"])
 
 
 # Normalisation and augmentation
