@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["convolution", "elementwise", "reshape", "slice", "same"]
+Kind = Literal["convolution", "concat", "elementwise", "reshape", "slice", "same"]
 """How an operation's channels follow from its inputs'.
 
 A convolution sets them (a depthwise one does not: "same"), the operands of an element-wise
-operation must agree, a reshape keeps the ratio of its output's to its input's, a slice takes
-every `step`-th from `start` to the last, and all else leaves them as they are.
+operation must agree, a concatenation has those of all inputs, a reshape keeps the ratio of its
+output's to its input's. A slice takes every `step`-th from `start` to the last; one of step 1 the
+same share of them, such as the second half. All else leaves them as they are.
 """
 
 
@@ -30,7 +31,7 @@ class ChannelOperation:
         channels: of a convolution's or reshape's output as the file is.
         groups: of a convolution.
         start: of a slice.
-        stop: of a slice; it must reach the last channel.
+        stop: of a slice; it must reach the last channel, unless its step is 1.
         step: of a slice.
     """
 
@@ -105,13 +106,10 @@ def _following(operation: ChannelOperation, present: list[int], new: list[int]) 
             f"{operation.layer}: its operands have {' and '.join(map(str, new))} channels; the "
             "convolutions behind them must keep the same number"
         )
+    if operation.kind == "concat":
+        return sum(new)
     if operation.kind == "slice":
-        if operation.stop < present[0]:
-            raise ValueError(
-                f"{operation.layer}: a slice that stops at channel {operation.stop} of "
-                f"{present[0]}; only one that reaches the last can follow"
-            )
-        return len(range(operation.start, new[0], operation.step))
+        return len(range(*sliced(operation, present[0], new[0]), operation.step))
     if operation.kind == "reshape":
         whole, rest = divmod(new[0] * operation.channels, present[0])
         if rest or whole == 0:
@@ -121,3 +119,25 @@ def _following(operation: ChannelOperation, present: list[int], new: list[int]) 
             )
         return whole
     return new[0]
+
+
+def sliced(operation: ChannelOperation, present: int, new: int) -> tuple[int, int]:
+    """Where a slice starts and stops once what it reads has `new` channels in place of `present`.
+
+    Raises:
+        ValueError: it stops before the last by steps, or takes no whole number of them.
+    """
+    if operation.step > 1:
+        if operation.stop < present:
+            raise ValueError(
+                f"{operation.layer}: a slice that stops at channel {operation.stop} of "
+                f"{present}; only one that reaches the last can follow"
+            )
+        return operation.start, new
+    ends = [divmod(end * new, present) for end in (operation.start, min(operation.stop, present))]
+    if any(rest for _, rest in ends):
+        raise ValueError(
+            f"{operation.layer}: a slice of channels {operation.start} to {operation.stop} of "
+            f"{present} takes no whole number of {new}"
+        )
+    return ends[0][0], ends[1][0]

@@ -12,15 +12,13 @@ import math
 import random
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import fx
 
 from pipeline.compress.pruning.costs import Cost, Term, Widths
 from pipeline.compress.pruning.groups import Group
@@ -29,8 +27,8 @@ from pipeline.compress.pruning.widths import Plan, choose
 from pipeline.formats.format import LayersModule
 from pipeline.formats.formats import FORMATS
 from pipeline.measure import timing
+from pipeline.measure.file_layers import FileLayer, sized_layers
 from pipeline.measure.latency import Latency
-from pipeline.measure.layers import Layer, layers_of
 
 SAMPLES, HELD_OUT = 12, 3
 """Files of random widths that the fit sees, and further ones that it is judged by."""
@@ -42,97 +40,6 @@ _TILES = (1, 8, 16, 32, 64)
 
 Factors = tuple[float, float, float, float]
 """What a product of channels, an input, an output and a call take, in milliseconds."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileLayer:
-    """A layer of the file, and the groups of channels that it reads and makes.
-
-    Attributes:
-        name: of its output tensor.
-        place: the module that makes it: a layer, or the block it stands in.
-        kind: layers of one kind and equal channels take the same time.
-        input_group: of its first input; None for the image.
-        output_group: None for the classes, and for all that is made of them.
-        fold: outputs for each channel of the group: the radix where the logits of all splits come
-            of one convolution.
-        sized: whether it is a convolution with a width of its own.
-    """
-
-    name: str
-    place: str
-    kind: str
-    input_group: str | None
-    output_group: str | None
-    fold: int
-    sized: bool
-
-    def features(self, widths: Widths, tile: int = 1) -> tuple[float, float, float]:
-        """What its time is linear in: products, inputs and outputs, outputs in whole tiles."""
-        inputs = widths[self.input_group] if self.input_group else 1
-        outputs = widths[self.output_group] if self.output_group else 1
-        outputs = -(-outputs // tile) * tile
-        return float(inputs * outputs), float(inputs), float(outputs)
-
-
-def file_layers(
-    program: torch.export.ExportedProgram, groups: Sequence[Group]
-) -> tuple[FileLayer, ...]:
-    """The layers of an unpruned network's program, with their groups.
-
-    Args:
-        program: quantized.
-        groups: of the channels of the network that it was made of, which shares its layers' names.
-    """
-    made = {maker: group for group in groups for maker in group.makers}
-    nodes = {node.name: node for node in program.graph.nodes}
-    found: dict[str, FileLayer] = {}
-    for layer in layers_of(program):
-        if not layer.inputs:
-            continue  # the image
-        source = found.get(layer.inputs[0])
-        own = made.get(layer.module) if layer.operation.startswith("conv") else None
-        given = source.output_group if source else None
-        ungrouped = own is None and _mixes_channels(nodes[layer.operation])
-        output = own.name if own else (None if ungrouped else given)
-        channels = nodes[layer.name].meta["val"].shape[1]
-        found[layer.name] = FileLayer(
-            name=layer.name,
-            place=layer.module,
-            kind=_kind(layer, nodes),
-            input_group=given,
-            output_group=output,
-            fold=channels // own.channels if own else 1,
-            sized=own is not None,
-        )
-    return tuple(found.values())
-
-
-def _mixes_channels(operation: fx.Node) -> bool:
-    """Whether outputs are made of many inputs: of a depthwise convolution they are its inputs."""
-    if operation.target is not torch.ops.aten.conv2d.default:
-        return False
-    weight = operation.args[1].meta["val"]  # type: ignore[union-attr]
-    return int(weight.shape[1]) > 1
-
-
-def _kind(layer: Layer, nodes: Mapping[str, fx.Node]) -> str:
-    """Operation and shapes where nothing is pruned, the batch left out."""
-    operation = nodes[layer.operation]
-    shapes = [tuple(nodes[name].meta["val"].shape[1:]) for name in (*layer.inputs, layer.name)]
-    kernel = ""
-    if operation.target is torch.ops.aten.conv2d.default:
-        kernel = str(tuple(operation.args[1].meta["val"].shape))  # type: ignore[union-attr]
-    return f"{operation.target} {kernel} {shapes}"
-
-
-def sized_layers(layers: Sequence[FileLayer], widths: Widths) -> dict[str, int]:
-    """Output channels of every convolution that has a width of its own, by the file's name."""
-    return {
-        layer.name: widths[layer.output_group] * layer.fold
-        for layer in layers
-        if layer.sized and layer.output_group
-    }
 
 
 def random_widths(groups: Sequence[Group], round_to: int, seed: int) -> dict[str, int]:
@@ -270,7 +177,7 @@ def fit(layers: Sequence[FileLayer], samples: Sequence[Sample]) -> PredictedTime
     terms = tuple(
         Term(
             layer=layer.place,
-            groups=tuple(dict.fromkeys(n for n in (layer.input_group, layer.output_group) if n)),
+            groups=layer.groups,
             value=partial(_milliseconds, layer, fits[layer.kind]),
         )
         for layer in layers

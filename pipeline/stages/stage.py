@@ -22,7 +22,12 @@ CORE = (
 )
 """Code that decides the result of every stage that has the network in its hands."""
 PRUNING, QUANTIZER = ("compress/pruning",), ("compress/quantization",)
-GOALS = ("measure/width_times.py", "stages/exported.py", "stages/times.py")
+GOALS = (
+    "measure/file_layers.py",
+    "measure/width_times.py",
+    "stages/exported.py",
+    "stages/times.py",
+)
 LANE = ("measure/lanes",)
 COMPARING = ("measure/layers.py", "measure/timing.py", "measure/parity.py")
 

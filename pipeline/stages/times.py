@@ -20,6 +20,7 @@ from pipeline.compress.quantization.fold import quantized_program
 from pipeline.formats.formats import FORMATS
 from pipeline.formats.write import export
 from pipeline.measure import timing, width_times
+from pipeline.measure.file_layers import file_layers
 from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import (
@@ -114,7 +115,7 @@ def timed_file(context: Context, inputs: Inputs) -> width_times.TimedFile:
     return width_times.TimedFile(
         content=unpruned_file(context, inputs).read_bytes(),
         format_name=recipe.target.format,
-        layers=width_times.file_layers(program.load(inputs["times"] / PROGRAM), found.groups),
+        layers=file_layers(program.load(inputs["times"] / PROGRAM), found.groups),
         groups=found.groups,
         kept=found.kept,
         image=_image(fed(context).dataset),

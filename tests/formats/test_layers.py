@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,14 +22,15 @@ from pipeline.compress.pruning.removal import remove
 from pipeline.compress.quantization import qat
 from pipeline.compress.quantization.fold import float_program, quantized_program
 from pipeline.formats import as_onnx, layer_times
-from pipeline.formats.channels import ChannelOperation, channels_after
+from pipeline.formats.channels import ChannelOperation, channels_after, sliced
 from pipeline.formats.formats import FORMATS
+from pipeline.measure.file_layers import file_layers, sized_layers
 from pipeline.measure.layers import layers_of
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import DeployNet, deploy_form
 from pipeline.networks.resnest.family import FAMILY
 from pipeline.recipe.input_shape import square
-from tests.making import graphs, networks
+from tests.making import graphs, networks, structures
 
 pytestmark = pytest.mark.slow
 
@@ -363,9 +365,68 @@ def test_float_files_go_by_their_tensors(format_name: str) -> None:
 
 
 def test_a_slice_that_leaves_out_the_last_channels_is_refused() -> None:
-    cut = ChannelOperation(layer="half", kind="slice", inputs=("x",), output="y", stop=4)
+    cut = ChannelOperation(layer="half", kind="slice", inputs=("x",), output="y", stop=4, step=2)
     with pytest.raises(ValueError, match="half: a slice that stops at channel 4 of 8"):
         channels_after([cut], {"x": 8}, {})
+
+
+def test_channels_beside_each_other_and_shares_of_them_follow() -> None:
+    layers = {
+        name: ChannelOperation(
+            layer=name, kind="convolution", inputs=("x",), output=name, channels=8
+        )
+        for name in ("a", "b", "last")
+    }
+    beside = ChannelOperation(layer="c", kind="concat", inputs=("a", "b"), output="c")
+    half = ChannelOperation(
+        layer="half", kind="slice", inputs=("c",), output="half", start=8, stop=16
+    )
+    operations = [layers["a"], layers["b"], beside, half, layers["last"]]
+    after = channels_after(operations, {"x": 3}, {"a": 4})
+    assert (after["c"], after["half"]) == (12, 6)
+    assert sliced(half, 16, 12) == (6, 12)
+    with pytest.raises(ValueError, match="half: a slice of channels 8 to 16 of 16 takes no whole"):
+        channels_after(operations, {"x": 3}, {"a": 3})
+
+
+@functools.cache
+def tied_program(kind: type[nn.Module], *, pruned: bool) -> tuple[Any, tuple[Any, ...]]:
+    """A small network, whole or with half of the channels of every group; the groups."""
+    model = kind().eval()
+    networks.randomise(model)
+    groups = groups_of(model, square(structures.SIDE), structures.STRUCTURE)
+    if pruned:
+        model = remove(model, groups, half_of_each(groups))
+    graph = qat.prepare(model, square(structures.SIDE))
+    images = torch.randn(square(structures.SIDE).batch(4))
+    qat.calibrate(graph, lambda: [images])
+    return quantized_program(graph, images[:2]), groups
+
+
+def half_of_each(groups: tuple[Any, ...]) -> dict[str, list[int]]:
+    removed = {}
+    for group in groups:
+        size = group.channels // group.parts
+        removed[group.name] = [c for c in range(group.channels) if c % size < size // 2]
+    return removed
+
+
+@pytest.mark.parametrize("kind", [structures.Concat, structures.Halves, structures.Gated])
+@pytest.mark.parametrize("format_name", LAYERED)
+def test_channels_of_several_groups_follow_into_the_file(
+    format_name: str, kind: type[nn.Module]
+) -> None:
+    whole, groups = tied_program(kind, pruned=False)
+    layers = file_layers(whole, groups)
+    widths = {group.name: group.channels // 2 for group in groups}
+    small = layers_module(format_name).resized(
+        write(format_name, whole), sized_layers(layers, widths)
+    )
+    pruned = write(format_name, tied_program(kind, pruned=True)[0])
+    assert structure(format_name, small) == structure(format_name, pruned)
+    shapes = {n.name: n.meta["val"].shape for n in whole.graph.nodes if "val" in n.meta}
+    present = {group.name: group.channels for group in groups}
+    assert all(layer.outputs.at(present) == shapes[layer.name][1] for layer in layers)
 
 
 def test_typical_time_ignores_outliers_and_is_finer_than_the_clock() -> None:

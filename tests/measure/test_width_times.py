@@ -2,23 +2,23 @@
 
 import functools
 import random
+from fractions import Fraction
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.compress.pruning.costs import Widths
+from pipeline.compress.pruning.costs import Channels, Widths
 from pipeline.compress.pruning.followed import groups_of
 from pipeline.compress.pruning.groups import Group
 from pipeline.compress.pruning.widths import Plan
 from pipeline.measure import width_times
+from pipeline.measure.file_layers import FileLayer, file_layers, sized_layers
 from pipeline.measure.layers import layers_of
 from pipeline.measure.width_times import (
-    FileLayer,
     Sample,
     choose_in_time,
-    file_layers,
     fit,
     nearest,
 )
@@ -36,22 +36,28 @@ GROUPS = tuple(
     for name, channels in (("layer1.0.a", 64), ("layer1.0.b", 128), ("layer2.0.a", 32))
 )
 TRUE = {"first": (0.0, 0.01, 0.02, 0.3), "inner": (1e-4, 0.0, 0.01, 0.1), "last": (0, 0.05, 0, 0)}
+
+
+def of(group: str) -> Channels:
+    return Channels(fixed=0, of=((group, Fraction(1)),))
+
+
 LAYERS = (
     FileLayer(
-        name="q1", place="layer1.0.a", kind="first", input_group=None,
-        output_group="layer1.0.a", fold=1, sized=True,
+        name="q1", place="layer1.0.a", kind="first", inputs=Channels(fixed=3),
+        outputs=of("layer1.0.a"), sized=True,
     ),
     FileLayer(
-        name="q2", place="layer1.0.b", kind="inner", input_group="layer1.0.a",
-        output_group="layer1.0.b", fold=1, sized=True,
+        name="q2", place="layer1.0.b", kind="inner", inputs=of("layer1.0.a"),
+        outputs=of("layer1.0.b"), sized=True,
     ),
     FileLayer(
-        name="q3", place="layer2.0.a", kind="inner", input_group="layer1.0.b",
-        output_group="layer2.0.a", fold=1, sized=True,
+        name="q3", place="layer2.0.a", kind="inner", inputs=of("layer1.0.b"),
+        outputs=of("layer2.0.a"), sized=True,
     ),
     FileLayer(
-        name="q4", place="fc", kind="last", input_group="layer2.0.a", output_group=None,
-        fold=1, sized=False,
+        name="q4", place="fc", kind="last", inputs=of("layer2.0.a"), outputs=Channels(fixed=5),
+        sized=False,
     ),
 )  # fmt: skip
 
@@ -167,13 +173,12 @@ def test_every_layer_of_the_file_knows_its_groups(variant: str) -> None:
     assert {layer.name for layer in layers} == {
         layer.name for layer in layers_of(program(variant)) if layer.inputs
     }
-    sized = {layer.output_group for layer in layers if layer.sized}
-    assert sized == set(channels)
+    assert {group for layer in layers if layer.sized for group in layer.outputs.groups} == set(
+        channels
+    )
     for layer in layers:
-        if layer.sized:
-            assert layer.output_group is not None
-            assert channels[layer.output_group] * layer.fold == shapes[layer.name][1]
-    widths = width_times.sized_layers(layers, channels)
+        assert layer.outputs.at(channels) == shapes[layer.name][1]
+    widths = sized_layers(layers, channels)
     assert widths == {layer.name: shapes[layer.name][1] for layer in layers if layer.sized}
 
 

@@ -18,8 +18,8 @@ from pipeline.compress.pruning.removal import masked_difference, remove
 from pipeline.formats import as_onnx
 from pipeline.formats.file_facts import scales_exact
 from pipeline.formats.formats import FORMATS
+from pipeline.measure.file_layers import file_layers, sized_layers
 from pipeline.measure.layers import layers_of
-from pipeline.measure.width_times import file_layers, sized_layers
 from pipeline.networks.count import count
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
@@ -142,11 +142,11 @@ def test_layers_of_the_file_know_their_groups() -> None:
     model = branch_form(source.network)
     groups = groups_of(model, square(SIDE), structure(model))
     layers = file_layers(source.program, groups)
-    assert (layers[0].place, layers[0].input_group, layers[0].output_group) == (
-        *("conv1", None, "conv1"),
+    assert (layers[0].place, layers[0].inputs.groups, layers[0].outputs.groups) == (
+        *("conv1", (), ("conv1",)),
     )
     channels = {group.name: group.channels for group in groups}
-    assert {layer.output_group for layer in layers if layer.sized} == set(channels)
+    assert {g for layer in layers if layer.sized for g in layer.outputs.groups} == set(channels)
     nodes = {node.name: node for node in source.program.graph.nodes}
     widths = {name: nodes[name].meta["val"].shape[1] for name in sized_layers(layers, channels)}
     assert sized_layers(layers, channels) == widths

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 
 from pipeline.base.errors import following
 from pipeline.formats import as_onnx
-from pipeline.formats.channels import ChannelOperation, Kind, channels_after
+from pipeline.formats.channels import ChannelOperation, Kind, channels_after, sliced
 from pipeline.formats.layer_times import OTHER, blocks, net_times
 from pipeline.formats.onnx.file import session_options
 
@@ -29,8 +29,11 @@ _KINDS: dict[str, Kind] = {
     "Mul": "elementwise",
     "Reshape": "reshape",
     "Slice": "slice",
-    **dict.fromkeys(("GlobalAveragePool", "MaxPool", "Relu", "Sigmoid", "Softmax"), _SAME),
+    "Concat": "concat",
+    **dict.fromkeys(("AveragePool", "GlobalAveragePool", "MaxPool", "Pad", "ReduceMean"), _SAME),
+    **dict.fromkeys(("Clip", "Elu", "Gelu", "LeakyRelu", "Relu", "Sigmoid", "Tanh"), _SAME),
     **dict.fromkeys(("Cast", "DequantizeLinear", "QuantizeLinear", "Transpose"), _SAME),
+    "Softmax": _SAME,
 }
 """How channels follow through every operation that our files have."""
 
@@ -61,18 +64,23 @@ def resized(content: bytes, widths: Mapping[str, int]) -> bytes:
     file = _File(content)
     operations = file.operations()
     given = {file.model.graph.input[0].name: file.input_channels()}
+    present = channels_after(operations, given, {})
     channels = channels_after(operations, given, widths)
-    if channels == channels_after(operations, given, {}):
+    if channels == present:
         return content
+    kinds = {operation.output: operation for operation in operations}
     for node in file.model.graph.node:
+        output, source = node.output[0], node.input[0]
         if node.op_type == "Conv":
-            file.resize_conv(node, channels[node.output[0]], channels[node.input[0]])
-        elif node.op_type == "Reshape":
+            file.resize_conv(node, channels[output], channels[source])
+        elif node.op_type == "Reshape" and channels[output] != present[output]:
             shape = file.values[node.input[1]].copy()
-            shape[1] = channels[node.output[0]]
+            shape[1] = channels[output]
             file.set_input(node, 1, shape)
-        elif node.op_type == "Slice":
-            file.set_input(node, 2, np.array([channels[node.input[0]]], np.int64))
+        elif node.op_type == "Slice" and kinds[output].kind == "slice":
+            ends = sliced(kinds[output], present[source], channels[source])
+            for place, end in enumerate(ends, 1):
+                file.set_input(node, place, np.array([end], np.int64))
     as_onnx.drop_unused_constants(file.model)
     del file.model.graph.value_info[:]
     return bytes(file.model.SerializeToString())
@@ -208,12 +216,16 @@ class _File:
         elif kind == "reshape":
             channels = int(self.values[node.input[1]][1])
         elif kind == "slice":
-            start, stop, _, step = (int(self.values[name].item()) for name in node.input[1:5])
-        read = node.input[:2] if kind == "elementwise" else node.input[:1]
+            start, stop, axis, step = (int(self.values[name].item()) for name in node.input[1:5])
+            kind = "slice" if axis == 1 else "same"
+        elif kind == "concat" and _axis(node) != 1:
+            kind = "elementwise"  # beside each other in height or width: windows of one image
+        several = kind in ("concat", "elementwise")
+        read = [name for name in node.input if name not in self.values]
         return ChannelOperation(
             layer=self.layer(node),
             kind=kind,
-            inputs=tuple(read),
+            inputs=tuple(read if several else read[:1]),
             output=node.output[0],
             channels=channels,
             groups=groups,
@@ -257,6 +269,10 @@ class _File:
 
 def _group_attribute(conv: onnx.NodeProto) -> Any:
     return next(attribute for attribute in conv.attribute if attribute.name == "group")
+
+
+def _axis(concat: onnx.NodeProto) -> int:
+    return next(int(a.i) for a in concat.attribute if a.name == "axis")
 
 
 def _groups(conv: onnx.NodeProto) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import following
-from pipeline.formats.channels import ChannelOperation, Kind, channels_after
+from pipeline.formats.channels import ChannelOperation, Kind, channels_after, sliced
 from pipeline.formats.layer_times import blocks, net_times
 from pipeline.formats.tflite.flatbuffer import pack, share_zero_points
 
@@ -22,8 +22,10 @@ _KINDS: dict[str, Kind] = {
     "MUL": "elementwise",
     "RESHAPE": "reshape",
     "STRIDED_SLICE": "slice",
-    **dict.fromkeys(("DEPTHWISE_CONV_2D", "MAX_POOL_2D", "MEAN", "PAD"), _SAME),
-    **dict.fromkeys(("LOGISTIC", "RELU", "SOFTMAX"), _SAME),
+    "CONCATENATION": "concat",
+    **dict.fromkeys(("AVERAGE_POOL_2D", "DEPTHWISE_CONV_2D", "MAX_POOL_2D", "MEAN"), _SAME),
+    **dict.fromkeys(("ELU", "GELU", "LEAKY_RELU", "LOGISTIC", "RELU", "RELU6"), _SAME),
+    **dict.fromkeys(("PAD", "SOFTMAX", "TANH", "TRANSPOSE"), _SAME),
     **dict.fromkeys(("CAST", "DEQUANTIZE", "QUANTIZE"), _SAME),
 }
 """How channels follow through every operation that our files have."""
@@ -46,23 +48,29 @@ def resized(content: bytes, widths: Mapping[str, int]) -> bytes:
     file = _File(content)
     operations = [file.operation(op) for op in file.graph.operators]
     given = {str(i): int(file.tensor(i).shape[-1]) for i in file.graph.inputs}
+    present = channels_after(operations, given, {})
     channels = channels_after(operations, given, widths)
-    if channels == channels_after(operations, given, {}):
+    if channels == present:
         return content
     for op, operation in zip(file.graph.operators, operations, strict=True):
-        count, before = channels[operation.output], channels[operation.inputs[0]]
+        count, source = channels[operation.output], operation.inputs[0]
         output = file.tensor(op.outputs[0])
-        output.shape = _with_channels(output.shape, count)
+        if count != present[operation.output]:
+            output.shape = _with_channels(output.shape, count)
         kind, (data, *constants) = file.op_name(op), op.inputs
         if kind == "CONV_2D":
-            constants = [file.cut(i, count, before // operation.groups) for i in constants]
+            constants = [
+                file.cut(i, count, channels[source] // operation.groups) for i in constants
+            ]
         elif kind == "DEPTHWISE_CONV_2D":
             constants = [file.cut(i, count, count) for i in constants]
         elif kind == "RESHAPE":
             constants = [file.constant(constants[0], output.shape)]
-        elif kind == "STRIDED_SLICE":
-            stop = _with_channels(file.values(constants[1]), before)
-            constants[1] = file.constant(constants[1], stop)
+        elif operation.kind == "slice":
+            ends = sliced(operation, present[source], channels[source])
+            for place, end in enumerate(ends):
+                changed = _with_channels(file.values(constants[place]), end)
+                constants[place] = file.constant(constants[place], changed)
         op.inputs = [data, *constants]
     # Equal vectors are shared and constants aligned, as in the file that came in.
     return share_zero_points(pack(file.whole()))
@@ -149,7 +157,8 @@ class _File:
             ValueError: an operation that our files do not have.
         """
         name, layer = self.op_name(op), self.tensor(op.outputs[0]).name.decode()
-        if name not in _KINDS:
+        kind = _KINDS.get(name)
+        if kind is None:
             raise ValueError(f"{layer}: channels cannot be followed through {name}")
         inputs = [int(i) for i in op.inputs if int(i) in self._activations]
         shape = self.tensor(op.outputs[0]).shape
@@ -158,9 +167,14 @@ class _File:
             groups = self.tensor(inputs[0]).shape[-1] // self.tensor(op.inputs[1]).shape[-1]
         elif name == "STRIDED_SLICE":
             start, stop, step = (int(self.values(i)[-1]) for i in op.inputs[1:])
+            last = 1 << len(shape) - 1
+            if op.builtinOptions.beginMask & op.builtinOptions.endMask & last:
+                kind = "same"  # of height or width: all channels go on
+        elif name == "CONCATENATION" and op.builtinOptions.axis not in (-1, 3):
+            kind = "elementwise"  # beside each other in height or width: windows of one image
         return ChannelOperation(
             layer=layer,
-            kind=_KINDS[name],
+            kind=kind,
             inputs=tuple(str(i) for i in inputs),
             output=str(op.outputs[0]),
             channels=int(shape[3 if len(shape) == 4 else 1]),
