@@ -171,7 +171,7 @@ def together(session: nox.Session, *arguments: str) -> None:
     cores = os.cpu_count() or 1
     workers = min(cores, MOST_WORKERS)
     threads = {"OMP_NUM_THREADS": str(cores // workers)}
-    # Files stay whole, since their tests share what they made; they begin as tests/conftest.py says.
+    # Files stay whole, since their tests share what they made; tests/conftest.py says their order.
     spread = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
     run(session, "python", "-m", "pytest", *spread, *arguments, variables=threads)
 

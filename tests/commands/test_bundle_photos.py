@@ -17,6 +17,7 @@ from pipeline.tasks.images.pixels import decode, middle
 from pipeline.tasks.images.preparation import Preparation
 from tests.making.bundles import contract_for
 from tests.making.photo_sizes import PREPARATIONS, random_photos
+from tests.making.swift import functions
 
 EVERY = pytest.mark.parametrize("preparation", PREPARATIONS.values(), ids=PREPARATIONS)
 
@@ -112,3 +113,18 @@ def test_heic_is_read_where_pillow_can(tmp_path: Path) -> None:
     preparation = PREPARATIONS["square"]
     found = code_for(preparation, tmp_path)["rgb_of"](file)
     assert np.array_equal(found, ours(file.read_bytes(), preparation))
+
+
+@EVERY
+def test_swift_read_as_python_gives_the_same_pixels(preparation: Preparation) -> None:
+    text = snippets(contract_for(preparation, "coreml"), "1.23.0")["swift/Photo.swift"]
+    photo = functions(text, "Photo")
+    for noise in random_photos(28, most=50):
+        height, width, _ = noise.shape
+        file = io.BytesIO()
+        Image.fromarray(noise).save(file, "bmp")
+        expected = ours(file.getvalue(), preparation).ravel().tolist()
+        found = photo.prepared(noise.ravel().tolist(), width=width, height=height)
+        assert found == expected, noise.shape
+    rgbx = np.dstack([noise, np.zeros((height, width, 1), np.uint8)]).ravel().tolist()
+    assert photo.prepared(rgbx, width=width, height=height, step=4) == expected
