@@ -24,8 +24,9 @@ class PruneConfig(Part):
         latency: share of the unpruned file's time that is kept, or a time such as `30 ms`; both
             for one image on this machine, with the target's runtime and threads.
         criterion: what says how much a channel matters. l1, l2: the norm of its weights.
-            bn_scale: the factors of its batch normalisations. taylor: how much the loss would
-            change without it, to first order. fisher: to second order, with squared gradients.
+            bn_scale: the factors of its batch normalisations, l1 where it has none. taylor: how
+            much the loss would change without it, to first order. fisher: to second order, with
+            squared gradients.
         scope: among which channels the least important are sought. layer: in every group of
             tied layers the same share. stage: in every stage the same share of the cost.
             network: among all.

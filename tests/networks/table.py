@@ -1,10 +1,12 @@
 """Which networks go through, without training: the table of docs/networks.md.
 
     python -m tests.networks.table torchvision:resnet18 timm:tresnet_m
+    python -m tests.networks.table --prune torchvision:densenet121
 
 Weights are random, statistics of batch normalisation those of two batches of noise, ranges from 32
 images of noise. Every file is held to the gates of a run: all scales, all MACs in int8, every layer
-computed as the program does.
+computed as the program does. The network is also pruned to SHARE of its multiply-accumulates, and
+held to the gate of the masked network; with --prune that is all.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ import torch
 from torch import nn
 
 from pipeline.base.errors import InputError
+from pipeline.compress.pruning.kept import by_reason
+from pipeline.compress.pruning.prune import goal_of, plan_of, prune_to
+from pipeline.compress.pruning.widths import choose
 from pipeline.compress.quantization import qat
 from pipeline.compress.quantization.fold import quantized_program
 from pipeline.formats.file_facts import learned_scales, scales_exact
@@ -26,10 +31,13 @@ from pipeline.formats.format import Format
 from pipeline.formats.formats import FORMATS
 from pipeline.measure.layers import compare_layers
 from pipeline.measure.parity import file_misses, layer_misses
+from pipeline.networks.count import count
 from pipeline.networks.families import family_of
 from pipeline.networks.family import AnyFamily
+from pipeline.recipe.compression import PruneConfig
 from pipeline.recipe.model import ModelConfig
 from pipeline.recipe.models import ALONE, kind_of
+from pipeline.recipe.training import TrainConfig
 
 NETWORKS = (
     *("torchvision:alexnet", "torchvision:vgg11", "torchvision:vgg11_bn", "torchvision:googlenet"),
@@ -44,6 +52,9 @@ NETWORKS = (
 SIDES = {"torchvision:inception_v3": 96, "torchvision:alexnet": 96}
 """What cannot take images of SIDE, and what it takes."""
 SIDE, CLASSES, IMAGES = 64, 10, 32
+SHARE = 0.7
+PRUNE = PruneConfig(macs=SHARE, finetune=TrainConfig(epochs=1, batch_size=2, learning_rate=0.1))
+"""As a recipe has it that says nothing else; the training does not take place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +104,32 @@ def settled(family: AnyFamily, config: ModelConfig) -> nn.Module:
     return model.eval()
 
 
+def pruned(name: str) -> str:
+    """How a network was pruned, for the table.
+
+    Raises:
+        InputError: it cannot be pruned so far.
+        RuntimeError: it is not the masked network, or not as small as was planned.
+    """
+    config = config_of(name)
+    family, shape = family_of(config), config.input_shape
+    model = family.prunable(settled(family, config))
+    goal = goal_of(family, model, shape, PRUNE, FORMATS["tflite"].bytes["int8"])
+    plan = plan_of(model, shape, family.structure(model), goal, PRUNE, lambda: ())
+    widths = choose(plan, goal.limit, PRUNE.scope)
+    found = prune_to(model, shape, plan, widths)
+    if count(found.model, shape).macs != goal.cost.of(widths):
+        raise RuntimeError("the pruned network has other MACs than were planned")
+    share = goal.cost.of(widths) / goal.whole
+    parts = [f"{share:.3f} of the MACs", f"off by {found.difference:.0e}"]
+    if plan.by_norm:
+        parts.append(f"{len(plan.by_norm)} of {len(plan.groups)} groups judged by norm")
+    parts += [f"{len(plan.kept)} layers whole" for _ in plan.kept[:1]]
+    for told in by_reason(plan.kept):
+        print(f"{name}: whole: {told}", file=sys.stderr, flush=True)
+    return ", ".join(parts)
+
+
 def rows(name: str, formats: dict[str, Format]) -> dict[str, Row]:
     """What the files of a network are, by format.
 
@@ -125,19 +162,36 @@ def row(program: torch.export.ExportedProgram, images: torch.Tensor, form: Forma
     return Row(misses=misses, partitions=found.partitions, outside=outside)
 
 
-def main(names: list[str]) -> int:
+def cells(name: str, *, prune_only: bool) -> tuple[list[str], bool]:
+    """A row of the table, and whether all in it passed."""
+    done, passed = [], True
+    try:
+        done.append(pruned(name))
+    except (InputError, RuntimeError) as error:
+        done, passed = [str(error)], False
+    if prune_only:
+        return done, passed
+    try:
+        found = rows(name, dict(FORMATS))
+        done += [one.cell() for one in found.values()]
+        passed &= not any(one.misses for one in found.values())
+    except (InputError, NotImplementedError) as error:
+        done, passed = [*done, str(error), *[""] * (len(FORMATS) - 1)], False
+    return done, passed
+
+
+def main(arguments: list[str]) -> int:
     """Print the table; 1 where a network or a file does not pass."""
+    prune_only = "--prune" in arguments
+    names = [name for name in arguments if name != "--prune"] or NETWORKS
+    titles = [] if prune_only else [one.title for one in FORMATS.values()]
+    print(f"| network | pruned to {SHARE} | " + "".join(f"{title} | " for title in titles))
+    print("| --- " * (2 + len(titles)) + "|")
     failed = False
-    print("| network | " + " | ".join(one.title for one in FORMATS.values()) + " |")
-    print("| --- " * (1 + len(FORMATS)) + "|")
-    for name in names or NETWORKS:
-        try:
-            found = rows(name, dict(FORMATS))
-            cells = [one.cell() for one in found.values()]
-            failed |= any(one.misses for one in found.values())
-        except (InputError, NotImplementedError) as error:
-            cells, failed = [str(error), *[""] * (len(FORMATS) - 1)], True
-        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+    for name in names:
+        row, passed = cells(name, prune_only=prune_only)
+        failed |= not passed
+        print(f"| {name} | " + " | ".join(row) + " |", flush=True)
     return int(failed)
 
 
