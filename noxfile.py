@@ -268,9 +268,14 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def networks(session: nox.Session) -> None:
-    """Write networks of the literature in every format, untrained; after -- come some of them."""
+    """Write networks of the literature, and every operation, in every format, untrained.
+
+    After -- come some of the networks.
+    """
     prepare(session)
     run(session, "python", "-m", "tests.networks.table", *session.posargs)
+    if not session.posargs:
+        run(session, "python", "-m", "tests.networks.operations")
 
 
 @nox.session

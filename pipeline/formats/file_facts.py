@@ -22,6 +22,13 @@ _KEEPING_VALUES = {
 }
 """Operations that may give out what they take in."""
 
+_TAKEN_IN = {
+    aten.constant_pad_nd.default: aten.conv2d.default,
+    aten.slice.Tensor: aten.slice.Tensor,
+}
+"""Operations that writers make a part of those that read them, where all of these are of a kind:
+zeros around an image become a convolution's own padding, a cut of a cut is one cut."""
+
 Grid = tuple[float, int]
 """Scale and zero point of an int8 activation (uint8 files: zero point - 128)."""
 
@@ -71,8 +78,8 @@ def learned_scales(
     """The grids of a quantized program, by layer name, and its weight scales.
 
     A grid counts once where an operation changes neither the values nor the grid, such as a
-    flatten: runtimes then see one tensor. So it does where zeros are put around an image that
-    convolutions alone read: a writer may make them a convolution's own padding.
+    flatten: runtimes then see one tensor. So it does where an operation may be a part of those that
+    read it (`_TAKEN_IN`).
     """
     layers: dict[str, Grid] = {}
     weights: Counter[tuple[float, ...]] = Counter()
@@ -95,8 +102,8 @@ def _repeats_grid(quantize: torch.fx.Node) -> bool:
     """Whether the same values are on the same grid before the operation that is quantized."""
     operation = quantize.args[0]
     assert isinstance(operation, torch.fx.Node)
-    if operation.target is aten.constant_pad_nd.default:
-        return _is_padding_of_convolutions(quantize, operation)
+    if operation.target in _TAKEN_IN:
+        return _is_taken_in(quantize, operation, _TAKEN_IN[operation.target])
     if operation.target not in _KEEPING_VALUES:
         return False
     before = operation.args[0]
@@ -109,14 +116,14 @@ def _repeats_grid(quantize: torch.fx.Node) -> bool:
     )
 
 
-def _is_padding_of_convolutions(quantize: torch.fx.Node, operation: torch.fx.Node) -> bool:
+def _is_taken_in(quantize: torch.fx.Node, operation: torch.fx.Node, into: object) -> bool:
     before = operation.args[0]
     assert isinstance(before, torch.fx.Node)
     readers = [user for read in quantize.users for user in read.users]
     return (
         before.target is quantized.dequantize_per_tensor.default
         and before.args[1:] == quantize.args[1:]
-        and all(reader.target is aten.conv2d.default for reader in readers)
+        and all(reader.target is into for reader in readers)
     )
 
 

@@ -207,6 +207,11 @@ def test_rearrangements_are_numpys(perm: list[int], axis: int, first: int) -> No
     check(cases, normal(*SHAPE))
 
 
+def test_pixel_shuffle_is_torchs() -> None:
+    shuffled = partial(F.pixel_shuffle, upscale_factor=2)
+    check([(of_x("pixel_shuffle", upscale_factor=2), of_torch(shuffled))], normal(2, 8, 3, 5))
+
+
 @FEW
 @given(st.lists(st.integers(0, 2), min_size=6, max_size=6))
 def test_reshape_and_pad_are_numpys(pad: list[int]) -> None:

@@ -253,6 +253,10 @@ def _squeeze(x: Tensor, axes: Ints | None = None) -> Tensor:
     return x.squeeze(_axes(x, axes))  # sizes other than 1 stay, in MIL as in torch
 
 
+def _pixel_shuffle(x: Tensor, upscale_factor: int) -> Tensor:
+    return F.pixel_shuffle(x, int(upscale_factor))
+
+
 def _pad(x: Tensor, pad: Ints, mode: str = "constant", constant_val: float = 0.0) -> Tensor:
     if mode != "constant":
         raise NotImplementedError(f"mode {mode!r}")
@@ -285,6 +289,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "minimum": _binary(torch.minimum),
     "mul": _binary(torch.mul),
     "pad": _pad,
+    "pixel_shuffle": _pixel_shuffle,
     "quantize": _quantize,
     "real_div": _binary(torch.div),
     "reduce_max": _reduction(torch.amax),

@@ -46,6 +46,13 @@ def _for_each(value: Any, channels: int) -> Tensor:
     return given.expand(channels).clone()
 
 
+def part_of(b: Builder, x: fx.Node, axis: int, begin: int, end: int, step: int = 1) -> fx.Node:
+    """Cut an image along one axis; all of it is the image itself."""
+    if (begin, end, step) == (0, shape_of(x)[axis - 1], 1):
+        return x
+    return b.call(aten.slice.Tensor, x, axis, begin, end, step)
+
+
 def image_of(value: object) -> fx.Node:
     """The image that a value is.
 

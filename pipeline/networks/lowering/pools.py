@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from pipeline.networks.lowering.builder import Builder, Unsupported
-from pipeline.networks.lowering.images import conv, image_of
+from pipeline.networks.lowering.images import conv, image_of, part_of
 from pipeline.networks.lowering.values import Pooled, Value, Viewed, flat, shape_of
 from pipeline.networks.rewrites import adds_windows
 
@@ -170,11 +170,11 @@ def _windows(b: Builder, image: fx.Node, wanted: Sequence[int], pool: Any) -> fx
     rows = []
     for row in range(wanted[0]):
         top, bottom = window(row, height, wanted[0])
-        band = b.call(aten.slice.Tensor, image, 2, top, bottom)
+        band = part_of(b, image, 2, top, bottom)
         cells = []
         for column in range(wanted[1]):
             left, right = window(column, width, wanted[1])
-            cells.append(pool(b.call(aten.slice.Tensor, band, 3, left, right)))
+            cells.append(pool(part_of(b, band, 3, left, right)))
         rows.append(cells[0] if len(cells) == 1 else b.call(aten.cat.default, cells, 3))
     return rows[0] if len(rows) == 1 else b.call(aten.cat.default, rows, 2)
 

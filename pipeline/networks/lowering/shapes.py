@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from pipeline.networks.lowering.builder import Builder, Unsupported
-from pipeline.networks.lowering.images import conv, image_of, pixel
+from pipeline.networks.lowering.images import conv, image_of, part_of, pixel
 from pipeline.networks.lowering.pools import cut_out
 from pipeline.networks.lowering.sides import beside
 from pipeline.networks.lowering.stacks import stacked
@@ -248,9 +248,7 @@ def cut(b: Builder, x: Value, dim: int, start: int, end: int, step: int = 1) -> 
         return image
     size = shape_of(image)[axis - 1]
     begin, stop = (min(max(v + size if v < 0 else v, 0), size) for v in (start, end))
-    if (begin, stop, step) == (0, size, 1):
-        return image
-    return b.call(aten.slice.Tensor, image, axis, begin, stop, step)
+    return part_of(b, image, axis, begin, stop, step)
 
 
 def split(b: Builder, x: Value, sizes: Sequence[int], dim: int) -> list[Value]:
