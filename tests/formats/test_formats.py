@@ -17,17 +17,17 @@ from pipeline.formats.format import FormatModule, GemmModule, LayersModule
 from pipeline.formats.formats import FORMATS, FormatName
 from tests.making import ROOT, toy_format
 from tests.making.cli import environment
-from tests.making.recipes import DEVICE_RECIPES, NARROW, settings
+from tests.making.recipes import DEVICE_RECIPES, PLAIN_MODEL, settings
 
 
 @pytest.mark.slow
 def test_a_format_is_one_entry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quick = (
-        *("train.epochs=1", "prune=null", "qat.train.epochs=0", "qat.distill=null"),
-        *("model.input_size=32", "data.test_images=40", "data.calibration_images=1000"),
+        *(PLAIN_MODEL, "train.epochs=1", "prune=null", "qat.train.epochs=0", "qat.distill=null"),
+        *("data.test_images=40", "data.calibration_images=40", "measure.rounds=3"),
         *("guard.accuracy_drop_pt=null", "target.format=toy"),
     )
-    given = [str(DEVICE_RECIPES["onnx"]), *settings(*NARROW, *quick)]
+    given = [str(DEVICE_RECIPES["onnx"]), *settings(*quick)]
     out, refused = tmp_path / "out", "target.format: got 'toy'; must be one of onnx, tflite, coreml"
     assert main(["check", *given]) != 0
     assert refused in capsys.readouterr().err
@@ -39,8 +39,8 @@ def test_a_format_is_one_entry(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert (target["format"], target["path"]) == ("toy", "model.toy")
         assert target["runtime"] == "torch"
         assert target["parity"]["passed"]
-        assert target["parity"]["layers"] == target["parity"]["layers_alike"] > 20
-        assert target["scales_exact"]["same"] == target["scales_exact"]["total"] > 100
+        assert target["parity"]["layers"] == target["parity"]["layers_alike"] > 8
+        assert target["scales_exact"]["same"] == target["scales_exact"]["total"] > 90
         assert target["speedup"] > 0
         assert "toy" in (run / "report.html").read_text(encoding="utf-8")
         with zipfile.ZipFile(run / "model.toy") as archive:

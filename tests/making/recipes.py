@@ -12,6 +12,8 @@ DEVICE_RECIPES = {
     "coreml": RECIPES / "iphone-coreml-w8a8.yaml",
 }
 NARROW_MODEL = ("model.name=resnest14", "model.width_multiplier=0.25")
+PLAIN_MODEL = f"model={{name: 'python:{ROOT}/tests/making/plain_net.py:plain', input_size: 32}}"
+"""A network of six layers, where what a command does matters and the network does not."""
 NARROW = (
     *NARROW_MODEL,
     "train.epochs=6",

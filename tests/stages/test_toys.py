@@ -23,21 +23,21 @@ from pipeline.stages.finished_run import open_run
 from pipeline.tasks.images.digits import digits_dataset
 from pipeline.tasks.predictions import PREDICTIONS, read_predictions
 from pipeline.tasks.tasks import TASKS
-from tests.making.recipes import DEVICE_RECIPES, NARROW, settings
+from tests.making.recipes import DEVICE_RECIPES, PLAIN_MODEL, settings
 from tests.making.toys import MACHINE, MILLISECONDS, NUMBERS, TOY_LANE
 
 RECIPE = DEVICE_RECIPES["onnx"]
 SMALL = (
-    *NARROW,
+    PLAIN_MODEL,
     "task.kind=numbers",
-    "model.input_size=32",
     "data.test_images=40",
-    "data.calibration_images=1000",  # which leaves 347 to train on
+    "data.calibration_images=40",
     "train.epochs=1",
     "prune=null",
     "qat.train.epochs=1",
     "qat.distill=null",
     "guard.accuracy_drop_pt=null",
+    "measure.rounds=3",
     "budgets=null",
 )
 Asked = list[tuple[str, int]]
