@@ -31,7 +31,7 @@ class Description:
     Attributes:
         name: of the network.
         text: what the file is, in a sentence.
-        classes: names in the order of the logits.
+        classes: names in the order of the logits; of a single one, the class that is a yes.
         pixels: whether the file takes 8-bit RGB pixels and normalises them itself.
         mean: per channel, of pixels as shares 0..1; an image is (pixel / 255 - mean) / std.
         std: likewise.
@@ -47,6 +47,13 @@ class Description:
     std: Channels
     author: str | None = None
     licence: str | None = None
+
+    @property
+    def meaning(self) -> str:
+        """What the file's output is, in a sentence."""
+        if len(self.classes) == 1:
+            return "One number; sigmoid makes the probability of a yes of it."
+        return "A number for every class; softmax makes probabilities of them."
 
     def write(self, path: Path) -> None:
         """Keep it as JSON, for the process that writes the file."""

@@ -66,4 +66,4 @@ def taught(
     pixels = normalization(context) if isinstance(student, fx.GraphModule) else None
     teacher = float_model(context, inputs)
     stages = context.family.structure(teacher).stages
-    return distillation(student, teacher, config, stages, pixels)
+    return distillation(student, teacher, config, stages, pixels, context.task.shares)

@@ -100,6 +100,9 @@ class TaskModule(Protocol):
     def loss(self, config: TrainConfig | None = None) -> Loss:
         """What a training minimises; without one the plain loss, which channels are judged by."""
 
+    def shares(self, answers: Tensor) -> Tensor:
+        """Logits whose softmax is what answers say of an image; what distillation compares."""
+
     def mixer(self, config: TrainConfig, outputs: int) -> Mix | None:
         """How the images of a batch are mixed; None where they are not."""
 

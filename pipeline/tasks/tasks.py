@@ -19,8 +19,15 @@ def _classification() -> TaskModule:
     return classification
 
 
+def _binary() -> TaskModule:
+    from pipeline.tasks import binary
+
+    return binary
+
+
 TASKS: dict[str, Task] = {
     "classification": Task(title="image classification", figure="top-1", module=_classification),
+    "binary": Task(title="yes or no, by one logit", figure="top-1", module=_binary),
 }
 """By the name that `task.kind` of a recipe has."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +160,28 @@ def test_code_of_every_preparation_can_be_parsed(form: str, preparation: Prepara
         if "hoto" in Path(path).name:
             assert f"The {by} filter" in text, path
             assert f"eight = {preparation.shape.height}" in text.replace("HEIGHT", "eight"), path
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_code_of_one_logit(form: str, tmp_path: Path) -> None:
+    plain = contract(form, pixels=False)
+    output = plain.output.model_copy(update={"shape": (1, 1), "classes": 2})
+    found = snippets(plain.model_copy(update={"output": output}), "1.23.0")
+    for path, text in found.items():
+        if (parser := GRAMMARS.get(Path(path).suffix)) is not None:
+            assert not parser.parse(text.encode()).root_node.has_error, f"{path}\n{text}"
+        if "lassif" in path:
+            assert "of no and yes" in text.lower(), path
+    (tmp_path / "labels.txt").write_text("no\nyes\n")
+    code: dict[str, Any] = {"__file__": str(tmp_path / "python" / "classify.py")}
+    exec(compile(found["python/classify.py"], "classify.py", "exec"), code)
+    code["open_model"] = lambda: lambda tensor: np.array([np.log(3.0)])
+    file = tmp_path / "photo.png"
+    Image.new("RGB", (40, 40)).save(file)
+    said = io.StringIO()
+    with redirect_stdout(said):
+        assert code["main"]([str(file)]) == 0
+    assert said.getvalue().split("\n  ")[1:] == ["yes: 75.0%", "no: 25.0%\n"]
 
 
 def test_the_grammars_see_errors() -> None:

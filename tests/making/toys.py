@@ -49,6 +49,7 @@ class ReadsNumbers:
     gathered = staticmethod(classification.gathered)
     counted = staticmethod(classification.counted)
     changes = staticmethod(classification.changes)
+    shares = staticmethod(classification.shares)
 
     def number(self, answers: Tensor) -> Tensor:
         return (answers[:, 0] * SCALE).round().clamp(0, SCALE - 1).long()

@@ -54,6 +54,10 @@ _CUT = (
 _GREY = "of the pixels cut out: (19595 red + 38470 green + 7471 blue + 32768) / 65536, rounded down"
 _NORMALIZED = "value = (pixel / 255 - mean) / std, per channel, pixel 0..255"
 _PIXELS = "value = pixel, 0..255; the file normalises"
+_ONE_LOGIT = (
+    "one number: above 0 it names the second class of labels.txt, else the first; sigmoid makes "
+    "the probability of the second of it"
+)
 _LOGITS = (
     "one number per class, in the order of labels.txt; the largest names the class, the first of "
     "equal ones; softmax makes probabilities of them"
@@ -134,7 +138,10 @@ class Input(Record):
 
 
 class Output(Record):
-    """What the file gives: `grid` is null where the elements are real numbers already."""
+    """What the file gives: `grid` is null where the elements are real numbers already.
+
+    There is a number for every class, or one number where there are two classes.
+    """
 
     name: Text
     shape: tuple[Positive | None, ...]
@@ -252,6 +259,7 @@ def _output(port: Port, classes: int) -> Output:
         name=port.name,
         shape=port.shape,
         dtype=port.dtype,  # type: ignore[arg-type]
+        meaning=_ONE_LOGIT if port.shape[-1] == 1 else _LOGITS,
         classes=classes,
         grid=_grid(port),
     )

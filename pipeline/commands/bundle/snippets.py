@@ -131,6 +131,7 @@ def snippets(contract: Contract, onnxruntime: str) -> dict[str, str]:
         "background": given.photo.background,
         "longest": LONGEST,
         "classes": made.classes,
+        "logits": made.shape[-1] or made.classes,
         "tolerance": contract.golden.tolerance,
         "images": contract.golden.images,
         "photos": contract.golden.photos,

@@ -80,6 +80,7 @@ def distillation(
     config: DistillConfig,
     stages: Sequence[str],
     normalization: Normalization | None = None,
+    shares: Callable[[Tensor], Tensor] = lambda answers: answers,
 ) -> Iterator[AdjustLoss]:
     """While inside, give the loss that teaches `student`, for `pipeline.train.Hooks`.
 
@@ -94,6 +95,7 @@ def distillation(
         config: temperature and weights.
         stages: module paths, such as `layer2`, whose outputs are compared with features.
         normalization: that of the teacher's images, where the student takes pixel values 0..255.
+        shares: from answers to logits whose softmax they stand for, as of the task.
 
     Raises:
         ValueError: with features, the student lacks a stage, or none is given. The loss raises it
@@ -122,7 +124,7 @@ def distillation(
             _refuse_other_classes(logits, teacher_logits)
             total = (1 - config.weight) * loss
             if config.weight > 0:
-                soft = soft_target_loss(logits, teacher_logits, config.temperature)
+                soft = soft_target_loss(shares(logits), shares(teacher_logits), config.temperature)
                 total = total + config.weight * soft
             if watched:
                 pairs = outputs(), teacher_outputs()

@@ -29,7 +29,7 @@ def describe(path: Path, about: Description) -> None:
     image.shortDescription = f"An upright {colours} image"
     if not about.pixels:
         image.shortDescription += ", (pixel / 255 - mean) / std per channel"
-    logits.shortDescription = "A number for every class; softmax makes probabilities of them"
+    logits.shortDescription = about.meaning.removesuffix(".")
     coreml_package.write_specification(spec, path)
 
 

@@ -67,7 +67,7 @@ def metadata(about: Description, height: int, width: int) -> bytes:
         builder,
         7,
         _text(builder, 0, "logits"),
-        _text(builder, 1, "A number for every class; softmax makes probabilities of them."),
+        _text(builder, 1, about.meaning),
         _offset(6, _vector(builder, [labels])),
     )
     subgraph = _table(
