@@ -28,12 +28,13 @@ SHAPE = square(SIDE)
 KEPT = {
     structures.Unequal: {"stem.0": r"two\.0 has 12 of 16 of them, no equal part"},
     structures.Shuffled: {
-        "stem.0": r"tied to 16 of the 8 of two\.0",
-        "two.0": r"tied to 8 of the 16 of stem\.0",
+        "stem.0": r"ties 16 channels to two\.0, which makes 8",
+        "two.0": r"ties 8 channels to stem\.0, which makes 16",
     },
     structures.Grouped: dict.fromkeys(
         ("left.0", "right.0"), r"beside\.0 has them beside others, .* in 2 groups"
     ),
+    structures.Looked: {"places": r"ties 1 channels to stem\.0, which makes 16"},
     structures.Mixing: dict.fromkeys(("stem.0", "last.0"), r"does not know .* behind .*Softmax"),
 }
 """Layers that stay, and why; nothing stays of the other networks."""
@@ -170,11 +171,10 @@ def test_a_mask_is_of_what_reads_and_nothing_else() -> None:
 
 def test_layers_of_one_reason_are_told_together() -> None:
     kept = [
-        Kept(layer=f"stage{i}.conv", channels=8, reason=f"tied to {i} of the 8 of a")
-        for i in range(5)
+        Kept(layer=f"stage{i}.conv", channels=8, reason=f"ties {i} channels to a") for i in range(5)
     ]
     kept.append(Kept(layer="b", channels=2, reason="something else"))
     assert by_reason(kept) == [
-        "stage0.conv, stage1.conv, stage2.conv and 2 more: tied to 0 of the 8 of a",
+        "stage0.conv, stage1.conv, stage2.conv and 2 more: ties 0 channels to a",
         "b: something else",
     ]

@@ -172,4 +172,28 @@ class PartlyTied(Classifier):
         return torch.cat([self.left(x), self.right(x)], 1) + self.around(x)
 
 
-EVERY = (NoNorm, Concat, Dense, Halves, Unequal, Shuffled, Grouped, Gated, Mixing, PartlyTied)
+class Looked(Classifier):
+    """A map of one channel that all others are multiplied by."""
+
+    def __init__(self) -> None:
+        super().__init__(16)
+        self.stem, self.places = conv(3, 16), nn.Conv2d(16, 1, 3, 1, 1)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return x * self.places(x).sigmoid()
+
+
+EVERY = (
+    NoNorm,
+    Concat,
+    Dense,
+    Halves,
+    Unequal,
+    Shuffled,
+    Grouped,
+    Gated,
+    Mixing,
+    PartlyTied,
+    Looked,
+)

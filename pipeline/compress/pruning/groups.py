@@ -188,6 +188,7 @@ def ties(model: nn.Module, shape: InputShape, structure: Structure) -> Ties:
                 layer, _MADE_BY[type_of(layer)], list(range(len(layer.weight)))
             )
             group = _group(model, record, structure)
+            _refuse_overlap(group, [other for other, _ in found.values()])
             found[group.name] = group, record
         except _NotFollowedError as error:
             kept[name] = str(error)
@@ -236,6 +237,7 @@ def _group(model: nn.Module, record: Any, structure: Structure) -> Group:
     names |= {module: name for name, module in modules.items()}
     order = {name: place for place, name in enumerate(names.values())}
     channels, passes = len(record[0].idxs), []
+    record.items[:] = [item for item in record.items if not _spreads(item)]
     cuts: list[Cut] = []
     for item in record.items:
         target = item.dep.target.module
@@ -271,6 +273,8 @@ def _cut(name: str, target: Any, item: Any, structure: Structure) -> Cut:
     if kind is None:
         what = type(target).__name__
         raise _NotFollowedError(f"{name}, a {what}, works on all of its channels together")
+    if kind in ("makes", "reads") and not isinstance(target, _WEIGHTED):
+        raise _NotFollowedError(f"{name} is a {type(target).__name__}, which is not pruned")
     if kind == "norms" and target.weight is None:
         kind = "follows"  # nothing but statistics
     if kind == "makes" and name == structure.classifier:
@@ -280,13 +284,30 @@ def _cut(name: str, target: Any, item: Any, structure: Structure) -> Cut:
     return Cut(layer=name, kind=kind, positions=tuple(item.idxs), channels=tuple(item.root_idxs))
 
 
+def _spreads(item: Any) -> bool:
+    """Whether a layer's only output meets all of the channels, as a map of places to look at."""
+    made = _KINDS.get(item.dep.handler) == "makes"
+    return made and len(item.dep.target.module.weight) == 1 < len(item.idxs)
+
+
+def _refuse_overlap(group: Group, others: Sequence[Group]) -> None:
+    """Stop where another group has some of the same channels, but not all."""
+    taken = {(cut.layer, cut.kind): set(cut.positions) for cut in group.cuts}
+    for other in others:
+        for cut in other.cuts:
+            if not taken.get((cut.layer, cut.kind), set()).isdisjoint(cut.positions):
+                raise _NotFollowedError(
+                    f"{cut.layer} has its channels among those of {other.name}, and others"
+                )
+
+
 def _refuse_parts_of_makers(cut: Cut, modules: Mapping[str, nn.Module]) -> None:
     layer = modules.get(cut.layer)
     if not isinstance(layer, _WEIGHTED) or cut.kind not in ("makes", "follows"):
         return
     if len(cut.positions) != (outputs := len(layer.weight)):
         raise _NotFollowedError(
-            f"its channels are tied to {len(cut.positions)} of the {outputs} of {cut.layer}"
+            f"torch-pruning ties {len(cut.positions)} channels to {cut.layer}, which makes {outputs}"
         )
 
 

@@ -127,8 +127,8 @@ def _ignore(layer: nn.Module, inputs: Sequence[int]) -> None:
     assert isinstance(weight, Tensor)
     each, groups = weight.shape[1], int(getattr(layer, "groups", 1))
     rows = weight.view(groups, weight.shape[0] // groups, *weight.shape[1:])
-    for place in inputs:
-        rows[place // each, :, place % each] = 0.0
+    places = torch.tensor(inputs, dtype=torch.long, device=weight.device)
+    rows[places // each, :, places % each] = 0.0
 
 
 def masked_difference(
