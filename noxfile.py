@@ -279,6 +279,13 @@ def networks(session: nox.Session) -> None:
 
 
 @nox.session
+def pretrained(session: nox.Session) -> None:
+    """Quantize pretrained networks without training, beside other tools' files; takes an hour."""
+    prepare(session)
+    run(session, "python", "-m", "tests.pretrained", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Time 224 x 224 files of a ResNeSt-50 beside torch and other tools' files of the same network.
 

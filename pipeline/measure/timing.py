@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from pipeline.compress.quantization.running import rounding_at_once
 from pipeline.formats.format import Runnable
 from pipeline.measure.latency import Latency, latency_of
 from pipeline.tasks.evaluation import predictions
@@ -42,8 +43,8 @@ def run_images(runnable: Runnable, images: Tensor) -> Tensor:
 
 def program_logits(program: torch.export.ExportedProgram, dataset: Dataset) -> dict[str, Tensor]:
     """Logits of the quantized program, run by torch, by test set."""
-    module = program.module(check_guards=False)
-    return {name: predictions(module, images, dataset) for name, images in dataset.tests.items()}
+    run = rounding_at_once(program)
+    return {name: predictions(run, images, dataset) for name, images in dataset.tests.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -133,16 +133,34 @@ class Milestones(Part):
         return value
 
 
+RangesKind = Literal["moving_average", "min_max", "percentile", "mse"]
+
+
 class QatConfig(Part):
     """Quantization-aware training; left out where the target's precision is float.
 
     Attributes:
-        train: the training; with 0 epochs the ranges are those of the calibration images.
+        train: the training; with 0 epochs the ranges are those of the calibration images
+            (post-training quantization).
+        ranges: how the ranges of activations come of the calibration images. mse: those whose
+            int8 numbers are nearest to the float ones, by mean squared error. min_max: all that was
+            seen. percentile: all but the outermost. moving_average: the average of every batch's
+            smallest and largest number. A training goes on from there.
+        percentile: of the numbers that lie within a range of `ranges: percentile`; as many are left
+            out at either end.
+        equalize: whether channels between two convolutions, with a ReLU or nothing between, are
+            scaled to ranges alike first, which changes no answer of the float network.
+        correct_bias: whether the biases take off what the rounding of the weights does to the mean
+            of every channel, as the calibration images show it; before any training.
         milestones: its phases.
         distill: null learns from the labels alone.
     """
 
     train: TrainConfig
+    ranges: RangesKind = "mse"
+    percentile: Annotated[float, Field(ge=90, le=100)] = 99.99
+    equalize: bool = False
+    correct_bias: bool = True
     milestones: Milestones = Milestones()
     distill: DistillConfig | None = None
 

@@ -43,9 +43,16 @@ class ImageFolderData(Part):
         kind: of the data.
         path: folder that holds all of them, in place of `train` and `test`: the training images in
             `train`, and a test set in every folder whose name begins with test or val.
-        train: folder of the training images.
+        classes: text file with the name of a class in every line, in the order of the network's
+            outputs. Folders may then lack some of the classes; without it the folders of `train`
+            are the classes.
+        calibration: folder of the images to calibrate on, in class folders or not, in place of
+            some of `train`.
+        train: folder of the training images; may be left out beside `calibration` and `classes`,
+            where nothing is trained.
         test: folder of every test set, by the name the report uses.
-        calibration_images: images taken out of `train` to calibrate on.
+        calibration_images: images to calibrate on, drawn from `calibration` (or all of it, where
+            it holds fewer), or else taken out of `train`.
         crop_pct: side of the square that is cut from an image's middle, as a share of the image's
             shorter side: 0.875 is 224 of 256 pixels. `augment.crop` takes its random parts from
             what lies around that square, too.
@@ -62,6 +69,8 @@ class ImageFolderData(Part):
 
     kind: Literal["image_folder"] = "image_folder"
     path: PathOnDisk | None = None
+    classes: PathOnDisk | None = None
+    calibration: PathOnDisk | None = None
     train: PathOnDisk | None = None
     test: Annotated[dict[FileName, PathOnDisk], Field(min_length=1, description=NAME)] | None = None
     calibration_images: Annotated[int, Field(ge=1)] = 256
@@ -79,10 +88,18 @@ class ImageFolderData(Part):
         if "path" not in info.data:
             return value
         if value is None and info.data["path"] is None:
+            given = (info.data.get("classes"), info.data.get("calibration"))
+            if info.field_name == "train" and None not in given:
+                return value
             raise PydanticCustomError("missing", "Field required")
         if value is not None and info.data["path"] is not None:
             raise ValueError("data.path says where the images are; remove one of them")
         return value
+
+    @property
+    def trains(self) -> bool:
+        """Whether there are images to train on."""
+        return self.path is not None or self.train is not None
 
 
 class CifarData(Part):

@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pipeline.base.errors import InputError
 from pipeline.base.record import MeasuredRecord, Sha256, Text
 from pipeline.recipe.compression import PruneConfig, QatConfig, SparsifyConfig
-from pipeline.recipe.data import DataConfig
+from pipeline.recipe.data import DataConfig, ImageFolderData
 from pipeline.recipe.known import Known, with_names
 from pipeline.recipe.loading import read_overrides, read_tree, write_yaml
 from pipeline.recipe.models import AnyModel, kind_of, kinds, known_names, with_models
@@ -45,7 +45,10 @@ def recipe_info(recipe: Recipe) -> RecipeInfo:
     return RecipeInfo(name=recipe.name, sha256=hashlib.sha256(text).hexdigest())
 
 
-_PATHS = ("model.checkpoint", "data.path", "data.train", "data.test.*")
+_PATHS = (
+    *("model.checkpoint", "data.path", "data.classes", "data.calibration", "data.train"),
+    "data.test.*",
+)
 
 
 class Recipe(Part):
@@ -100,6 +103,25 @@ class Recipe(Part):
                 raise ValueError(
                     f"{where}.{name}: got {getattr(train, name):g}; only `train` can have it"
                 )
+        return part
+
+    @field_validator("train", "prune", "sparsify", "qat")
+    @classmethod
+    def _has_images(cls, part: Part | None, info: ValidationInfo) -> Part | None:
+        """Without training images nothing can be trained; `qat` may set ranges alone."""
+        data, model = info.data.get("data"), info.data.get("model")
+        if part is None or not isinstance(data, ImageFolderData) or data.trains:
+            return part
+        if isinstance(part, TrainConfig) and model is not None:
+            trains = model.checkpoint is None or model.head == "replace"
+        else:
+            trains = not isinstance(part, QatConfig) or part.train.epochs > 0
+        if trains:
+            raise ValueError(
+                "needs training images, and data.train is left out; give it, or leave this to a "
+                "network that is trained: model.checkpoint with head: keep, no prune, no sparsify, "
+                "qat.train.epochs: 0"
+            )
         return part
 
     @field_validator("train", "prune", "sparsify")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from pipeline.base.record import Share
 from pipeline.recipe.values import Epochs, Kept, Part, TrainedSide
@@ -45,7 +45,7 @@ class AugmentConfig(Part):
 
 
 class TrainConfig(Part):
-    """One training by SGD with momentum.
+    """One training by SGD with momentum; with 0 epochs there is none, and no more need be said.
 
     Attributes:
         epochs: passes over the training images.
@@ -103,6 +103,14 @@ class TrainConfig(Part):
     sizes: Annotated[tuple[TrainedSide, ...], Field(strict=False)] = ()
     shrink: Literal["resize", "crop"] = "resize"
     augment: AugmentConfig = AugmentConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none(cls, given: Any) -> Any:
+        """What a training must be told is never read where there is none."""
+        if isinstance(given, dict) and type(given.get("epochs")) is int and given["epochs"] == 0:
+            return {"batch_size": 2, "learning_rate": 1.0} | given
+        return given
 
     @field_validator("accumulate")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,13 +21,15 @@ from pipeline.networks.family import AnyFamily
 from pipeline.networks.rewrites import Normalization
 from pipeline.recipe.recipe import Recipe
 from pipeline.tasks.accuracy import Accuracy
-from pipeline.tasks.evaluation import network_logits
+from pipeline.tasks.evaluation import evaluation_batch, network_logits
 from pipeline.tasks.images.batches import batches
 from pipeline.tasks.images.dataset import Dataset, pixel_values
 from pipeline.tasks.task import TaskModule
 from pipeline.tasks.tasks import task_of
 
 PROGRAM, TWIN, LOGITS = "program.pt2", "float.pt2", "logits.pt"
+CORRECTIONS = "corrections.safetensors"
+"""What `qat` added to biases, for the float twin to be without it."""
 CALIBRATION_BATCH = 32
 
 Inputs = dict[str, Path]
@@ -146,11 +148,8 @@ def quantized_graph(context: Context, model: nn.Module) -> fx.GraphModule:
     return qat.prepare(deploy, recipe.model.input_shape, pixels=recipe.target.takes_pixels)
 
 
-def calibrate(context: Context, graph: fx.GraphModule) -> None:
-    """Set the grids of a graph from the calibration images."""
+def calibration_batches(context: Context) -> Iterator[Tensor]:
+    """The calibration images as the program takes them, some at a time."""
     dataset = fed(context).dataset
-
-    def calibration() -> list[Tensor]:
-        return [x for x, _ in batches(dataset.calibration, CALIBRATION_BATCH, dataset)]
-
-    qat.calibrate(graph, calibration)
+    size = evaluation_batch(dataset.calibration.shape)
+    return (x for x, _ in batches(dataset.calibration, min(size, CALIBRATION_BATCH), dataset))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from pipeline.base.errors import MismatchError, reading
 from pipeline.compress.quantization import program, qat
@@ -15,6 +16,7 @@ from pipeline.compress.quantization.fold import float_program, float_twin, quant
 from pipeline.measure import parity, timing
 from pipeline.networks.checkpoints import WEIGHTS, read_checkpoint
 from pipeline.stages.context import (
+    CORRECTIONS,
     PROGRAM,
     TWIN,
     Context,
@@ -53,11 +55,10 @@ def fold(context: Context, inputs: Inputs, out: Path) -> FoldFacts:
     example = torch.zeros(context.recipe.model.input_shape.batch(2))
     dataset = replace(fed(context).dataset, tests={})
     small = small_model(context, inputs)
-    trained: nn.Module
     if context.recipe.target.precision == "float":
-        trained = deployed(context, small).eval()
-        expected = _calibration_logits(trained, dataset)
-        folded = float_program(trained, example)
+        network = deployed(context, small).eval()
+        expected = _calibration_logits(network, dataset)
+        folded = float_program(network, example)
     else:
         trained = quantized_graph(context, small)
         with reading(inputs["qat"] / WEIGHTS):
@@ -65,7 +66,8 @@ def fold(context: Context, inputs: Inputs, out: Path) -> FoldFacts:
         qat.set_training(trained, False)
         only_round(trained)
         expected = _calibration_logits(trained, dataset)
-        program.save(float_twin(trained, example), out / TWIN)
+        twin = _without_corrections(trained, inputs["qat"] / CORRECTIONS)
+        program.save(float_twin(twin, example), out / TWIN)
         folded = quantized_program(trained, example)
     program.save(folded, out / PROGRAM)
     logits = timing.program_logits(folded, with_calibration(dataset))
@@ -80,6 +82,18 @@ def fold(context: Context, inputs: Inputs, out: Path) -> FoldFacts:
             f"does: {'; '.join(misses)}; this is a fault of PocketNest, please report it"
         )
     return FoldFacts()
+
+
+def _without_corrections(trained: fx.GraphModule, file: Path) -> fx.GraphModule:
+    """A graph as it was before biases were corrected; itself where none were."""
+    if not file.exists():
+        return trained
+    graph = copy.deepcopy(trained)
+    with reading(file), torch.no_grad():
+        state = graph.state_dict()
+        for name, added in read_checkpoint(file).items():
+            state[name].sub_(added)
+    return graph
 
 
 def _calibration_logits(model: nn.Module, dataset: Dataset) -> dict[str, Tensor]:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor, fx
 
 from pipeline.base.errors import listed
 from pipeline.compress.pruning.sparsify import keep_zeros, zero_masks
 from pipeline.compress.quantization import qat
+from pipeline.compress.quantization.bias_correction import InputMeans, correct_biases
+from pipeline.compress.quantization.equalization import equalize
+from pipeline.compress.quantization.ranges import Ranges
 from pipeline.compress.training.hooks import Hooks
 from pipeline.compress.training.loop import CURVE
 from pipeline.networks.checkpoints import WEIGHTS, save_checkpoint
 from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import (
+    CORRECTIONS,
     Context,
     Inputs,
-    calibrate,
+    calibration_batches,
     fed,
     quantized_graph,
     small_model,
@@ -56,8 +62,7 @@ def quantize(context: Context, inputs: Inputs, out: Path) -> QatFacts:
     small = small_model(context, inputs)
     dense = context.family.structure(small).dense
     graph = quantized_graph(context, small)
-    calibrate(context, graph)
-    qat.refuse_bad_grids(graph)
+    moved = _calibrated(context, graph)
     silent = qat.silent_layers(graph)
     qat.merge_rounding(graph)
     schedule = qat.Schedule(graph, recipe.qat.milestones)
@@ -79,7 +84,26 @@ def quantize(context: Context, inputs: Inputs, out: Path) -> QatFacts:
     qat.set_training(graph, False)
     qat.refuse_bad_grids(graph)
     save_checkpoint(graph.state_dict(), out / WEIGHTS, None)
+    if moved and recipe.qat.train.epochs == 0:  # a training moves what was corrected, too
+        save_checkpoint(moved, out / CORRECTIONS, None)
     return QatFacts(silent=tuple(silent))
+
+
+def _calibrated(context: Context, graph: fx.GraphModule) -> dict[str, Tensor]:
+    """Set the grids of a graph from the calibration images; what was added to its biases."""
+    config = context.recipe.qat
+    ranges = Ranges(kind=config.ranges, percentile=config.percentile)
+
+    def images() -> Iterator[Tensor]:
+        return calibration_batches(context)
+
+    if config.equalize:
+        qat.without_rounding(graph)
+        equalize(graph, images)
+    means = InputMeans(graph) if config.correct_bias else None
+    qat.calibrate(graph, images, ranges, means)
+    qat.refuse_bad_grids(graph)
+    return {} if means is None else correct_biases(graph, means)
 
 
 def _quantizes(recipe: Recipe) -> bool:

@@ -15,7 +15,7 @@ from torch import nn
 from pipeline.base.errors import InputError
 from pipeline.compress.pruning.followed import followed
 from pipeline.compress.pruning.prune import Goal, goal_of
-from pipeline.compress.quantization import program
+from pipeline.compress.quantization import program, qat
 from pipeline.compress.quantization.fold import quantized_program
 from pipeline.formats.formats import FORMATS
 from pipeline.formats.write import export
@@ -28,7 +28,7 @@ from pipeline.stages.context import (
     Context,
     Inputs,
     branched_model,
-    calibrate,
+    calibration_batches,
     fed,
     quantized_graph,
     write_json,
@@ -91,7 +91,7 @@ def times(context: Context, inputs: Inputs, out: Path) -> TimesFacts:
         )
     torch.manual_seed(0)
     graph = quantized_graph(context, branched_model(context))
-    calibrate(context, graph)
+    qat.calibrate(graph, lambda: calibration_batches(context))
     program.save(quantized_program(graph, torch.zeros(shape.batch(2))), out / PROGRAM)
     here = {"times": out}
     path = unpruned_file(context, here)

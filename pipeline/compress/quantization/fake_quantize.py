@@ -86,6 +86,10 @@ class ActivationFakeQuantize(FakeQuantizeBase):
         else:
             self.low.lerp_(low, self.averaging)
             self.high.lerp_(high, self.averaging)
+        self.take_ranges()
+
+    def take_ranges(self) -> None:
+        """Make the grid of this range, and of those that are tied to it."""
         seen = [one for one in self.tied if not torch.isinf(one.low)]
         low, high = (torch.stack([getattr(one, end) for one in seen]) for end in ("low", "high"))
         scale, zero_point = grid.activation_grid(low.amin(), high.amax())

@@ -25,12 +25,20 @@ _HALF_EPSILON = 2.0**-11
 """Half of the distance between float16 numbers, as a share of them."""
 
 
-def _attribute(model: fx.GraphModule, node: Any) -> Tensor:
+def attribute(model: fx.GraphModule, node: Any) -> Tensor:
+    """The tensor behind a node of it, without its gradient; changed in place, it is changed."""
     value: Any = model
     for part in str(node.target).split("."):
         value = getattr(value, part)
     assert isinstance(value, Tensor)
     return value.detach()
+
+
+def readers_of(parameter: fx.Node) -> list[fx.Node]:
+    """Who reads a stored tensor, by this node or another of the same tensor, rounded or not."""
+    nodes = [n for n in parameter.graph.nodes if n.op == "get_attr"]
+    first = [user for n in nodes if n.target == parameter.target for user in n.users]
+    return [r for user in first for r in (user.users if user.op == "call_module" else [user])]
 
 
 def source_weight(node: fx.Node) -> fx.Node:
@@ -74,7 +82,7 @@ def _tensor_readers(node: fx.Node) -> list[fx.Node]:
 
 def _factor_and_shift(model: fx.GraphModule, norm: Any) -> tuple[Tensor, Tensor, Tensor]:
     """`y -> (y - mean) * factor + shift`: factor, mean and shift, one per channel each."""
-    gamma, beta, mean, var = (None if a is None else _attribute(model, a) for a in norm.args[1:5])
+    gamma, beta, mean, var = (None if a is None else attribute(model, a) for a in norm.args[1:5])
     assert mean is not None
     assert var is not None
     deviation = torch.sqrt(var + norm.args[7])
@@ -92,9 +100,9 @@ def _fold_into(model: fx.GraphModule, conv: fx.Node, norm: fx.Node, index: int) 
     bias_node = conv.args[2] if len(conv.args) > 2 else None
     weight_node = conv.args[1]
     assert isinstance(weight_node, fx.Node)
-    weight = _attribute(model, source_weight(weight_node))
+    weight = attribute(model, source_weight(weight_node))
     factor, mean, shift = _factor_and_shift(model, norm)
-    bias = _attribute(model, bias_node) if bias_node is not None else torch.zeros_like(mean)
+    bias = attribute(model, bias_node) if bias_node is not None else torch.zeros_like(mean)
     model.register_buffer(f"folded_weight_{index}", weight * factor[:, None, None, None])
     model.register_buffer(f"folded_bias_{index}", (bias - mean) * factor + shift)
     with graph.inserting_before(conv):
@@ -149,8 +157,8 @@ def raise_faint_weights(model: fx.GraphModule) -> None:
         activation = model.get_submodule(str(conv.args[0].target))
         assert isinstance(activation, ActivationFakeQuantize)
         scale, _ = activation.calculate_qparams()
-        smallest = grid.smallest_weight_scales(_attribute(model, conv.args[2]), scale)
-        weight = _attribute(model, source_weight(conv.args[1]))
+        smallest = grid.smallest_weight_scales(attribute(model, conv.args[2]), scale)
+        weight = attribute(model, source_weight(conv.args[1]))
         weight.copy_(grid.raised_to(weight, smallest))
 
 
@@ -164,7 +172,7 @@ def bias_to_grid(model: fx.GraphModule) -> None:
     _own_biases(model)
     for conv in _biased_convolutions(model):
         scale = bias_scale(model, conv)
-        bias = _attribute(model, conv.args[2])
+        bias = attribute(model, conv.args[2])
         steps = torch.round(bias.half().double() / scale).clamp(-(2**31), 2**31 - 1)
         bias.copy_((steps * scale).float())
 
@@ -179,7 +187,7 @@ def _own_biases(model: fx.GraphModule) -> None:
     for index, conv in enumerate(_biased_convolutions(model)):
         shared = conv.args[2]
         if shared in seen:
-            model.register_buffer(f"own_bias_{index}", _attribute(model, shared).clone())
+            model.register_buffer(f"own_bias_{index}", attribute(model, shared).clone())
             with model.graph.inserting_before(conv):
                 own = model.graph.get_attr(f"own_bias_{index}")
             conv.args = (*conv.args[:2], own, *conv.args[3:])
@@ -192,7 +200,7 @@ def bias_roundings(model: fx.GraphModule) -> dict[str, Tensor]:
     return {
         conv.name: (bias_scale(model, conv) / 2 + _HALF_EPSILON * bias.abs()).float()
         for conv in _biased_convolutions(model)
-        for bias in [_attribute(model, conv.args[2])]
+        for bias in [attribute(model, conv.args[2])]
     }
 
 
@@ -201,7 +209,7 @@ def bias_scale(model: fx.GraphModule, conv: fx.Node) -> Tensor:
     activation, weight = conv.args[0], conv.args[1]
     assert isinstance(activation, fx.Node)
     assert isinstance(weight, fx.Node)
-    scales = _attribute(model, weight.args[1])
+    scales = attribute(model, weight.args[1])
     return torch.mul(scales.double(), float(activation.args[1]))  # type: ignore[arg-type]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,9 +16,11 @@ from torchao.quantization.pt2e.utils import _get_node_name_to_scope
 
 from pipeline.base.errors import InputError
 from pipeline.compress.quantization import grid
+from pipeline.compress.quantization.bias_correction import InputMeans
 from pipeline.compress.quantization.concatenations import tie_concatenations
 from pipeline.compress.quantization.fake_quantize import ActivationFakeQuantize, FixedFakeQuantize
 from pipeline.compress.quantization.quantizer import ACTIVATION, CLAMPS, PIXELS, MobileQuantizer
+from pipeline.compress.quantization.ranges import Observed, Ranges
 from pipeline.networks.lowering.lower import lower
 from pipeline.recipe.compression import Milestones
 from pipeline.recipe.input_shape import InputShape
@@ -217,16 +220,37 @@ class Schedule:
         set_training(self._graph, True, batch_norms="freeze_bn" not in begun)
 
 
-def calibrate(graph: fx.GraphModule, batches: Callable[[], list[Tensor]]) -> None:
-    """Set the grids from calibration images alone, with nothing rounded meanwhile."""
+def calibrate(
+    graph: fx.GraphModule,
+    batches: Callable[[], Iterable[Tensor]],
+    ranges: Ranges = Ranges(),  # noqa: B008  frozen
+    means: InputMeans | None = None,
+) -> None:
+    """Set the grids from calibration images alone, with nothing rounded meanwhile.
+
+    Args:
+        graph: from `prepare`.
+        batches: the images.
+        ranges: how ranges come of them.
+        means: of this graph; sees the images as well.
+    """
+    run = graph if means is None else means.run
+    averages = ranges.kind == "moving_average"
+    without_rounding(graph, observes=averages)
+    with torch.no_grad(), nullcontext() if averages else Observed(graph) as observed:
+        for images in batches():
+            run(images)
+    if observed is not None:
+        observed.choose(ranges)
+
+
+def without_rounding(graph: fx.GraphModule, *, observes: bool = False) -> None:
+    """Have a graph compute as the float network does, in evaluation mode."""
     set_training(graph, False)
     for module in graph.modules():
         if isinstance(module, FakeQuantizeBase):
-            module.enable_observer(True)
+            module.enable_observer(observes)
             module.enable_fake_quant(False)
-    with torch.no_grad():
-        for images in batches():
-            graph(images)
 
 
 def load_state(graph: fx.GraphModule, state: dict[str, Tensor]) -> None:

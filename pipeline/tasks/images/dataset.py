@@ -24,8 +24,9 @@ class Dataset:
     Attributes:
         name: digits, image_folder, cifar10 or cifar100.
         classes: class names in the order of the labels.
-        train: images to train on; none of them is in `calibration`.
-        calibration: images that set activation ranges, classes mixed, in a fixed order.
+        train: images to train on; none of them is in `calibration`. There may be none.
+        calibration: images that set activation ranges, classes mixed, in a fixed order. Their
+            labels mean nothing where they come of a folder of their own.
         tests: test sets by name.
         mean: per channel, scale 0 to 1.
         std: per channel, scale 0 to 1.
@@ -92,6 +93,11 @@ def draw_stratified(labels: Tensor, count: int, seed: int) -> Tensor:
     return drawn[torch.randperm(len(drawn), generator=generator)]
 
 
+def draw(count: int, wanted: int, seed: int) -> Tensor:
+    """Indices of `wanted` of `count` images, int64, in mixed order; of a seed always the same."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:wanted]
+
+
 def others(count: int, drawn: Tensor) -> Tensor:
     """The indices below `count` that were not drawn, in order."""
     left = torch.ones(count, dtype=torch.bool)
@@ -107,7 +113,7 @@ def split_calibration(labels: Tensor, wanted: int, seed: int, where: str) -> tup
         raise InputError(
             f"data.calibration_images: got {wanted}; {where} has {len(labels)} images in "
             f"{classes} classes and keeps one of each for training, so at most {most}; "
-            "lower it or add images"
+            "lower it, add images or give data.calibration"
         )
     drawn = draw_stratified(labels, wanted, seed)
     return others(len(labels), drawn), drawn

@@ -7,30 +7,32 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pipeline.base.errors import InputError
 from pipeline.recipe.data import ImageFolderData
 from pipeline.recipe.input_shape import InputShape
 from pipeline.recipe.values import name_fault
 from pipeline.tasks.images.cache import kept_or_decoded, place_of
+from pipeline.tasks.images.classes import listed_classes, unlisted
 from pipeline.tasks.images.damage import skipped, undamaged
-from pipeline.tasks.images.dataset import Dataset, fingerprints, split_calibration
+from pipeline.tasks.images.dataset import Dataset, draw, fingerprints, split_calibration
 from pipeline.tasks.images.files import suffixes
 from pipeline.tasks.images.pixels import Images, fits_in_memory
 from pipeline.tasks.images.preparation import Preparation, preparation_of
-from pipeline.tasks.images.scan import Scan, class_differences, scan_folder
+from pipeline.tasks.images.scan import Scan, class_differences, scan_all, scan_folder
 from pipeline.tasks.images.statistics import mean_and_std
 
-_TEST = "data.test."
+_TRAIN, _CALIBRATION, _TEST = "data.train", "data.calibration", "data.test."
 _LAYOUT = "train/<class>/ and test/<class>/ (or val/<class>/)"
 
 
-def _folders(config: ImageFolderData) -> tuple[Path, dict[str, Path]]:
-    """Where the training images are, and every test set."""
+def _folders(config: ImageFolderData) -> tuple[Path | None, dict[str, Path]]:
+    """Where the training images are, if there are any, and every test set."""
     if config.path is None:
-        assert config.train is not None  # the recipe's types see to it
-        assert config.test is not None
-        return Path(config.train), {name: Path(path) for name, path in config.test.items()}
+        assert config.test is not None  # the recipe's types see to it
+        train = None if config.train is None else Path(config.train)
+        return train, {name: Path(path) for name, path in config.test.items()}
     path, train = Path(config.path), Path(config.path) / "train"
     if not path.is_dir():
         state = "is not a folder" if path.exists() else "does not exist"
@@ -50,13 +52,16 @@ def _folders(config: ImageFolderData) -> tuple[Path, dict[str, Path]]:
 
 
 def folder_classes(config: ImageFolderData) -> tuple[str, ...]:
-    """The classes of the training images: the names of their folders.
+    """The classes: those of the file `classes`, or else the names of the training folders.
 
     Raises:
         InputError: there are none, or one has no images.
     """
+    if config.classes is not None:
+        return listed_classes(Path(config.classes))
     train, _ = _folders(config)
-    scan = scan_folder("data.train", train)
+    assert train is not None  # the recipe's types see to it
+    scan = scan_folder(_TRAIN, train)
     if scan.problems:
         raise InputError("\n".join(scan.problems))
     return tuple(scan.files)
@@ -66,35 +71,31 @@ def folders_dataset(
     config: ImageFolderData, shape: InputShape, seed: int, cache: Path | None
 ) -> Dataset:
     """Folders of photos, one for each class."""
-    scans = _scanned(config)
-    classes = list(scans["data.train"].files)
+    scans, classes = _scanned(config)
     preparation = preparation_of(config, shape)
-    sets = {key: _as_images(scan.files, preparation) for key, scan in scans.items()}
-    where = f"data.train ({scans['data.train'].root})"
+    sets = {key: _as_images(scan, classes, preparation) for key, scan in scans.items()}
     # Before anything is read, which takes long; damaged files only make fewer images.
-    split_calibration(sets["data.train"].labels, config.calibration_images, seed, where)
+    _division(sets, scans, config, seed)
     sets, digests, notes = _read(scans, sets, config, cache)
     damaged = {
         key.removeprefix("data.").removeprefix("test."): lost
         for key, scan in scans.items()
         if (lost := sum(map(len, scan.files.values())) - len(sets[key]))
     }
-    whole, all_digests = sets.pop("data.train"), digests.pop("data.train")
-    left, drawn = split_calibration(whole.labels, config.calibration_images, seed, where)
-    for key, rows in {"calibration": drawn, "train": left}.items():
-        digests[key] = [all_digests[row] for row in rows.tolist()]
-    sets = {"train": whole.take(left), "calibration": whole.take(drawn), **sets}
+    parts = _division(sets, scans, config, seed)
+    digests |= {name: [digests[key][row] for row in rows] for name, (key, rows) in parts.items()}
+    drawn = {name: sets[key].take(rows) for name, (key, rows) in parts.items()}
+    tests = {key: images for key, images in sets.items() if key.startswith(_TEST)}
+    sets = {**drawn, **tests}
     mean, std = mean_and_std(config, shape.channels)
     sha256, training_sha256 = fingerprints(classes, sets, digests)
     others = [file for scan in scans.values() for file in scan.others]
     return Dataset(
         name=config.kind,
-        classes=tuple(classes),
+        classes=classes,
         train=sets["train"],
         calibration=sets["calibration"],
-        tests={
-            key.removeprefix(_TEST): images for key, images in sets.items() if key.startswith(_TEST)
-        },
+        tests={key.removeprefix(_TEST): images for key, images in tests.items()},
         mean=mean,
         std=std,
         sha256=sha256,
@@ -103,6 +104,21 @@ def folders_dataset(
         damaged=damaged,
         passed_over=suffixes(others),
     )
+
+
+def _division(
+    sets: Mapping[str, Images], scans: Mapping[str, Scan], config: ImageFolderData, seed: int
+) -> dict[str, tuple[str, Tensor]]:
+    """Which images of which folder train, and which calibrate: its key, and their rows."""
+    wanted, none = config.calibration_images, torch.tensor([], dtype=torch.int64)
+    if _CALIBRATION not in sets:
+        where = f"{_TRAIN} ({scans[_TRAIN].root})"
+        left, drawn = split_calibration(sets[_TRAIN].labels, wanted, seed, where)
+        return {"train": (_TRAIN, left), "calibration": (_TRAIN, drawn)}
+    # Without training images, none of the others: they are of the same shape.
+    train = (_TRAIN, torch.arange(len(sets[_TRAIN]))) if _TRAIN in sets else (_CALIBRATION, none)
+    drawn = draw(len(sets[_CALIBRATION]), wanted, seed)
+    return {"train": train, "calibration": (_CALIBRATION, drawn)}
 
 
 def folder_places(config: ImageFolderData, shape: InputShape, cache: Path) -> set[Path]:
@@ -115,7 +131,7 @@ def folder_places(config: ImageFolderData, shape: InputShape, cache: Path) -> se
     try:
         return {
             place_of(scan.root, _files_of(scan), preparation, cache)
-            for scan in _scanned(config).values()
+            for scan in _scanned(config)[0].values()
         }
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be looked at ({error.strerror})") from error
@@ -125,29 +141,40 @@ def _files_of(scan: Scan) -> list[Path]:
     return [file for group in scan.files.values() for file in group]
 
 
-def _scanned(config: ImageFolderData) -> dict[str, Scan]:
-    """What the folder of each set holds, by the key of the recipe.
+def _scanned(config: ImageFolderData) -> tuple[dict[str, Scan], tuple[str, ...]]:
+    """What the folder of each set holds, by the key of the recipe, and the classes.
 
     Raises:
         InputError: they are not there, or do not fit together.
     """
     train, tests = _folders(config)
-    roots = {"data.train": train} | {f"{_TEST}{name}": path for name, path in tests.items()}
-    scans = {key: scan_folder(key, root) for key, root in roots.items()}
-    problems = [problem for scan in scans.values() for problem in scan.problems]
-    if classes := set(scans["data.train"].files):
-        problems += [line for scan in scans.values() for line in class_differences(scan, classes)]
-    if problems:
+    given = None if config.classes is None else Path(config.classes)
+    roots = {} if train is None else {_TRAIN: train}
+    roots |= {f"{_TEST}{name}": path for name, path in tests.items()}
+    fewest = 2 if given is None else 1
+    scans = {key: scan_folder(key, root, fewest) for key, root in roots.items()}
+    if given is not None:
+        classes = listed_classes(given)
+        wrong = [line for scan in scans.values() for line in unlisted(scan, classes, given)]
+    else:
+        classes = tuple(scans[_TRAIN].files)
+        found = scans.values() if classes else ()
+        wrong = [line for scan in found for line in class_differences(scan, set(classes))]
+    if config.calibration is not None:
+        scans[_CALIBRATION] = scan_all(_CALIBRATION, Path(config.calibration))
+    if problems := [problem for scan in scans.values() for problem in scan.problems] + wrong:
         raise InputError("\n".join(problems))
-    return scans
+    return scans, classes
 
 
-def _as_images(files: Mapping[str, Sequence[Path]], preparation: Preparation) -> Images:
-    counts = torch.tensor([len(group) for group in files.values()])
+def _as_images(scan: Scan, classes: Sequence[str], preparation: Preparation) -> Images:
+    # Images to calibrate on have no classes: theirs is never asked for.
+    number = {name: label for label, name in enumerate(classes)}
+    labels = [number.get(name, 0) for name, group in scan.files.items() for _ in group]
     return Images(
-        labels=torch.arange(len(counts)).repeat_interleave(counts),
+        labels=torch.tensor(labels, dtype=torch.int64),
         shape=preparation.shape,
-        source=tuple(file for group in files.values() for file in group),
+        source=tuple(_files_of(scan)),
         margin=preparation.margin,
         interpolation=preparation.interpolation,
         background=preparation.background,
@@ -162,7 +189,7 @@ def _read(
 ) -> tuple[dict[str, Images], dict[str, list[bytes]], list[str]]:
     """The sets, decoded where there is room for them; the digest of every file; notes."""
     skip = config.damaged == "skip"
-    whole = sets["data.train"].preparation.whole
+    whole = next(iter(sets.values())).preparation.whole
     in_memory = fits_in_memory(sum(len(images) for images in sets.values()), whole)
     read, digests, problems, notes = {}, {}, [], []
     for key, images in sets.items():

@@ -52,8 +52,13 @@ class Scan:
         return [f"{self.key}: {line}" for line in lines]
 
 
-def scan_folder(key: str, root: Path) -> Scan:
+def scan_folder(key: str, root: Path, fewest: int = 2) -> Scan:
     """Class folders of `root` with their images, and what is wrong with them.
+
+    Args:
+        key: see `Scan`.
+        root: see `Scan`.
+        fewest: classes that it must hold, 1 or 2.
 
     As in torchvision's ImageFolder, a class folder may hold further folders (links to folders
     inside it are not followed), and files without an image's suffix are passed over. Hidden
@@ -80,7 +85,7 @@ def scan_folder(key: str, root: Path) -> Scan:
         for line in passed_over(pictures)
     ]
     if not problems:
-        problems = _too_few(key, root, list(classes), [n for n in files if n not in classes])
+        problems = _too_few(key, root, list(classes), [*(files.keys() - classes.keys())], fewest)
     beside = [entry for entry in entries if entry.is_file()]
     return Scan(
         key=key,
@@ -92,6 +97,24 @@ def scan_folder(key: str, root: Path) -> Scan:
             *(file for file in beside if is_image(file) or is_passed_over(file)),
         ),
         problems=tuple(problems),
+    )
+
+
+def scan_all(key: str, root: Path) -> Scan:
+    """All images below `root`, in folders or not, as of one class without a name."""
+    if not root.is_dir():
+        state = "is not a folder" if root.exists() else "does not exist"
+        told = f"{key}: {root} {state}; give a folder of images"
+        return Scan(key=key, root=root, files={}, problems=(told,))
+    found = _files_below(root)
+    files, others = [file for file in found if is_image(file)], _passed_over(found)
+    told = f"{key}: {root} holds no images that are read ({' '.join(extensions())})"
+    return Scan(
+        key=key,
+        root=root,
+        files={"": files},
+        others=tuple(others),
+        problems=() if files else (told,),
     )
 
 
@@ -115,7 +138,8 @@ def class_differences(scan: Scan, expected: set[str]) -> list[str]:
     ]
 
 
-def _too_few(key: str, root: Path, names: list[str], empty: list[str]) -> list[str]:
+def _too_few(key: str, root: Path, names: list[str], empty: list[str], fewest: int) -> list[str]:
+    few = f"at least {fewest} {'class is' if fewest == 1 else 'classes are'} needed"
     if not names and not empty:
         return [
             f"{key}: {root} is empty of class folders; put images ({' '.join(extensions())}) in "
@@ -123,10 +147,8 @@ def _too_few(key: str, root: Path, names: list[str], empty: list[str]) -> list[s
         ]
     beside = f" (no image is in {listed(map(repr, empty))})" if empty else ""
     if not names:
-        return [
-            f"{key}: {root} holds no images that are read{beside}; at least 2 classes are needed"
-        ]
-    if len(names) == 1:
+        return [f"{key}: {root} holds no images that are read{beside}; {few}"]
+    if len(names) < fewest:
         return [f"{key}: {root} holds one class only, '{names[0]}'{beside}; at least 2 are needed"]
     return []
 

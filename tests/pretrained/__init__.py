@@ -1,0 +1,1 @@
+"""Pretrained networks, quantized without training and measured beside other tools' files."""
