@@ -27,7 +27,7 @@ from pipeline.tasks.images.pixels import normalize
 aten = torch.ops.aten
 quantized = torch.ops.quantized_decomposed
 
-_DEQUANTIZE = {
+DEQUANTIZE = {
     quantized.dequantize_per_tensor.default,
     quantized.dequantize_per_channel.default,
 }
@@ -86,9 +86,9 @@ def _layer(node: fx.Node) -> Layer:
     source = operation.args[0] if operation.args else None
     if operation.target in CLAMPS and isinstance(source, fx.Node):
         # A clamp that reads a rounded tensor is a layer of its own.
-        made = operation if source.target in _DEQUANTIZE else source
+        made = operation if source.target in DEQUANTIZE else source
     stack = list(made.meta.get("nn_module_stack", {}).values())
-    inputs = [a.args[0] for a in made.all_input_nodes if a.target in _DEQUANTIZE]
+    inputs = [a.args[0] for a in made.all_input_nodes if a.target in DEQUANTIZE]
     return Layer(
         name=node.name,
         operation="image" if made.op == "placeholder" else made.name,
@@ -194,7 +194,7 @@ def float_nodes(
 
 
 def _operations(program: torch.export.ExportedProgram) -> list[fx.Node]:
-    rounding = {QUANTIZE, *_DEQUANTIZE}
+    rounding = {QUANTIZE, *DEQUANTIZE}
     return [
         node
         for node in program.graph.nodes

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 
-from pipeline.base.errors import InputError, listed, reading
-from pipeline.compress.quantization import program
+from pipeline.base.errors import listed, reading
+from pipeline.commands.debug.programs import int8_programs
 from pipeline.formats.file_facts import Grid
 from pipeline.measure.layers import LayerSums, compare_layers, percentile, probes
-from pipeline.stages.context import PROGRAM, TWIN
 from pipeline.stages.finished_run import Finished
 from pipeline.tasks.images.dataset import pixel_values
 from pipeline.tasks.images.pixels import normalize
@@ -83,11 +80,7 @@ def compared_layers(run: Finished, images: int) -> list[ComparedLayer]:
     Raises:
         InputError: the target is float, or the run's program is gone.
     """
-    if run.recipe.target.precision == "float":
-        raise InputError(
-            f"{run.recipe.name}: a float file has no int8 layers to compare; debug an int8 target"
-        )
-    folded, twin = (_program(run.stage("fold", name)) for name in (PROGRAM, TWIN))
+    folded, twin = int8_programs(run)
     dataset = run.dataset()
     if run.recipe.target.takes_pixels:
         dataset = pixel_values(dataset)
@@ -100,11 +93,6 @@ def compared_layers(run: Finished, images: int) -> list[ComparedLayer]:
         for record, probe in zip(records, in_colour, strict=True):
             record.own += probe.own
         return worst_first(records, run.format.module().inspect(run.file).layers)
-
-
-def _program(file: Path) -> torch.export.ExportedProgram:
-    with reading(file):
-        return program.load(file)
 
 
 def worst_first(records: Sequence[LayerSums], grids: dict[str, Grid]) -> list[ComparedLayer]:
@@ -147,11 +135,3 @@ def _row(record: LayerSums, found: Grid, ratios: dict[str, float]) -> ComparedLa
         own_largest=int(record.own.nonzero().max()),
         at_fault=record.at_fault or (layer.scale, layer.zero_point) != found,
     )
-
-
-def write_csv(rows: Sequence[ComparedLayer], path: Path) -> None:
-    """Write every row, in order, under a header of the attributes' names."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(ComparedLayer.__dataclass_fields__))
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
