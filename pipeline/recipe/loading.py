@@ -14,7 +14,8 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.recipe.tree import Location, Plain, Scalar, Value, merge, show
+from pipeline.recipe.layers import lay
+from pipeline.recipe.tree import Location, Plain, Scalar, Value, show
 
 MAX_BYTES = 1 << 20
 MAX_VALUES = 10_000
@@ -109,7 +110,7 @@ def read_tree(path: Path, problems: list[str]) -> Value | None:
             return None
     tree = layers.pop()
     while layers:
-        tree = merge(tree, layers.pop())
+        tree = lay(tree, layers.pop())
     return tree
 
 

@@ -23,6 +23,7 @@ from pipeline.base.record import MeasuredRecord, Sha256, Text
 from pipeline.recipe.compression import PruneConfig, QatConfig, SparsifyConfig
 from pipeline.recipe.data import DataConfig, ImageFolderData
 from pipeline.recipe.known import Known, with_names
+from pipeline.recipe.layers import lay
 from pipeline.recipe.loading import read_overrides, read_tree, write_yaml
 from pipeline.recipe.models import AnyModel, kind_of, kinds, known_names, with_models
 from pipeline.recipe.problems import explain
@@ -35,7 +36,7 @@ from pipeline.recipe.target import (
 )
 from pipeline.recipe.task import TaskConfig
 from pipeline.recipe.training import SaveConfig, TrainConfig
-from pipeline.recipe.tree import Location, Value, absolute_files, absolute_paths, find, merge, plain
+from pipeline.recipe.tree import Location, Value, absolute_files, absolute_paths, find, plain
 from pipeline.recipe.values import FileName, Part, Threads
 
 
@@ -172,7 +173,7 @@ def load_recipes(
         if tree is None:
             continue
         for setting in settings:
-            tree = merge(tree, setting)
+            tree = lay(tree, setting)
         tree = _named(tree, path, names, problems)
         try:
             content = plain(absolute_files(absolute_paths(tree, _PATHS)))
