@@ -73,9 +73,24 @@ def _asked(
 
     if device is not None:
         return device, train, test
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    # A stream that was closed before Python began is None.
+    if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
         raise InputError(f"--device: not given; must be one of {', '.join(DEVICES)}")
+    try:
+        return _prompted(train, test)
+    except EOFError as error:
+        raise InputError("the questions were not answered; give --device") from error
+
+
+def _prompted(train: Path | None, test: Path | None) -> tuple[str, Path | None, Path | None]:
+    """As `_asked`, by somebody at a terminal.
+
+    Raises:
+        EOFError: who closes it.
+    """
     from rich.prompt import Prompt
+
+    from pipeline.recipe.first import DEVICES
 
     device = Prompt.ask("For which device?", choices=list(DEVICES), default="android")
     if train is None and test is None:

@@ -40,7 +40,9 @@ budgets: {size_mb: 15}
 ## How recipes are put together
 
 - `extends: FILE` takes everything from another recipe, whose path is relative to this file. \
-Mappings merge key by key, `null` removes a key, all else replaces.
+Mappings merge key by key, `null` removes a key, all else replaces. \
+`card` does not pass to a recipe that names other images: what it says, and the licence, is of \
+those that it was said of.
 - `--set a.b=c` changes a value from the command line, after all files; `c` is YAML.
 - Relative paths are relative to the file that names them, those of `--set` to the working \
 directory.

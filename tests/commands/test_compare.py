@@ -32,7 +32,13 @@ RIGHT = 980
 
 
 def run(
-    folder: Path, right: int = RIGHT, *, shift: int = 0, kept: bool = True, **changes: Any
+    folder: Path,
+    right: int = RIGHT,
+    *,
+    shift: int = 0,
+    kept: bool = True,
+    classes: str = "0123456789",
+    **changes: Any,
 ) -> Path:
     """A run whose file is right about the images from `shift` on, `right` of them."""
     folder.mkdir(parents=True)
@@ -69,7 +75,7 @@ def run(
     if kept:
         found = Predictions(labels=labels, float_model=labels, file=named)
         write_predictions({"test": found}, folder / PREDICTIONS)
-    return left_behind(folder, device_recipe(form="tflite"), classes="0123456789")
+    return left_behind(folder, device_recipe(form="tflite"), classes=classes)
 
 
 def found(old: Path, new: Path, **limits: float) -> dict[str, Change]:
@@ -100,6 +106,24 @@ def test_the_same_run_is_the_same(tmp_path: Path) -> None:
 )
 def test_accuracy(tmp_path: Path, right: int, shift: int, expected: str) -> None:
     assert verdict(tmp_path, "top-1 on test", right=right, shift=shift) == expected
+
+
+@pytest.mark.parametrize(
+    ("classes", "note"),
+    [
+        ("012345678x", "without 9; with x"),
+        ("abcdefghij", "without 0, 1, 2, 3, 4, ...; with a, b, c, d, e, ..."),
+        ("1023456789", "in another order"),
+    ],
+)
+def test_runs_of_other_classes_are_not_compared(tmp_path: Path, classes: str, note: str) -> None:
+    old, new = run(tmp_path / "old"), run(tmp_path / "new", classes=classes)
+    (change,) = found(old, new).values()
+    assert (change.what, change.verdict) == ("classes", "regression")
+    assert change.note == f"{note}; nothing else is compared"
+    done = pocketnest("compare", old, new)
+    assert done.returncode not in {0, 2}, done.stdout + done.stderr
+    assert note in done.stdout
 
 
 def test_the_paired_test_is_said(tmp_path: Path) -> None:

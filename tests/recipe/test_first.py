@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from pipeline.recipe.data import DigitsData, ImageFolderData
 from pipeline.recipe.first import DEVICES, Answers, recipe_text
 from pipeline.recipe.recipe import Recipe, load_recipes
-from tests.making.cli import pocketnest
+from tests.making.cli import command, environment, pocketnest
 
 AWKWARD = "a folder: with #signs & 'quotes'"
 
@@ -83,6 +85,12 @@ def test_nothing_is_written_over_or_asked_where_nobody_answers(tmp_path: Path) -
     done = pocketnest("init", file, cwd=tmp_path)
     assert done.returncode == 2
     assert "--device" in done.stderr
+    closed = " ".join([*map(shlex.quote, command("init", file)), "<&-"])
+    done = subprocess.run(
+        ["bash", "-c", closed], cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --device: not given"), done.stderr
     file.write_text("mine")
     done = pocketnest("init", file, "--device", "android", cwd=tmp_path)
     assert done.returncode == 2

@@ -26,6 +26,9 @@ ORDER: tuple[Verdict, ...] = ("regression", "worse", "changed", "unknown", "bett
 """Worst first."""
 
 
+_MOST_NAMES = 5
+
+
 @dataclass(frozen=True, kw_only=True)
 class Allowances:
     """How much worse a run may be before it is a regression.
@@ -114,6 +117,9 @@ def _of_target(old: Finished, new: Finished, allowed: Allowances) -> Iterator[Ch
     before, after = old.report(), new.report()
     (one,), (two,) = before.targets, after.targets
     name = two.name
+    if old.classes != new.classes:
+        yield _other_classes(old, new)
+        return
     if one.sha256 == two.sha256:
         note = f"sha256 {two.sha256[:12]}"
         yield Change(target=name, what="file", before="", after="", note=note, verdict="same")
@@ -124,6 +130,27 @@ def _of_target(old: Finished, new: Finished, allowed: Allowances) -> Iterator[Ch
     yield _latency(before, after, allowed)
     yield from _inside(one, two)
     yield from _budgets(one, two)
+
+
+def _other_classes(old: Finished, new: Finished) -> Change:
+    """Two networks of one name that tell other things apart: no figure of theirs is alike."""
+    counts = [f"{len(run.classes)}" for run in (old, new)]
+    gone = [name for name in old.classes if name not in new.classes]
+    come = [name for name in new.classes if name not in old.classes]
+    parts = [
+        f"{words} {', '.join(names[:_MOST_NAMES])}{', ...' if len(names) > _MOST_NAMES else ''}"
+        for words, names in (("without", gone), ("with", come))
+        if names
+    ]
+    note = "; ".join(parts or ["in another order"])
+    return Change(
+        target=new.recipe.name,
+        what="classes",
+        before=counts[0],
+        after=counts[1],
+        note=f"{note}; nothing else is compared",
+        verdict="regression",
+    )
 
 
 def _predictions(run: Finished) -> dict[str, Predictions] | None:

@@ -92,6 +92,8 @@ def _content(file: Path) -> bytes:
     from pipeline.tasks.images.pixels import bytes_of
 
     if str(file) == "-":
+        if sys.stdin is None:  # closed before Python began
+            raise InputError("-: standard input is closed; give it an image, or name a file")
         return sys.stdin.buffer.read(MOST_BYTES)
     return bytes_of(file)
 

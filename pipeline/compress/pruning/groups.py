@@ -305,9 +305,10 @@ def _refuse_parts_of_makers(cut: Cut, modules: Mapping[str, nn.Module]) -> None:
     layer = modules.get(cut.layer)
     if not isinstance(layer, _WEIGHTED) or cut.kind not in ("makes", "follows"):
         return
-    if len(cut.positions) != (outputs := len(layer.weight)):
+    tied, outputs = len(cut.positions), len(layer.weight)
+    if tied != outputs:
         raise _NotFollowedError(
-            f"torch-pruning ties {len(cut.positions)} channels to {cut.layer}, which makes {outputs}"
+            f"torch-pruning ties {tied} channels to {cut.layer}, which makes {outputs}"
         )
 
 
