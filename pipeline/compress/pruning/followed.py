@@ -171,10 +171,15 @@ def _refused(
     model: nn.Module, groups: Sequence[Group], shape: InputShape, seed: int
 ) -> dict[str, str]:
     """The groups that do not come to the same removed and masked, by name, and why."""
-    refused = _halved(model, groups, shape, seed)
+    if not groups or _wrong(model, groups, shape, seed) is None:
+        return {}
+    # Those that pass a view or a split are mostly the ones: the others are tried together.
+    odd = [group for group in groups if group.passes]
+    refused = _halved(model, [group for group in groups if not group.passes], shape, seed)
+    refused |= _halved(model, odd, shape, seed)
     passed: list[Group] = []
     left = [group for group in groups if group.name not in refused]
-    if not refused or _wrong(model, left, shape, seed) is None:
+    if _wrong(model, left, shape, seed) is None:
         return refused
     for group in left:  # some pass alone that do not pass together
         reason = _wrong(model, [*passed, group], shape, seed)
@@ -189,7 +194,7 @@ def _halved(
     model: nn.Module, groups: Sequence[Group], shape: InputShape, seed: int
 ) -> dict[str, str]:
     """Those that are wrong among groups that are tried together, found by halves."""
-    reason = _wrong(model, groups, shape, seed)
+    reason = _wrong(model, groups, shape, seed) if groups else None
     if reason is None:
         return {}
     if len(groups) == 1:
