@@ -10,13 +10,15 @@ import copy
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch_pruning as tp
 from torch import nn
+from torch_pruning._helpers import _HybridIndex
+from torch_pruning.dependency import Dependency
 
 from pipeline.base.errors import InputError
 from pipeline.networks.family import Structure
@@ -139,6 +141,48 @@ class _Graph(tp.DependencyGraph):  # type: ignore[misc]
                 node.type = tp.ops.OPTYPE.ELEMENTWISE
         return found
 
+    def record_of(self, layer: nn.Conv2d | nn.Linear) -> Any:
+        """All that is tied to the outputs of a layer, as torch-pruning's own search finds it.
+
+        That one follows the same channels again for every way that leads to them, which never ends
+        where parts of a sum lie beside each other (ReXNet); here each is followed once.
+        """
+        handler, root = _MADE_BY[type_of(layer)], self.module2node[layer]
+        pending = [(Dependency(handler, handler, source=root, target=root), _all_of(layer))]
+        found = {(root, handler): (pending[0][0], {i.idx: i for i in pending[0][1]})}
+        while pending:
+            dependency, given = pending.pop()
+            for onward in dependency.target.dependencies:
+                if not onward.is_triggered_by(dependency.handler):
+                    continue
+                reached = given
+                for mapping in filter(None, onward.index_mapping):
+                    reached = mapping(reached)
+                _, known = found.setdefault((onward.target, onward.handler), (onward, {}))
+                new: dict[int, Any] = {}
+                for index in reached:
+                    if index.idx not in known:
+                        new.setdefault(index.idx, index)
+                known.update(new)
+                if new:
+                    pending.append((onward, list(new.values())))
+        return _as_group(found.values())
+
+
+def _all_of(layer: nn.Module) -> list[Any]:
+    assert isinstance(layer.weight, torch.Tensor)
+    return [_HybridIndex(idx=place, root_idx=place) for place in range(len(layer.weight))]
+
+
+def _as_group(found: Iterable[tuple[Dependency, dict[int, Any]]]) -> Any:
+    """A group as torch-pruning's criteria take it."""
+    group = tp.dependency.Group()
+    for dependency, indices in found:
+        if indices:
+            group.add_dep(dependency, list(indices))
+            group[len(group) - 1].root_idxs = [index.root_idx for index in indices.values()]
+    return group
+
 
 def _flattens(view: Any) -> bool:
     """Whether a view's channels are those that it reads, as often as there are pixels, or back."""
@@ -184,9 +228,7 @@ def ties(model: nn.Module, shape: InputShape, structure: Structure) -> Ties:
         if any(name in group.makers for group, _ in found.values()):
             continue
         try:
-            record = graph.get_pruning_group(
-                layer, _MADE_BY[type_of(layer)], list(range(len(layer.weight)))
-            )
+            record = graph.record_of(layer)
             group = _group(model, record, structure)
             _refuse_overlap(group, [other for other, _ in found.values()])
             found[group.name] = group, record
