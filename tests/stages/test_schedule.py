@@ -64,7 +64,7 @@ NO_RESULT_DEPENDS_ON_THEM = {
     "compress/__init__.py",
     # The loop over the stages
     *("stages/__init__.py", "stages/assemble.py", "stages/combined.py", "stages/explain.py"),
-    *("stages/finished_run.py", "stages/known.py", "stages/names.py"),
+    *("stages/finished_run.py", "stages/known.py", "stages/names.py", "stages/presets.py"),
     *("stages/graph.py", "stages/guard.py", "stages/publish.py", "stages/run.py"),
     *("stages/schedule.py", "stages/stage.py"),
 }

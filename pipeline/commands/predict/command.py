@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-
 from pipeline.base.errors import InputError, printable
 from pipeline.commands.arguments import completes_folders, positive
 from pipeline.commands.command import OK, Command
@@ -40,6 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         InputError: no finished run, or images that cannot be read, after the others were shown.
     """
+    from rich.markup import escape
+
     from pipeline.base.console import LOG, third_party_output_to
     from pipeline.stages.finished_run import open_runs
     from pipeline.tasks.images.files import image_files, passed_over
