@@ -37,6 +37,7 @@ from pipeline.formats.formats import FORMATS
 from pipeline.formats.onnx.file import needs_exact_kernels
 from pipeline.formats.tflite.onnx2tf_folder import scratch_directory
 from pipeline.formats.write import child_environment
+from pipeline.networks.libraries.build import load
 from pipeline.networks.resnest.family import FAMILY
 from pipeline.networks.resnest.published import ResearchAttention, TimmAttention, research_form
 from tests.making import programs
@@ -254,6 +255,40 @@ def test_a_network_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert loaded.config == model.config
     assert not loaded.training
     torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+OWN = """
+from torch import nn
+
+def net(num_classes):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(num_classes))
+    model[0].register_forward_pre_hook(halved)
+    return model
+
+def halved(layer, given):
+    return (given[0] / 2,)
+"""
+
+
+def test_a_network_of_a_users_own_code_comes_back_in_another_process(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(OWN)
+    model = load(tmp_path / "nets.py").net(5)
+    model(torch.zeros(1, 3, 8, 8))
+    save_network(model, tmp_path / "network.pt")
+    code = (
+        "import sys, torch; from pathlib import Path; "
+        "from pipeline.commands.bench.peers.naive import load_network; "
+        "print(load_network(Path(sys.argv[1]))(torch.ones(1, 3, 8, 8)).tolist())"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "network.pt")],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=child_environment(),
+    )
+    wanted = model(torch.ones(1, 3, 8, 8)).tolist()
+    assert json.loads(found.stdout)[0] == pytest.approx(wanted[0], abs=1e-5)
 
 
 def with_plans(monkeypatch: pytest.MonkeyPatch, *plans: PeerPlan) -> None:

@@ -27,6 +27,8 @@ from pipeline.recipe.libraries import (
     plain_arguments,
 )
 
+_MODULE = "pocketnest_network_"
+"""What the name of a user's file as a module begins with; its hash follows."""
 _NO_AUXILIARY = {"googlenet": {"aux_logits": False}, "inception_v3": {"aux_logits": False}}
 """torchvision's networks with classifiers that only training has; built without, and without the
 slow initialisation that comes with them."""
@@ -133,9 +135,15 @@ def load(path: Path) -> ModuleType:
     return _loaded(path.resolve(), hashlib.sha256(path.read_bytes()).hexdigest())
 
 
+def loaded_files() -> tuple[Path, ...]:
+    """The files of users that this process has run: what another one needs to read pickles."""
+    found = [module for name, module in sys.modules.items() if name.startswith(_MODULE)]
+    return tuple(Path(module.__file__) for module in found if module.__file__)
+
+
 @functools.cache
 def _loaded(path: Path, digest: str) -> ModuleType:
-    name = f"pocketnest_network_{digest[:16]}"
+    name = f"{_MODULE}{digest[:16]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

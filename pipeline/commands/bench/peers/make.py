@@ -64,7 +64,7 @@ def make(
     folder: Path,
     processes: int = 2,
     progress: Callable[[str], None] = lambda line: None,
-    plans: Sequence[PeerPlan] = PLANS,
+    plans: Sequence[PeerPlan] | None = None,
 ) -> list[Peer]:
     """Make the file of every peer in `folder`, in the order of `plans`.
 
@@ -79,11 +79,11 @@ def make(
         folder: where the files go; made if need be. Older files of the same names are replaced.
         processes: how many may run at a time.
         progress: is told of each peer as it is done, in a line.
-        plans: which files there are to make; what they are made from among them.
+        plans: which files there are to make, and what they are made from; all by default.
     """
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    plans = [plan for plan in plans if plan.code in networks]
+    plans = [plan for plan in (PLANS if plans is None else plans) if plan.code in networks]
     for plan in plans:
         for old in (folder / plan.file, _log(folder, plan)):
             remove(old)  # a link as well, which would lead what is written elsewhere

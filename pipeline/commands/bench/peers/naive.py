@@ -6,16 +6,24 @@ the process that exports it as a pickle, which only that process reads.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from pipeline.networks.libraries.build import load, loaded_files
+
 
 def save_network(model: nn.Module, path: Path) -> None:
-    """Write a whole network, its code by name, to `path`."""
+    """Write a whole network, its code by name, to `path`, and beside it where users' code is."""
     torch.save(model, path)
+    _sources(path).write_text(json.dumps([str(file) for file in loaded_files()]), encoding="utf-8")
+
+
+def _sources(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
 
 
 def load_network(path: Path) -> nn.Module:
@@ -23,6 +31,8 @@ def load_network(path: Path) -> nn.Module:
 
     Runs whatever the file says: only for files that this program has just written.
     """
+    for file in json.loads(_sources(path).read_text(encoding="utf-8")):
+        load(Path(file))
     model = torch.load(path, weights_only=False)
     assert isinstance(model, nn.Module)
     return model.eval()
