@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from pipeline.base.errors import InputError
 from pipeline.compress.quantization import grid, qat
+from pipeline.compress.quantization.bias_correction import InputMeans
 from pipeline.compress.quantization.fake_quantize import ActivationFakeQuantize, FixedFakeQuantize
 from pipeline.compress.quantization.ranges import Histogram, Observed, Ranges, answering
 from pipeline.recipe.input_shape import square
@@ -129,6 +130,16 @@ def test_min_max_is_all_that_was_seen_in_any_batch() -> None:
     (image, *_) = ranges_of(prepared(), kind="min_max")
     every = torch.cat(images())
     assert image == (float(every.min()), float(every.max()))
+
+
+@pytest.mark.parametrize("kind", ["moving_average", "min_max", "percentile", "mse"])
+def test_ranges_are_those_of_every_batch_whoever_else_looks_on(kind: str) -> None:
+    graph, other = prepared(), prepared()
+    alone = ranges_of(graph, kind=kind)
+    qat.calibrate(other, images, Ranges(kind=kind), InputMeans(other))
+    assert [(float(one.low), float(one.high)) for one in learned(other)] == alone
+    qat.calibrate(other, lambda: images()[:1], Ranges(kind=kind))
+    assert [(float(one.low), float(one.high)) for one in learned(other)] != alone
 
 
 @pytest.mark.parametrize("kind", ["percentile", "mse"])

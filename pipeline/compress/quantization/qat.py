@@ -239,6 +239,8 @@ def calibrate(
     without_rounding(graph, observes=averages)
     with torch.no_grad(), nullcontext() if averages else Observed(graph) as observed:
         for images in batches():
+            if observed is not None:
+                observed.next_batch()
             run(images)
     if observed is not None:
         observed.choose(ranges)

@@ -1,7 +1,9 @@
 """The ranges of activations, by all that calibration has seen of them.
 
     with Observed(graph) as observed:
-        graph(images)
+        for images in batches:
+            observed.next_batch()
+            graph(images)
     observed.choose(Ranges(kind="mse"))
 
 Every tensor's numbers are counted in a histogram, in one pass; what is chosen of it is `min_max`,
@@ -144,9 +146,11 @@ class Observed:
             if isinstance(module, ActivationFakeQuantize) and learned:
                 histogram = self._histograms.setdefault(module, Histogram())
                 self._handles.append(module.register_forward_pre_hook(self._counter(histogram)))
-        first = self._graph.register_forward_pre_hook(lambda *_: self._seen.clear())
-        self._handles.append(first)
         return self
+
+    def next_batch(self) -> None:
+        """Say that other images follow."""
+        self._seen.clear()
 
     def __exit__(
         self,
