@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.base.machine import HostInfo
+from pipeline.compress.pruning.kept import Kept
 from pipeline.formats.scales import ScalesExact
 from pipeline.measure.latency import latency_of
 from pipeline.recipe.recipe import RecipeInfo
@@ -88,6 +89,21 @@ def test_what_pruning_was_to_reach_and_reached() -> None:
     assert pruning_row(nowhere)["reached"] == "not measured (1)"
     assert pruning_row(None, sparsity=0.5)["goal"] == "n/a"
     assert "## Pruning" not in render(report())
+
+
+def test_layers_that_pruning_left_whole_are_named_with_the_reason() -> None:
+    kept = tuple(
+        Kept(layer=f"stage{i}.conv", channels=8, reason=f"tied to {i} others") for i in range(4)
+    )
+    found = Pruning(goal="macs", asked=0.5, unit="share", predicted=0.5, reached=0.5, kept=kept)
+    text = render(report(target(pruning=found)))
+    line = (
+        "- android: not pruned: stage0.conv, stage1.conv, stage2.conv and 1 more: tied to 0 others"
+    )
+    assert line in text.splitlines()
+    whole = Pruning.model_validate_json(found.model_dump_json())
+    assert whole == found
+    assert "not pruned" not in render(report(target(pruning=found.model_copy(update={"kept": ()}))))
 
 
 def test_budgets_of_time_judge_the_file() -> None:
