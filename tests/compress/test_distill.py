@@ -235,11 +235,9 @@ def test_a_narrow_student_comes_closer_to_its_teacher() -> None:
 def test_a_pruned_network_learns_from_its_original() -> None:
     original = small()
     branched, x = branch_form(original), images(8)
-    every_second = {
-        g.name: range(0, g.channels, 2)
-        for g in groups_of(branched, square(SIDE), structure(branched))
-    }
-    model = remove(branched, square(SIDE), structure(branched), every_second)
+    found = groups_of(branched, square(SIDE), structure(branched))
+    every_second = {group.name: range(0, group.channels, 2) for group in found}
+    model = remove(branched, found, every_second)
     before = {c: loss_of(model, original, c, x).item() for c in (SOFT, FEATURES)}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
     for _ in range(20):
