@@ -105,6 +105,7 @@ def test_what_is_no_part_of_a_program_is_refused(saved: Path, name: str) -> None
         program.load(saved)
 
 
+@pytest.mark.slow
 def test_a_disk_that_refuses_ends_nothing_but_the_saving(tmp_path: Path) -> None:
     """In a process of its own: torch's writer would end it when it is collected."""
     code = (

@@ -95,7 +95,9 @@ def trained(case: Case, saves: Saves | None, stop_after: int | None = None) -> A
     return model.cpu(), curve
 
 
-@pytest.mark.parametrize("case", [plain, quantized, sparse])
+@pytest.mark.parametrize(
+    "case", [plain, *(pytest.param(case, marks=pytest.mark.slow) for case in (quantized, sparse))]
+)
 def test_a_stopped_training_ends_as_one_that_was_not(case: Case, tmp_path: Path) -> None:
     whole, curve = trained(case, None)
     # In the middle of an epoch, at its end, right after it, and before the very first state.

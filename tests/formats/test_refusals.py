@@ -79,6 +79,7 @@ POOLS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", POOLS)
 def test_onnx_files_hold_every_pool_and_mean_as_it_is(name: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
@@ -120,6 +121,7 @@ def test_tflite_refuses_by_name(name: str, tmp_path: Path) -> None:
         tflite_file.write(programmed(operation()), tmp_path / "model.tflite")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [onnx_file, tflite_file, coreml_file])
 def test_no_format_divides_by_another_number(module: object, tmp_path: Path) -> None:
     source = programmed(nn.AvgPool2d(2, 2, divisor_override=3))
@@ -127,6 +129,7 @@ def test_no_format_divides_by_another_number(module: object, tmp_path: Path) -> 
         module.write(source, tmp_path / "model")  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_tflite_pads_max_pools_of_any_sign(tmp_path: Path) -> None:
     source = programmed(POOLS["max, padded and ceil_mode"]())
     assert off_by(tflite_file, source, tmp_path / "model.tflite") < 1e-5

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from pipeline.base.errors import InputError
 from pipeline.formats.tflite.translations import own_translations
 
+pytestmark = pytest.mark.slow  # tensorflow takes seconds to import
+
 
 def translated(op: str, attrs: dict[str, Any], *operands: Any, made_by: Any = None) -> Any:
     """What an operation becomes; operands are arrays (NCHW), or `constant` ones as they are."""

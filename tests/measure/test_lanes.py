@@ -28,6 +28,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> ModelFile:
     return ModelFile(path=path, format="onnx")
 
 
+@pytest.mark.slow
 def test_files_answer_batch_after_batch_as_their_runtime_does(written: ModelFile) -> None:
     images = networks.images(10)
     done: list[int] = []
@@ -41,6 +42,7 @@ def test_files_answer_batch_after_batch_as_their_runtime_does(written: ModelFile
     assert done == [4, 8, 10]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settled", [False, True])
 def test_files_and_calls_take_turns(written: ModelFile, settled: bool) -> None:
     calls: list[int] = []

@@ -100,6 +100,7 @@ def test_a_further_task_is_learned_exported_and_judged(finished: Path, asked: As
     assert (finished / "labels.txt").read_text() == labels_text(dataset.classes)
 
 
+@pytest.mark.slow
 def test_predict_shows_what_the_task_makes_of_an_image(
     finished: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,6 +113,7 @@ def test_predict_shows_what_the_task_makes_of_an_image(
     assert "class" not in shown
 
 
+@pytest.mark.slow
 def test_a_further_lane_times_the_files_of_a_run(
     finished: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,8 +146,9 @@ def test_a_further_lane_times_the_files_of_a_run(
 def test_what_no_table_has_is_refused_by_name(
     arguments: Callable[[str], list[str]],
     message: str,
-    finished: Path,
+    tables: None,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(arguments(str(finished))) == 2
+    assert main(arguments(str(tmp_path))) == 2
     assert message in capsys.readouterr().err
