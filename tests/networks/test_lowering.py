@@ -303,3 +303,21 @@ def test_whole_networks_are_what_they_were(name: str) -> None:
     with torch.no_grad():
         expected = model(x)
         assert float((graph(x) - expected).abs().max() / expected.abs().max()) < 1e-4
+
+
+def test_many_side_by_side_are_joined_in_steps_that_xnnpack_takes() -> None:
+    def dense(x: Tensor) -> Tensor:
+        parts = [x]
+        for shift in range(1, 7):
+            parts.append(torch.cat(parts, 1)[:, shift : shift + 8] * shift)
+        return torch.cat(parts, 1)
+
+    model = made(dense)
+    graph = lowered(model)
+    cats = [n for n in graph.graph.nodes if n.target is aten.cat.default]
+    assert [len(cat.args[0]) for cat in cats] == [2] * 6, "each goes on from the one before"
+    x = torch.randn(2, 3, SIDE, SIDE)
+    with torch.no_grad():
+        torch.testing.assert_close(graph(x), model(x), rtol=1e-4, atol=1e-4)
+    wide = lowered(made(lambda x: torch.cat([x[:, ::step] for step in range(1, 8)], 1)))
+    assert [len(n.args[0]) for n in wide.graph.nodes if n.target is aten.cat.default] == [4, 4]

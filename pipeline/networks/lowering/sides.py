@@ -46,10 +46,37 @@ def beside(b: Builder, images: Sequence[fx.Node], axis: int) -> fx.Node:
         _again(b, one) if one.target in _FIXED or (mixed and never_negative(b, one)) else one
         for one in images
     ]
-    return b.call(aten.cat.default, ready, axis)
+    return _in_steps(b, ready, axis)
+
+
+def _in_steps(b: Builder, images: Sequence[fx.Node], axis: int) -> fx.Node:
+    """Images side by side, by concatenations of as many as XNNPACK takes at once.
+
+    Those that begin as one before, as in a dense block, go on from it.
+
+    before: y = cat(s, t);  z = cat(s, t, u)
+    after:  y = cat(s, t);  z = cat(y, u)
+    """
+    left = list(images)
+    while (before := _begun(b, left, axis)) is not None:
+        left = [before, *left[len(before.args[0]) :]]
+    while len(left) > _MOST_AT_ONCE:
+        left = [b.call(aten.cat.default, left[:_MOST_AT_ONCE], axis), *left[_MOST_AT_ONCE:]]
+    return b.call(aten.cat.default, left, axis)
 
 
 _AGAIN = "rounded again"
+_MOST_AT_ONCE = 4
+"""XNNPACK's delegate leaves a concatenation of more to TensorFlow Lite's own kernels."""
+
+
+def _begun(b: Builder, images: list[fx.Node], axis: int) -> Any:
+    """The longest concatenation that is there already of the first of `images`; None if none is."""
+    done = [n for n in b.graph.nodes if n.target is aten.cat.default and n.args[1] == axis]
+    begun = [
+        n for n in done if len(n.args[0]) < len(images) and images[: len(n.args[0])] == [*n.args[0]]
+    ]
+    return max(begun, key=lambda n: len(n.args[0]), default=None)
 
 
 def _again(b: Builder, image: fx.Node) -> fx.Node:
