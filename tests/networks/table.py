@@ -5,8 +5,9 @@
 
 Weights are random, statistics of batch normalisation those of two batches of noise, ranges from 32
 images of noise. Every file is held to the gates of a run: all scales, all MACs in int8, every layer
-computed as the program does. The network is also pruned to SHARE of its multiply-accumulates, and
-held to the gate of the masked network; with --prune that is all.
+computed as the program does. Before that the network is pruned to SHARE of its
+multiply-accumulates, and held to the gate of the masked network; with --prune that is all. What
+cannot be pruned is written as it is.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ from pipeline.recipe.models import ALONE, kind_of
 from pipeline.recipe.training import TrainConfig
 
 NETWORKS = (
-    *("torchvision:alexnet", "torchvision:vgg11", "torchvision:vgg11_bn", "torchvision:googlenet"),
+    *("torchvision:alexnet", "torchvision:vgg11", "torchvision:vgg11_bn", "torchvision:vgg16"),
+    *("torchvision:vgg16_bn", "torchvision:googlenet"),
     *("torchvision:inception_v3", "torchvision:resnet18", "torchvision:resnet50"),
     *("torchvision:wide_resnet50_2", "torchvision:resnext50_32x4d", "timm:seresnet50"),
     *("timm:skresnet50", "torchvision:densenet121", "torchvision:squeezenet1_0"),
@@ -48,6 +50,8 @@ NETWORKS = (
     *("torchvision:mobilenet_v3_small", "torchvision:mobilenet_v3_large"),
     *("torchvision:shufflenet_v2_x1_0", "torchvision:mnasnet1_0", "torchvision:efficientnet_b0"),
     *("timm:efficientnet_lite0", "timm:mixnet_s", "torchvision:regnet_y_400mf", "timm:tresnet_m"),
+    *("timm:tresnet_l", "timm:tresnet_xl", "shufflenet_v1", "shiftresnet20"),
+    *(f"resnest{depth}" for depth in (14, 26, 50, 101, 200, 269)),
 )
 SIDES = {"torchvision:inception_v3": 96, "torchvision:alexnet": 96}
 """What cannot take images of SIDE, and what it takes."""
@@ -104,8 +108,8 @@ def settled(family: AnyFamily, config: ModelConfig) -> nn.Module:
     return model.eval()
 
 
-def pruned(name: str) -> str:
-    """How a network was pruned, for the table.
+def pruned(name: str) -> tuple[nn.Module, str]:
+    """A network of random weights, pruned, and how, for the table.
 
     Raises:
         InputError: it cannot be pruned so far.
@@ -127,18 +131,24 @@ def pruned(name: str) -> str:
     parts += [f"{len(plan.kept)} layers whole" for _ in plan.kept[:1]]
     for told in by_reason(plan.kept):
         print(f"{name}: whole: {told}", file=sys.stderr, flush=True)
-    return ", ".join(parts)
+    return found.model, ", ".join(parts)
 
 
-def rows(name: str, formats: dict[str, Format]) -> dict[str, Row]:
+def rows(name: str, small: nn.Module | None, formats: dict[str, Format]) -> dict[str, Row]:
     """What the files of a network are, by format.
+
+    Args:
+        name: of the network.
+        small: what pruning left of it; None writes the whole network.
+        formats: to write.
 
     Raises:
         InputError: the network cannot be written.
     """
     config = config_of(name)
     family = family_of(config)
-    small = family.prunable(settled(family, config))
+    if small is None:
+        small = family.prunable(settled(family, config))
     graph = qat.prepare(family.deploy(small, None), config.input_shape)
     images = images_of(config)
     qat.calibrate(graph, lambda: list(images.split(8)))
@@ -164,15 +174,16 @@ def row(program: torch.export.ExportedProgram, images: torch.Tensor, form: Forma
 
 def cells(name: str, *, prune_only: bool) -> tuple[list[str], bool]:
     """A row of the table, and whether all in it passed."""
-    done, passed = [], True
+    done, passed, small = [], True, None
     try:
-        done.append(pruned(name))
+        small, how = pruned(name)
+        done.append(how)
     except (InputError, RuntimeError) as error:
         done, passed = [str(error)], False
     if prune_only:
         return done, passed
     try:
-        found = rows(name, dict(FORMATS))
+        found = rows(name, small, dict(FORMATS))
         done += [one.cell() for one in found.values()]
         passed &= not any(one.misses for one in found.values())
     except (InputError, NotImplementedError) as error:

@@ -29,6 +29,14 @@ def conv2d(
 
     before: y = conv(x, padding="same"), of an even kernel
     after:  y = conv(pad(x))
+
+    TensorFlow has no convolution with both a stride and a dilation; every other format has.
+
+    before: y = conv(x, stride=2, dilation=2, padding=2)
+    after:  y = conv(x[:, :, ::2, ::2], padding=1), the pixels taken by a convolution of 1
+
+    before: y = conv(x, w, stride=2, dilation=3)
+    after:  y = conv(x, w', stride=2), w' with the zeros between its weights
     """
     image = image_of(x)
     strides, dilations = pair(stride), pair(dilation)
@@ -43,7 +51,38 @@ def conv2d(
             image = b.call(aten.constant_pad_nd.default, image, [0, after[1], 0, after[0]], 0.0)
     else:
         pads = pair(padding)
+    if max(strides) > 1 and max(dilations) > 1:
+        if any(d % s or p % s for s, d, p in zip(strides, dilations, pads, strict=True)):
+            weight = spread(b, weight, dilations)
+            dilations = [1, 1]
+        else:
+            image = every(b, image, strides)
+            dilations = [d // s for s, d in zip(strides, dilations, strict=True)]
+            pads = [p // s for s, p in zip(strides, pads, strict=True)]
+            strides = [1, 1]
     return b.call(aten.conv2d.default, image, weight, bias, strides, pads, dilations, groups)
+
+
+def every(b: Builder, image: fx.Node, strides: Sequence[int]) -> fx.Node:
+    """The first of every `strides` rows and columns, by a convolution.
+
+    XNNPACK takes no slices of a step. The convolution has one group a channel, its weights are 1.
+    """
+    channels = shape_of(image)[0]
+    ones = b.constant("identity.weight", torch.ones(channels, 1, 1, 1))
+    return conv(b, image, ones, stride=strides, groups=channels)
+
+
+def spread(b: Builder, weight: fx.Node, dilations: Sequence[int]) -> fx.Node:
+    """The weights of a kernel with the zeros that its dilation puts between them."""
+
+    def filled(w: torch.Tensor) -> torch.Tensor:
+        sizes = [d * (k - 1) + 1 for d, k in zip(dilations, w.shape[2:], strict=True)]
+        wide = w.new_zeros(*w.shape[:2], *sizes)
+        wide[:, :, :: dilations[0], :: dilations[1]] = w
+        return wide
+
+    return b.changed(str(weight.target), filled, (-3, *dilations))
 
 
 def linear(b: Builder, x: Value, weight: fx.Node, bias: fx.Node | None = None) -> Value:
@@ -135,41 +174,3 @@ def with_convolutions_of_their_own(b: Builder) -> None:
         with b.graph.inserting_before(norm):
             ones = b.constant("identity.weight", torch.ones(channels, 1, 1, 1))
             norm.update_arg(0, conv(b, image, ones, groups=channels))
-
-
-def conv_transpose(
-    b: Builder,
-    x: Value,
-    weight: fx.Node,
-    bias: fx.Node | None = None,
-    stride: Sequence[int] = (1,),
-    padding: Sequence[int] = (0,),
-    output_padding: Sequence[int] = (0,),
-    groups: int = 1,
-    dilation: Sequence[int] = (1,),
-) -> Value:
-    """A transposed convolution of stride 1 is a convolution with its kernel turned round.
-
-    before: y = conv_transpose(x, w), stride 1
-    after:  y = conv(x, w turned round, its channels exchanged)
-
-    Raises:
-        Unsupported: another stride.
-    """
-    strides, pads, dilations, extra = (pair(v) for v in (stride, padding, dilation, output_padding))
-    kernel = [int(size) for size in weight.meta["val"].shape[2:]]
-    if strides != [1, 1] or any(extra):
-        raise Unsupported(f"a transposed convolution of stride {strides}")
-    around = [d * (k - 1) - p for d, k, p in zip(dilations, kernel, pads, strict=True)]
-    if min(around) < 0:
-        raise Unsupported(f"a transposed convolution with padding {pads}, larger than its kernel")
-    inputs = int(weight.meta["val"].shape[0])
-    form = (-1, groups, *kernel)  # turned round: no shape
-
-    def turned(w: torch.Tensor) -> torch.Tensor:
-        parts = w.flip(2, 3).reshape(groups, inputs // groups, -1, *kernel).transpose(1, 2)
-        return parts.reshape(-1, inputs // groups, *kernel)
-
-    changed = b.changed(str(weight.target), turned, form)
-    arguments = ([1, 1], around, dilations, groups)
-    return b.call(aten.conv2d.default, image_of(x), changed, bias, *arguments)

@@ -26,6 +26,7 @@ from pipeline.networks.lowering import (
     resizing,
     shapes,
     stacks,
+    transposed,
 )
 from pipeline.networks.lowering.builder import Builder, Unsupported
 from pipeline.networks.lowering.values import Pooled, Stacked, Viewed, is_flat, shape_of
@@ -42,7 +43,7 @@ def _same(b: Builder, x: Any, *_: Any, **__: Any) -> Any:
 RULES: dict[Any, Rule] = {
     aten.conv2d.default: linear.conv2d,
     aten.conv2d.padding: linear.conv2d,
-    aten.conv_transpose2d.input: linear.conv_transpose,
+    aten.conv_transpose2d.input: transposed.conv_transpose,
     aten.linear.default: linear.linear,
     aten.relu.default: activations.relu,
     aten.relu_.default: activations.relu,
