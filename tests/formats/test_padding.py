@@ -14,7 +14,7 @@ from pipeline.formats.file_facts import learned_scales
 from pipeline.formats.formats import FORMATS
 from pipeline.recipe.input_shape import square
 from tests.making.graphs import in_graph
-from tests.networks.table import row
+from tests.networks.operations import row
 
 pytestmark = pytest.mark.slow
 

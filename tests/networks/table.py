@@ -1,37 +1,34 @@
-"""Which networks go through, without training: the table of docs/networks.md.
+"""Which networks go through the command line, pruned and untrained: the table of docs/networks.md.
 
     python -m tests.networks.table torchvision:resnet18 timm:tresnet_m
     python -m tests.networks.table --prune torchvision:densenet121
 
-Weights are random, statistics of batch normalisation those of two batches of noise, ranges from 32
-images of noise. Every file is held to the gates of a run: all scales, all MACs in int8, every layer
-computed as the program does. Before that the network is pruned to SHARE of its
-multiply-accumulates, and held to the gate of the masked network; with --prune that is all. What
-cannot be pruned is written as it is.
+Weights are random, statistics of batch normalisation those of two batches of noise, ranges those of
+32 images of noise. `pocketnest run` prunes a network to SHARE of its multiply-accumulates, with the
+gate of the masked network, quantizes it and writes it in every format; it stops at a file that does
+not pass its gates. What cannot be pruned is written whole. With --prune networks are pruned alone,
+and it says by how much they differ from the masked ones.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.base.errors import InputError
 from pipeline.compress.pruning.kept import by_reason
 from pipeline.compress.pruning.prune import goal_of, plan_of, prune_to
 from pipeline.compress.pruning.widths import choose
-from pipeline.compress.quantization import qat
-from pipeline.compress.quantization.fold import quantized_program
-from pipeline.formats.file_facts import learned_scales, scales_exact
-from pipeline.formats.format import Format
 from pipeline.formats.formats import FORMATS
-from pipeline.measure.layers import compare_layers
-from pipeline.measure.parity import file_misses, layer_misses
 from pipeline.networks.count import count
 from pipeline.networks.families import family_of
 from pipeline.networks.family import AnyFamily
@@ -39,6 +36,7 @@ from pipeline.recipe.compression import PruneConfig
 from pipeline.recipe.model import ModelConfig
 from pipeline.recipe.models import ALONE, kind_of
 from pipeline.recipe.training import TrainConfig
+from pipeline.report.records import Report, TargetResult
 
 NETWORKS = (
     *("torchvision:alexnet", "torchvision:vgg11", "torchvision:vgg11_bn", "torchvision:vgg16"),
@@ -55,34 +53,10 @@ NETWORKS = (
 )
 SIDES = {"torchvision:inception_v3": 96, "torchvision:alexnet": 96}
 """What cannot take images of SIDE, and what it takes."""
-SIDE, CLASSES, IMAGES = 64, 10, 32
+SIDE, CLASSES, IMAGES, TESTED = 64, 10, 32, 20
 SHARE = 0.7
 PRUNE = PruneConfig(macs=SHARE, finetune=TrainConfig(epochs=1, batch_size=2, learning_rate=0.1))
 """As a recipe has it that says nothing else; the training does not take place."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A file of a network.
-
-    Attributes:
-        misses: gates that it does not pass; [] if none.
-        partitions: of XNNPACK; None for other formats.
-        outside: operations that move numbers between axes.
-    """
-
-    misses: list[str]
-    partitions: int | None
-    outside: int
-
-    def cell(self) -> str:
-        """For the table."""
-        if self.misses:
-            return "; ".join(self.misses)
-        parts = ["passed"]
-        parts += [f"{self.partitions} partitions"] if self.partitions not in (None, 1) else []
-        parts += [f"{self.outside} transposes"] if self.outside else []
-        return ", ".join(parts)
 
 
 def config_of(name: str) -> ModelConfig:
@@ -108,8 +82,8 @@ def settled(family: AnyFamily, config: ModelConfig) -> nn.Module:
     return model.eval()
 
 
-def pruned(name: str) -> tuple[nn.Module, str]:
-    """A network of random weights, pruned, and how, for the table.
+def pruned(name: str) -> str:
+    """How a network of random weights was pruned.
 
     Raises:
         InputError: it cannot be pruned so far.
@@ -131,64 +105,96 @@ def pruned(name: str) -> tuple[nn.Module, str]:
     parts += [f"{len(plan.kept)} layers whole" for _ in plan.kept[:1]]
     for told in by_reason(plan.kept):
         print(f"{name}: whole: {told}", file=sys.stderr, flush=True)
-    return found.model, ", ".join(parts)
+    return ", ".join(parts)
 
 
-def rows(name: str, small: nn.Module | None, formats: dict[str, Format]) -> dict[str, Row]:
-    """What the files of a network are, by format.
-
-    Args:
-        name: of the network.
-        small: what pruning left of it; None writes the whole network.
-        formats: to write.
-
-    Raises:
-        InputError: the network cannot be written.
-    """
+def work_folder(name: str, folder: Path) -> Path:
+    """Write what a run of a network needs: its checkpoint, images and a recipe without a target."""
     config = config_of(name)
-    family = family_of(config)
-    if small is None:
-        small = family.prunable(settled(family, config))
-    graph = qat.prepare(family.deploy(small, None), config.input_shape)
-    images = images_of(config)
-    qat.calibrate(graph, lambda: list(images.split(8)))
-    qat.set_training(graph, False)
-    qat.refuse_bad_grids(graph)
-    program = quantized_program(graph, images[:2])
-    return {form: row(program, images[:4], one) for form, one in formats.items()}
+    model = settled(family_of(config), config)
+    path = folder / "network.safetensors"
+    save_file(model.state_dict(), path)
+    _, _, height, width = config.input_shape.batch(1)
+    noise = np.random.default_rng(1)
+    for part, images in (("train", 2 * IMAGES), ("test", TESTED)):
+        for index in range(images):
+            image = folder / part / f"class{index % CLASSES}" / f"{index}.png"
+            image.parent.mkdir(parents=True, exist_ok=True)
+            pixels = noise.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(image)
+    recipe = {
+        "model": {
+            "name": name,
+            "input_size": SIDES.get(name, SIDE),
+            "checkpoint": "network.safetensors",
+        },
+        "data": {
+            "kind": "image_folder",
+            "path": ".",
+            "calibration_images": IMAGES,
+            "mean": [0.5] * 3,
+            "std": [0.29] * 3,
+        },
+        "train": {"epochs": 0},
+        "qat": {"train": {"epochs": 0}},
+        "measure": {"rounds": 5, "warmup": 1},
+    }
+    base = folder / "base.yaml"
+    base.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return base
 
 
-def row(program: torch.export.ExportedProgram, images: torch.Tensor, form: Format) -> Row:
-    """The file of one format, written and held to its gates."""
-    module = form.module()
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch, f"model{form.suffix}")
-        module.write(program, path)
-        found = module.inspect(path)
-        layers = compare_layers(program, None, partial(module.trace, path), images)
-    misses = file_misses(found, scales_exact(program, found))
-    misses += layer_misses(layers, learned_scales(program)[0])
-    outside = sum(n for op, n in found.ops.items() if op.lower() == "transpose")
-    return Row(misses=misses, partitions=found.partitions, outside=outside)
+def run(base: Path, prune: object) -> tuple[dict[str, TargetResult], str]:
+    """What `pocketnest run` makes of a network, by format, and its last words."""
+    folder = base.parent
+    recipes = []
+    for form in FORMATS:
+        recipes.append(folder / f"{form}.yaml")
+        target = {"device": "any", "format": form, "precision": "int8"}
+        own = {"extends": base.name, "prune": prune, "target": target}
+        recipes[-1].write_text(yaml.safe_dump(own), encoding="utf-8")
+    out = folder / "runs"
+    command = [sys.executable, "-m", "pipeline", "run", *map(str, recipes), "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = {}
+    for form in FORMATS:
+        path = out / form / "report.json"
+        if path.is_file():
+            (found[form],) = Report.model_validate_json(path.read_text(encoding="utf-8")).targets
+    return found, done.stderr.strip().rpartition("\n")[2]
 
 
-def cells(name: str, *, prune_only: bool) -> tuple[list[str], bool]:
+def cell(target: TargetResult) -> tuple[str, bool]:
+    """What a file is, and whether all of it is as it must be; its run passed the gates."""
+    parts = []
+    scales = target.scales_exact
+    if scales is None or scales.same != scales.total:
+        parts.append("scales not exact")
+    if target.int8_coverage != 1:
+        parts.append(f"{target.int8_coverage} of the MACs in int8")
+    if target.partitions not in (None, 1):
+        parts.append(f"{target.partitions} partitions")
+    passed = not parts
+    moved = sum(n for op, n in target.ops.items() if op.lower() == "transpose")
+    return ", ".join(parts + ["passed"] * passed + [f"{moved} transposes"] * bool(moved)), passed
+
+
+def cells(name: str) -> tuple[list[str], bool]:
     """A row of the table, and whether all in it passed."""
-    done, passed, small = [], True, None
-    try:
-        small, how = pruned(name)
-        done.append(how)
-    except (InputError, RuntimeError) as error:
-        done, passed = [str(error)], False
-    if prune_only:
-        return done, passed
-    try:
-        found = rows(name, small, dict(FORMATS))
-        done += [one.cell() for one in found.values()]
-        passed &= not any(one.misses for one in found.values())
-    except (InputError, NotImplementedError) as error:
-        done, passed = [*done, str(error), *[""] * (len(FORMATS) - 1)], False
-    return done, passed
+    with tempfile.TemporaryDirectory() as scratch:
+        base = work_folder(name, Path(scratch))
+        found, words = run(base, {"macs": SHARE, "finetune": {"epochs": 0}})
+        how, passed = words, bool(found)
+        if not found:
+            found, words = run(base, None)
+        else:
+            pruning = next(iter(found.values())).pruning
+            assert pruning is not None
+            how = f"{pruning.reached:.3f}" + f", {len(pruning.kept)} layers whole" * bool(
+                pruning.kept
+            )
+    done = [cell(found[form]) if form in found else (words, False) for form in FORMATS]
+    return [how, *(text for text, _ in done)], passed and all(fine for _, fine in done)
 
 
 def main(arguments: list[str]) -> int:
@@ -200,7 +206,10 @@ def main(arguments: list[str]) -> int:
     print("| --- " * (2 + len(titles)) + "|")
     failed = False
     for name in names:
-        row, passed = cells(name, prune_only=prune_only)
+        try:
+            row, passed = ([pruned(name)], True) if prune_only else cells(name)
+        except (InputError, RuntimeError) as error:
+            row, passed = [str(error)], False
         failed |= not passed
         print(f"| {name} | " + " | ".join(row) + " |", flush=True)
     return int(failed)
