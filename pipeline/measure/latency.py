@@ -57,17 +57,3 @@ def latency_of(samples_ms: Sequence[float], threads: int, batch: int) -> Latency
         batch=batch,
         samples_ms=tuple(samples_ms),
     )
-
-
-def speedup(float_cpu: Latency | None, target: Latency | None) -> float | None:
-    """How many times faster the target is: float median / target median, None if one is missing.
-
-    Raises:
-        ValueError: when threads or batch differ, so that the ratio would not say what it claims.
-    """
-    if float_cpu is None or target is None:
-        return None
-    ours, theirs = (f"{item.threads} threads, batch {item.batch}" for item in (target, float_cpu))
-    if ours != theirs:
-        raise ValueError(f"{ours}, but the float model {theirs}; time both alike")
-    return float_cpu.median / target.median

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any, TypeVar
 
 import torch
@@ -29,6 +30,8 @@ Timer = Callable[[TimedCall], float]
 """Runs something to its end and returns the milliseconds that took."""
 
 _COMPARED_MS = 1000.0
+_SAME, _WINDOW = 0.95, 5
+_MOST_WARM_SECONDS = 10.0
 
 
 def run_images(runnable: Runnable, images: Tensor) -> Tensor:
@@ -88,15 +91,14 @@ def in_turn(
 
     Args:
         ways: by any name.
-        warmup: runs of each that do not count.
+        warmup: runs of each that do not count, at least; none where it is 0. They go on until no
+            way gets faster, for ten seconds at most.
         rounds: that do.
         timer: of one run.
         advance: called with the number of rounds done.
     """
-    for way in ways.values():
-        way.ready()
-        for _ in range(warmup):
-            timer(way.run)
+    if warmup:
+        _warm_up(ways, warmup, timer)
     samples: dict[Key, list[float]] = {name: [] for name in ways}
     for done in range(rounds):
         for name, way in ways.items():
@@ -104,6 +106,31 @@ def in_turn(
             samples[name].append(timer(way.run))
         advance(done + 1)
     return samples
+
+
+def _warm_up(ways: Mapping[Key, Way], least: int, timer: Timer) -> None:
+    """Run all ways in turn until caches, threads and clocks have settled.
+
+    The first runs of a process may take twice as long as all later ones: with a fixed number of
+    them, the float network was slower in one report of a machine than in another.
+    """
+    taken: dict[Key, list[float]] = {name: [] for name in ways}
+    began = time.perf_counter()
+    while True:
+        for name, way in ways.items():
+            way.ready()
+            taken[name].append(timer(way.run))
+        done = len(next(iter(taken.values()), ()))
+        if done >= least and (
+            all(map(steady, taken.values())) or time.perf_counter() - began > _MOST_WARM_SECONDS
+        ):
+            return
+
+
+def steady(samples: Sequence[float]) -> bool:
+    """Whether the last runs took about as long as those before them, by the median of five."""
+    last, before = samples[-_WINDOW:], samples[-2 * _WINDOW : -_WINDOW]
+    return len(before) == _WINDOW and median(last) >= _SAME * median(before)
 
 
 def interleaved(

@@ -58,7 +58,7 @@ class BudgetsConfig(Part):
     Attributes:
         accuracy_drop_pt: most percentage points of top-1 lost against the float baseline.
         size_mb: largest file, in units of 1e6 bytes.
-        speedup: least ratio of the float model's median latency to the target's.
+        speedup: least number of times that it is as fast as the float model, timed in turn.
         latency_ms: most milliseconds of the file for one image on this machine, by the median.
         latency_share: most of the unpruned file's time; judged where `prune.latency` is given.
     """

@@ -151,6 +151,8 @@ def _pictures(report: Report) -> dict[str, Any]:
     timed = [(n, t) for n, t in enumerate(report.targets) if t.latency_ms is not None]
     made: dict[str, Any] = {
         "trade_off": _trade_off(report),
+        "has_front": len(charts.pareto(_points(report))) > 1,
+        "not_drawn": [t.name for t in report.targets if t.latency_ms is None],
         "sizes": _sizes(report),
         "latency": _spread(timed) if timed else None,
         "stages": [
@@ -162,7 +164,8 @@ def _pictures(report: Report) -> dict[str, Any]:
     return made
 
 
-def _trade_off(report: Report) -> Picture | None:
+def _points(report: Report) -> tuple[charts.Point, ...]:
+    """The float model and every file that was timed and judged."""
     points = []
     first = next(iter(report.baseline.accuracy))
     base = report.float_cpu if report.float_cpu.latency_ms else report.baseline
@@ -189,6 +192,11 @@ def _trade_off(report: Report) -> Picture | None:
                     colour=number,
                 )
             )
+    return tuple(points)
+
+
+def _trade_off(report: Report) -> Picture | None:
+    points = _points(report)
     if not points:
         return None
     front = ", ".join(p.name for p in charts.pareto(points))
@@ -198,7 +206,7 @@ def _trade_off(report: Report) -> Picture | None:
         for p in points
     )
     label = f"Top-1 against time for one image. {said}. Not beaten by any other: {front}."
-    return Picture(svg=Markup(charts.trade_off(tuple(points))), label=label)
+    return Picture(svg=Markup(charts.trade_off(points)), label=label)
 
 
 def _sizes(report: Report) -> Picture:

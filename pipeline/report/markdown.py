@@ -13,8 +13,7 @@ from pipeline.report.words import markdown_text as _text
 from pipeline.tasks.accuracy import Accuracy
 
 _LEGEND = (
-    "MB are 1e6 bytes. Latency is the median (10th to 90th percentile). Each speedup is against "
-    "the float model on this CPU, timed in turn with that file. Int8 is the share of "
+    "Int8 is the share of "
     "multiply-accumulates in int8 kernels; scales are those equal to the learned ones. A number "
     "after 'not measured' is that of its reason below. Reference: the file was computed by "
     "PocketNest's evaluator of the format, in the file's own types, where its runtime does not "
@@ -29,7 +28,7 @@ def render(report: Report) -> str:
         f"# PocketNest: {_text(report.recipe.name)}",
         _verdict(report),
         _overview(report, notes),
-        _LEGEND,
+        f"MB are 1e6 bytes. {_text(words.times(report))} {_LEGEND}",
         "## Budgets missed",
         _missed(report),
         "## Not measured",
@@ -115,13 +114,13 @@ def _target_row(target: TargetResult, baseline: Baseline, notes: Sequence[str]) 
     coverage, scales = target.int8_coverage, target.scales_exact
     return [
         _text(target.name),
-        _text(target.device),
+        f"for {_text(target.device)}",
         f"{target.format} {target.precision}, {_text(target.runtime)}",
         _size(target, baseline),
         words.figure(target.download_bytes / 1e6),
         _accuracy_cell(target, baseline, notes),
         _speedup(target, notes),
-        _latency(target.latency_ms, target.latency_missing, notes),
+        _latency(target.latency_ms, target.latency_missing, notes, where=", on this CPU"),
         _missing(target.coverage_missing, notes) if coverage is None else words.percent(coverage),
         _missing(target.scales_missing, notes)
         if scales is None
@@ -146,15 +145,19 @@ def _accuracy_cell(target: TargetResult, baseline: Baseline, notes: Sequence[str
 def _speedup(target: TargetResult, notes: Sequence[str]) -> str:
     if target.speedup is None or target.latency_ms is None:
         return _missing(target.speedup_missing, notes)
-    return f"{words.figure(target.speedup)}x (float {words.float_time(target)})"
+    return words.speedup(target)
 
 
 def _latency(
-    latency: Latency | None, reason: str | None, notes: Sequence[str], device_kind: str = "cpu"
+    latency: Latency | None,
+    reason: str | None,
+    notes: Sequence[str],
+    device_kind: str = "cpu",
+    where: str = "",
 ) -> str:
     if latency is None:
         return _missing(reason, notes)
-    return words.milliseconds(latency, device_kind)
+    return words.milliseconds(latency, device_kind) + where
 
 
 def _target_verdict(target: TargetResult) -> str:

@@ -161,7 +161,10 @@ class TargetResult(MeasuredRecord):
         int8_coverage: share of multiply-accumulates that run in int8 kernels.
         partitions: parts of the graph that LiteRT gives to XNNPACK; 1 is the whole graph.
         latency_by_threads: further timings, by number of CPU threads.
-        speedup: median latency of the float model, timed in turn with this file, over this one's.
+        speedup: how many times as fast the file is as the float model: the median over rounds in
+            which both took turns. Missing where the rounds leave it open which is faster.
+        speedup_p10: a tenth of the rounds have less; None in older reports.
+        speedup_p90: a tenth of the rounds have more.
         pruning: None where no channels were pruned.
         sparsity: share of the weights that were set to zero; None where none were.
         confusion: which classes the file named, by test set.
@@ -197,6 +200,8 @@ class TargetResult(MeasuredRecord):
     latency_missing: Text | None = None
     latency_by_threads: dict[Text, Latency] = Field(default_factory=dict)
     speedup: Above0 | None
+    speedup_p10: Above0 | None = None
+    speedup_p90: Above0 | None = None
     speedup_missing: Text | None = None
     pruning: Pruning | None = None
     sparsity: Share | None = None

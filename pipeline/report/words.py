@@ -126,14 +126,26 @@ def origin(model: Baseline) -> str | None:
     )
 
 
-def float_time(target: TargetResult) -> str:
-    """Write the very time of the float model that a speedup is against.
-
-    A combined report has one float model that was timed several times.
-    """
+def speedup(target: TargetResult) -> str:
+    """Write how many times as fast as the float model a file is, with the spread of the rounds."""
     assert target.speedup is not None
-    assert target.latency_ms is not None
-    return f"{figure(target.speedup * target.latency_ms.median)} ms"
+    text = f"{figure(target.speedup)}x"
+    if target.speedup_p10 is None or target.speedup_p90 is None:
+        return text
+    return f"{text} ({figure(target.speedup_p10)} to {figure(target.speedup_p90)})"
+
+
+def times(report: Report) -> str:
+    """Write on which machine times and speedups were taken, how, and what they do not say."""
+    text = (
+        "Times are medians (10th to 90th percentile) on this machine's CPU, "
+        f"{report.host.cpu}, not on the devices the files are made for: they say how the files "
+        "compare, not how fast a phone is. A speedup is the median over rounds in which the file "
+        "and the float model took turns; where the rounds leave it open which is faster, there is "
+        "none."
+    )
+    base = report.float_cpu.latency_ms
+    return text if base is None else f"{text} The float model takes {milliseconds(base)} there."
 
 
 def reasons(report: Report) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pipeline.base.machine import code_info, host_info, tool_versions
 from pipeline.compress.training.epoch import Epoch
 from pipeline.compress.training.loop import CURVE
 from pipeline.measure.baseline.record import Baseline
-from pipeline.measure.latency import speedup
+from pipeline.measure.ratios import ratio_of
 from pipeline.networks.families import model_info
 from pipeline.recipe.recipe import Recipe, recipe_info
 from pipeline.report.records import (
@@ -156,16 +156,19 @@ def _target(
     why_not = measured.cannot_time
     both = None if why_not else measured.latency[str(recipe.target.threads)]
     drop = accuracy_drop_pt(of_float.accuracy, measured.accuracy)
-    ratio = None if both is None else speedup(both.float_model, both.target)
+    ratio = None if both is None else ratio_of(both.float_model, both.target)
+    doubt = why_not if ratio is None else ratio.doubt
+    faster = None if ratio is None or doubt else ratio
     pruning = _pruning(recipe, results)
     values: dict[Metric, float | None] = {
         "accuracy_drop_pt": drop,
         "size_mb": measured.size_bytes / 1e6,
-        "speedup": ratio,
+        "speedup": faster.median if faster else None,
         "latency_ms": None if both is None else both.target.median,
         "latency_share": None if pruning is None else pruning.reached_share,
     }
-    budgets = _budgets(recipe, values, why_not)
+    missing: dict[Metric, str | None] = dict.fromkeys(values, why_not)
+    budgets = _budgets(recipe, values, {**missing, "speedup": doubt})
     return TargetResult(
         name=recipe.name,
         device=recipe.target.device,
@@ -181,8 +184,10 @@ def _target(
         latency_ms=None if both is None else both.target,
         latency_missing=why_not,
         latency_by_threads={n: timed.target for n, timed in measured.latency.items()},
-        speedup=ratio,
-        speedup_missing=why_not,
+        speedup=faster.median if faster else None,
+        speedup_p10=faster.p10 if faster else None,
+        speedup_p90=faster.p90 if faster else None,
+        speedup_missing=doubt,
         pruning=pruning,
         sparsity=sparsify.STAGE.found_in(results).sparsity if "sparsify" in results else None,
         budgets=budgets,
@@ -242,11 +247,12 @@ _NO_SHARE = "prune.latency is not given: there is no unpruned file to compare wi
 
 
 def _budgets(
-    recipe: Recipe, values: dict[Metric, float | None], why_not: str | None
+    recipe: Recipe, values: dict[Metric, float | None], why_not: dict[Metric, str | None]
 ) -> tuple[Budget, ...]:
     limits = {metric: getattr(recipe.budgets, metric) for metric in values}
-    return tuple(
-        budget(metric, limits[metric], value, (why_not or _NO_SHARE) if value is None else None)
-        for metric, value in values.items()
-        if limits[metric] is not None
-    )
+    found = []
+    for metric, value in values.items():
+        missing = (why_not[metric] or _NO_SHARE) if value is None else None
+        if limits[metric] is not None:
+            found.append(budget(metric, limits[metric], value, missing))
+    return tuple(found)

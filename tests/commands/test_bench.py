@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from pipeline.base.errors import InputError
 from pipeline.commands.bench.bars import Bar, Measured, judge, load_bars
-from pipeline.commands.bench.ratios import ratio_of
 from pipeline.measure.latency import latency_of
+from pipeline.measure.ratios import ratio_of
 from pipeline.tasks.accuracy import Accuracy
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "bench"

@@ -12,7 +12,7 @@ from pipeline.compress.training.epoch import Epoch
 from pipeline.formats import formats
 from pipeline.formats.scales import ScalesExact
 from pipeline.measure.baseline.record import Baseline
-from pipeline.measure.latency import Latency, latency_of, speedup
+from pipeline.measure.latency import Latency, latency_of
 from pipeline.measure.parity_record import OutputSteps, Parity
 from pipeline.networks.layer_width import LayerWidth
 from pipeline.networks.model_info import ModelInfo
@@ -53,6 +53,11 @@ def full(
     return Report(**dict(found) | {"data": data, "model": model} | changes)
 
 
+def faster_than_float(latency: Latency | None) -> float | None:
+    """How many times as fast as the float model, by the medians."""
+    return None if latency is None else FLOAT.median / latency.median
+
+
 def _named(draw: random.Random, labels: Sequence[int], classes: int, right: float) -> list[int]:
     return [one if draw.random() < right else draw.randrange(classes) for one in labels]
 
@@ -72,7 +77,7 @@ def _target(
     samples = [10 + number + draw.random() for _ in range(30)]
     latency = None if form == "coreml" else latency_of(samples, threads=1, batch=1)
     why_not = NO_APPLE if latency is None else None
-    drop, faster = accuracy_drop_pt(base, accuracy), speedup(FLOAT, latency)
+    drop, faster = accuracy_drop_pt(base, accuracy), faster_than_float(latency)
     size = 6_800_000 + 100_000 * number
     budgets = (
         budget("accuracy_drop_pt", 1.0, drop),
@@ -175,7 +180,7 @@ def target(
     accuracy = {"test": Accuracy(top1=top1, top5=1.0, images=450)} if top1 is not None else None
     latency = (latency or latency_of([20.0, 21.35, 23.0], threads=1, batch=1)) if runs else None
     missing = None if runs else NO_PHONE
-    drop, faster = accuracy_drop_pt({"test": TOP1}, accuracy), speedup(FLOAT, latency)
+    drop, faster = accuracy_drop_pt({"test": TOP1}, accuracy), faster_than_float(latency)
     budgets = (
         budget("accuracy_drop_pt", limits[0], drop, missing),
         budget("size_mb", limits[1], size_bytes / 1e6),

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.measure.baseline.record import Baseline
-from pipeline.measure.latency import Latency, latency_of, speedup
+from pipeline.measure.latency import Latency, latency_of
 from pipeline.report.records import Budget, StageRecord, all_met, budget
 from pipeline.tasks.accuracy import Accuracy, accuracy_drop_pt
 
@@ -111,20 +111,6 @@ def test_drop_is_in_points_on_the_first_test_set() -> None:
 def test_drop_needs_the_same_images(after: dict[str, Accuracy]) -> None:
     with pytest.raises(ValueError, match=r"test set 'test': .*test the 450 images"):
         accuracy_drop_pt({"test": accuracy(0.9)}, after)
-
-
-def test_speedup_is_float_over_target() -> None:
-    slow, fast = latency_of([30.0, 10.0, 20.0], 2, 1), latency_of([5.0], 2, 1)
-    assert speedup(slow, fast) == 4.0
-    assert speedup(fast, slow) == 0.25
-    assert speedup(None, fast) is None
-    assert speedup(slow, None) is None
-
-
-@pytest.mark.parametrize(("threads", "batch"), [(2, 1), (1, 8)])
-def test_speedup_needs_like_timings(threads: int, batch: int) -> None:
-    with pytest.raises(ValueError, match="1 threads, batch 1, but the float model"):
-        speedup(latency_of([1.0], threads, batch), latency_of([1.0], 1, 1))
 
 
 @pytest.mark.parametrize(

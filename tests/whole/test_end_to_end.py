@@ -10,6 +10,7 @@ import subprocess
 import sys
 from importlib import resources
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import jsonschema
@@ -144,7 +145,30 @@ def test_runnable_targets_are_timed(out: Path) -> None:
     for target in report_of(out, "combined")["targets"][:2]:
         assert target["evaluated"] == "runtime"
         assert target["latency_ms"]["median"] > 0
-        assert target["speedup"] > 0
+        low, high = target["speedup_p10"], target["speedup_p90"]
+        assert low <= target["speedup"] <= high
+        assert low > 1, "else which is faster was not told apart, and there is no speedup"
+
+
+def test_a_speedup_is_of_the_rounds_in_which_both_took_turns(out: Path) -> None:
+    for name in ("android-litert-int8", "linux-arm-onnxruntime-int8"):
+        report = report_of(out, name)
+        (target,) = report["targets"]
+        pairs = zip(
+            report["float_cpu"]["latency_ms"]["samples_ms"],
+            target["latency_ms"]["samples_ms"],
+            strict=True,
+        )
+        assert target["speedup"] == pytest.approx(median(slow / fast for slow, fast in pairs))
+
+
+def test_a_time_stands_beside_the_machine_that_took_it(out: Path) -> None:
+    report = report_of(out, "combined")
+    page = (out / "combined" / "report.html").read_text()
+    device, cpu = report["targets"][0]["device"], report["host"]["cpu"]
+    assert f"on {cpu}; not measured on the device" in page
+    assert f"<dt>Made for</dt><dd>{device}</dd>" in page
+    assert f"<h3>{device}</h3>" not in page
 
 
 def test_core_ml_is_honest_about_what_linux_cannot_do(out: Path) -> None:

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from pipeline.base.errors import InputError
 from pipeline.base.safe_files import content_of
-from pipeline.commands.bench.ratios import Ratio, ratio_of
 from pipeline.measure.latency import Latency
+from pipeline.measure.ratios import Ratio, ratio_of
 from pipeline.tasks.accuracy import Accuracy
 
 _MOST_BYTES = 2**20

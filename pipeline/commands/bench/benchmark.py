@@ -23,11 +23,11 @@ from pipeline.commands.bench.contestants import (
     refuse_same_names,
 )
 from pipeline.commands.bench.peer_files import peer_files
-from pipeline.commands.bench.ratios import Ratio, ratio_of
 from pipeline.measure import timing
 from pipeline.measure.lanes.lane import Lane, Rounds
 from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.measure.latency import Latency
+from pipeline.measure.ratios import Ratio, ratio_of
 from pipeline.measure.roofline import Roofline, has_peak, roofline
 from pipeline.recipe.input_shape import InputShape
 from pipeline.stages.finished_run import Finished, float_network

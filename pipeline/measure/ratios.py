@@ -30,6 +30,16 @@ class Ratio:
     p90: float
     verdict: RatioVerdict
 
+    @property
+    def doubt(self) -> str | None:
+        """Why the ratio says nothing; None where it does."""
+        if self.verdict != "not told apart":
+            return None
+        return (
+            f"the rounds spread from {self.p10:.2f} to {self.p90:.2f}: which is faster cannot be "
+            "told; give measure.rounds more, on a machine that does nothing else"
+        )
+
 
 def ratio_of(slow: Latency, fast: Latency) -> Ratio:
     """How many times as fast `fast` is as `slow`; both timed in turn, in equally many rounds.
