@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -49,6 +49,8 @@ class FileFacts:
         weights: weight scales, one tuple per quantized weight tensor.
         partitions: parts of the graph that the runtime gives to its accelerating delegate; None
             where the format's runtime has none.
+        outside: operations that are in none of these parts, with the reason where it is known, by
+            the name of what they make.
     """
 
     ops: dict[str, int]
@@ -57,6 +59,7 @@ class FileFacts:
     layers: dict[str, Grid]
     weights: Counter[tuple[float, ...]]
     partitions: int | None = None
+    outside: dict[str, str] = field(default_factory=dict)
 
     @property
     def int8_coverage(self) -> float:

@@ -316,6 +316,8 @@ def _parities(report: Report, notes: Sequence[str]) -> str:
         )
     lines = [table(header, rows)]
     for target in report.targets:
+        if (outside := words.outside(target)) is not None:
+            lines.append(f"- {_text(target.name)}: {_text(outside)}")
         lines += [f"- {_text(target.name)}: {_text(miss)}" for miss in target.parity.misses]
         if target.parity.first_difference is not None:
             first = _text(target.parity.first_difference)

@@ -160,6 +160,7 @@ class TargetResult(MeasuredRecord):
         parity: the gates, over calibration and test images.
         int8_coverage: share of multiply-accumulates that run in int8 kernels.
         partitions: parts of the graph that LiteRT gives to XNNPACK; 1 is the whole graph.
+        outside: operations that XNNPACK leaves to slower kernels, and why.
         latency_by_threads: further timings, by number of CPU threads.
         speedup: how many times as fast the file is as the float model: the median over rounds in
             which both took turns. Missing where the rounds leave it open which is faster.
@@ -196,6 +197,7 @@ class TargetResult(MeasuredRecord):
     ops: dict[Text, Positive]
     partitions: Count | None
     partitions_missing: Text | None = None
+    outside: tuple[Text, ...] = ()
     latency_ms: Latency | None
     latency_missing: Text | None = None
     latency_by_threads: dict[Text, Latency] = Field(default_factory=dict)

@@ -69,6 +69,19 @@ def left_out(data: DataInfo) -> list[str]:
     return lines
 
 
+def outside(target: TargetResult, most: int = 3) -> str | None:
+    """Write which operations XNNPACK leaves to slower kernels, and why; None where it has all."""
+    if not target.outside:
+        return None
+    left = len(target.outside) - most
+    listed = "; ".join(target.outside[:most]) + (f"; and {left} more" if left > 0 else "")
+    parts = plural(target.partitions or 0, "partition")
+    return (
+        f"XNNPACK leaves {plural(len(target.outside), 'operation')} to slower kernels, which cuts "
+        f"the network into {parts}: {listed}"
+    )
+
+
 def blocks(kind: str | None) -> str:
     """Write, behind a network's name, what kind of blocks it has, if its family has kinds."""
     return "" if kind is None else f" ({kind} blocks)"

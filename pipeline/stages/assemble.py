@@ -209,6 +209,7 @@ def _verified(facts: VerifyFacts) -> dict[str, Any]:
         "int8_coverage": facts.int8_coverage,
         "ops": facts.ops,
         "partitions": facts.partitions,
+        "outside": facts.outside,
         "partitions_missing": _NO_PARTITIONS if facts.partitions is None else None,
     }
 

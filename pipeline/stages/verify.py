@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.base.errors import reading
 from pipeline.base.record import Count, Positive, Share, Text
 from pipeline.compress.quantization import program
-from pipeline.formats.file_facts import learned_scales, scales_exact
+from pipeline.formats.file_facts import FileFacts, learned_scales, scales_exact
 from pipeline.formats.scales import ScalesExact
 from pipeline.measure import layers, parity
 from pipeline.measure.lanes.lanes import HOST, LANES
@@ -39,6 +39,7 @@ class VerifyFacts(StageFacts):
     evaluated: Literal["runtime", "reference"]
     ops: dict[str, Positive]
     partitions: Count | None
+    outside: tuple[Text, ...]
     int8_coverage: Share
     scales_exact: ScalesExact | None
     parity: Parity
@@ -91,12 +92,19 @@ def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
         evaluated=module.evaluated(),
         ops=found.ops,
         partitions=found.partitions,
+        outside=_outside(found, folded),
         int8_coverage=found.int8_coverage,
         scales_exact=exact,
         parity=record,
         agreement=context.task.compare(logits, own, None).share,
         figure=first_figure(context.task.accuracies(logits, context.dataset)),
     )
+
+
+def _outside(found: FileFacts, folded: torch.export.ExportedProgram) -> tuple[str, ...]:
+    """What the delegate leaves out, by the names of the network, and why."""
+    titles = {layer.name: layer.title for layer in layers.layers_of(folded)}
+    return tuple(f"{titles.get(name, name)}, {why}" for name, why in found.outside.items())
 
 
 def _answers(context: Context, dataset: Dataset, file: Path, images: int) -> dict[str, Tensor]:

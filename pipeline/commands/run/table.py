@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 def show(report: Report, directory: Path, console: Console) -> None:
     """Print the targets of a report as a table, and where it lies."""
+    from pipeline.report import words
+
     base = next(iter(report.baseline.accuracy.values()))
     table = Table(box=None, pad_edge=False)
     for heading in ("target", "file", "MB", base.FIGURE, "drop", "speedup", "int8", "scales", ""):
@@ -28,6 +30,9 @@ def show(report: Report, directory: Path, console: Console) -> None:
     for target in report.targets:
         table.add_row(*_cells(target, directory))
     console.print(table)
+    for target in report.targets:
+        if (outside := words.outside(target)) is not None:
+            console.print(f"[yellow]{target.name}[/yellow]: {escape(outside)}", highlight=False)
     console.print(f"report: {directory / 'report.html'}", highlight=False)
 
 

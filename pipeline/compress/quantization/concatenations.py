@@ -26,7 +26,7 @@ def tie_concatenations(graph: fx.GraphModule) -> None:
     """
     for node in [n for n in graph.graph.nodes if n.target is aten.cat.default]:
         readers = [n for n in node.users if n.op == "call_module"]
-        found = [_module(graph, one) for one in (*node.args[0], *readers)]
+        found = [learned_grid(graph, one) for one in (*node.args[0], *readers)]
         tie(one for one in found if one is not None)
 
 
@@ -37,7 +37,7 @@ def tie(members: Iterable[ActivationFakeQuantize]) -> None:
         one.tied = whole
 
 
-def _module(graph: fx.GraphModule, node: Any) -> ActivationFakeQuantize | None:
+def learned_grid(graph: fx.GraphModule, node: Any) -> ActivationFakeQuantize | None:
     """What rounds at a node to a grid that is learned."""
     if node.op != "call_module":
         return None

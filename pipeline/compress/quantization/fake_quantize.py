@@ -73,6 +73,10 @@ class ActivationFakeQuantize(FakeQuantizeBase):
         starts at zero clamps there anyway, so one pass over the tensor does both."""
         self.tied: tuple[ActivationFakeQuantize, ...] = (self,)
         """Those that have one grid with this one, itself among them."""
+        self.sums: tuple[ActivationFakeQuantize, ...] = ()
+        """What rounds the sums that read this one: see `sums.keep_near`."""
+        self.parts: tuple[ActivationFakeQuantize, ...] = ()
+        """What rounds the parts of the sum that this one rounds."""
 
     def _observe(self, x: Tensor) -> None:
         if self.rectifies:
@@ -89,13 +93,22 @@ class ActivationFakeQuantize(FakeQuantizeBase):
         self.take_ranges()
 
     def take_ranges(self) -> None:
-        """Make the grid of this range, and of those that are tied to it."""
+        """Make the grid of this range, of those that are tied to it, and of parts far below it."""
         seen = [one for one in self.tied if not torch.isinf(one.low)]
         low, high = (torch.stack([getattr(one, end) for one in seen]) for end in ("low", "high"))
-        scale, zero_point = grid.activation_grid(low.amin(), high.amax())
+        scale, zero_point = grid.activation_grid(low.amin(), high.amax(), self._least_scale())
         for one in self.tied:
             one.scale.copy_(scale)
             one.zero_point.copy_(zero_point)
+        for part in dict.fromkeys(part for one in self.tied for part in one.parts):
+            if not torch.isinf(part.low) and float(part.scale) < part._least_scale():
+                part.take_ranges()
+
+    def _least_scale(self) -> float:
+        """The smallest that the scale may be, for the sums that read what is rounded."""
+        sums = [one for member in self.tied for one in member.sums if not torch.isinf(one.low)]
+        scales = [float(one.scale) * grid.LEAST_PART for one in sums if one not in self.tied]
+        return max([grid.SMALLEST_ACTIVATION_SCALE, *scales])
 
     def forward(self, x: Tensor) -> Tensor:
         """Round `x` to the grid; the gradient passes where the result lies inside the range."""

@@ -27,6 +27,10 @@ TANH_SCALE, TANH_ZERO_POINT = 1 / 128, 0
 PIXEL_SCALE, PIXEL_ZERO_POINT = 1.0, -128
 """8-bit pixels 0..255 are their own grid: q = pixel - 128, with nothing to round."""
 
+LEAST_PART = 2.0**-10
+"""Least share of a sum's scale that a part of it may have: XNNPACK takes no other sum. A part so
+much smaller is less than a quarter of a step of the sum, so that a coarser grid costs nothing."""
+
 SMALLEST_ACTIVATION_SCALE = 2.0**-14
 SMALLEST_WEIGHT_SCALE = 2.0**-24
 _MOST_BIAS_STEPS = 2.0**29
@@ -51,12 +55,15 @@ def _neighbour(half: Tensor, step: int) -> Tensor:
     return (half.view(torch.int16) + step).view(torch.float16)
 
 
-def activation_grid(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+def activation_grid(
+    low: Tensor, high: Tensor, least: float = SMALLEST_ACTIVATION_SCALE
+) -> tuple[Tensor, Tensor]:
     """Scale and zero point that cover `low`..`high` and hold zero exactly.
 
     Args:
         low: smallest observed value, 0-d float32.
         high: largest observed value, 0-d float32.
+        least: that the scale may be.
 
     Returns:
         A float16-representable scale (float32) and the zero point (int32), both 0-d. Rounding
@@ -64,7 +71,7 @@ def activation_grid(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """
     low = low.clamp(max=0.0)
     high = high.clamp(min=0.0)
-    scale = float16_up(((high - low) / (QMAX - QMIN)).clamp(min=SMALLEST_ACTIVATION_SCALE))
+    scale = float16_up(((high - low) / (QMAX - QMIN)).clamp(min=least))
     zero_point = (QMIN - torch.round(low / scale)).clamp(QMIN, QMAX)
     return scale, zero_point.to(torch.int32)
 

@@ -21,6 +21,7 @@ from pipeline.compress.quantization.concatenations import tie_concatenations
 from pipeline.compress.quantization.fake_quantize import ActivationFakeQuantize, FixedFakeQuantize
 from pipeline.compress.quantization.quantizer import ACTIVATION, CLAMPS, PIXELS, MobileQuantizer
 from pipeline.compress.quantization.ranges import Observed, Ranges
+from pipeline.compress.quantization.sums import keep_near
 from pipeline.networks.lowering.lower import lower
 from pipeline.recipe.compression import Milestones
 from pipeline.recipe.input_shape import InputShape
@@ -55,6 +56,7 @@ def prepare(model: nn.Module, shape: InputShape, *, pixels: bool = False) -> fx.
     _round_as_folded(graph)
     _not_behind_dropout(graph)
     tie_concatenations(graph)
+    keep_near(graph)
     return graph
 
 

@@ -26,6 +26,7 @@ from pipeline.formats.format import ComputedBy, Option
 from pipeline.formats.pixels import camera_pixels, refuse_learned_input
 from pipeline.formats.ports import Interface, Port
 from pipeline.formats.refusals import refuse_for_tflite
+from pipeline.formats.tflite import delegate
 from pipeline.formats.tflite.flatbuffer import name_layers, pack, share_zero_points
 from pipeline.formats.tflite.metadata import describe as describe
 from pipeline.formats.tflite.onnx2tf_folder import scratch_directory
@@ -203,13 +204,15 @@ def inspect(path: Path) -> FileFacts:
         if tensor.type == schema.TensorType.INT8 and not _is_constant(model, tensor):
             scale, zero_point = tensor.quantization.scale[0], tensor.quantization.zeroPoint[0]
             layers[tensor.name.decode()] = (float(scale), int(zero_point))
+    opened = open_file(path)
     return FileFacts(
         ops=dict(ops),
         int8_macs=int8_macs,
         macs=macs,
         layers=layers,
         weights=weights,
-        partitions=open_file(path).partitions(),
+        partitions=opened.partitions(),
+        outside=opened.outside(),
     )
 
 
@@ -250,6 +253,15 @@ class TFLiteRunnable:
         # LiteRT's execution plan has no public reader.
         operations = self._interpreter._get_ops_details()
         return sum(operation["op_name"] == "DELEGATE" for operation in operations)
+
+    def outside(self) -> dict[str, str]:
+        """What XNNPACK does not run, and why, by the tensor that it makes."""
+        tensors = self._interpreter.get_tensor_details()
+        names = {int(found["index"]): str(found["name"]) for found in tensors}
+        scales = {int(found["index"]): float(found["quantization"][0]) for found in tensors}
+        known = {index: scale for index, scale in scales.items() if scale}
+        left = delegate.outside(self._interpreter._get_ops_details())
+        return {names.get(int(one["outputs"][0]), ""): delegate.why(one, known) for one in left}
 
     def tensor(self, index: int) -> NDArray[np.int8]:
         """The output tensor `index` of the last run, height and width last.
