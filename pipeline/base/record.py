@@ -32,7 +32,6 @@ _REASONS = {
     "latency_ms": "latency_missing",
     "speedup": "speedup_missing",
     "confusion": "confusion_missing",
-    "changes": "confusion_missing",
     "value": "missing",
     "reached": "reached_missing",
 }

@@ -146,13 +146,16 @@ def _needed_images(out: Path, cache: Path) -> set[Path]:
     # Imported here: it takes torch along, and most stores hold no images.
     from pipeline.recipe.recipe import load_recipes
     from pipeline.stages.known import KNOWN
-    from pipeline.tasks.images.load import decoded_places
+    from pipeline.tasks.tasks import task_of
 
     asked = {
-        (recipe.data.model_dump_json(), recipe.model.input_shape): recipe.data
+        (recipe.task.kind, recipe.data.model_dump_json(), recipe.model.input_shape): recipe
         for recipe in load_recipes(files, known=KNOWN)
     }
-    found = (decoded_places(data, shape, cache) for (_, shape), data in asked.items())
+    found = (
+        task_of(recipe).decoded_places(recipe.data, recipe.model.input_shape, cache)
+        for recipe in asked.values()
+    )
     return {place for places in found for place in places}
 
 

@@ -35,6 +35,7 @@ class Description:
         pixels: whether the file takes 8-bit RGB pixels and normalises them itself.
         mean: per channel, of pixels as shares 0..1; an image is (pixel / 255 - mean) / std.
         std: likewise.
+        meaning: of the file's output, in a sentence.
         author: who answers for the model; None where the recipe does not say.
         licence: of the model; None where the recipe does not say.
     """
@@ -45,15 +46,9 @@ class Description:
     pixels: bool
     mean: Channels
     std: Channels
+    meaning: str
     author: str | None = None
     licence: str | None = None
-
-    @property
-    def meaning(self) -> str:
-        """What the file's output is, in a sentence."""
-        if len(self.classes) == 1:
-            return "One number; sigmoid makes the probability of a yes of it."
-        return "A number for every class; softmax makes probabilities of them."
 
     def write(self, path: Path) -> None:
         """Keep it as JSON, for the process that writes the file."""

@@ -37,7 +37,7 @@ class DigitsData(Part):
 
 
 class ImageFolderData(Part):
-    """Folders with one subfolder of images per class.
+    """Folders with one subfolder of images per class, or with a table of the labels of images.
 
     Attributes:
         kind: of the data.
@@ -45,7 +45,9 @@ class ImageFolderData(Part):
             `train`, and a test set in every folder whose name begins with test or val.
         classes: text file with the name of a class in every line, in the order of the network's
             outputs. Folders may then lack some of the classes; without it the folders of `train`
-            are the classes.
+            are the classes. Or with the name of a label in every line.
+        labels: table of the labels of all images, where an image may have several; without it
+            the file labels.csv in `path`, or else one in every folder of images.
         calibration: folder of the images to calibrate on, in class folders or not, in place of
             some of `train`.
         train: folder of the training images; may be left out beside `calibration` and `classes`,
@@ -70,6 +72,7 @@ class ImageFolderData(Part):
     kind: Literal["image_folder"] = "image_folder"
     path: PathOnDisk | None = None
     classes: PathOnDisk | None = None
+    labels: PathOnDisk | None = None
     calibration: PathOnDisk | None = None
     train: PathOnDisk | None = None
     test: Annotated[dict[FileName, PathOnDisk], Field(min_length=1, description=NAME)] | None = None

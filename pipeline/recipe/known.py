@@ -37,6 +37,18 @@ class KnownFamily(Protocol):
         """The keys of `model`, and the names of the networks."""
 
 
+class KnownTask(Protocol):
+    """What a recipe must know of a task."""
+
+    @property
+    def options(self) -> Collection[str]:
+        """The keys of `task` that it has besides `kind`."""
+
+    @property
+    def table(self) -> bool:
+        """Whether a table says what an image is, and not the folder that it lies in."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Known:
     """The names that recipes may hold, with what stands behind them.
@@ -49,7 +61,7 @@ class Known:
 
     families: Mapping[str, KnownFamily]
     formats: Mapping[str, KnownFormat]
-    tasks: Collection[str]
+    tasks: Mapping[str, KnownTask]
 
 
 def known_format(name: str, info: ValidationInfo) -> str:

@@ -47,8 +47,8 @@ def recipe_info(recipe: Recipe) -> RecipeInfo:
 
 
 _PATHS = (
-    *("model.checkpoint", "data.path", "data.classes", "data.calibration", "data.train"),
-    "data.test.*",
+    *("model.checkpoint", "data.path", "data.classes", "data.labels", "data.calibration"),
+    *("data.train", "data.test.*"),
 )
 
 
@@ -92,6 +92,27 @@ class Recipe(Part):
     save: SaveConfig = SaveConfig()
     guard: GuardConfig = GuardConfig()
     card: CardConfig = CardConfig()
+
+    @field_validator("data")
+    @classmethod
+    def _says_what_images_are(cls, data: DataConfig, info: ValidationInfo) -> DataConfig:
+        """Some tasks take it from folders, others from a table."""
+        if "task" not in info.data or not isinstance(info.context, Known):
+            return data
+        kind, tasks = info.data["task"].kind, info.context.tasks
+        table = isinstance(data, ImageFolderData) and data.labels is not None
+        if tasks[kind].table and not isinstance(data, ImageFolderData):
+            raise ValueError(
+                f"task.kind {kind} takes the labels of images from a table; data.kind must be "
+                f"image_folder, not {data.kind}"
+            )
+        if table and not tasks[kind].table:
+            having = " or ".join(name for name, task in tasks.items() if task.table)
+            raise ValueError(
+                f"labels: task.kind {kind} takes what an image is from its folder; remove it, or "
+                f"set task.kind to {having}"
+            )
+        return data
 
     @field_validator("prune", "sparsify", "qat")
     @classmethod

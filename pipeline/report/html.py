@@ -16,6 +16,7 @@ from markupsafe import Markup
 from pipeline.base.templates import templates
 from pipeline.compress.training.epoch import Epoch
 from pipeline.report import charts, words
+from pipeline.report.labels import by_label, shown
 from pipeline.report.records import COMBINED, Report, StageRecord, TargetResult
 from pipeline.tasks.accuracy import Confusion
 
@@ -65,6 +66,9 @@ def render(report: Report) -> str:
             pictures=_pictures(report),
             classes=words.class_names(report),
             by_class=by_class(report),
+            by_label=by_label(report),
+            precision=shown,
+            kinds=next(iter(report.baseline.accuracy.values())),
             whole_matrix=report.model.num_classes <= MOST_IN_A_MATRIX,
             matrix=matrix,
             largest=largest,
@@ -205,7 +209,8 @@ def _trade_off(report: Report) -> Picture | None:
         f"{words.figure(p.megabytes)} MB"
         for p in points
     )
-    label = f"Top-1 against time for one image. {said}. Not beaten by any other: {front}."
+    title = words.title(words.primary(report))
+    label = f"{title} against time for one image. {said}. Not beaten by any other: {front}."
     return Picture(svg=Markup(charts.trade_off(points)), label=label)
 
 

@@ -8,9 +8,10 @@ from pipeline.compress.pruning.kept import by_reason
 from pipeline.measure.baseline.record import Baseline
 from pipeline.measure.latency import Latency
 from pipeline.report import words
+from pipeline.report.labels import by_label, shown
 from pipeline.report.records import Budget, Report, TargetResult
 from pipeline.report.words import markdown_text as _text
-from pipeline.tasks.accuracy import Accuracy
+from pipeline.tasks.accuracy import AnyAccuracy
 
 _LEGEND = (
     "Int8 is the share of "
@@ -36,6 +37,7 @@ def render(report: Report) -> str:
         *_pruning_section(report, notes),
         "## Accuracy",
         _accuracies(report, notes),
+        *_labels(report),
         "## The same answers as before export",
         _parities(report, notes),
         "## Stages",
@@ -90,7 +92,7 @@ def _overview(report: Report, notes: Sequence[str]) -> str:
     rows = [_float_row("float baseline", report.baseline, report, notes)]
     if report.float_cpu != report.baseline:
         rows.append(_float_row("float on this CPU", report.float_cpu, report, notes))
-    rows += [_target_row(target, report.baseline, notes) for target in report.targets]
+    rows += [_target_row(target, report, notes) for target in report.targets]
     return table(header, rows)
 
 
@@ -110,8 +112,8 @@ def _float_row(label: str, model: Baseline, report: Report, notes: Sequence[str]
     ]
 
 
-def _target_row(target: TargetResult, baseline: Baseline, notes: Sequence[str]) -> list[str]:
-    coverage, scales = target.int8_coverage, target.scales_exact
+def _target_row(target: TargetResult, report: Report, notes: Sequence[str]) -> list[str]:
+    baseline, coverage, scales = report.baseline, target.int8_coverage, target.scales_exact
     return [
         _text(target.name),
         f"for {_text(target.device)}",
@@ -125,7 +127,7 @@ def _target_row(target: TargetResult, baseline: Baseline, notes: Sequence[str]) 
         _missing(target.scales_missing, notes)
         if scales is None
         else f"{scales.same}/{scales.total}",
-        _target_verdict(target),
+        _target_verdict(target, report),
     ]
 
 
@@ -160,11 +162,11 @@ def _latency(
     return words.milliseconds(latency, device_kind) + where
 
 
-def _target_verdict(target: TargetResult) -> str:
+def _target_verdict(target: TargetResult, report: Report) -> str:
     if not target.budgets:
         return "none set"
-    missed = [words.UNITS[item.metric][0] for item in target.budgets if item.passed is False]
-    unmeasured = [words.UNITS[item.metric][0] for item in target.budgets if item.passed is None]
+    missed = [words.judged(item, report) for item in target.budgets if item.passed is False]
+    unmeasured = [words.judged(item, report) for item in target.budgets if item.passed is None]
     parts = []
     if missed:
         parts.append(f"**missed**: {', '.join(missed)}")
@@ -182,7 +184,7 @@ def _budgets(report: Report, passed: bool | None) -> list[tuple[TargetResult, Bu
 def _missed(report: Report) -> str:
     lines = []
     for target, item in _budgets(report, passed=False):
-        lines.append(f"- {_text(target.name)}: {words.missed(item)}")
+        lines.append(f"- {_text(target.name)}: {words.missed(item, report)}")
     return "\n".join(lines) or "None."
 
 
@@ -191,7 +193,7 @@ def _not_measured(report: Report, notes: Sequence[str]) -> str:
         return "Everything was measured."
     reasons = "\n".join(f"{number}. {_text(note)}" for number, note in enumerate(notes, 1))
     lines = [
-        f"- {_text(target.name)}: {words.UNITS[item.metric][0]}, {words.limit(item)}: "
+        f"- {_text(target.name)}: {words.judged(item, report)}, {words.limit(item)}: "
         f"{_missing(item.missing, notes)}"
         for target, item in _budgets(report, passed=None)
     ]
@@ -257,12 +259,12 @@ def _accuracies(report: Report, notes: Sequence[str]) -> str:
         else:
             agreement = words.percent(target.agreement)
             rows += _accuracy_rows(_text(target.name), target.accuracy, agreement)
-    same = f"same {words.primary(report)} as before export"
+    same = f"{words.same(report)} as before export"
     header = ["target", "test set", "images", *words.columns(report), same]
     return table(header, rows)
 
 
-def _accuracy_rows(label: str, found: dict[str, Accuracy], agreement: str) -> list[list[str]]:
+def _accuracy_rows(label: str, found: dict[str, AnyAccuracy], agreement: str) -> list[list[str]]:
     return [
         [
             label,
@@ -275,13 +277,30 @@ def _accuracy_rows(label: str, found: dict[str, Accuracy], agreement: str) -> li
     ]
 
 
+def _labels(report: Report) -> list[str]:
+    """The labels of every test set; nothing where an image has one class alone."""
+    sections = []
+    names = [_text(target.name) for target in report.targets]
+    for test_set, rows in by_label(report).items():
+        lines = [
+            [_text(row.name), str(row.images), shown(row, row.float_model)]
+            + [shown(row, found) for found in row.files]
+            for row in rows
+        ]
+        sections += [
+            f"### Average precision by label: {_text(test_set)}",
+            table(["label", "images", "float baseline", *names], lines),
+        ]
+    return sections
+
+
 def _parities(report: Report, notes: Sequence[str]) -> str:
     header = [
         "target",
         "computed by",
         "input",
         "images",
-        f"same {words.primary(report)}",
+        words.same(report),
         "layers alike",
         "median",
         "99th percentile",

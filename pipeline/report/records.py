@@ -26,7 +26,7 @@ from pipeline.measure.parity_record import Parity
 from pipeline.networks.layer_width import LayerWidth
 from pipeline.networks.model_info import ModelInfo
 from pipeline.recipe.recipe import RecipeInfo
-from pipeline.tasks.accuracy import Accuracy, Changes, Confusion, accuracy_drop_pt
+from pipeline.tasks.accuracy import AnyAccuracy, Changes, Confusion, accuracy_drop_pt
 
 Metric = Literal["accuracy_drop_pt", "size_mb", "speedup", "latency_ms", "latency_share"]
 
@@ -168,7 +168,8 @@ class TargetResult(MeasuredRecord):
         speedup_p90: a tenth of the rounds have more.
         pruning: None where no channels were pruned.
         sparsity: share of the weights that were set to zero; None where none were.
-        confusion: which classes the file named, by test set.
+        confusion: which classes the file named, by test set; None where an image may have several
+            labels.
         changes: what became of the images from the float model to the file, by test set.
         layers: widths before and after pruning.
         stages: that this file came of, in order.
@@ -185,7 +186,7 @@ class TargetResult(MeasuredRecord):
     sha256: Sha256
     size_bytes: Positive
     download_bytes: Positive
-    accuracy: Annotated[dict[Text, Accuracy], Field(min_length=1)] | None
+    accuracy: Annotated[dict[Text, AnyAccuracy], Field(min_length=1)] | None
     accuracy_missing: Text | None = None
     accuracy_drop_pt: float | None
     agreement: Share | None
@@ -241,12 +242,20 @@ class TargetResult(MeasuredRecord):
         if self.passed is not all_met(self.budgets):
             raise ValueError(f"passed: got {self.passed}, against the budgets")
         refuse_other_counts(self.name, self.accuracy, self.confusion)
+        if self.confusion is not None and self.changes is None:
+            raise ValueError(f"{self.name}: give changes beside confusion")
         for name, found in (self.changes or {}).items():
-            after = found.kept + found.gained
-            counted = None if self.confusion is None else self.confusion.get(name)
-            if counted is None or (found.images, after) != (counted.images, counted.right):
+            if not self._fits(name, found):
                 raise ValueError(f"{self.name}: changes of {name!r} do not fit its confusion")
         return self
+
+    def _fits(self, name: str, found: Changes) -> bool:
+        """Whether changes are of the images that were counted, or at least of as many."""
+        if self.confusion is None:
+            tested = (self.accuracy or {}).get(name)
+            return tested is not None and tested.images == found.images
+        counted, after = self.confusion.get(name), found.kept + found.gained
+        return counted is not None and (found.images, after) == (counted.images, counted.right)
 
 
 class Report(MeasuredRecord):
@@ -285,6 +294,8 @@ class Report(MeasuredRecord):
             if target.accuracy_drop_pt != drop:
                 raise ValueError(f"{target.name}: accuracy_drop_pt must be {drop}, by accuracy")
             for name, found in (target.changes or {}).items():
+                if target.confusion is None:
+                    continue
                 before = (self.baseline.confusion or {}).get(name)
                 if before is None or found.kept + found.lost != before.right:
                     raise ValueError(f"{target.name}: changes of {name!r} do not fit the baseline")

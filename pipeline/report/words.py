@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from pipeline.measure.baseline.record import Baseline
 from pipeline.measure.latency import Latency
 from pipeline.report.records import Budget, DataInfo, Report, TargetResult
-from pipeline.tasks.accuracy import Accuracy
 
 NOT_APPLICABLE = "n/a"
 NO_FIGURE_OF_STAGE = "This stage does not measure this figure."
 UNITS: dict[str, tuple[str, str]] = {
-    "accuracy_drop_pt": (f"{Accuracy.FIGURE} drop", " pt"),
+    "accuracy_drop_pt": ("{figure} drop", " pt"),
     "size_mb": ("size", " MB"),
     "speedup": ("speedup", "x"),
     "latency_ms": ("latency", " ms"),
@@ -92,6 +91,11 @@ def primary(report: Report) -> str:
     return next(iter(report.baseline.accuracy.values())).FIGURE
 
 
+def title(name: str) -> str:
+    """Write the name of a figure as the first word of a sentence."""
+    return name.capitalize() if name.islower() else name
+
+
 def columns(report: Report) -> list[str]:
     """Names of all figures of the metric, the primary one first."""
     return list(next(iter(report.baseline.accuracy.values())).columns)
@@ -100,6 +104,23 @@ def columns(report: Report) -> list[str]:
 def class_names(report: Report) -> tuple[str, ...]:
     """Names of the classes; of a report that does not give them, their numbers."""
     return report.data.classes or tuple(str(n) for n in range(report.model.num_classes))
+
+
+def things(report: Report) -> str:
+    """Write how many classes, or labels, there are."""
+    one, several = next(iter(report.baseline.accuracy.values())).THINGS
+    number = report.model.num_classes
+    return f"{number} {one if number == 1 else several}"
+
+
+def same(report: Report) -> str:
+    """Name of what a file and its program have in common where they agree."""
+    return next(iter(report.baseline.accuracy.values())).SAME
+
+
+def judged(item: Budget, report: Report) -> str:
+    """Name of what a budget judges."""
+    return UNITS[item.metric][0].format(figure=primary(report))
 
 
 def smaller(target: TargetResult, baseline: Baseline) -> str:
@@ -202,9 +223,9 @@ def limit(item: Budget, digits: int = 6) -> str:
     return f"allowed {bound} {item.limit:.{digits}g}{UNITS[item.metric][1]}"
 
 
-def missed(item: Budget) -> str:
+def missed(item: Budget, report: Report) -> str:
     """Write the value of a budget that was not kept, and what was allowed."""
-    return f"{UNITS[item.metric][0]} {missed_value(item)}, {limit(item, _digits(item))}"
+    return f"{judged(item, report)} {missed_value(item)}, {limit(item, _digits(item))}"
 
 
 def missed_value(item: Budget) -> str:

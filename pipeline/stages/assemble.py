@@ -28,9 +28,10 @@ from pipeline.stages.baseline import BaselineFacts
 from pipeline.stages.judge import JUDGES
 from pipeline.stages.stage import Results
 from pipeline.stages.verify import VerifyFacts
-from pipeline.tasks.accuracy import Confusion, accuracy_drop_pt
+from pipeline.tasks.accuracy import accuracy_drop_pt
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.predictions import Predictions
+from pipeline.tasks.task import Counted
 from pipeline.tasks.tasks import task_of
 
 _OF_THE_BASELINE = "it answers as the baseline does, whose classes are given"
@@ -42,7 +43,7 @@ def assemble(
     recipe: Recipe,
     dataset: Dataset,
     results: Results,
-    answers: dict[str, Predictions],
+    answers: dict[str, Predictions[Any]],
     elsewhere: Baseline | None = None,
 ) -> Report:
     """The report of one recipe, from the facts of its stages.
@@ -58,10 +59,10 @@ def assemble(
     stages = tuple(_stage(results, name) for name in results if name not in judges)
     here = baseline.STAGE.found_in(results)
     counted = task_of(recipe).counted(answers)
-    of_float = elsewhere or _baseline(here, counted.float_model)
+    of_float = elsewhere or _baseline(here, counted)
     behind = {
         "confusion": counted.file,
-        "confusion_missing": None,
+        "confusion_missing": counted.missing,
         "changes": counted.changes,
         "layers": prune.STAGE.found_in(results).layers,
         "stages": stages,
@@ -94,7 +95,7 @@ def _data(dataset: Dataset) -> DataInfo:
     )
 
 
-def _baseline(here: BaselineFacts, confusion: dict[str, Confusion]) -> Baseline:
+def _baseline(here: BaselineFacts, counted: Counted) -> Baseline:
     host = host_info()
     gpu = here.device_kind == "gpu"
     return Baseline(
@@ -104,8 +105,8 @@ def _baseline(here: BaselineFacts, confusion: dict[str, Confusion]) -> Baseline:
         accuracy=here.accuracy,
         latency_ms=here.latency_ms,
         size_bytes=here.size_bytes,
-        confusion=confusion,
-        confusion_missing=None,
+        confusion=counted.float_model,
+        confusion_missing=counted.missing,
     )
 
 

@@ -17,7 +17,7 @@ from pipeline.networks.checkpoints import WEIGHTS
 from pipeline.networks.count import count
 from pipeline.stages.context import Context, Inputs, first_figure, float_model
 from pipeline.stages.stage import CORE, IMAGES, Stage, StageFacts
-from pipeline.tasks.accuracy import Accuracy
+from pipeline.tasks.accuracy import AnyAccuracy
 from pipeline.tasks.evaluation import network_logits
 from pipeline.tasks.predictions import NAMED
 
@@ -33,7 +33,7 @@ class BaselineFacts(StageFacts):
     """
 
     device_kind: Literal["cpu", "gpu"]
-    accuracy: dict[str, Accuracy]
+    accuracy: dict[str, AnyAccuracy]
     latency_ms: Latency
     size_bytes: Positive
     params: Count
@@ -69,7 +69,7 @@ STAGE = Stage(
     make=baseline,
     facts=BaselineFacts,
     after=("train",),
-    reads=("measure", "target.threads"),
+    reads=("task", "measure", "target.threads"),
     code=(
         *(*CORE, "measure/timing.py", "measure/latency.py", "measure/baseline"),
         "stages/baseline.py",

@@ -20,7 +20,7 @@ from pipeline.networks.families import family_of
 from pipeline.networks.family import AnyFamily
 from pipeline.networks.rewrites import Normalization
 from pipeline.recipe.recipe import Recipe
-from pipeline.tasks.accuracy import Accuracy
+from pipeline.tasks.accuracy import AnyAccuracy
 from pipeline.tasks.evaluation import evaluation_batch, network_logits
 from pipeline.tasks.images.batches import batches
 from pipeline.tasks.images.dataset import Dataset, pixel_values
@@ -71,12 +71,12 @@ class Context:
         return len(self.task.outputs(self.dataset.classes))
 
 
-def first_figure(accuracy: dict[str, Accuracy]) -> float:
+def first_figure(accuracy: dict[str, AnyAccuracy]) -> float:
     """The primary figure on the first test set."""
     return next(iter(accuracy.values())).figure
 
 
-def accuracy_of(context: Context, model: nn.Module, stage: str) -> dict[str, Accuracy]:
+def accuracy_of(context: Context, model: nn.Module, stage: str) -> dict[str, AnyAccuracy]:
     """The metric of a network on every test set; as `network_logits`."""
     answers = network_logits(model, context.dataset, stage)
     return context.task.accuracies(answers, context.dataset)

@@ -51,6 +51,7 @@ def description(context: Context) -> Description:
         pixels=recipe.target.takes_pixels,
         mean=dataset.mean,
         std=dataset.std,
+        meaning=context.task.meaning().brief,
         author=recipe.card.author,
         licence=recipe.card.licence,
     )

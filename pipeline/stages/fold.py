@@ -105,7 +105,7 @@ STAGE = Stage(
     make=fold,
     facts=FoldFacts,
     after=("prune", "sparsify", "qat"),
-    reads=("target.precision", "target.input", "threads"),
+    reads=("task", "target.precision", "target.input", "threads"),
     code=(*CORE, *PRUNING, *QUANTIZER, *COMPARING, "stages/exported.py", "stages/fold.py"),
     packages=(*IMAGES, *CUTTING, *QUANTIZING),
 )

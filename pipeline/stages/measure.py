@@ -17,7 +17,7 @@ from pipeline.stages.context import LOGITS, Context, Inputs, fed, first_figure, 
 from pipeline.stages.exported import file_of, model_file
 from pipeline.stages.stage import CORE, IMAGES, LANE, Stage, StageFacts
 from pipeline.stages.times import unpruned_file
-from pipeline.tasks.accuracy import Accuracy
+from pipeline.tasks.accuracy import AnyAccuracy
 from pipeline.tasks.predictions import NAMED
 
 
@@ -57,7 +57,7 @@ class MeasureFacts(StageFacts):
     sha256: Sha256
     size_bytes: Positive
     download_bytes: Positive
-    accuracy: dict[str, Accuracy]
+    accuracy: dict[str, AnyAccuracy]
     cannot_time: Text | None
     latency: dict[str, BesideFloat]
     beside_unpruned: BesideUnpruned | None
@@ -124,7 +124,7 @@ STAGE = Stage(
     make=measure,
     facts=MeasureFacts,
     after=("export", "verify", "train", "times"),
-    reads=("target", "measure", "threads"),
+    reads=("task", "target", "measure", "threads"),
     code=(
         *(*CORE, *LANE, "formats", "measure/timing.py", "measure/latency.py"),
         *("stages/exported.py", "stages/measure.py", "stages/times.py"),

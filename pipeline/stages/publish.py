@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 
@@ -42,7 +43,7 @@ def reported(run: RecipeRun, out: Path, tell: Callable[[str], None]) -> tuple[Re
     kept = _of_a_gpu_elsewhere(run, out, tell)
     if kept is not None:
         answers = kept.answering(answers)
-    elsewhere = None if kept is None else kept.baseline(dataset)
+    elsewhere = None if kept is None else kept.baseline(dataset, run.context.task)
     report = assemble(recipe, dataset, results, answers, elsewhere)
     return report, publish_run(recipe, report, results, answers, out)
 
@@ -58,7 +59,7 @@ def _of_a_gpu_elsewhere(
     model = float_model(run.context, {"train": trained.directory})
     shape = run.context.family.shape(model)
     found = model_sha256(model, shape, run.context.recipe.model.input_shape)
-    kept, notes = newest_of_gpu(folders, found, run.context.dataset)
+    kept, notes = newest_of_gpu(folders, found, run.context.dataset, run.context.task)
     for note in notes:
         tell(f"  {escape(printable(note))}")
     if kept is not None:
@@ -71,7 +72,7 @@ def publish_run(
     recipe: Recipe,
     report: Report,
     results: Results,
-    answers: dict[str, Predictions],
+    answers: dict[str, Predictions[Any]],
     out: Path,
 ) -> Path:
     """Write the run's directory: model file, resolved recipe, labels, report, stage directories.
@@ -86,7 +87,7 @@ def _published(
     recipe: Recipe,
     report: Report,
     results: Results,
-    answers: dict[str, Predictions],
+    answers: dict[str, Predictions[Any]],
     out: Path,
 ) -> Path:
     final = out / recipe.name

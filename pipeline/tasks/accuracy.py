@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 from pydantic import model_validator
 
 from pipeline.base.record import Count, MeasuredRecord, Positive, Record, Share
+from pipeline.tasks.label_accuracy import LabelAccuracy
 
 
 class Confusion(Record):
@@ -65,6 +66,9 @@ def confusion_of(labels: Sequence[int], named: Sequence[int]) -> Confusion:
 class Changes(Record):
     """What became of the images of one test set from one network, or file, to another.
 
+    Where an image has several labels, one of which fewer are right counts as lost, and one of
+    which more are as gained.
+
     Attributes:
         kept: right in both.
         lost: right in the first only.
@@ -105,6 +109,19 @@ class Accuracy(MeasuredRecord):
 
     FIGURE: ClassVar[str] = "top-1"
     """Name of the primary figure, which guard, budgets and charts look at."""
+    PAIRED: ClassVar[str] = FIGURE
+    """Name of the figure that what became of single images tests."""
+    SAME: ClassVar[str] = f"same {FIGURE}"
+    """What two answers to an image have in common where they agree."""
+    THINGS: ClassVar[tuple[str, str]] = ("class", "classes")
+    """What is told apart: one, and several."""
+    CHANGES: ClassVar[tuple[str, str, str, str]] = (
+        "right in both",
+        "lost",
+        "gained",
+        "wrong in both",
+    )
+    """What `Changes` counts: kept, lost, gained, neither."""
 
     top1: Share
     top5: Share
@@ -127,8 +144,12 @@ class Accuracy(MeasuredRecord):
         return self
 
 
+AnyAccuracy = Accuracy | LabelAccuracy
+"""The metric of any task."""
+
+
 def accuracy_drop_pt(
-    baseline: Mapping[str, Accuracy], target: Mapping[str, Accuracy] | None
+    baseline: Mapping[str, AnyAccuracy], target: Mapping[str, AnyAccuracy] | None
 ) -> float | None:
     """Percentage points of the primary figure lost on the baseline's first test set.
 

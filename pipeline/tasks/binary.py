@@ -17,23 +17,32 @@ from torch import Tensor, nn
 from pipeline.base.errors import InputError
 from pipeline.recipe.training import TrainConfig
 from pipeline.tasks import classification
-from pipeline.tasks.accuracy import Accuracy
+from pipeline.tasks.accuracy import AnyAccuracy
 from pipeline.tasks.classified import Classified
 from pipeline.tasks.images.dataset import Dataset
-from pipeline.tasks.task import Agreement
+from pipeline.tasks.task import Agreement, Meaning
 
 if TYPE_CHECKING:
     from pipeline.tasks.task import Mix
 
-load = classification.load
+load, class_names, decoded_places = (
+    classification.load,
+    classification.class_names,
+    classification.decoded_places,
+)
 gathered, changes, counted = (
     classification.gathered,
     classification.changes,
     classification.counted,
 )
-golden_order = classification.golden_order
+golden_order, confirms = classification.golden_order, classification.confirms
 
 _CLASSES = 2
+_MEANING = Meaning(
+    brief="One number; sigmoid makes the probability of a yes of it.",
+    rule="one number: above 0 it names the second class of labels.txt, else the first; sigmoid "
+    "makes the probability of the second of it",
+)
 
 
 def shares(answers: Tensor) -> Tensor:
@@ -53,6 +62,11 @@ def outputs(classes: Sequence[str]) -> tuple[str, ...]:
             "take classification"
         )
     return (classes[1],)
+
+
+def meaning() -> Meaning:
+    """The logit of a yes."""
+    return _MEANING
 
 
 class _Loss(nn.Module):
@@ -83,7 +97,7 @@ def right(answers: Tensor, targets: Tensor) -> float:
     return classification.right(shares(answers), targets)
 
 
-def accuracies(answers: Mapping[str, Tensor], dataset: Dataset) -> dict[str, Accuracy]:
+def accuracies(answers: Mapping[str, Tensor], dataset: Dataset) -> dict[str, AnyAccuracy]:
     """Accuracy by test set."""
     return classification.accuracies(_of_both(answers), dataset)
 

@@ -9,25 +9,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from pipeline.recipe.training import TrainConfig
-from pipeline.tasks.accuracy import Accuracy, Changes, changes_of, confusion_of
+from pipeline.tasks.accuracy import Accuracy, AnyAccuracy, Changes, changes_of, confusion_of
 from pipeline.tasks.classified import Classified, classified
 from pipeline.tasks.golden import clearest, spread, table
 from pipeline.tasks.images.dataset import Dataset
-from pipeline.tasks.images.load import load_dataset
+from pipeline.tasks.images.load import class_names, decoded_places, load_dataset
 from pipeline.tasks.mixing import mixer
 from pipeline.tasks.predictions import Predictions, gathered, write_named
 from pipeline.tasks.ranking import first_class, ranked
-from pipeline.tasks.task import Agreement, Counted
+from pipeline.tasks.task import Agreement, Counted, Meaning
 
 __all__ = [
     "accuracies",
     "changes",
+    "class_names",
     "compare",
+    "confirms",
     "counted",
+    "decoded_places",
     "gathered",
     "golden_clear",
     "golden_order",
@@ -35,6 +39,7 @@ __all__ = [
     "keep",
     "load",
     "loss",
+    "meaning",
     "mixer",
     "named",
     "outputs",
@@ -45,11 +50,21 @@ __all__ = [
 
 load = load_dataset
 golden_order, golden_clear, golden_table = spread, clearest, table
+_MEANING = Meaning(
+    brief="A number for every class; softmax makes probabilities of them.",
+    rule="one number per class, in the order of labels.txt; the largest names the class, the first "
+    "of equal ones; softmax makes probabilities of them",
+)
 
 
 def outputs(classes: Sequence[str]) -> tuple[str, ...]:
     """A logit for every class."""
     return tuple(classes)
+
+
+def meaning() -> Meaning:
+    """Logits, of which the largest names the class."""
+    return _MEANING
 
 
 def shares(answers: Tensor) -> Tensor:
@@ -77,7 +92,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
     )
 
 
-def accuracies(answers: Mapping[str, Tensor], dataset: Dataset) -> dict[str, Accuracy]:
+def accuracies(answers: Mapping[str, Tensor], dataset: Dataset) -> dict[str, AnyAccuracy]:
     """Accuracy by test set of `dataset`; `answers` may hold those of further images."""
     return {name: accuracy(answers[name], test.labels) for name, test in dataset.tests.items()}
 
@@ -108,17 +123,23 @@ def named(answers: Mapping[str, Tensor], dataset: Dataset) -> dict[str, tuple[in
     return {name: tuple(first_class(answers[name]).tolist()) for name in dataset.tests}
 
 
+def confirms(named: Sequence[int], targets: Tensor, accuracy: AnyAccuracy) -> bool:
+    """Whether as many images were given their own class as an accuracy says."""
+    counted = confusion_of(targets.tolist(), named)
+    return counted.right / counted.images == accuracy.figure
+
+
 def keep(answers: Mapping[str, Tensor], dataset: Dataset, path: Path) -> None:
     """Keep which class was named for every test image."""
     write_named(named(answers, dataset), path)
 
 
-def changes(before: Predictions, after: Predictions) -> Changes:
+def changes(before: Predictions[Any], after: Predictions[Any]) -> Changes:
     """Which images one file, and another, gave their own class."""
     return changes_of(before.labels, before.file, after.file)
 
 
-def counted(predictions: Mapping[str, Predictions]) -> Counted:
+def counted(predictions: Mapping[str, Predictions[Any]]) -> Counted:
     """Which classes were named for which, and what became of the float network's right ones."""
     every = predictions.items()
     return Counted(

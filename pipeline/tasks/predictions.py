@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import safetensors.torch
 import torch
@@ -13,38 +14,42 @@ from pipeline.base.errors import following
 from pipeline.tasks.images.dataset import Dataset
 
 NAMED = "named.safetensors"
-"""Name of the file in which a stage keeps the class that was named for every test image."""
+"""Name of the file in which a stage keeps what was named for every test image."""
 PREDICTIONS = "predictions.safetensors"
 """Name of the file in a run's directory that says what its file answered to every test image."""
 
 
+Named = TypeVar("Named")
+"""What is named for one image: the number of a class; or 0 or 1 for every label."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Predictions:
-    """The classes of the images of one test set.
+class Predictions(Generic[Named]):
+    """What is named for the images of one test set.
 
     Attributes:
-        labels: their own.
+        labels: what should be.
         float_model: named by the float model.
         file: named by the exported file.
     """
 
-    labels: list[int]
-    float_model: list[int]
-    file: list[int]
+    labels: list[Named]
+    float_model: list[Named]
+    file: list[Named]
 
 
-def write_named(named: Mapping[str, Sequence[int]], path: Path) -> None:
-    """Keep which class was named for every test image: int32 [N] by test set, as safetensors."""
+def write_named(named: Mapping[str, Sequence[Any]], path: Path) -> None:
+    """Keep what was named for every test image: int32 [N, ...] by test set, as safetensors."""
     kept = {name: torch.tensor(found, dtype=torch.int32) for name, found in named.items()}
     safetensors.torch.save_file(kept, path)
 
 
-def read_named(path: Path) -> dict[str, list[int]]:
+def read_named(path: Path) -> dict[str, list[Any]]:
     """What `write_named` kept."""
     return {name: kept.tolist() for name, kept in safetensors.torch.load_file(path).items()}
 
 
-def gathered(dataset: Dataset, baseline: Path, file: Path) -> dict[str, Predictions]:
+def gathered(dataset: Dataset, baseline: Path, file: Path) -> dict[str, Predictions[Any]]:
     """What two stages kept with `write_named` in their directories, by test set of `dataset`."""
     float_model, exported = read_named(baseline / NAMED), read_named(file / NAMED)
     return {
@@ -55,18 +60,18 @@ def gathered(dataset: Dataset, baseline: Path, file: Path) -> dict[str, Predicti
     }
 
 
-def write_predictions(predictions: Mapping[str, Predictions], path: Path) -> None:
-    """Keep the classes of every test image, as int32 tensors TEST_SET/labels, /float and /file."""
+def write_predictions(predictions: Mapping[str, Predictions[Any]], path: Path) -> None:
+    """Keep what was named for every test image: int32 tensors TEST_SET/labels, /float, /file."""
     kept = {}
     for name, found in predictions.items():
         every = {"labels": found.labels, "float": found.float_model, "file": found.file}
-        for whose, classes in every.items():
-            kept[f"{name}/{whose}"] = torch.tensor(classes, dtype=torch.int32)
+        for whose, named in every.items():
+            kept[f"{name}/{whose}"] = torch.tensor(named, dtype=torch.int32)
     safetensors.torch.save_file(kept, path)
 
 
-@following("the classes of images")
-def read_predictions(path: Path) -> dict[str, Predictions]:
+@following("what was named for images")
+def read_predictions(path: Path) -> dict[str, Predictions[Any]]:
     """What `write_predictions` kept, by test set."""
     kept = {name: found.tolist() for name, found in safetensors.torch.load_file(path).items()}
     return {

@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.recipe.data import DataConfig
     from pipeline.recipe.input_shape import InputShape
+    from pipeline.recipe.task import TaskConfig
     from pipeline.recipe.training import TrainConfig
-    from pipeline.tasks.accuracy import Accuracy, Changes, Confusion
+    from pipeline.tasks.accuracy import AnyAccuracy, Changes, Confusion
     from pipeline.tasks.images.dataset import Dataset
     from pipeline.tasks.predictions import Predictions
 
@@ -69,11 +70,36 @@ class Prediction(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """What kept predictions come to, by test set, as a report has it."""
+    """What kept predictions come to, by test set, as a report has it.
 
-    float_model: dict[str, Confusion]
-    file: dict[str, Confusion]
+    Attributes:
+        float_model: which classes it named for which; None where that cannot be asked.
+        file: likewise.
+        missing: why not; None where it can.
+        changes: what became of the images.
+    """
+
+    float_model: dict[str, Confusion] | None
+    file: dict[str, Confusion] | None
+    missing: str | None = None
     changes: dict[str, Changes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meaning:
+    """What the output of a file says, for whoever uses the file.
+
+    Attributes:
+        brief: in a sentence, which the file itself holds.
+        rule: in full, which the contract of a bundle holds.
+        threshold: probability above which a label is named; None where labels exclude each other.
+        above: the same of a logit, a float32.
+    """
+
+    brief: str
+    rule: str
+    threshold: float | None = None
+    above: float | None = None
 
 
 class TaskModule(Protocol):
@@ -94,8 +120,25 @@ class TaskModule(Protocol):
             InputError: data is missing, unreadable or does not fit together.
         """
 
+    def class_names(self, config: DataConfig) -> tuple[str, ...]:
+        """The classes of a recipe's data, in order; no image is decoded.
+
+        Raises:
+            InputError: they cannot be read, or do not fit together.
+        """
+
+    def decoded_places(self, config: DataConfig, shape: InputShape, cache: Path) -> set[Path]:
+        """Where in `cache` `load` looks for decoded images, whether they are there or not.
+
+        Raises:
+            InputError: the images cannot be looked at.
+        """
+
     def outputs(self, classes: Sequence[str]) -> tuple[str, ...]:
         """Names of the numbers that a network gives for an image, or for a place of its map."""
+
+    def meaning(self) -> Meaning:
+        """What those numbers say."""
 
     def loss(self, config: TrainConfig | None = None) -> Loss:
         """What a training minimises; without one the plain loss, which channels are judged by."""
@@ -109,7 +152,7 @@ class TaskModule(Protocol):
     def right(self, answers: Tensor, targets: Tensor) -> float:
         """Images of a batch that are answered right; shown while a network is trained."""
 
-    def accuracies(self, answers: Answers, dataset: Dataset) -> dict[str, Accuracy]:
+    def accuracies(self, answers: Answers, dataset: Dataset) -> dict[str, AnyAccuracy]:
         """The metric by test set of `dataset`; `answers` may hold those of further images."""
 
     def compare(self, found: Answers, wanted: Answers, step: float | None) -> Agreement:
@@ -121,19 +164,22 @@ class TaskModule(Protocol):
             step: scale of the grid that `wanted` lie on; None without one.
         """
 
-    def named(self, answers: Answers, dataset: Dataset) -> dict[str, tuple[int, ...]]:
-        """The result for every test image as a whole number, by test set of `dataset`."""
+    def named(self, answers: Answers, dataset: Dataset) -> dict[str, tuple[Any, ...]]:
+        """The result for every test image, a whole number or several, by test set of `dataset`."""
+
+    def confirms(self, named: Sequence[Any], targets: Tensor, accuracy: AnyAccuracy) -> bool:
+        """Whether a metric may be that of the results of a test set that were kept."""
 
     def keep(self, answers: Answers, dataset: Dataset, path: Path) -> None:
         """Keep in a stage's directory what its network, or file, makes of every test image."""
 
-    def gathered(self, dataset: Dataset, baseline: Path, file: Path) -> dict[str, Predictions]:
+    def gathered(self, dataset: Dataset, baseline: Path, file: Path) -> dict[str, Predictions[Any]]:
         """What two stages kept in their directories, by test set of `dataset`."""
 
-    def changes(self, before: Predictions, after: Predictions) -> Changes:
+    def changes(self, before: Predictions[Any], after: Predictions[Any]) -> Changes:
         """What became of the images of a test set from one file to another."""
 
-    def counted(self, predictions: Mapping[str, Predictions]) -> Counted:
+    def counted(self, predictions: Mapping[str, Predictions[Any]]) -> Counted:
         """What kept predictions come to."""
 
     def prediction(
@@ -155,7 +201,7 @@ class TaskModule(Protocol):
         """Rows of answers, those first whose result no change of `tolerance` can change."""
 
     def golden_table(
-        self, answers: Tensor, targets: Sequence[int]
+        self, answers: Tensor, targets: Sequence[Any]
     ) -> tuple[list[str], list[list[str]]]:
         """The columns of expected.csv behind the image's name: their heads, and a row an image."""
 
@@ -167,9 +213,13 @@ class Task:
     Attributes:
         title: for people.
         figure: the primary figure of its metric, a share: what guard and budgets judge by.
-        module: imports what learns and judges.
+        module: imports what learns and judges, as a recipe's `task` says.
+        options: the keys of `task` that it has besides `kind`.
+        table: whether a table says what an image is, and not the folder that it lies in.
     """
 
     title: str
     figure: str
-    module: Callable[[], TaskModule]
+    module: Callable[[TaskConfig], TaskModule]
+    options: tuple[str, ...] = ()
+    table: bool = False

@@ -1,7 +1,7 @@
 """The tasks. A further one is a module beside this one and an entry of `TASKS`.
 
-TASKS["classification"].figure                       # "top-1", without torch
-TASKS["classification"].module().loss(recipe.train)  # imports torch
+TASKS["classification"].figure       # "top-1", without torch
+task_of(recipe).loss(recipe.train)   # imports torch
 
 The table lies above the recipe, whose `task.kind` is one of its keys: a recipe is given them when
 it is loaded (`pipeline.recipe.known`).
@@ -10,16 +10,17 @@ it is loaded (`pipeline.recipe.known`).
 from __future__ import annotations
 
 from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.task import TaskConfig
 from pipeline.tasks.task import Task, TaskModule
 
 
-def _classification() -> TaskModule:
+def _classification(_: TaskConfig) -> TaskModule:
     from pipeline.tasks import classification
 
     return classification
 
 
-def _binary() -> TaskModule:
+def _binary(_: TaskConfig) -> TaskModule:
     from pipeline.tasks import binary
 
     return binary
@@ -34,4 +35,4 @@ TASKS: dict[str, Task] = {
 
 def task_of(recipe: Recipe) -> TaskModule:
     """The module of a recipe's task."""
-    return TASKS[recipe.task.kind].module()
+    return TASKS[recipe.task.kind].module(recipe.task)

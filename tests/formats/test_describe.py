@@ -39,6 +39,7 @@ ABOUT = Description(
     pixels=False,
     mean=(0.1, 0.2, 0.3),
     std=(0.4, 0.5, 0.6),
+    meaning="A number for every class; softmax makes probabilities of them.",
     author="Müller & Co",
     licence="Apache-2.0",
 )

@@ -18,6 +18,7 @@ from pipeline.commands.bundle.write import contract_in
 from pipeline.formats.coreml import file as coreml_file
 from pipeline.formats.formats import FORMATS
 from pipeline.recipe.input_shape import square
+from pipeline.tasks import classification
 from pipeline.tasks.images.preparation import Preparation
 from tests.making import HOUR
 from tests.making.networks import CLASSES
@@ -96,7 +97,13 @@ def contract(form: str, *, pixels: bool, **changes: Any) -> Contract:
             "mean": None if pixels else (0.485, 0.456, 0.406),
             "std": None if pixels else (0.229, 0.224, 0.225),
         },
-        "output": {"name": "logits", "shape": (1, CLASSES), "dtype": real, "classes": CLASSES},
+        "output": {
+            "name": "logits",
+            "shape": (1, CLASSES),
+            "dtype": real,
+            "classes": CLASSES,
+            "meaning": classification.meaning().rule,
+        },
         "golden": {"images": 3, "photos": 14, "tolerance": 2e-05, "why": "so", "computed_by": "it"},
     }
     return Contract.model_validate(whole | changes)

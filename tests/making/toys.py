@@ -15,10 +15,10 @@ from pipeline.measure.lanes.lane import Advance, Lane, ModelFile, Rounds, silent
 from pipeline.measure.latency import Latency, latency_of
 from pipeline.recipe.training import TrainConfig
 from pipeline.tasks import classification
-from pipeline.tasks.accuracy import Accuracy
+from pipeline.tasks.accuracy import Accuracy, AnyAccuracy
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.predictions import write_named
-from pipeline.tasks.task import Agreement, Task
+from pipeline.tasks.task import Agreement, Meaning, Task
 
 SCALE = 10
 MACHINE = HostInfo(cpu="a toy", cores=1, gpu=None)
@@ -46,6 +46,9 @@ class ReadsNumbers:
     """The task of reading a digit as a number: one output, a squared error, no classes at all."""
 
     load = staticmethod(classification.load)
+    class_names = staticmethod(classification.class_names)
+    decoded_places = staticmethod(classification.decoded_places)
+    confirms = staticmethod(classification.confirms)
     gathered = staticmethod(classification.gathered)
     counted = staticmethod(classification.counted)
     changes = staticmethod(classification.changes)
@@ -56,6 +59,9 @@ class ReadsNumbers:
 
     def outputs(self, classes: Sequence[str]) -> tuple[str, ...]:
         return ("number",)
+
+    def meaning(self) -> Meaning:
+        return Meaning(brief="The digit, a tenth of it.", rule="ten times the number is the digit")
 
     def loss(self, config: TrainConfig | None = None) -> Callable[[Tensor, Tensor], Tensor]:
         def squared(answers: Tensor, targets: Tensor) -> Tensor:
@@ -69,8 +75,8 @@ class ReadsNumbers:
     def right(self, answers: Tensor, targets: Tensor) -> float:
         return float((self.number(answers) == targets).sum())
 
-    def accuracies(self, answers: Mapping[str, Tensor], dataset: Dataset) -> dict[str, Accuracy]:
-        found = {}
+    def accuracies(self, answers: Mapping[str, Tensor], dataset: Dataset) -> dict[str, AnyAccuracy]:
+        found: dict[str, AnyAccuracy] = {}
         for name, images in dataset.tests.items():
             off = (self.number(answers[name]) - images.labels).abs()
             exact, near = float((off == 0).double().mean()), float((off <= 2).double().mean())
@@ -118,7 +124,7 @@ class ReadsNumbers:
         ]
 
 
-NUMBERS = Task(title="reading of numbers", figure="exact", module=ReadsNumbers)
+NUMBERS = Task(title="reading of numbers", figure="exact", module=lambda _: ReadsNumbers())
 
 
 def _answers(

@@ -42,6 +42,7 @@ from pipeline.stages.baseline import BaselineFacts
 from pipeline.stages.context import Context
 from pipeline.stages.schedule import RecipeRun
 from pipeline.stages.train import TrainFacts
+from pipeline.tasks import classification
 from pipeline.tasks.classification import accuracies
 from pipeline.tasks.evaluation import network_logits
 from pipeline.tasks.images.dataset import Dataset
@@ -98,7 +99,7 @@ def newest(
     *folders: Path, data: Dataset | None = None
 ) -> tuple[files.KeptBaseline | None, list[str]]:
     model = files.model_sha256(network(), FAMILY.shape(network()), square(networks.SIDE))
-    return files.newest_of_gpu(folders, model, data or dataset())
+    return files.newest_of_gpu(folders, model, data or dataset(), classification)
 
 
 # --- What is measured here
@@ -662,7 +663,7 @@ def test_the_command_measures_saves_and_shows(
 
 def elsewhere(tmp_path: Path) -> Baseline:
     kept = files.read(files.save(of_gpu(), tmp_path))
-    return kept.baseline(dataset())
+    return kept.baseline(dataset(), classification)
 
 
 def test_the_baseline_of_a_report_is_the_files(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_a_further_task_is_learned_exported_and_judged(finished: Path, asked: As
     dataset = digits_dataset(run.recipe.data, square(32), 0)
     answers = run.logits(dataset.tests["test"].pixels(torch.arange(40)))
     assert answers.shape == (40, 1), "one number an image, not a logit a class"
-    task = TASKS["numbers"].module()
+    task = TASKS["numbers"].module(run.recipe.task)
     assert task.accuracies({"test": answers}, dataset) == target.accuracy
     kept = read_predictions(finished / PREDICTIONS)["test"]
     assert tuple(kept.file) == task.named({"test": answers}, dataset)["test"]

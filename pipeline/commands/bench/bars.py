@@ -14,7 +14,7 @@ from pipeline.base.errors import InputError
 from pipeline.base.safe_files import content_of
 from pipeline.measure.latency import Latency
 from pipeline.measure.ratios import Ratio, ratio_of
-from pipeline.tasks.accuracy import Accuracy
+from pipeline.tasks.accuracy import AnyAccuracy
 
 _MOST_BYTES = 2**20
 _Name = Annotated[str, Field(min_length=1)]
@@ -80,7 +80,7 @@ class Measured:
     """
 
     latencies: Mapping[str, Latency]
-    accuracies: Mapping[str, Accuracy]
+    accuracies: Mapping[str, AnyAccuracy]
     shares: Mapping[str, float]
 
 
@@ -139,12 +139,12 @@ def _why_not(bar: Bar, ratio: Ratio, fast: str, slow: str, measured: Measured) -
     if ratio.verdict == "not told apart":
         return f"the rounds spread from {ratio.p10:.2f} to {ratio.p90:.2f}: no difference is shown"
     if bar.not_less_accurate:
-        tops = [measured.accuracies.get(name) for name in (fast, slow)]
-        if None in tops:
-            return f"the accuracy of {fast if tops[0] is None else slow} was not measured"
-        own, other = (top.figure for top in tops if top is not None)
-        if own < other:
-            return f"{Accuracy.FIGURE} of {fast} is {own:.2%}, that of {slow} {other:.2%}"
+        own, other = (measured.accuracies.get(name) for name in (fast, slow))
+        if own is None or other is None:
+            return f"the accuracy of {fast if own is None else slow} was not measured"
+        if own.figure < other.figure:
+            told = f"{own.figure:.2%}, that of {slow} {other.figure:.2%}"
+            return f"{own.FIGURE} of {fast} is {told}"
     return None
 
 

@@ -17,7 +17,7 @@ from pipeline.measure import timing
 from pipeline.measure.lanes.lane import Lane, ModelFile
 from pipeline.measure.lanes.sets import answers_to_tests
 from pipeline.stages.finished_run import Finished
-from pipeline.tasks.accuracy import Accuracy
+from pipeline.tasks.accuracy import AnyAccuracy
 from pipeline.tasks.images.dataset import Dataset, pixel_values
 from pipeline.tasks.task import TaskModule
 
@@ -51,7 +51,7 @@ class Contestant:
     path: Path | None
     size_bytes: int | None
     made_in_s: float | None
-    accuracy: Accuracy | None
+    accuracy: AnyAccuracy | None
     call: Callable[[int], Invocation] | None = None
     file: ModelFile | None = None
     image: Tensor | None = None
@@ -59,7 +59,7 @@ class Contestant:
 
 
 def of_torch(
-    model: nn.Module, image: Tensor, accuracy: Accuracy | None, lane: Lane, *, variants: bool
+    model: nn.Module, image: Tensor, accuracy: AnyAccuracy | None, lane: Lane, *, variants: bool
 ) -> list[Contestant]:
     """The float network, eager; with `variants` channels-last and compiled as well.
 
@@ -160,7 +160,7 @@ def of_peer(peer: Peer, dataset: Dataset, task: TaskModule, lane: Lane) -> Conte
     )
 
 
-def first(accuracies: dict[str, Accuracy] | None) -> Accuracy | None:
+def first(accuracies: dict[str, AnyAccuracy] | None) -> AnyAccuracy | None:
     """On the first test set."""
     return None if accuracies is None else next(iter(accuracies.values()))
 

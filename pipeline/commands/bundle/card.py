@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from pipeline.base.templates import templates
 from pipeline.formats.formats import FORMATS
 from pipeline.recipe.target import CardConfig
 from pipeline.report import words
+from pipeline.report.labels import by_label
 from pipeline.report.records import Report, TargetResult
 
 _LISTED = 20
@@ -17,7 +19,10 @@ _LISTED = 20
 
 @dataclass(frozen=True, kw_only=True)
 class ClassRow:
-    """A class and the shares of its images that were right; None without images."""
+    """A class and the shares of its images that were right; None without images.
+
+    Of a label, the average precisions.
+    """
 
     name: str
     images: int
@@ -25,12 +30,13 @@ class ClassRow:
     file: float | None
 
 
-def model_card(report: Report, card: CardConfig) -> str:
+def model_card(report: Report, card: CardConfig, threshold: float | None = None) -> str:
     """The card of a report's only target, as Markdown.
 
     Args:
         report: of one recipe.
         card: of the recipe; what it does not say is said to be missing.
+        threshold: probability above which a label is named; None where one class is named.
     """
     (target,) = report.targets
     pruning = target.pruning
@@ -42,6 +48,8 @@ def model_card(report: Report, card: CardConfig) -> str:
             report=report,
             target=target,
             card=card,
+            threshold=threshold,
+            kind=next(iter(report.baseline.accuracy.values())),
             unit=unit,
             format=FORMATS[target.format].title,
             words=words,
@@ -57,18 +65,29 @@ def model_card(report: Report, card: CardConfig) -> str:
 
 def class_rows(report: Report, target: TargetResult, test_set: str) -> list[ClassRow]:
     """Every class of a test set, or the `_LISTED` worst ones by the file's accuracy."""
+    if labels := by_label(report).get(test_set):
+        return _worst(
+            ClassRow(name=row.name, images=row.images, float_model=row.float_model, file=file)
+            for row in labels
+            for file in row.files
+        )
     if target.confusion is None or test_set not in target.confusion:
         return []
     names = words.class_names(report)
     before = (report.baseline.confusion or {}).get(test_set)
     after = target.confusion[test_set].by_class(len(names))
     floats: list[Any] = before.by_class(len(names)) if before else [None] * len(names)
-    rows = [
+    return _worst(
         ClassRow(
             name=name, images=count, float_model=_share(floats[n]), file=_share((right, count))
         )
         for n, (name, (right, count)) in enumerate(zip(names, after, strict=True))
-    ]
+    )
+
+
+def _worst(found: Iterable[ClassRow]) -> list[ClassRow]:
+    """All rows; of more than `_LISTED`, the worst."""
+    rows = list(found)
     if len(rows) > _LISTED:
         rows = sorted((row for row in rows if row.file is not None), key=_accuracy)[:_LISTED]
     return rows

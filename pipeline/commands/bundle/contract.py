@@ -15,6 +15,8 @@ from pipeline.report.records import Report
 from pipeline.stages.finished_run import Finished
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.preparation import LONGEST, Preparation
+from pipeline.tasks.task import Meaning
+from pipeline.tasks.tasks import task_of
 
 CONTRACT = "contract.json"
 
@@ -54,14 +56,6 @@ _CUT = (
 _GREY = "of the pixels cut out: (19595 red + 38470 green + 7471 blue + 32768) / 65536, rounded down"
 _NORMALIZED = "value = (pixel / 255 - mean) / std, per channel, pixel 0..255"
 _PIXELS = "value = pixel, 0..255; the file normalises"
-_ONE_LOGIT = (
-    "one number: above 0 it names the second class of labels.txt, else the first; sigmoid makes "
-    "the probability of the second of it"
-)
-_LOGITS = (
-    "one number per class, in the order of labels.txt; the largest names the class, the first of "
-    "equal ones; softmax makes probabilities of them"
-)
 
 
 class IntegerGrid(Record):
@@ -138,17 +132,31 @@ class Input(Record):
 
 
 class Output(Record):
-    """What the file gives: `grid` is null where the elements are real numbers already.
+    """What the file gives.
 
     There is a number for every class, or one number where there are two classes.
+
+    Attributes:
+        name: in the file.
+        shape: null stands for any number of images.
+        dtype: of the elements.
+        meaning: what they say.
+        labels: file of the names of the classes.
+        classes: number of them.
+        threshold: probability above which a label is named; null where one class is named.
+        above: the logit above which a label is named, the nearest float32 to that of `threshold`;
+            null likewise.
+        grid: of integer elements; null where they are real numbers already.
     """
 
     name: Text
     shape: tuple[Positive | None, ...]
     dtype: Literal["float32", "float16", "uint8", "int8"]
-    meaning: Text = _LOGITS
+    meaning: Text
     labels: Text = "labels.txt"
     classes: Positive
+    threshold: Share | None = None
+    above: float | None = None
     grid: IntegerGrid | None = None
 
 
@@ -208,7 +216,7 @@ def contract_of(
         precision=target.precision,
         network=report.model.name,
         input=_input(found.input, dataset, normalizes=run.recipe.target.takes_pixels),
-        output=_output(found.output, len(run.classes)),
+        output=_output(found.output, len(run.classes), task_of(run.recipe).meaning()),
         golden=Golden(
             images=len(vectors.labels),
             photos=len(photos.KINDS),
@@ -254,13 +262,15 @@ def photo_words(preparation: Preparation) -> PhotoWords:
     )
 
 
-def _output(port: Port, classes: int) -> Output:
+def _output(port: Port, classes: int, meaning: Meaning) -> Output:
     return Output(
         name=port.name,
         shape=port.shape,
         dtype=port.dtype,  # type: ignore[arg-type]
-        meaning=_ONE_LOGIT if port.shape[-1] == 1 else _LOGITS,
+        meaning=meaning.rule,
         classes=classes,
+        threshold=meaning.threshold,
+        above=meaning.above,
         grid=_grid(port),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,14 +36,14 @@ class Vectors:
 
     Attributes:
         pixels: uint8 (images, channels, height, width).
-        labels: class of each image.
+        labels: what each image should be answered with.
         logits: float32 (images, classes), of the file.
         tolerance: most that a logit may be off.
         why: where the tolerance comes from.
     """
 
     pixels: NDArray[np.uint8]
-    labels: tuple[int, ...]
+    labels: tuple[Any, ...]
     logits: NDArray[np.float32]
     tolerance: float
     why: str

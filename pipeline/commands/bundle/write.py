@@ -86,7 +86,8 @@ def _fill(
     }
     # Neither reads the file, but both write from figures that somebody may have changed in it.
     with reading(run.directory / "report.json"):
-        texts["model_card.md"] = model_card(report, run.recipe.card)
+        threshold = task_of(run.recipe).meaning().threshold
+        texts["model_card.md"] = model_card(report, run.recipe.card, threshold)
         texts |= snippets(contract, _tool(report, "onnxruntime"))
     for name, text in texts.items():
         (root / name).parent.mkdir(exist_ok=True)

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.base.errors import InputError, following, reading
 from pipeline.measure.latency import Latency
 from pipeline.report import words
 from pipeline.report.records import Report, TargetResult
 from pipeline.stages.finished_run import Finished
-from pipeline.tasks.accuracy import Accuracy, Changes
+from pipeline.tasks.accuracy import Changes
 from pipeline.tasks.predictions import PREDICTIONS, Predictions, read_predictions
 from pipeline.tasks.tasks import task_of
 
@@ -104,7 +104,9 @@ def mcnemar(changes: Changes) -> float:
 
     The exact two-sided test of McNemar (Psychometrika 12, 1947): of the images that only one of
     two files gets right, each is as likely to be either's, so that what was lost of them is
-    binomial.
+    binomial. Where an image has several labels, an image counts once, for whichever file gets more
+    of its labels right (the sign test, of which McNemar's is the case of one label): labels of one
+    image are not told independently of each other.
     """
     from scipy.stats import binomtest  # takes a second to import
 
@@ -129,7 +131,7 @@ def _of_target(old: Finished, new: Finished, allowed: Allowances) -> Iterator[Ch
     yield _size(name, "download", one.download_bytes, two.download_bytes, allowed)
     yield _latency(before, after, allowed)
     yield from _inside(one, two)
-    yield from _budgets(one, two)
+    yield from _budgets(before, after)
 
 
 def _other_classes(old: Finished, new: Finished) -> Change:
@@ -153,7 +155,7 @@ def _other_classes(old: Finished, new: Finished) -> Change:
     )
 
 
-def _predictions(run: Finished) -> dict[str, Predictions] | None:
+def _predictions(run: Finished) -> dict[str, Predictions[Any]] | None:
     """What a run's file made of every test image; None for a run that did not keep it."""
     file = run.directory / PREDICTIONS
     if not file.exists():
@@ -166,41 +168,62 @@ def _accuracies(
     old: Finished, new: Finished, before: Report, after: Report, allowed: Allowances
 ) -> Iterator[Change]:
     (one,), (two,) = before.targets, after.targets
-    ours, theirs = _predictions(old), _predictions(new)
-    paired = before.data.sha256 == after.data.sha256 and ours is not None and theirs is not None
     for name in {**(one.accuracy or {}), **(two.accuracy or {})}:
         first, second = (one.accuracy or {}).get(name), (two.accuracy or {}).get(name)
-        texts = [
-            "not measured" if found is None else words.percent(found.figure)
-            for found in (first, second)
-        ]
-        verdict: Verdict = "unknown"
-        if first is None or second is None:
-            note = "not measured in both"
-        else:
-            drop = round(100 * (first.figure - second.figure), 9)
-            past = drop > allowed.accuracy_drop_pt
-            note = f"{-drop:+.2f} pt"
-            verdict = "same" if drop == 0 else "better" if drop < 0 else "worse"
-            if paired and ours is not None and theirs is not None:
-                with reading(new.directory / PREDICTIONS):
-                    with following("the predictions of two runs"):
-                        first_run, second_run = ours[name], theirs[name]
-                    found = task_of(new.recipe).changes(first_run, second_run)
-                chance = mcnemar(found)
-                note += f"; {found.lost} lost, {found.gained} gained, p = {chance:.2g}"
-                past = past and chance < allowed.significance
-            else:
-                note += "; not paired: other images, or a run of an older PocketNest"
-            verdict = "regression" if past else verdict
-        yield Change(
-            target=two.name,
-            what=f"{Accuracy.FIGURE} on {name}",
-            before=texts[0],
-            after=texts[1],
-            note=note,
-            verdict=verdict,
-        )
+        kind = first or second
+        assert kind is not None  # the name is of one of them
+        paired = _paired(old, new, before, after, name)
+        for figure in dict.fromkeys((kind.FIGURE, kind.PAIRED)):
+            share, other = (
+                None if found is None else found.columns.get(figure) for found in (first, second)
+            )
+            tested = paired if figure == kind.PAIRED else "not tested: it is no count of images"
+            note, verdict = _share(share, other, tested, allowed)
+            texts = [
+                "not measured" if found is None else words.percent(found)
+                for found in (share, other)
+            ]
+            yield Change(
+                target=two.name,
+                what=f"{figure} on {name}",
+                before=texts[0],
+                after=texts[1],
+                note=note,
+                verdict=verdict,
+            )
+
+
+def _paired(
+    old: Finished, new: Finished, before: Report, after: Report, name: str
+) -> Changes | str:
+    """What became of the images of a test set; or why that is not known."""
+    ours, theirs = _predictions(old), _predictions(new)
+    if before.data.sha256 != after.data.sha256 or ours is None or theirs is None:
+        return "not paired: other images, or a run of an older PocketNest"
+    with reading(new.directory / PREDICTIONS):
+        with following("the predictions of two runs"):
+            first, second = ours[name], theirs[name]
+        return task_of(new.recipe).changes(first, second)
+
+
+def _share(
+    first: float | None, second: float | None, paired: Changes | str, allowed: Allowances
+) -> tuple[str, Verdict]:
+    """What to say of a share before and after, and how bad it is."""
+    if first is None or second is None:
+        return "not measured in both", "unknown"
+    drop = round(100 * (first - second), 9)
+    past = drop > allowed.accuracy_drop_pt
+    note = f"{-drop:+.2f} pt"
+    if isinstance(paired, str):
+        note += f"; {paired}"
+    else:
+        chance = mcnemar(paired)
+        note += f"; {paired.lost} lost, {paired.gained} gained, p = {chance:.2g}"
+        past = past and chance < allowed.significance
+    if past:
+        return note, "regression"
+    return note, "same" if drop == 0 else "better" if drop < 0 else "worse"
 
 
 def _parity(one: TargetResult, two: TargetResult) -> Change:
@@ -310,8 +333,9 @@ def _inside(one: TargetResult, two: TargetResult) -> Iterator[Change]:
     )
 
 
-def _budgets(one: TargetResult, two: TargetResult) -> Iterator[Change]:
+def _budgets(old: Report, new: Report) -> Iterator[Change]:
     """Budgets that both have and that are judged otherwise now."""
+    (one,), (two,) = old.targets, new.targets
     before = {item.metric: item for item in one.budgets}
     for item in two.budgets:
         known = before.get(item.metric)
@@ -323,7 +347,7 @@ def _budgets(one: TargetResult, two: TargetResult) -> Iterator[Change]:
             verdict = "better"
         yield Change(
             target=two.name,
-            what=f"budget: {words.UNITS[item.metric][0]}",
+            what=f"budget: {words.judged(item, new)}",
             before=judged[known.passed],
             after=judged[item.passed],
             note=words.limit(item),

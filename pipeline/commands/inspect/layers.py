@@ -24,7 +24,6 @@ from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import PROGRAM
 from pipeline.stages.finished_run import Finished
 from pipeline.stages.presets import with_preset
-from pipeline.tasks.images.load import class_names
 from pipeline.tasks.tasks import task_of
 
 REST = "(other operations)"
@@ -81,7 +80,7 @@ def table_of_recipe(recipe: Recipe) -> list[LayerCost]:
     """
     recipe, _ = with_preset(recipe)
     shape = recipe.model.input_shape
-    return _rows(_prunable(recipe, class_names(recipe.data)), None, shape)
+    return _rows(_prunable(recipe, task_of(recipe).class_names(recipe.data)), None, shape)
 
 
 def table_of_run(run: Finished, rounds: int) -> list[LayerCost]:

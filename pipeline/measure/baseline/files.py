@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -24,9 +25,9 @@ from pipeline.measure.baseline.record import (
     TestedImages,
 )
 from pipeline.recipe.input_shape import InputShape
-from pipeline.tasks.accuracy import confusion_of
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.predictions import Predictions
+from pipeline.tasks.task import TaskModule
 
 SHIPPED = Path(__file__).parents[3] / "artifacts" / BASELINES
 """Of a checkout: baselines that were committed. Not there where the package is installed."""
@@ -53,9 +54,17 @@ class KeptBaseline:
     path: Path
     sha256: str
 
-    def baseline(self, dataset: Dataset) -> Baseline:
+    def baseline(self, dataset: Dataset, task: TaskModule) -> Baseline:
         """The baseline of a report; `dataset` holds the very images it was measured with."""
         found = self.found
+        labels = {name: images.labels.tolist() for name, images in dataset.tests.items()}
+        named = {name: list(found.named[name]) for name in labels}
+        counted = task.counted(
+            {
+                name: Predictions(labels=labels[name], float_model=named[name], file=named[name])
+                for name in labels
+            }
+        )
         timing = found.timing(EXACT, 1)
         return Baseline(
             device=found.device,
@@ -64,11 +73,8 @@ class KeptBaseline:
             accuracy={name: found.accuracy[EXACT][name] for name in dataset.tests},
             latency_ms=timing.latency_ms,
             size_bytes=found.size_bytes,
-            confusion={
-                name: confusion_of(images.labels.tolist(), found.named[name])
-                for name, images in dataset.tests.items()
-            },
-            confusion_missing=None,
+            confusion=counted.float_model,
+            confusion_missing=counted.missing,
             origin=Origin(
                 file=self.path.name,
                 sha256=self.sha256,
@@ -80,7 +86,7 @@ class KeptBaseline:
             ),
         )
 
-    def answering(self, answers: Mapping[str, Predictions]) -> dict[str, Predictions]:
+    def answering(self, answers: Mapping[str, Predictions[Any]]) -> dict[str, Predictions[Any]]:
         """The answers of this machine, those of the float model replaced by the baseline's."""
         return {
             name: replace(found, float_model=list(self.found.named[name]))
@@ -169,7 +175,7 @@ def any_in(folders: Sequence[Path]) -> bool:
 
 
 def newest_of_gpu(
-    folders: Sequence[Path], model: str, dataset: Dataset
+    folders: Sequence[Path], model: str, dataset: Dataset, task: TaskModule
 ) -> tuple[KeptBaseline | None, list[str]]:
     """The newest baseline that a GPU gave for a network and its test images.
 
@@ -177,6 +183,7 @@ def newest_of_gpu(
         folders: where baselines may lie; one that is not there holds none.
         model: hash of the network.
         dataset: that the accuracy must be of.
+        task: that the network learned.
 
     Returns:
         The baseline, None where there is none; and a line for every file that is named as one of
@@ -191,7 +198,7 @@ def newest_of_gpu(
         except InputError as error:
             notes.append(f"{error}; not used")
             continue
-        if (fault := _fault(kept.found, model, dataset)) is not None:
+        if (fault := _fault(kept.found, model, dataset, task)) is not None:
             notes.append(f"{path}: {fault}; not used")
         elif kept.found.device_kind == "gpu":
             usable.append(kept)
@@ -199,7 +206,7 @@ def newest_of_gpu(
     return newest, notes
 
 
-def _fault(found: FloatBaseline, model: str, dataset: Dataset) -> str | None:
+def _fault(found: FloatBaseline, model: str, dataset: Dataset, task: TaskModule) -> str | None:
     """Why a baseline is not of a network and its test images; None where it is."""
     if found.model_sha256 != model:
         return "is named as a baseline of this network, but is of another"
@@ -207,7 +214,6 @@ def _fault(found: FloatBaseline, model: str, dataset: Dataset) -> str | None:
     if differing := [name for name, value in ours.items() if theirs[name] != value]:
         return f"was measured with other images, or otherwise prepared ({listed(differing)} differ)"
     for name, images in dataset.tests.items():
-        counted = confusion_of(images.labels.tolist(), found.named[name])
-        if counted.right / counted.images != found.accuracy[EXACT][name].figure:
+        if not task.confirms(found.named[name], images.labels, found.accuracy[EXACT][name]):
             return f"gives another accuracy on {name} than its answers do"
     return None

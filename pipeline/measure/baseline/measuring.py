@@ -41,7 +41,7 @@ from pipeline.measure.baseline.speed import largest_batch
 from pipeline.networks.count import count
 from pipeline.networks.families import family_of, model_info
 from pipeline.recipe.recipe import Recipe, recipe_info
-from pipeline.tasks.accuracy import Accuracy
+from pipeline.tasks.accuracy import AnyAccuracy
 from pipeline.tasks.evaluation import network_logits
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.task import TaskModule
@@ -115,10 +115,10 @@ def _tools(gpu: bool) -> dict[str, str]:
 
 def _accuracies(
     task: TaskModule, formed: Mapping[Precision, Formed], dataset: Dataset, tracked: Tracked
-) -> tuple[dict[Precision, dict[str, Accuracy]], dict[str, tuple[int, ...]]]:
+) -> tuple[dict[Precision, dict[str, AnyAccuracy]], dict[str, tuple[Any, ...]]]:
     """Accuracy in every precision, and the results of the exact one."""
-    found: dict[Precision, dict[str, Accuracy]] = {}
-    answers: dict[str, tuple[int, ...]] = {}
+    found: dict[Precision, dict[str, AnyAccuracy]] = {}
+    answers: dict[str, tuple[Any, ...]] = {}
     with tracked("test images", len(formed)) as advance:
         for precision, model in formed.items():
             round_products(model.form.tf32)

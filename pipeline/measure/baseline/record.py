@@ -25,7 +25,7 @@ from pipeline.base.record import (
 from pipeline.measure.latency import Latency
 from pipeline.networks.model_info import ModelInfo
 from pipeline.recipe.recipe import RecipeInfo
-from pipeline.tasks.accuracy import Accuracy, Confusion
+from pipeline.tasks.accuracy import AnyAccuracy, Confusion
 
 Precision = Literal["fp32", "tf32", "bf16"]
 EXACT: Precision = "fp32"
@@ -126,7 +126,8 @@ class FloatBaseline(Record):
         tools: versions of what computed.
         size_bytes: of the float32 weights in a file.
         accuracy: by precision and test set; that of fp32 is what reports compare with.
-        named: the class that fp32 named for every image, by test set.
+        named: what fp32 named for every image, by test set: the number of a class; or 0 or 1 for
+            every label.
         timings: by precision and batch, the largest batch last.
         not_measured: what is left out, and why.
     """
@@ -144,8 +145,8 @@ class FloatBaseline(Record):
     clocks: ClocksFound
     measured_at: UtcTime
     size_bytes: Positive
-    accuracy: dict[Precision, dict[Text, Accuracy]]
-    named: dict[Text, tuple[Count, ...]]
+    accuracy: dict[Precision, dict[Text, AnyAccuracy]]
+    named: dict[Text, tuple[Count, ...] | tuple[tuple[Count, ...], ...]]
     timings: tuple[Timing, ...]
     not_measured: dict[Text, Text] = Field(default_factory=dict)
 
@@ -174,12 +175,20 @@ class FloatBaseline(Record):
                 raise ValueError(f"accuracy: {precision} is of {counts}, not {self.data.test_sets}")
         if {name: len(named) for name, named in self.named.items()} != self.data.test_sets:
             raise ValueError("named: gives not every image of every test set a class")
-        if any(one >= self.model.num_classes for named in self.named.values() for one in named):
-            raise ValueError(f"named: the network has {self.model.num_classes} classes")
+        classes = self.model.num_classes
+        if any(_is_of_others(one, classes) for named in self.named.values() for one in named):
+            raise ValueError(f"named: the network has {classes} classes")
         timed = [(found.precision, found.batch) for found in self.timings]
         if (EXACT, 1) not in timed or len(set(timed)) < len(timed):
             raise ValueError(f"timings: must have {EXACT} of one image, and each only once")
         return self
+
+
+def _is_of_others(named: int | tuple[int, ...], classes: int) -> bool:
+    """Whether what was named for an image is of another number of classes, or labels."""
+    if isinstance(named, int):
+        return named >= classes
+    return len(named) != classes or max(named, default=0) > 1
 
 
 def json_schema() -> dict[str, Any]:
@@ -195,7 +204,7 @@ OLDER = "the report is of a PocketNest that did not record it"
 
 
 def refuse_other_counts(
-    name: str, accuracy: Mapping[str, Accuracy] | None, confusion: Mapping[str, Confusion] | None
+    name: str, accuracy: Mapping[str, AnyAccuracy] | None, confusion: Mapping[str, Confusion] | None
 ) -> None:
     """Refuse classes that were counted on other images than the accuracy."""
     if confusion is None:
@@ -239,7 +248,7 @@ class Baseline(MeasuredRecord):
     device: Text
     device_kind: Literal["gpu", "cpu"]
     measured_here: bool
-    accuracy: Annotated[dict[Text, Accuracy], Field(min_length=1)]
+    accuracy: Annotated[dict[Text, AnyAccuracy], Field(min_length=1)]
     latency_ms: Latency | None
     latency_missing: Text | None = None
     latency_by_threads: dict[Text, Latency] = Field(default_factory=dict)
