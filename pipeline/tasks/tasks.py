@@ -10,7 +10,7 @@ it is loaded (`pipeline.recipe.known`).
 from __future__ import annotations
 
 from pipeline.recipe.recipe import Recipe
-from pipeline.recipe.task import TaskConfig
+from pipeline.recipe.task import THRESHOLD, TaskConfig
 from pipeline.tasks.task import Task, TaskModule
 
 
@@ -26,9 +26,22 @@ def _binary(_: TaskConfig) -> TaskModule:
     return binary
 
 
+def _multilabel(config: TaskConfig) -> TaskModule:
+    from pipeline.tasks.multilabel import Multilabel
+
+    return Multilabel(threshold=THRESHOLD if config.threshold is None else config.threshold)
+
+
 TASKS: dict[str, Task] = {
     "classification": Task(title="image classification", figure="top-1", module=_classification),
     "binary": Task(title="yes or no, by one logit", figure="top-1", module=_binary),
+    "multilabel": Task(
+        title="several labels an image",
+        figure="mAP",
+        module=_multilabel,
+        options=("threshold",),
+        table=True,
+    ),
 }
 """By the name that `task.kind` of a recipe has."""
 

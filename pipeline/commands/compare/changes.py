@@ -214,7 +214,7 @@ def _share(
         return "not measured in both", "unknown"
     drop = round(100 * (first - second), 9)
     past = drop > allowed.accuracy_drop_pt
-    note = f"{-drop:+.2f} pt"
+    note = f"{0.0 - drop:+.2f} pt"  # not -0.00
     if isinstance(paired, str):
         note += f"; {paired}"
     else:

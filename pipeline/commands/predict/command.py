@@ -27,7 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "image", type=Path, metavar="IMAGE", help="an image file, a directory of them, or - (stdin)"
     )
-    parser.add_argument("--top", type=positive, default=5, metavar="K", help="classes to show")
+    parser.add_argument(
+        "--top",
+        type=positive,
+        default=5,
+        metavar="K",
+        help="classes to show; of labels, all that are named",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -47,7 +47,7 @@ def batches(
     share: ProcessShare = WHOLE,
     place: torch.device | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of normalised batches: float32 [B, C, H, W] and int64 [B].
+    """One epoch of normalised batches: float32 [B, C, H, W] and labels [B, ...].
 
     Without a generator the images come in their own order, for evaluation. With one (on the
     CPU) they are shuffled, for training; a last batch of a single image (of less than two in

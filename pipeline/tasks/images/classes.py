@@ -14,11 +14,15 @@ _KEY = "data.classes"
 _MOST_BYTES = 16 * 2**20
 
 
-def listed_classes(path: Path) -> tuple[str, ...]:
+def listed_classes(path: Path, fewest: int = 2) -> tuple[str, ...]:
     """The classes that a text file names, one in a line, in the order of the outputs.
 
+    Args:
+        path: of the file.
+        fewest: classes that it must name.
+
     Raises:
-        InputError: it cannot be read, or names fewer than two, or one twice.
+        InputError: it cannot be read, or names fewer, or one twice.
     """
     try:
         text = content_of(path, _MOST_BYTES).decode("utf-8-sig")
@@ -30,13 +34,13 @@ def listed_classes(path: Path) -> tuple[str, ...]:
         found = f"an empty line ({names.index('') + 1})"
     elif twice:
         found = f"{listed(twice)} more than once"
-    elif len(names) < 2:
+    elif len(names) < fewest:
         found = f"{len(names)} names"
     else:
         return tuple(names)
     raise InputError(
         f"{_KEY}: {path}: holds {found}; give the name of a class in every line, each once, at "
-        "least two"
+        f"least {fewest}"
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,12 +23,43 @@ from pipeline.tasks.images.preparation import Preparation, preparation_of
 from pipeline.tasks.images.scan import Scan, class_differences, scan_all, scan_folder
 from pipeline.tasks.images.statistics import mean_and_std
 
-_TRAIN, _CALIBRATION, _TEST = "data.train", "data.calibration", "data.test."
+TRAIN, CALIBRATION, TEST = "data.train", "data.calibration", "data.test."
 _LAYOUT = "train/<class>/ and test/<class>/ (or val/<class>/)"
 
 
-def _folders(config: ImageFolderData) -> tuple[Path | None, dict[str, Path]]:
-    """Where the training images are, if there are any, and every test set."""
+Split = Callable[[Tensor, int, int, str], tuple[Tensor, Tensor]]
+"""Rows to train on, and to calibrate on, of labels, how many, a seed and where they are."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FoundImages:
+    """Images and what they are, before any of them is read.
+
+    Attributes:
+        scans: of the folder of each set, by the key of the recipe.
+        classes: names of the classes, or labels.
+        labels: of the images of each set: int64 (images), or uint8 (images, labels).
+        notes: what the user is to know, a line each.
+    """
+
+    scans: Mapping[str, Scan]
+    classes: tuple[str, ...]
+    labels: Mapping[str, Tensor]
+    notes: tuple[str, ...] = ()
+
+
+def image_folders(
+    config: ImageFolderData, layout: str = _LAYOUT
+) -> tuple[Path | None, dict[str, Path]]:
+    """Where the training images are, if there are any, and every test set.
+
+    Args:
+        config: of the recipe.
+        layout: of a folder that holds all of them, in words.
+
+    Raises:
+        InputError: they are not there.
+    """
     if config.path is None:
         assert config.test is not None  # the recipe's types see to it
         train = None if config.train is None else Path(config.train)
@@ -36,7 +67,7 @@ def _folders(config: ImageFolderData) -> tuple[Path | None, dict[str, Path]]:
     path, train = Path(config.path), Path(config.path) / "train"
     if not path.is_dir():
         state = "is not a folder" if path.exists() else "does not exist"
-        raise InputError(f"data.path: {path} {state}; give a folder that holds {_LAYOUT}")
+        raise InputError(f"data.path: {path} {state}; give a folder that holds {layout}")
     inside = sorted(entry for entry in path.iterdir() if entry.is_dir())
     tests = {entry.name: entry for entry in inside if entry.name.startswith(("test", "val"))}
     for name, folder in tests.items():
@@ -45,7 +76,7 @@ def _folders(config: ImageFolderData) -> tuple[Path | None, dict[str, Path]]:
     if not train.is_dir() or not tests:
         folders = ", ".join(entry.name for entry in inside[:10]) or "no folder"
         raise InputError(
-            f"data.path: {path} holds {folders}; it must hold {_LAYOUT}, or data.train and "
+            f"data.path: {path} holds {folders}; it must hold {layout}, or data.train and "
             "data.test say where they are"
         )
     return train, tests
@@ -59,9 +90,9 @@ def folder_classes(config: ImageFolderData) -> tuple[str, ...]:
     """
     if config.classes is not None:
         return listed_classes(Path(config.classes))
-    train, _ = _folders(config)
+    train, _ = image_folders(config)
     assert train is not None  # the recipe's types see to it
-    scan = scan_folder(_TRAIN, train)
+    scan = scan_folder(TRAIN, train)
     if scan.problems:
         raise InputError("\n".join(scan.problems))
     return tuple(scan.files)
@@ -72,20 +103,47 @@ def folders_dataset(
 ) -> Dataset:
     """Folders of photos, one for each class."""
     scans, classes = _scanned(config)
+    labels = {key: _numbers(scan, classes) for key, scan in scans.items()}
+    found = FoundImages(scans=scans, classes=classes, labels=labels)
+    return as_dataset(found, config, shape, seed, cache, split_calibration)
+
+
+def as_dataset(
+    found: FoundImages,
+    config: ImageFolderData,
+    shape: InputShape,
+    seed: int,
+    cache: Path | None,
+    split: Split,
+) -> Dataset:
+    """Read the images that were found.
+
+    Args:
+        found: all of them.
+        config: of the recipe.
+        shape: of a delivered image.
+        seed: picks which training images calibrate.
+        cache: directory that keeps decoded images; None keeps none.
+        split: the training images, where none are given to calibrate on.
+
+    Raises:
+        InputError: images cannot be read, or are too few to calibrate on.
+    """
+    scans, classes = found.scans, found.classes
     preparation = preparation_of(config, shape)
-    sets = {key: _as_images(scan, classes, preparation) for key, scan in scans.items()}
+    sets = {key: _as_images(scan, found.labels[key], preparation) for key, scan in scans.items()}
     # Before anything is read, which takes long; damaged files only make fewer images.
-    _division(sets, scans, config, seed)
+    _division(sets, scans, config, seed, split)
     sets, digests, notes = _read(scans, sets, config, cache)
     damaged = {
         key.removeprefix("data.").removeprefix("test."): lost
         for key, scan in scans.items()
         if (lost := sum(map(len, scan.files.values())) - len(sets[key]))
     }
-    parts = _division(sets, scans, config, seed)
+    parts = _division(sets, scans, config, seed, split)
     digests |= {name: [digests[key][row] for row in rows] for name, (key, rows) in parts.items()}
     drawn = {name: sets[key].take(rows) for name, (key, rows) in parts.items()}
-    tests = {key: images for key, images in sets.items() if key.startswith(_TEST)}
+    tests = {key: images for key, images in sets.items() if key.startswith(TEST)}
     sets = {**drawn, **tests}
     mean, std = mean_and_std(config, shape.channels)
     sha256, training_sha256 = fingerprints(classes, sets, digests)
@@ -95,30 +153,34 @@ def folders_dataset(
         classes=classes,
         train=sets["train"],
         calibration=sets["calibration"],
-        tests={key.removeprefix(_TEST): images for key, images in tests.items()},
+        tests={key.removeprefix(TEST): images for key, images in tests.items()},
         mean=mean,
         std=std,
         sha256=sha256,
         training_sha256=training_sha256,
-        notes=(*(note for scan in scans.values() for note in scan.notes()), *notes),
+        notes=(*found.notes, *(note for scan in scans.values() for note in scan.notes()), *notes),
         damaged=damaged,
         passed_over=suffixes(others),
     )
 
 
 def _division(
-    sets: Mapping[str, Images], scans: Mapping[str, Scan], config: ImageFolderData, seed: int
+    sets: Mapping[str, Images],
+    scans: Mapping[str, Scan],
+    config: ImageFolderData,
+    seed: int,
+    split: Split,
 ) -> dict[str, tuple[str, Tensor]]:
     """Which images of which folder train, and which calibrate: its key, and their rows."""
     wanted, none = config.calibration_images, torch.tensor([], dtype=torch.int64)
-    if _CALIBRATION not in sets:
-        where = f"{_TRAIN} ({scans[_TRAIN].root})"
-        left, drawn = split_calibration(sets[_TRAIN].labels, wanted, seed, where)
-        return {"train": (_TRAIN, left), "calibration": (_TRAIN, drawn)}
+    if CALIBRATION not in sets:
+        where = f"{TRAIN} ({scans[TRAIN].root})"
+        left, drawn = split(sets[TRAIN].labels, wanted, seed, where)
+        return {"train": (TRAIN, left), "calibration": (TRAIN, drawn)}
     # Without training images, none of the others: they are of the same shape.
-    train = (_TRAIN, torch.arange(len(sets[_TRAIN]))) if _TRAIN in sets else (_CALIBRATION, none)
-    drawn = draw(len(sets[_CALIBRATION]), wanted, seed)
-    return {"train": train, "calibration": (_CALIBRATION, drawn)}
+    train = (TRAIN, torch.arange(len(sets[TRAIN]))) if TRAIN in sets else (CALIBRATION, none)
+    drawn = draw(len(sets[CALIBRATION]), wanted, seed)
+    return {"train": train, "calibration": (CALIBRATION, drawn)}
 
 
 def folder_places(config: ImageFolderData, shape: InputShape, cache: Path) -> set[Path]:
@@ -127,17 +189,26 @@ def folder_places(config: ImageFolderData, shape: InputShape, cache: Path) -> se
     Raises:
         InputError: a folder is not what it was, or cannot be looked at.
     """
+    return places_of(_scanned(config)[0], config, shape, cache)
+
+
+def places_of(
+    scans: Mapping[str, Scan], config: ImageFolderData, shape: InputShape, cache: Path
+) -> set[Path]:
+    """Where in `cache` the decoded images of scanned folders are looked for.
+
+    Raises:
+        InputError: a folder cannot be looked at.
+    """
     preparation = preparation_of(config, shape)
     try:
-        return {
-            place_of(scan.root, _files_of(scan), preparation, cache)
-            for scan in _scanned(config)[0].values()
-        }
+        return {place_of(scan.root, files_of(scan), preparation, cache) for scan in scans.values()}
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be looked at ({error.strerror})") from error
 
 
-def _files_of(scan: Scan) -> list[Path]:
+def files_of(scan: Scan) -> list[Path]:
+    """The images of a folder, in order."""
     return [file for group in scan.files.values() for file in group]
 
 
@@ -147,34 +218,39 @@ def _scanned(config: ImageFolderData) -> tuple[dict[str, Scan], tuple[str, ...]]
     Raises:
         InputError: they are not there, or do not fit together.
     """
-    train, tests = _folders(config)
+    train, tests = image_folders(config)
     given = None if config.classes is None else Path(config.classes)
-    roots = {} if train is None else {_TRAIN: train}
-    roots |= {f"{_TEST}{name}": path for name, path in tests.items()}
+    roots = {} if train is None else {TRAIN: train}
+    roots |= {f"{TEST}{name}": path for name, path in tests.items()}
     fewest = 2 if given is None else 1
     scans = {key: scan_folder(key, root, fewest) for key, root in roots.items()}
     if given is not None:
         classes = listed_classes(given)
         wrong = [line for scan in scans.values() for line in unlisted(scan, classes, given)]
     else:
-        classes = tuple(scans[_TRAIN].files)
+        classes = tuple(scans[TRAIN].files)
         found = scans.values() if classes else ()
         wrong = [line for scan in found for line in class_differences(scan, set(classes))]
     if config.calibration is not None:
-        scans[_CALIBRATION] = scan_all(_CALIBRATION, Path(config.calibration))
+        scans[CALIBRATION] = scan_all(CALIBRATION, Path(config.calibration))
     if problems := [problem for scan in scans.values() for problem in scan.problems] + wrong:
         raise InputError("\n".join(problems))
     return scans, classes
 
 
-def _as_images(scan: Scan, classes: Sequence[str], preparation: Preparation) -> Images:
+def _numbers(scan: Scan, classes: Sequence[str]) -> Tensor:
+    """The class of every image: int64 (images)."""
     # Images to calibrate on have no classes: theirs is never asked for.
     number = {name: label for label, name in enumerate(classes)}
     labels = [number.get(name, 0) for name, group in scan.files.items() for _ in group]
+    return torch.tensor(labels, dtype=torch.int64)
+
+
+def _as_images(scan: Scan, labels: Tensor, preparation: Preparation) -> Images:
     return Images(
-        labels=torch.tensor(labels, dtype=torch.int64),
+        labels=labels,
         shape=preparation.shape,
-        source=tuple(_files_of(scan)),
+        source=tuple(files_of(scan)),
         margin=preparation.margin,
         interpolation=preparation.interpolation,
         background=preparation.background,

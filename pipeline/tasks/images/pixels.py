@@ -56,7 +56,7 @@ class Images:
     """Labelled images of one set, all delivered in one shape.
 
     Attributes:
-        labels: int64 [N], class indices.
+        labels: int64 [N], class indices; or uint8 [N, labels], 1 where an image has a label.
         shape: C, H and W of a delivered image.
         source: uint8 [M, 3, R, S] in memory (resized when asked for), the delivered images with
             their margin in memory or in a file that is mapped for reading, or the M files to decode

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,13 +100,19 @@ def scan_folder(key: str, root: Path, fewest: int = 2) -> Scan:
     )
 
 
-def scan_all(key: str, root: Path) -> Scan:
-    """All images below `root`, in folders or not, as of one class without a name."""
+def scan_all(key: str, root: Path, leave: Callable[[Path], bool] = lambda file: False) -> Scan:
+    """All images below `root`, in folders or not, as of one class without a name.
+
+    Args:
+        key: see `Scan`.
+        root: see `Scan`.
+        leave: whether a file is neither an image nor passed over.
+    """
     if not root.is_dir():
         state = "is not a folder" if root.exists() else "does not exist"
         told = f"{key}: {root} {state}; give a folder of images"
         return Scan(key=key, root=root, files={}, problems=(told,))
-    found = _files_below(root)
+    found = [file for file in _files_below(root) if not leave(file)]
     files, others = [file for file in found if is_image(file)], _passed_over(found)
     told = f"{key}: {root} holds no images that are read ({' '.join(extensions())})"
     return Scan(
