@@ -31,6 +31,7 @@ from pipeline.recipe.target import CardConfig
 from pipeline.tasks import classification
 from pipeline.tasks.golden import clearest, spread
 from pipeline.tasks.images.preparation import Preparation
+from pipeline.tasks.multilabel import logit_of
 from tests.making import networks, programs, reports
 from tests.making.bundles import contract, contract_for
 from tests.making.markup import MARKDOWN, ODD_NAMES
@@ -182,6 +183,43 @@ def test_code_of_one_logit(form: str, tmp_path: Path) -> None:
     with redirect_stdout(said):
         assert code["main"]([str(file)]) == 0
     assert said.getvalue().split("\n  ")[1:] == ["yes: 75.0%", "no: 25.0%\n"]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_code_of_several_labels(form: str, tmp_path: Path) -> None:
+    plain = contract(form, pixels=False)
+    above = logit_of(0.2)
+    labels = {"shape": (1, 4), "classes": 4, "threshold": 0.2, "above": above}
+    output = plain.output.model_copy(update=labels)
+    found = snippets(plain.model_copy(update={"output": output}), "1.23.0")
+    for path, text in found.items():
+        assert not any(line != line.rstrip() for line in text.split("\n")), path
+        if (parser := GRAMMARS.get(Path(path).suffix)) is not None:
+            assert not parser.parse(text.encode()).root_node.has_error, f"{path}\n{text}"
+        if "lassif" in path:
+            assert str(above) in text, path
+            assert ("softmax" in text) is False, path
+    (tmp_path / "labels.txt").write_text("ant\nbee\ncat\ndog\n")
+    code: dict[str, Any] = {"__file__": str(tmp_path / "python" / "classify.py")}
+    exec(compile(found["python/classify.py"], "classify.py", "exec"), code)
+    answers = {
+        "some": [0.0, -1000.0, np.log(3.0), above],
+        "tied": [1.0, 2.0, 1.0, 2.0],
+        "none": [-9.0, above, -1000.0, -2.0],
+    }
+    wanted = {
+        "some": ["cat: 75.0%", "ant: 50.0%"],
+        "tied": ["bee: 88.1%", "dog: 88.1%", "ant: 73.1%", "cat: 73.1%"],
+        "none": ["no label"],
+    }
+    file = tmp_path / "photo.png"
+    Image.new("RGB", (40, 40)).save(file)
+    for name, logits in answers.items():
+        code["open_model"] = lambda one=logits: lambda tensor: np.array(one, np.float32)
+        said = io.StringIO()
+        with redirect_stdout(said):
+            assert code["main"]([str(file)]) == 0
+        assert said.getvalue().strip().split("\n  ")[1:] == wanted[name], "on it is not above it"
 
 
 def test_the_grammars_see_errors() -> None:
