@@ -56,7 +56,8 @@ class BudgetsConfig(Part):
     """Limits a target must keep; null is no limit.
 
     Attributes:
-        accuracy_drop_pt: most percentage points of top-1 lost against the float baseline.
+        accuracy_drop_pt: most percentage points of top-1 lost against the float baseline; of mAP,
+            where images have several labels.
         size_mb: largest file, in units of 1e6 bytes.
         speedup: least number of times that it is as fast as the float model, timed in turn.
         latency_ms: most milliseconds of the file for one image on this machine, by the median.
@@ -88,8 +89,8 @@ class GuardConfig(Part):
     Changing it makes no stage anew: a run that was stopped goes on from the result it had.
 
     Attributes:
-        accuracy_drop_pt: most percentage points of top-1, on the first test set, that a stage may
-            lie below the best stage before it; null lets every stage pass.
+        accuracy_drop_pt: most percentage points of top-1 (or mAP), on the first test set, that a
+            stage may lie below the best stage before it; null lets every stage pass.
     """
 
     accuracy_drop_pt: Annotated[float, Field(gt=0, le=100)] | None = 30.0
