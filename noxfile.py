@@ -267,6 +267,13 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def runtimes(session: nox.Session) -> None:
+    """Run files in the oldest runtimes that bundles name; installs those below .nox."""
+    prepare(session)
+    run(session, "python", "-m", "tests.oldest", str(ROOT / ".nox" / "runtimes"))
+
+
+@nox.session
 def networks(session: nox.Session) -> None:
     """Write networks of the literature, and every operation, in every format, untrained.
 

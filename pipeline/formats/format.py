@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 Precision = Literal["int8", "float"]
 ComputedBy = Literal["runtime", "reference"]
 """A file's own runtime, or an evaluator of ours that stands for one that does not run here."""
-Option = Literal["sparse", "x86_amx"]
-"""How int8 files of one network can differ.
+Option = Literal["opset17", "sparse", "x86_amx"]
+"""How files of one network can differ; the last two, int8 files alone.
+
+opset17: the file says that its operations are those of ONNX opset 17, for older runtimes.
 
 sparse: weights that are smaller so are stored as their nonzero values and a bit per weight.
 x86_amx: weights are stored so that the runtime multiplies them with AMX.
@@ -148,7 +150,9 @@ class Format:
         folder: a file of the format is a folder.
         limits: for a file against the program it was written from.
         bytes: what files spend on a network's parts, by precision.
-        options: how its int8 files can differ.
+        options: how its files can differ.
+        oldest: the oldest version of `package` whose answers to files were those of the pinned
+            one; by an option where that moves it. `nox -s runtimes` proves it.
         module: imports what writes, reads and runs the files.
         layers: imports what times their layers; None where nothing does.
         gemm: imports what finds the runtime's peak; None where nothing does.
@@ -164,6 +168,7 @@ class Format:
     limits: Limits
     bytes: Mapping[Precision, Bytes]
     options: frozenset[Option] = frozenset()
+    oldest: Mapping[Option | None, str] = field(default_factory=dict)
     module: Callable[[], FormatModule]
     layers: Callable[[], LayersModule] | None = None
     gemm: Callable[[], GemmModule] | None = None

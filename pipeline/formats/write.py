@@ -4,7 +4,7 @@ TensorFlow and coremltools take gigabytes and seconds to load and print a lot; a
 gives the memory back and keeps the noise in the log.
 
     python -m pipeline.formats.write program.pt2 tflite model.tflite [pixels] [sparse] [x86_amx] \
-        [--description description.json]
+        [opset17] [--description description.json]
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def export(
     pixels: bool = False,
     sparse: bool = False,
     amx: bool = False,
+    opset17: bool = False,
     description: Path | None = None,
     children: Children | None = None,
 ) -> None:
@@ -57,6 +58,7 @@ def export(
         sparse: store int8 weights with many zeros sparsely, where the format can; the others
             write every weight.
         amx: store weights so that the runtime multiplies them with AMX, where the format can.
+        opset17: have the file say that it is of ONNX opset 17, where the format can.
         description: what the file is to say of itself, as `Description.write` keeps it.
         children: those that the child is to be ended with.
 
@@ -67,7 +69,7 @@ def export(
     # -P: a folder named pipeline where the user stands must not take this package's place.
     module = ["-P", "-m", "pipeline.formats.write"]
     command = [sys.executable, *module, str(program), format_name, str(path)]
-    asked: dict[Option, bool] = {"sparse": sparse, "x86_amx": amx}
+    asked: dict[Option, bool] = {"sparse": sparse, "x86_amx": amx, "opset17": opset17}
     known = FORMATS[format_name].options
     command += [_PIXELS] if pixels else []
     command += [option for option, given in asked.items() if given and option in known]

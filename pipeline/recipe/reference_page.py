@@ -59,7 +59,7 @@ timed on this machine.
 - The four `qat.milestones` do not decrease.
 - `qat.train.sizes` stays empty: the quantized program is made for one size of image.
 - With `shrink: crop`, no side in `sizes` is above `model.input_size`.
-- `target.cpu: x86_amx` is for int8 ONNX files.
+- `target.cpu: x86_amx` is for int8 ONNX files, `target.opset` for ONNX files.
 - The recipes of one call have different names.
 """
 

@@ -23,6 +23,8 @@ class TargetConfig(Part):
             normalises them itself.
         cpu: what the file's numbers are stored for. any: all CPUs. x86_amx: ONNX Runtime on x86
             with AMX; the same answers, and slower on other CPUs.
+        opset: of ONNX files. 17 is for older runtimes; the operations and the answers are the
+            same.
         threads: those of the timed runs.
     """
 
@@ -31,6 +33,7 @@ class TargetConfig(Part):
     precision: Literal["int8", "float"]
     input: Literal["normalized", "uint8_rgb"] = "normalized"
     cpu: Literal["any", "x86_amx"] = "any"
+    opset: Literal[17, 21] = 21
     threads: Threads = 1
 
     @field_validator("cpu")
@@ -45,6 +48,18 @@ class TargetConfig(Part):
             titles = " and ".join(fitting.values())
             raise ValueError(f"must be any: only int8 {titles} files differ by CPU")
         return cpu
+
+    @field_validator("opset")
+    @classmethod
+    def _of_a_format_that_has_opsets(cls, opset: int, info: ValidationInfo) -> int:
+        form = info.data.get("format")
+        if opset != 21 and form is not None and isinstance(info.context, Known):
+            having = [
+                n for n, one in info.context.formats.items() if f"opset{opset}" in one.options
+            ]
+            if form in info.context.formats and form not in having:
+                raise ValueError(f"must be 21: only files of {', '.join(having)} have an opset")
+        return opset
 
     @property
     def takes_pixels(self) -> bool:

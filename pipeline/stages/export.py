@@ -32,6 +32,7 @@ def write(context: Context, inputs: Inputs, out: Path) -> ExportFacts:
         pixels=context.recipe.target.takes_pixels,
         sparse=context.recipe.sparsify is not None,
         amx=context.recipe.target.cpu == "x86_amx",
+        opset17=context.recipe.target.opset == 17,
         description=out / DESCRIPTION,
         children=context.children,
     )
@@ -64,6 +65,7 @@ STAGE = Stage(
     after=("fold",),
     reads=(
         *("target.format", "target.input", "target.cpu", "target.precision"),
+        "target.opset",
         *("model.name", "card.intended_use", "card.author", "card.licence"),
     ),
     code=("formats", *QUANTIZER, "stages/export.py"),

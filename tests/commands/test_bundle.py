@@ -33,7 +33,7 @@ from pipeline.tasks.golden import clearest, spread
 from pipeline.tasks.images.preparation import Preparation
 from pipeline.tasks.multilabel import logit_of
 from tests.making import networks, programs, reports
-from tests.making.bundles import contract, contract_for
+from tests.making.bundles import VERSIONS, contract, contract_for
 from tests.making.markup import MARKDOWN, ODD_NAMES
 from tests.making.photo_sizes import PREPARATIONS
 
@@ -132,7 +132,7 @@ def test_a_tolerance_is_rounded_up_to_four_digits(value: float) -> None:
 @pytest.mark.parametrize("pixels", [False, True])
 @pytest.mark.parametrize("form", FORMATS)
 def test_code_can_be_parsed_and_says_what_the_contract_says(form: str, pixels: bool) -> None:
-    found = snippets(contract(form, pixels=pixels), "1.23.0")
+    found = snippets(contract(form, pixels=pixels), VERSIONS)
     assert set(found) == {"README.md", *(source.path for source in SOURCES[form])}
     for path, text in found.items():
         assert "{{" not in text, path
@@ -149,13 +149,21 @@ def test_code_can_be_parsed_and_says_what_the_contract_says(form: str, pixels: b
             assert ("0.485" in text) is not pixels, path
     for path in set(found) - {"README.md"}:
         assert f"`{path}`" in found["README.md"]
+    package = FORMATS[form].package
+    install = f"pip install numpy==1.26.4 pillow==12.0.0 {package}=={VERSIONS[package]}\n"
+    assert install in found["README.md"]
+    if form == "tflite":
+        assert (
+            f'"com.google.ai.edge.litert:litert:{VERSIONS[package]}"'
+            in found["kotlin/Classifier.kt"]
+        )
 
 
 @pytest.mark.parametrize("preparation", PREPARATIONS.values(), ids=PREPARATIONS)
 @pytest.mark.parametrize("form", FORMATS)
 def test_code_of_every_preparation_can_be_parsed(form: str, preparation: Preparation) -> None:
     by = preparation.interpolation
-    for path, text in snippets(contract_for(preparation, form), "1.23.0").items():
+    for path, text in snippets(contract_for(preparation, form), VERSIONS).items():
         if (parser := GRAMMARS.get(Path(path).suffix)) is not None:
             assert not parser.parse(text.encode()).root_node.has_error, f"{path}\n{text}"
         if "hoto" in Path(path).name:
@@ -167,7 +175,7 @@ def test_code_of_every_preparation_can_be_parsed(form: str, preparation: Prepara
 def test_code_of_one_logit(form: str, tmp_path: Path) -> None:
     plain = contract(form, pixels=False)
     output = plain.output.model_copy(update={"shape": (1, 1), "classes": 2})
-    found = snippets(plain.model_copy(update={"output": output}), "1.23.0")
+    found = snippets(plain.model_copy(update={"output": output}), VERSIONS)
     for path, text in found.items():
         if (parser := GRAMMARS.get(Path(path).suffix)) is not None:
             assert not parser.parse(text.encode()).root_node.has_error, f"{path}\n{text}"
@@ -191,7 +199,7 @@ def test_code_of_several_labels(form: str, tmp_path: Path) -> None:
     above = logit_of(0.2)
     labels = {"shape": (1, 4), "classes": 4, "threshold": 0.2, "above": above}
     output = plain.output.model_copy(update=labels)
-    found = snippets(plain.model_copy(update={"output": output}), "1.23.0")
+    found = snippets(plain.model_copy(update={"output": output}), VERSIONS)
     for path, text in found.items():
         assert not any(line != line.rstrip() for line in text.split("\n")), path
         if (parser := GRAMMARS.get(Path(path).suffix)) is not None:
@@ -232,7 +240,7 @@ def test_names_that_could_end_a_string_are_refused(name: str) -> None:
     found = contract("onnx", pixels=False)
     wrong = found.model_copy(update={"input": found.input.model_copy(update={"name": name})})
     with pytest.raises(ValueError, match="can stand in code"):
-        snippets(wrong, "1.23.0")
+        snippets(wrong, VERSIONS)
 
 
 def test_a_contract_refuses_what_it_cannot_mean() -> None:

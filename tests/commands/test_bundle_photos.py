@@ -15,7 +15,7 @@ from pipeline.commands.bundle import photos
 from pipeline.commands.bundle.snippets import snippets
 from pipeline.tasks.images.pixels import decode, middle
 from pipeline.tasks.images.preparation import Preparation
-from tests.making.bundles import contract_for
+from tests.making.bundles import VERSIONS, contract_for
 from tests.making.photo_sizes import PREPARATIONS, random_photos
 from tests.making.swift import functions
 
@@ -25,7 +25,7 @@ EVERY = pytest.mark.parametrize("preparation", PREPARATIONS.values(), ids=PREPAR
 def code_for(preparation: Preparation, bundle: Path) -> dict[str, Any]:
     """The names of a bundle's Python code."""
     path = bundle / "python" / "classify.py"
-    text = snippets(contract_for(preparation), "1.23.0")["python/classify.py"]
+    text = snippets(contract_for(preparation), VERSIONS)["python/classify.py"]
     names: dict[str, Any] = {"__file__": str(path)}
     exec(compile(text, str(path), "exec"), names)
     return names
@@ -117,7 +117,7 @@ def test_heic_is_read_where_pillow_can(tmp_path: Path) -> None:
 
 @EVERY
 def test_swift_read_as_python_gives_the_same_pixels(preparation: Preparation) -> None:
-    text = snippets(contract_for(preparation, "coreml"), "1.23.0")["swift/Photo.swift"]
+    text = snippets(contract_for(preparation, "coreml"), VERSIONS)["swift/Photo.swift"]
     photo = functions(text, "Photo")
     for noise in random_photos(28, most=50):
         height, width, _ = noise.shape

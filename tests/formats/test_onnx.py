@@ -11,6 +11,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
+from pipeline.base.errors import InputError
 from pipeline.formats import as_onnx
 from pipeline.formats.file_facts import FileFacts, scales_exact
 from pipeline.formats.onnx import file as onnx_format
@@ -144,6 +145,26 @@ def test_runs_in_integers_with_the_learned_scales(int8: File) -> None:
     exact = scales_exact(int8.source.program, int8.facts)
     assert exact is not None
     assert exact.same == exact.total > 300
+
+
+def test_an_older_opset_is_another_label_on_the_same_file(radix2: File, tmp_path: Path) -> None:
+    path = tmp_path / "older.onnx"
+    onnx_format.write(radix2.source.program, path, options={"opset17"})
+    older = onnx.load(path)
+    assert [(i.domain, i.version) for i in older.opset_import] == [("", 17)]
+    assert older.graph == radix2.model.graph
+    runs = [onnx_format.open_file(one) for one in (path, radix2.path)]
+    one, other = (programs.run(runnable, batch=8) for runnable in runs)
+    assert torch.equal(one, other)
+
+
+def test_what_the_older_opset_lacks_is_refused() -> None:
+    node = onnx.helper.make_node("Gelu", ["x"], ["y"])
+    value = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1]) for n in "xy"]
+    graph = onnx.helper.make_graph([node], "later", value[:1], value[1:])
+    imported = onnx.helper.make_opsetid("", as_onnx.OPSET)
+    with pytest.raises(InputError, match=r"target.opset: got 17; .*Gelu.*give 21"):
+        onnx_format.as_older(onnx.helper.make_model(graph, opset_imports=[imported]))
 
 
 def test_float_file_gives_the_logits_of_the_network(unquantized: File) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 import zipfile
@@ -23,6 +24,14 @@ from pipeline.tasks.images.preparation import Preparation
 from tests.making import HOUR
 from tests.making.networks import CLASSES
 
+VERSIONS = {
+    "ai-edge-litert": "2.1.0",
+    "coremltools": "9.0",
+    "numpy": "1.26.4",
+    "onnxruntime": "1.23.0",
+    "pillow": "12.0.0",
+}
+
 
 def unpacked(archive: Path, folder: Path) -> Path:
     """The one folder of an archive."""
@@ -30,6 +39,18 @@ def unpacked(archive: Path, folder: Path) -> Path:
         assert packed.testzip() is None
         packed.extractall(folder)
     return folder / archive.stem
+
+
+def golden_with(bundle: Path, packages: Path) -> subprocess.CompletedProcess[str]:
+    """Run a bundle's own check with the packages in a folder, before any other."""
+    return subprocess.run(
+        [sys.executable, "-P", bundle / "python" / "classify.py", "--golden"],
+        cwd=bundle.parent,
+        env={**os.environ, "PYTHONPATH": str(packages)},
+        capture_output=True,
+        text=True,
+        timeout=HOUR,
+    )
 
 
 def golden(bundle: Path) -> subprocess.CompletedProcess[str]:

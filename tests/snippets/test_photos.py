@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline.commands.bundle.snippets import snippets
 from pipeline.tasks.images.preparation import Preparation, prepared
 from tests.making import HOUR
-from tests.making.bundles import contract_for
+from tests.making.bundles import VERSIONS, contract_for
 from tests.making.photo_sizes import PREPARATIONS, random_photos
 
 if "POCKETNEST_ONNXRUNTIME" not in os.environ:
@@ -99,7 +99,7 @@ def assert_prepared(found: bytes, photos: list[np.ndarray], preparation: Prepara
 def test_cpp_prepares_photos_as_the_pipeline_does(
     preparation: Preparation, fast: tuple[str, ...], photos: list[np.ndarray], tmp_path: Path
 ) -> None:
-    code = snippets(contract_for(preparation), "1.23.0")["cpp/photo.hpp"]
+    code = snippets(contract_for(preparation), VERSIONS)["cpp/photo.hpp"]
     (tmp_path / "photo.hpp").write_text(code)
     (tmp_path / "main.cpp").write_text(CPP)
     well("c++", *STRICT, *fast, tmp_path / "main.cpp", "-o", tmp_path / "prepare")
@@ -112,7 +112,7 @@ def test_kotlin_prepares_photos_as_the_pipeline_does(
 ) -> None:
     if shutil.which("kotlinc") is None:
         pytest.skip("no kotlinc")
-    code = snippets(contract_for(preparation), "1.23.0")["kotlin/Photo.kt"]
+    code = snippets(contract_for(preparation), VERSIONS)["kotlin/Photo.kt"]
     (tmp_path / "Photo.kt").write_text(code)
     (tmp_path / "Main.kt").write_text(KOTLIN)
     (tmp_path / "photos").write_bytes(fed(photos))

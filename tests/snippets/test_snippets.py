@@ -24,7 +24,7 @@ from pipeline.recipe.input_shape import square
 from pipeline.tasks import classification
 from pipeline.tasks.images.preparation import Preparation
 from tests.making import HOUR, networks, programs
-from tests.making.bundles import code_of, contract
+from tests.making.bundles import VERSIONS, code_of, contract
 
 if (FOLDER := os.environ.get("POCKETNEST_ONNXRUNTIME")) is None:
     pytest.skip("run by `nox -s snippets`, which brings compilers", allow_module_level=True)
@@ -52,7 +52,7 @@ def well(*command: str | Path) -> str:
 def bundle(form: str, folder: Path, *, pixels: bool) -> Path:
     """A bundle's code, its labels and three images, which answer 0 as far as this knows."""
     (folder / "labels.txt").write_text("".join(f"class {n}\n" for n in range(networks.CLASSES)))
-    for path, text in snippets(contract(form, pixels=pixels), "1.23.0").items():
+    for path, text in snippets(contract(form, pixels=pixels), VERSIONS).items():
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_text(text)
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), np.uint8)

@@ -19,7 +19,7 @@ from pipeline.tasks.classification import accuracy
 from pipeline.tasks.classified import classified
 from pipeline.tasks.golden import clearest
 from pipeline.tasks.ranking import first_class, ranked
-from tests.making.bundles import contract
+from tests.making.bundles import VERSIONS, contract
 from tests.making.training import compare_logits
 
 IMAGES, CLASSES, STEP = 400, 100, 0.125
@@ -123,7 +123,7 @@ def test_golden_vectors_follow_the_rule(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["onnx", "tflite", "coreml"])
 def test_python_of_a_bundle_follows_the_rule(form: str, tmp_path: Path) -> None:
     code: dict[str, object] = {"__file__": str(tmp_path / "python" / "classify.py")}
-    exec(snippets(contract(form, pixels=False), "1.23.0")["python/classify.py"], code)
+    exec(snippets(contract(form, pixels=False), VERSIONS)["python/classify.py"], code)
     order = code["ranked"]
     assert callable(order)
     assert [order(row).tolist() for row in LOGITS] == ORDER.tolist()
@@ -132,7 +132,7 @@ def test_python_of_a_bundle_follows_the_rule(form: str, tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler here")
 def test_cpp_of_a_bundle_follows_the_rule(tmp_path: Path) -> None:
     """The function that ranks, compiled by itself: it needs no runtime."""
-    header = snippets(contract("onnx", pixels=False), "1.23.0")["cpp/classifier.hpp"]
+    header = snippets(contract("onnx", pixels=False), VERSIONS)["cpp/classifier.hpp"]
     function = re.search(r"  static std::vector<std::size_t> Ranked.*?\n  }\n", header, re.DOTALL)
     includes = re.findall(r"#include <[a-z]+>", header)
     assert function is not None
@@ -156,9 +156,9 @@ def test_cpp_of_a_bundle_follows_the_rule(tmp_path: Path) -> None:
 
 def test_kotlin_and_swift_of_a_bundle_state_the_rule() -> None:
     """Compiled by `nox -s snippets`, and parsed in tests/commands/test_bundle.py."""
-    kotlin = snippets(contract("tflite", pixels=False), "1.23.0")["kotlin/Classifier.kt"]
+    kotlin = snippets(contract("tflite", pixels=False), VERSIONS)["kotlin/Classifier.kt"]
     assert "logits.indices.sortedByDescending { logits[it] + 0f }" in kotlin
-    swift = snippets(contract("coreml", pixels=False), "1.23.0")["swift/Classifier.swift"]
+    swift = snippets(contract("coreml", pixels=False), VERSIONS)["swift/Classifier.swift"]
     assert "logits[$0] == logits[$1] ? $0 < $1 : logits[$0] > logits[$1]" in swift
 
 

@@ -184,7 +184,13 @@ class Golden(Record):
 
 
 class Contract(Record):
-    """contract.json, version 2."""
+    """contract.json, version 2.
+
+    Attributes:
+        runtime: the package that runs the file, and the version it was checked with.
+        oldest_runtime: the oldest one whose answers to such files are the same; None where none
+            is known.
+    """
 
     schema_version: Literal[2] = 2
     name: Text
@@ -192,6 +198,7 @@ class Contract(Record):
     sha256: Sha256
     format: FormatName
     runtime: Text
+    oldest_runtime: Text | None = None
     precision: Literal["int8", "float"]
     network: Text
     input: Input
@@ -213,6 +220,7 @@ def contract_of(
         sha256=target.sha256,
         format=target.format,
         runtime=runtime,
+        oldest_runtime=_oldest(run),
         precision=target.precision,
         network=report.model.name,
         input=_input(found.input, dataset, normalizes=run.recipe.target.takes_pixels),
@@ -225,6 +233,13 @@ def contract_of(
             computed_by=by,
         ),
     )
+
+
+def _oldest(run: Finished) -> str | None:
+    """The oldest runtime that files like a run's were proven with."""
+    form, older = run.format, run.recipe.target.opset == 17
+    version = form.oldest.get("opset17" if older else None)
+    return None if version is None else f"{form.package} {version}"
 
 
 def _input(port: Port, dataset: Dataset, *, normalizes: bool) -> Input:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.base.templates import templates
@@ -102,18 +103,21 @@ SOURCES: dict[FormatName, tuple[Source, ...]] = {
 """What a bundle holds, by format."""
 
 
-def snippets(contract: Contract, onnxruntime: str) -> dict[str, str]:
+def snippets(contract: Contract, tools: Mapping[str, str]) -> dict[str, str]:
     """Every source file of a bundle and its README, by path.
 
     Args:
         contract: of the bundle.
-        onnxruntime: version of ONNX Runtime that the file was checked with.
+        tools: versions of the packages that the file was made and checked with.
 
     Raises:
-        ValueError: a name in the contract could end a string in one of the languages.
+        ValueError: a name in the contract or a version could end a string in one of the languages,
+            or a version is missing.
     """
+    package = FORMATS[contract.format].package
+    needed = {name: _version(tools, name) for name in ("numpy", "pillow", package)}
     given, made = contract.input, contract.output
-    for name in (contract.name, contract.file, given.name, made.name, onnxruntime):
+    for name in (contract.name, contract.file, given.name, made.name, *needed.values()):
         if not _PLAIN.fullmatch(name):
             raise ValueError(f"got the name {name!r}; only {_PLAIN.pattern} can stand in code")
     sources = SOURCES[contract.format]
@@ -146,8 +150,10 @@ def snippets(contract: Contract, onnxruntime: str) -> dict[str, str]:
         "dtype": given.dtype,
         "input_name": given.name,
         "output_name": made.name,
-        "python_package": FORMATS[contract.format].package,
-        "onnxruntime": onnxruntime,
+        "python_package": package,
+        "needed": [f"{name}=={version}" for name, version in needed.items()],
+        "runtime_version": needed[package],
+        "oldest": contract.oldest_runtime,
         "sources": [(source.path, source.what) for source in sources],
         "check": _listed([source.path for source in sources if "olden" in source.path]),
         **{form: form == contract.format for form in SOURCES},
@@ -155,6 +161,12 @@ def snippets(contract: Contract, onnxruntime: str) -> dict[str, str]:
     named = {"README.md": "README.md.j2", **{s.path: s.template for s in sources}}
     every = templates("pipeline.commands.bundle")
     return {path: every.get_template(name).render(values) for path, name in named.items()}
+
+
+def _version(tools: Mapping[str, str], name: str) -> str:
+    if name not in tools:
+        raise ValueError(f"it names no version of {name}")
+    return tools[name]
 
 
 def _listed(paths: list[str]) -> str:

@@ -88,21 +88,10 @@ def _fill(
     with reading(run.directory / "report.json"):
         threshold = task_of(run.recipe).meaning().threshold
         texts["model_card.md"] = model_card(report, run.recipe.card, threshold)
-        texts |= snippets(contract, _tool(report, "onnxruntime"))
+        texts |= snippets(contract, report.tools)
     for name, text in texts.items():
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")
-
-
-def _tool(report: Report, name: str) -> str:
-    """The version of a package that a run was made with.
-
-    Raises:
-        ValueError: the report does not say it.
-    """
-    if name not in report.tools:
-        raise ValueError(f"it names no version of {name}")
-    return report.tools[name]
 
 
 def _pack(root: Path, path: Path) -> None:

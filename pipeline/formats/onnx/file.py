@@ -1,4 +1,4 @@
-"""ONNX files: QDQ form, opset 21, run by ONNX Runtime."""
+"""ONNX files: QDQ form, opset 21 or 17, run by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from pipeline.base.errors import following
+from pipeline.base.errors import InputError, following
 from pipeline.base.machine import cpu_flags
 from pipeline.formats import as_onnx
 from pipeline.formats.file_facts import NO_GRID, FileFacts, Grid, conv_macs
@@ -25,6 +25,8 @@ from pipeline.formats.onnx.describe import describe as describe
 from pipeline.formats.onnx.describe import interface as interface
 from pipeline.formats.pixels import camera_pixels, refuse_learned_input, take_pixels
 
+OLDER_OPSET, _OLDER_IR = 17, 8
+"""An opset that mobile runtimes of 2023 have, and the IR version that belongs to it."""
 _NONE = np.zeros(0, np.float32)
 
 
@@ -42,7 +44,7 @@ def write(
         path: of the file.
         pixels: the program takes pixel values 0..255; the file then takes 8-bit RGB images.
         options: with x86_amx, weights are stored so that ONNX Runtime multiplies them with AMX,
-            which other x86 CPUs are slower with.
+            which other x86 CPUs are slower with; with opset17, the file is of that opset.
     """
     if pixels:
         refuse_learned_input(program)
@@ -56,8 +58,36 @@ def write(
     if "x86_amx" in options:
         gemm_form(model)
     as_onnx.drop_unused_constants(model)
+    if "opset17" in options:
+        as_older(model)
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def as_older(model: onnx.ModelProto) -> None:
+    """Say that a model is of opset 17, in place; nothing in it changes.
+
+    The operations that programs become are the same in opsets 17 to 21: later ones added types,
+    and attributes that are not used here.
+
+    before: opset 21, IR version 10
+    after:  opset 17, IR version 8
+
+    Raises:
+        InputError: an operation is not, such as GELU, which opset 20 brought.
+    """
+    for imported in model.opset_import:
+        if imported.domain == "":
+            imported.version = OLDER_OPSET
+    model.ir_version = _OLDER_IR
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"target.opset: got {OLDER_OPSET}; the network has an operation that came later "
+            f"({first}); give {as_onnx.OPSET}"
+        ) from None
 
 
 def quantize_biases(model: onnx.ModelProto) -> None:
