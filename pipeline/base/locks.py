@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.base.errors import InputError
+from pipeline.base.machine import utc_now
 from pipeline.base.safe_files import json_of, refuse_link, refuse_to_write
 
 # The operating system's lock on the file is the lock (flock); what the file says is for people.
@@ -53,8 +53,7 @@ class Owner:
 
 def this_process() -> Owner:
     """The owner that this process is, of what it takes now."""
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return Owner(host=socket.gethostname(), pid=os.getpid(), since=now)
+    return Owner(host=socket.gethostname(), pid=os.getpid(), since=utc_now())
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -28,6 +29,11 @@ TOOLS = (
     "pillow",
 )
 """Packages whose version can change a result."""
+
+
+def utc_now() -> str:
+    """The time, as records hold it: 2026-11-21T14:05:00Z."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def code_info() -> CodeInfo:

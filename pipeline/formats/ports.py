@@ -35,6 +35,14 @@ class Port:
         return "NHWC" if self.shape[3] in (1, 3) else "NCHW"
 
     @property
+    def words(self) -> str:
+        """Name, type and shape, such as `image`, float32 1 x 3 x 224 x 224 (NCHW)."""
+        shape = " x ".join("N" if size is None else str(size) for size in self.shape)
+        layout = f" ({self.layout})" if self.layout else ""
+        what = "an image of the platform" if self.kind == "image" else self.dtype
+        return f"{self.name}, {what} {shape}{layout}"
+
+    @property
     def height(self) -> int:
         """Of an image, in pixels."""
         return int(self.shape[1 if self.layout == "NHWC" else 2] or 0)

@@ -92,8 +92,10 @@ def trade_off(points: tuple[Point, ...]) -> str:
             area = 30 + 900 * point.megabytes / largest
             x, y = point.milliseconds, 100 * point.figure
             colour = _TEXT if point.colour is None else _series(point.colour)
-            axes.scatter([x], [y], s=area, color=colour, alpha=0.35, linewidths=0, zorder=2)
-            axes.scatter([x], [y], s=14, color=colour, zorder=3, label=_short(point.name))
+            # A circle at 100 % reaches past the axis.
+            whole: dict[str, Any] = {"color": colour, "clip_on": False}
+            axes.scatter([x], [y], s=area, alpha=0.35, linewidths=0, zorder=2, **whole)
+            axes.scatter([x], [y], s=14, zorder=3, label=_short(point.name), **whole)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
@@ -114,9 +116,10 @@ def _shares(axes: Axes, percent: Sequence[float]) -> None:
     """Show shares over a point at least, with room for their circles and no number past 100."""
     low, high = min(percent), max(percent)
     room = 0.35 * max(high - low, 1.0)
-    axes.set_ylim(low - room, high + room)
-    axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= 100])
-    axes.set_ylim(low - room, high + room)
+    ends = max(low - room, 0.0), min(high + room, 100.0)
+    axes.set_ylim(*ends)
+    axes.set_yticks([tick for tick in axes.get_yticks() if ends[0] <= tick <= ends[1]])
+    axes.set_ylim(*ends)
 
 
 @lru_cache(maxsize=_KEPT)

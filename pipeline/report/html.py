@@ -5,6 +5,7 @@ All it says comes from the report; pipeline.report.charts draws, the template wo
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -46,9 +47,13 @@ class Cell:
 
 def render(report: Report) -> str:
     """Return `report` as one HTML page."""
-    reasons = [*words.reasons(report), report.baseline.confusion_missing]
-    reasons += [target.confusion_missing for target in report.targets]
-    notes = tuple(dict.fromkeys(reason for reason in reasons if reason is not None))
+    reasons = words.missing_by_reason(report)
+    pairs = [(report.baseline.confusion_missing, "classes of the float baseline")]
+    pairs += [(t.confusion_missing, f"classes that {t.name} named") for t in report.targets]
+    for reason, what in pairs:
+        if reason is not None:
+            reasons.setdefault(reason, []).append(what)
+    notes = tuple(reasons)
     page = (
         templates("pipeline.report", html=True)
         .get_template("report.html.j2")
@@ -57,6 +62,8 @@ def render(report: Report) -> str:
             title=_title(report),
             words=words,
             notes=notes,
+            missing_what=reasons,
+            labelled=labelled,
             missing=partial(_missing, notes),
             percent=words.percent,
             figure=words.figure,
@@ -78,6 +85,29 @@ def render(report: Report) -> str:
         )
     )
     return f"{page.strip()}\n"
+
+
+def labelled(rows: Markup, headings: Sequence[str]) -> Markup:
+    """Rows of a table with the heading of every cell, which a narrow screen shows beside it.
+
+    Roles are given, since what is no longer drawn as a table is no longer read out as one.
+    """
+
+    def row(found: re.Match[str]) -> str:
+        place = 0
+
+        def cell(one: re.Match[str]) -> str:
+            nonlocal place
+            heading = headings[place] if place < len(headings) else ""
+            span = re.search(r'colspan="(\d+)"', one[0])
+            place += int(span[1]) if span else 1
+            role = "rowheader" if one[1] == "th" else "cell"
+            label = Markup(' data-label="{0}" role="{1}"').format(heading, role)
+            return f"<{one[1]}{label}{one[2]}>"
+
+        return '<tr role="row">' + re.sub(r"<(t[hd])\b([^>]*)>", cell, found[1]) + "</tr>"
+
+    return Markup(re.sub(r"<tr>(.*?)</tr>", row, str(rows), flags=re.S))
 
 
 def _title(report: Report) -> str:

@@ -15,12 +15,22 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.base.machine import CodeInfo, HostInfo
-from pipeline.base.record import Above0, Count, MeasuredRecord, Positive, Sha256, Share, Text
+from pipeline.base.record import (
+    Above0,
+    Count,
+    MeasuredRecord,
+    Positive,
+    Sha256,
+    Share,
+    Text,
+    UtcTime,
+)
 from pipeline.compress.pruning.kept import Kept
 from pipeline.compress.training.epoch import Epoch
 from pipeline.formats.formats import FormatName
 from pipeline.formats.scales import ScalesExact
 from pipeline.measure.baseline.record import OLDER, Baseline, refuse_other_counts
+from pipeline.measure.first_use import FirstUse
 from pipeline.measure.latency import Latency
 from pipeline.measure.parity_record import Parity
 from pipeline.networks.layer_width import LayerWidth
@@ -161,6 +171,12 @@ class TargetResult(MeasuredRecord):
         int8_coverage: share of multiply-accumulates that run in int8 kernels.
         partitions: parts of the graph that LiteRT gives to XNNPACK; 1 is the whole graph.
         outside: operations that XNNPACK leaves to slower kernels, and why.
+        takes: the input, in words: name, type, layout, and how a pixel becomes a value. None in
+            older reports, as the four below.
+        gives: the output, in words.
+        intended_use: of the recipe's card; None where it says nothing.
+        first_use: what the file costs before its second answer; None where it was not timed.
+        measured_at: when the file was measured.
         latency_by_threads: further timings, by number of CPU threads.
         speedup: how many times as fast the file is as the float model: the median over rounds in
             which both took turns. Missing where the rounds leave it open which is faster.
@@ -199,6 +215,11 @@ class TargetResult(MeasuredRecord):
     partitions: Count | None
     partitions_missing: Text | None = None
     outside: tuple[Text, ...] = ()
+    takes: Text | None = None
+    gives: Text | None = None
+    intended_use: Text | None = None
+    first_use: FirstUse | None = None
+    measured_at: UtcTime | None = None
     latency_ms: Latency | None
     latency_missing: Text | None = None
     latency_by_threads: dict[Text, Latency] = Field(default_factory=dict)

@@ -184,22 +184,60 @@ def times(report: Report) -> str:
 
 def reasons(report: Report) -> tuple[str, ...]:
     """Return why figures are missing, each reason once; its place is its number."""
-    found = [report.baseline.latency_missing, report.float_cpu.latency_missing]
+    return tuple(missing_by_reason(report))
+
+
+def missing_by_reason(report: Report) -> dict[str, list[str]]:
+    """What each reason is the reason for: figures, and whose."""
+    found: dict[str, dict[str, None]] = {}
+
+    def note(reason: str | None, what: str) -> None:
+        if reason is not None:
+            found.setdefault(reason, {})[what] = None
+
+    note(report.baseline.latency_missing, "time of the float baseline")
+    note(report.float_cpu.latency_missing, "time of the float model on this CPU")
     for target in report.targets:
-        found += [
-            target.accuracy_missing,
-            target.speedup_missing,
-            target.latency_missing,
-            target.coverage_missing,
-            target.scales_missing,
-            target.partitions_missing,
-            target.pruning.reached_missing if target.pruning else None,
-            *(item.missing for item in target.budgets),
-        ]
+        note(target.accuracy_missing, f"accuracy of {target.name}")
+        note(target.speedup_missing, f"speedup of {target.name}")
+        note(target.latency_missing, f"time of {target.name}")
+        note(target.coverage_missing, f"int8 share of {target.name}")
+        note(target.scales_missing, f"scales of {target.name}")
+        note(target.partitions_missing, f"partitions of {target.name}")
+        if target.pruning is not None:
+            note(target.pruning.reached_missing, f"what pruning of {target.name} reached")
+        for item in target.budgets:
+            note(item.missing, f"budget of {target.name}: {UNITS[item.metric][0]}")
     for stage in report.stages:
         if None in (stage.params, stage.macs, stage.figure):
-            found.append(NO_FIGURE_OF_STAGE)
-    return tuple(dict.fromkeys(reason for reason in found if reason is not None))
+            note(NO_FIGURE_OF_STAGE, f"stage {stage.name}")
+    return {reason: list(what) for reason, what in found.items()}
+
+
+def which_file(report: Report) -> str:
+    """Write in a sentence which file to take for which device, and which not yet."""
+    fit = [t for t in report.targets if t.passed and t.parity.passed]
+    other = [t for t in report.targets if t not in fit]
+    parts = []
+    if fit:
+        taken = "; ".join(f"{t.name}/{t.path} for {t.device}" for t in fit)
+        parts.append(f"Take {taken}.")
+    if other:
+        left = ", ".join(t.name for t in other)
+        parts.append(f"Not yet: {left}, whose cards say why.")
+    return " ".join(parts)
+
+
+def first_use(target: TargetResult) -> str | None:
+    """Write what a file costs before its second answer; None where that was not measured."""
+    found = target.first_use
+    if found is None:
+        return None
+    memory = "under 1 MB" if found.memory_mb is None else f"{figure(found.memory_mb)} MB"
+    return (
+        f"loading {figure(found.load_ms)} ms, first call {figure(found.first_ms)} ms, "
+        f"{memory} of memory"
+    )
 
 
 def budget_verdict(targets: Sequence[TargetResult]) -> tuple[str, str]:

@@ -184,6 +184,9 @@ def _target(
         accuracy_drop_pt=drop,
         latency_ms=None if both is None else both.target,
         latency_missing=why_not,
+        first_use=measured.first_use,
+        measured_at=measured.measured_at,
+        intended_use=recipe.card.intended_use,
         latency_by_threads={n: timed.target for n, timed in measured.latency.items()},
         speedup=faster.median if faster else None,
         speedup_p10=faster.p10 if faster else None,
@@ -211,6 +214,8 @@ def _verified(facts: VerifyFacts) -> dict[str, Any]:
         "ops": facts.ops,
         "partitions": facts.partitions,
         "outside": facts.outside,
+        "takes": facts.takes,
+        "gives": facts.gives,
         "partitions_missing": _NO_PARTITIONS if facts.partitions is None else None,
     }
 

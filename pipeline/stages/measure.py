@@ -8,8 +8,10 @@ from statistics import median
 import torch
 
 from pipeline.base.errors import reading
-from pipeline.base.record import Positive, Record, Sha256, Text
+from pipeline.base.machine import utc_now
+from pipeline.base.record import Positive, Record, Sha256, Text, UtcTime
 from pipeline.measure import timing
+from pipeline.measure.first_use import FirstUse
 from pipeline.measure.lanes.lane import Rounds
 from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.measure.latency import Latency
@@ -51,6 +53,8 @@ class MeasureFacts(StageFacts):
         accuracy: by test set.
         cannot_time: why the file is not timed on this host; None where it is.
         latency: by number of threads; empty where it cannot be timed.
+        first_use: what the file costs before its second answer; None where it cannot be timed.
+        measured_at: when, in UTC.
         beside_unpruned: where the pruning was to reach a time.
     """
 
@@ -60,6 +64,8 @@ class MeasureFacts(StageFacts):
     accuracy: dict[str, AnyAccuracy]
     cannot_time: Text | None
     latency: dict[str, BesideFloat]
+    first_use: FirstUse | None
+    measured_at: UtcTime
     beside_unpruned: BesideUnpruned | None
 
 
@@ -78,9 +84,19 @@ def measure(context: Context, inputs: Inputs, out: Path) -> MeasureFacts:
         accuracy=accuracy,
         cannot_time=why_not,
         latency=_times(context, inputs) if why_not is None else {},
+        first_use=_first_use(context, inputs) if why_not is None else None,
+        measured_at=utc_now(),
         beside_unpruned=_beside_unpruned(context, inputs) if "times" in inputs else None,
         figure=first_figure(accuracy),
     )
+
+
+def _first_use(context: Context, inputs: Inputs) -> FirstUse | None:
+    ask, threads = LANES[HOST].first_use, context.recipe.target.threads
+    if ask is None:
+        return None
+    file = model_file(context, file_of(context, inputs))
+    return ask(file, timing.first_image(fed(context).dataset), threads)
 
 
 def _times(context: Context, inputs: Inputs) -> dict[str, BesideFloat]:
@@ -127,6 +143,7 @@ STAGE = Stage(
     reads=("task", "target", "measure", "threads"),
     code=(
         *(*CORE, *LANE, "formats", "measure/timing.py", "measure/latency.py"),
+        "measure/first_use.py",
         *("stages/exported.py", "stages/measure.py", "stages/times.py"),
     ),
     packages=IMAGES,

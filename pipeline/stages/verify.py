@@ -13,6 +13,7 @@ from pipeline.base.errors import reading
 from pipeline.base.record import Count, Positive, Share, Text
 from pipeline.compress.quantization import program
 from pipeline.formats.file_facts import FileFacts, learned_scales, scales_exact
+from pipeline.formats.ports import Port
 from pipeline.formats.scales import ScalesExact
 from pipeline.measure import layers, parity
 from pipeline.measure.lanes.lanes import HOST, LANES
@@ -40,6 +41,8 @@ class VerifyFacts(StageFacts):
     ops: dict[str, Positive]
     partitions: Count | None
     outside: tuple[Text, ...]
+    takes: Text
+    gives: Text
     int8_coverage: Share
     scales_exact: ScalesExact | None
     parity: Parity
@@ -86,6 +89,7 @@ def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
         first_difference=parity.describe_first_difference(traced) if misses and traced else None,
         passed=not misses,
     )
+    ports = module.interface(file)
     own = {name: expected[name] for name in context.dataset.tests}
     return VerifyFacts(
         runtime=form.runtime,
@@ -93,12 +97,24 @@ def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
         ops=found.ops,
         partitions=found.partitions,
         outside=_outside(found, folded),
+        takes=_takes(ports.input, dataset, pixels=context.recipe.target.takes_pixels),
+        gives=f"{ports.output.words}: {context.task.meaning().rule}",
         int8_coverage=found.int8_coverage,
         scales_exact=exact,
         parity=record,
         agreement=context.task.compare(logits, own, None).share,
         figure=first_figure(context.task.accuracies(logits, context.dataset)),
     )
+
+
+def _takes(port: Port, dataset: Dataset, *, pixels: bool) -> str:
+    """What a file takes, in words."""
+    colours = "red, green, blue" if port.channels == 3 else "grey"
+    value = "the pixel itself, 0 to 255; the file normalises it"
+    if not pixels:
+        mean, std = (", ".join(f"{v:.6g}" for v in each) for each in (dataset.mean, dataset.std))
+        value = f"(pixel / 255 - mean) / deviation, mean {mean}, deviation {std}"
+    return f"{port.words}, {colours}; a value is {value}"
 
 
 def _outside(found: FileFacts, folded: torch.export.ExportedProgram) -> tuple[str, ...]:

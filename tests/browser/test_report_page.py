@@ -22,7 +22,7 @@ if CHROMIUM is None or AXE is None:
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
-WIDTHS = (390, 1400)
+WIDTHS = (390, 820, 1400)
 SERIOUS = ("serious", "critical")
 
 
@@ -119,6 +119,60 @@ def test_the_layout_holds(shown: Shown) -> None:
         }"""
     )
     assert wide == [0, []]
+
+
+@EVERY
+def test_no_table_but_a_matrix_scrolls_sideways(shown: Shown) -> None:
+    hidden = shown.page.evaluate(
+        """() => [...document.querySelectorAll('.scroll')]
+          .filter((e) => !e.querySelector('.matrix') && !e.closest('details:not([open])'))
+          .filter((e) => e.scrollWidth > e.clientWidth + 1)
+          .map((e) => e.getAttribute('aria-label'))"""
+    )
+    assert hidden == []
+
+
+@EVERY
+def test_names_of_recipes_do_not_break_inside_a_word(shown: Shown) -> None:
+    """A word of a heading or a card's title stands on one line, unless a line is too short."""
+    broken = shown.page.evaluate(
+        """() => [...document.querySelectorAll('h1, .card h3, .rows tbody th')]
+          .filter((e) => getComputedStyle(e).overflowWrap !== 'break-word')
+          .map((e) => e.textContent.slice(0, 40))"""
+    )
+    assert broken == []
+
+
+@pytest.mark.parametrize(
+    "shown", [("six targets", 1400, "light")], indirect=True, ids=["six targets"]
+)
+def test_a_wide_screen_is_used(shown: Shown) -> None:
+    used = shown.page.evaluate(
+        """() => ['.pair', '.cards', '.rows'].map((kind) => {
+          const box = document.querySelector(kind).getBoundingClientRect();
+          return box.width / document.documentElement.clientWidth;
+        })"""
+    )
+    assert min(used) > 0.9
+    charts = shown.page.evaluate(
+        "() => [...document.querySelectorAll('.pair svg')].map("
+        "(e) => e.getBoundingClientRect().width)"
+    )
+    assert min(charts) > 550
+
+
+@pytest.mark.parametrize(
+    "shown", [("six targets", 390, "light")], indirect=True, ids=["six targets"]
+)
+def test_on_a_narrow_screen_rows_are_cards_with_their_headings(shown: Shown) -> None:
+    first = shown.page.evaluate(
+        """() => {
+          const cell = document.querySelector('#budgets ~ .scroll .rows tbody td');
+          return [getComputedStyle(cell).display, getComputedStyle(cell, '::before').content];
+        }"""
+    )
+    assert first[0] == "block"
+    assert first[1] not in ("none", "")
 
 
 @EVERY

@@ -12,6 +12,7 @@ from pipeline.compress.training.epoch import Epoch
 from pipeline.formats import formats
 from pipeline.formats.scales import ScalesExact
 from pipeline.measure.baseline.record import Baseline
+from pipeline.measure.first_use import FirstUse
 from pipeline.measure.latency import Latency, latency_of
 from pipeline.measure.parity_record import OutputSteps, Parity
 from pipeline.networks.layer_width import LayerWidth
@@ -109,6 +110,15 @@ def _target(
         ),
         stages=_stages(number),
         ops={"CONV_2D": 60, "ADD": 16, "MUL": 16},
+        takes="image, float32 1 x 32 x 32 x 3 (NHWC), red, green, blue; a value is "
+        "(pixel / 255 - mean) / deviation, mean 0.485, 0.456, 0.406, deviation 0.229, 0.224, 0.225",
+        gives="logits, float32 1 x 10: the largest names the class",
+        intended_use="Reading single handwritten digits.",
+        first_use=None
+        if latency is None
+        else FirstUse(load_ms=21.0, first_ms=14.0, memory_mb=18.0 + number),
+        measured_at="2026-11-29T14:05:00Z",
+        outside=("blocks.1 add_1, ADD: XNNPACK does not take it as it is",) * (number == 3),
     )
 
 

@@ -171,6 +171,24 @@ def test_a_time_stands_beside_the_machine_that_took_it(out: Path) -> None:
     assert f"<h3>{device}</h3>" not in page
 
 
+def test_the_page_says_what_an_app_team_needs(out: Path) -> None:
+    report = report_of(out, "combined")
+    page = (out / "combined" / "report.html").read_text()
+    assert "<p>Take android-litert-int8/model.tflite for" in page.replace(' class="which"', "")
+    for target in report["targets"][:2]:
+        assert target["first_use"]["load_ms"] > 0
+        assert target["first_use"]["first_ms"] > 0
+        assert target["takes"].startswith("image, float32 ")
+        assert "deviation" in target["takes"]
+        assert target["gives"].startswith("logits, float32 ")
+        assert target["measured_at"] >= "2026-"
+        assert "handwritten digits" in target["intended_use"]
+    for word in ("First use", "Takes", "Gives", "Meant for", "Measured"):
+        assert page.count(f"<dt>{word}</dt>") >= 2
+    assert "<li>9</li></ol>" in page, "the labels"
+    assert "speedup of iphone-coreml-w8a8" in page.partition('id="not-measured"')[2]
+
+
 def test_core_ml_is_honest_about_what_linux_cannot_do(out: Path) -> None:
     target = report_of(out, "iphone-coreml-w8a8")["targets"][0]
     assert target["accuracy"]["test"]["images"] == 450

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.formats.format import Runnable
+    from pipeline.measure.first_use import FirstUse
     from pipeline.measure.latency import Latency
 
 
@@ -76,6 +77,19 @@ def times(
     )
 
 
+def first_use(file: ModelFile, image: Tensor, threads: int) -> FirstUse:
+    """What a file costs here before its second answer; see `lane.FirstUses`."""
+    from pipeline.measure import first_use as of_file
+
+    def opened() -> Runnable:
+        runnable = _opened(file, threads)
+        runnable.set_input(image.numpy())
+        return runnable
+
+    with reading(file.path):
+        return of_file.first_use(opened, image)
+
+
 def _opened(file: ModelFile, threads: int) -> Runnable:
     with reading(file.path):
         return FORMATS[file.format].module().open_file(file.path, threads)
@@ -87,5 +101,6 @@ LANE = Lane(
     cannot_time=cannot_time,
     answers=answers,
     times=times,
+    first_use=first_use,
     takes_calls=True,
 )

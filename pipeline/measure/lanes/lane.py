@@ -16,6 +16,7 @@ from pipeline.base.machine import HostInfo
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pipeline.measure.first_use import FirstUse
     from pipeline.measure.latency import Latency
 
 Advance = Callable[[int], object]
@@ -107,6 +108,17 @@ class Times(Protocol):
         """
 
 
+class FirstUses(Protocol):
+    """What a file costs before its second answer."""
+
+    def __call__(self, file: ModelFile, image: Tensor, threads: int) -> FirstUse:
+        """Open a file and run it once, a few times over.
+
+        Raises:
+            InputError: the file cannot be run there; names it.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lane:
     """A place where files run, an entry of `LANES`.
@@ -118,6 +130,7 @@ class Lane:
             machine takes is not a time.
         answers: see `Answers`.
         times: see `Times`.
+        first_use: see `FirstUses`; None where that cannot be measured.
         takes_calls: whether it is this process, which can time its own calls in turn with files.
     """
 
@@ -126,4 +139,5 @@ class Lane:
     cannot_time: Callable[[str], str | None]
     answers: FileAnswers
     times: Times
+    first_use: FirstUses | None = None
     takes_calls: bool = field(default=False)
