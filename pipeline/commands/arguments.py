@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
 
 import shtab
 
@@ -27,6 +28,19 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         metavar="KEY=VALUE",
         help="change a recipe value, such as train.epochs=3; can be given several times",
+    )
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add `--data DIR`, for runs whose images were moved."""
+    completes_folders(
+        parser.add_argument(
+            "--data",
+            type=Path,
+            metavar="DIR",
+            help="where the run's images lie now: in place of the folder that its data.train and "
+            "data.test lay in (or data.path)",
+        )
     )
 
 

@@ -25,22 +25,25 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         InputError: it is not the directory of a finished run.
     """
-    looked_at, faults = damaged(arguments.run_dir)
+    looked_at, faults, notes = damaged(arguments.run_dir)
     for fault in faults:
         print(f"damaged: {printable(fault)}")
+    for note in notes:
+        print(f"note: {printable(note)}")
     whole = len(looked_at) - len(faults)
     print(f"{whole} of {len(looked_at)} directories are as they were written")
     return INTERNAL_ERROR if faults else OK
 
 
-def damaged(directory: Path) -> tuple[list[Path], list[str]]:
+def damaged(directory: Path) -> tuple[list[Path], list[str], list[str]]:
     """Hash every file of a run again, and of the stage results that it was made from.
 
     Args:
         directory: of a run, or of a combined report.
 
     Returns:
-        The directories that were looked at, and a line for each that is not as it was written.
+        The directories that were looked at, a line for each that is not as it was written, and one
+        for each run that was moved without its store.
 
     Raises:
         InputError: it is not the directory of a finished run.
@@ -49,9 +52,13 @@ def damaged(directory: Path) -> tuple[list[Path], list[str]]:
 
     looked_at: dict[Path, tuple[Path, bool]] = {}
     faults: dict[Path, str] = {}
+    notes: list[str] = []
     for finished in open_runs(directory, checked=False):
         looked_at[real(finished.directory)] = (finished.directory, True)
         store = Path(os.path.normpath(finished.directory.parent / STORE))
+        if not finished.has_store:
+            notes.append(f"{store}: not there, so that the results of the stages are not looked at")
+            continue
         for stage, result in finished.stages().items():
             named = Path(os.path.normpath(result))
             looked_at.setdefault(real(named), (named, False))
@@ -63,7 +70,8 @@ def damaged(directory: Path) -> tuple[list[Path], list[str]]:
     for key, (result, more_allowed) in looked_at.items():
         if key not in faults and (fault := _fault(result, more_allowed)) is not None:
             faults[key] = f"{result}: {fault}"
-    return [result for result, _ in looked_at.values()], list(faults.values())
+    found = [result for result, _ in looked_at.values()]
+    return found, list(faults.values()), list(dict.fromkeys(notes))
 
 
 def _fault(directory: Path, more_allowed: bool) -> str | None:

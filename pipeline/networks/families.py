@@ -89,7 +89,7 @@ def family_of(config: ModelConfig) -> AnyFamily:
 def model_info(recipe: Recipe, num_classes: int, params: int, macs: int) -> ModelInfo:
     """A recipe's float network, as the report names it."""
     return ModelInfo(
-        name=recipe.model.name,
+        name=recipe.model.title,
         block=family_of(recipe.model).block(recipe.model),
         input_shape=recipe.model.input_shape.batch(1),
         num_classes=num_classes,

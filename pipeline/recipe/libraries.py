@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -136,6 +137,11 @@ class PythonModel(LibraryModel):
     def names(cls) -> tuple[str, ...]:
         """The form of the names."""
         return ("python:FILE.py:FUNCTION",)
+
+    @property
+    def title(self) -> str:
+        """The name without the folder of the file, which is this machine's."""
+        return f"{PYTHON}{Path(self.file).name}:{self.function}"
 
     @property
     def file(self) -> str:

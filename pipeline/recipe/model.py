@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self, get_args
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
 
 from pydantic import ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails
 
 from pipeline.recipe.input_shape import InputShape
+from pipeline.recipe.tree import NAMED
 from pipeline.recipe.values import Channels, Part, Sides, WeightsFile
 
 
@@ -72,6 +74,21 @@ class ModelConfig(Part):
     def side_multiple(self) -> int:
         """What height and width must be multiples of; a family may ask for more than 1."""
         return 1
+
+    @property
+    def title(self) -> str:
+        """The name as people read it, in reports and files, which go to other machines."""
+        return self.name
+
+    @property
+    def decided(self) -> dict[str, Any]:
+        """All keys as plain JSON, without where files lie: what they hold decides, not their place.
+
+        Whoever makes a key of it adds the hashes of the checkpoint and of the user's own code.
+        """
+        kept = self.checkpoint
+        checkpoint = kept if kept is None or kept.startswith(NAMED) else Path(kept).name
+        return self.model_dump(mode="json") | {"name": self.title, "checkpoint": checkpoint}
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from pipeline.recipe.known import Known, with_names
 from pipeline.recipe.layers import lay
 from pipeline.recipe.loading import read_overrides, read_tree, write_yaml
 from pipeline.recipe.models import AnyModel, kind_of, kinds, known_names, with_models
+from pipeline.recipe.places import PATHS, named_from
 from pipeline.recipe.problems import explain
 from pipeline.recipe.target import (
     BudgetsConfig,
@@ -40,16 +41,13 @@ from pipeline.recipe.tree import Location, Value, absolute_files, absolute_paths
 from pipeline.recipe.values import FileName, Part, Threads
 
 
-def recipe_info(recipe: Recipe) -> RecipeInfo:
-    """Name of a recipe and the hash of what it says in full."""
-    text = resolved_yaml(recipe).encode()
+def recipe_info(recipe: Recipe, folder: Path | None = None) -> RecipeInfo:
+    """Name of a recipe and the hash of what it says in full, as `resolved_yaml` writes it."""
+    text = resolved_yaml(recipe, folder).encode()
     return RecipeInfo(name=recipe.name, sha256=hashlib.sha256(text).hexdigest())
 
 
-_PATHS = (
-    *("model.checkpoint", "data.path", "data.classes", "data.labels", "data.calibration"),
-    *("data.train", "data.test.*"),
-)
+_RELATIVE = "# Relative paths are relative to the folder that this file lies in.\n"
 
 
 class Recipe(Part):
@@ -197,7 +195,7 @@ def load_recipes(
             tree = lay(tree, setting)
         tree = _named(tree, path, names, problems)
         try:
-            content = plain(absolute_files(absolute_paths(tree, _PATHS)))
+            content = plain(absolute_files(absolute_paths(tree, PATHS)))
             recipes.append(Recipe.model_validate(content, context=known))
         except ValidationError as error:
             problems += explain(error, tree, _schema_for(tree, known))
@@ -263,9 +261,18 @@ def json_schema(known: Known | None = None) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
 
 
-def resolved_yaml(recipe: Recipe) -> str:
-    """Return the whole recipe, defaults filled in and paths absolute, as YAML that loads again."""
-    return write_yaml(recipe.model_dump(mode="json"))
+def resolved_yaml(recipe: Recipe, folder: Path | None = None) -> str:
+    """Return the whole recipe, defaults filled in, as YAML that loads again.
+
+    Args:
+        recipe: from `load_recipes`.
+        folder: that the YAML is for: paths are relative to it, so that a run can be moved together
+            with what it was made of. Without it they are absolute.
+    """
+    content = recipe.model_dump(mode="json")
+    if folder is None:
+        return write_yaml(content)
+    return _RELATIVE + write_yaml(named_from(content, folder))
 
 
 class RecipeInfo(MeasuredRecord):

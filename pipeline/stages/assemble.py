@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from pipeline.base.machine import code_info, host_info, tool_versions
@@ -45,6 +46,8 @@ def assemble(
     results: Results,
     answers: dict[str, Predictions[Any]],
     elsewhere: Baseline | None = None,
+    *,
+    folder: Path | None = None,
 ) -> Report:
     """The report of one recipe, from the facts of its stages.
 
@@ -54,6 +57,7 @@ def assemble(
         results: of all stages, by name.
         answers: of the float model on its baseline's device, and of the file.
         elsewhere: the baseline, if it was not measured here.
+        folder: of the run, from which its recipe names files.
     """
     judges = {stage.name for stage in JUDGES.values()}
     stages = tuple(_stage(results, name) for name in results if name not in judges)
@@ -69,7 +73,7 @@ def assemble(
     }
     target = _target(recipe, results, of_float, behind)
     return Report(
-        recipe=recipe_info(recipe),
+        recipe=recipe_info(recipe, folder),
         code=code_info(),
         host=host_info(),
         tools=tool_versions(),

@@ -45,9 +45,9 @@ def description(context: Context) -> Description:
     shape = recipe.model.input_shape
     classes = f"{len(dataset.classes)} classes of {dataset.name}"
     return Description(
-        name=recipe.model.name,
+        name=recipe.model.title,
         text=recipe.card.intended_use
-        or f"{recipe.model.name}, {recipe.target.precision}: {shape} images, {classes}",
+        or f"{recipe.model.title}, {recipe.target.precision}: {shape} images, {classes}",
         classes=context.task.outputs(dataset.classes),
         pixels=recipe.target.takes_pixels,
         mean=dataset.mean,

@@ -14,13 +14,16 @@ from pipeline.compress.quantization import program, qat
 from pipeline.compress.quantization.fake_quantize import only_round
 from pipeline.compress.quantization.fold import float_program, float_twin, quantized_program
 from pipeline.measure import parity, timing
+from pipeline.measure.layers import layers_of
 from pipeline.networks.checkpoints import WEIGHTS, read_checkpoint
+from pipeline.stages import kept_images, kept_layers
 from pipeline.stages.context import (
     CORRECTIONS,
     PROGRAM,
     TWIN,
     Context,
     Inputs,
+    branched_model,
     deployed,
     fed,
     quantized_graph,
@@ -32,6 +35,7 @@ from pipeline.stages.stage import (
     CORE,
     CUTTING,
     IMAGES,
+    KEEPING,
     PRUNING,
     QUANTIZER,
     QUANTIZING,
@@ -71,7 +75,8 @@ def fold(context: Context, inputs: Inputs, out: Path) -> FoldFacts:
         folded = quantized_program(trained, example)
     program.save(folded, out / PROGRAM)
     logits = timing.program_logits(folded, with_calibration(dataset))
-    found = parity.compare_logits(logits, expected, step_of(folded), context.task.compare)
+    step = step_of(folded)
+    found = parity.compare_logits(logits, expected, step, context.task.compare)
     own = (logits[CALIBRATION], parity.FOLDED.epsilon)
     rounding = own_rounding(folded, dataset, *own, biases=True)
     limits = parity.widened(parity.FOLDED, rounding, times=2)
@@ -81,7 +86,30 @@ def fold(context: Context, inputs: Inputs, out: Path) -> FoldFacts:
             f"{context.recipe.name}: the folded program does not answer as the trained network "
             f"does: {'; '.join(misses)}; this is a fault of PocketNest, please report it"
         )
+    _keep_for_commands(context, small, folded, step, out)
     return FoldFacts()
+
+
+def _keep_for_commands(
+    context: Context,
+    small: nn.Module,
+    folded: torch.export.ExportedProgram,
+    step: float | None,
+    out: Path,
+) -> None:
+    """Keep what `inspect`, `bundle` and `debug` want to know, wherever the run is moved."""
+    shape, images = context.recipe.model.input_shape, context.dataset.calibration
+    found = kept_layers.KeptLayers(
+        layers=kept_layers.sized_layers(branched_model(context), small, shape),
+        modules={layer.name: layer.module for layer in layers_of(folded)},
+        step=step,
+    )
+    kept_layers.write(out / kept_layers.LAYERS_FILE, found)
+    if context.recipe.target.precision == "float":
+        return  # nothing of it is compared layer by layer
+    rows = kept_images.first_rows(len(images), kept_images.MOST)
+    kept = {kept_images.CALIBRATION: kept_images.kept(images, rows)}
+    kept_images.write(out / kept_images.KEPT_IMAGES, kept)
 
 
 def _without_corrections(trained: fx.GraphModule, file: Path) -> fx.GraphModule:
@@ -106,6 +134,9 @@ STAGE = Stage(
     facts=FoldFacts,
     after=("prune", "sparsify", "qat"),
     reads=("task", "target.precision", "target.input", "threads"),
-    code=(*CORE, *PRUNING, *QUANTIZER, *COMPARING, "stages/exported.py", "stages/fold.py"),
+    code=(
+        *(*CORE, *PRUNING, *QUANTIZER, *COMPARING, *KEEPING),
+        *("stages/exported.py", "stages/fold.py"),
+    ),
     packages=(*IMAGES, *CUTTING, *QUANTIZING),
 )

@@ -15,7 +15,7 @@ import torch
 from pipeline.base.errors import MismatchError
 from pipeline.compress.quantization import program
 from pipeline.measure import parity, timing
-from pipeline.stages import prune, sparsify
+from pipeline.stages import kept_images, prune, sparsify
 from pipeline.stages.context import (
     LOGITS,
     PROGRAM,
@@ -64,7 +64,18 @@ def judge_program(context: Context, inputs: Inputs, out: Path) -> JudgeFacts:
             f"does: {'; '.join(misses)}; this is a fault of PocketNest, please report it"
         )
     torch.save(logits, out / LOGITS)
+    _keep_for_debug(context, out)
     return JudgeFacts(figure=first_figure(context.task.accuracies(logits, context.dataset)))
+
+
+def _keep_for_debug(context: Context, out: Path) -> None:
+    """Keep the images that the cost of each layer is judged on, wherever the run is moved."""
+    if context.recipe.target.precision == "float":
+        return  # no layer of it is in int8
+    images = next(iter(context.dataset.tests.values()))
+    rows = kept_images.spread_rows(len(images), kept_images.MOST)
+    kept = {kept_images.TEST: kept_images.kept(images, rows)}
+    kept_images.write(out / kept_images.KEPT_IMAGES, kept)
 
 
 def _of_weights(made: Stage[Any]) -> Stage[JudgeFacts]:
@@ -90,8 +101,11 @@ FOLD = Stage(
     make=judge_program,
     facts=JudgeFacts,
     after=("fold",),
-    reads=("task", "target.input", "threads"),
-    code=(*CORE, *QUANTIZER, *COMPARING, "stages/exported.py", "stages/judge.py"),
+    reads=("task", "target.input", "target.precision", "threads"),
+    code=(
+        *(*CORE, *QUANTIZER, *COMPARING),
+        *("stages/exported.py", "stages/judge.py", "stages/kept_images.py"),
+    ),
     packages=(*IMAGES, *QUANTIZING),
     sees_tests=True,
     on_host=True,

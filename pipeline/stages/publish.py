@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.markup import escape
 
-from pipeline.base.errors import printable
+from pipeline.base.errors import printable, reading
 from pipeline.base.locks import held
 from pipeline.base.safe_files import remove
 from pipeline.base.store import LOCKS, MAKING, STAGES_FILE, STORE, publish
@@ -25,11 +26,13 @@ from pipeline.measure.baseline.files import (
 )
 from pipeline.measure.baseline.record import BASELINES
 from pipeline.recipe.recipe import Recipe, resolved_yaml
-from pipeline.report.records import Report
+from pipeline.report.records import Report, TargetResult
 from pipeline.report.write import write_report
-from pipeline.stages import baseline, export
+from pipeline.stages import baseline, export, golden, kept_images, kept_layers
 from pipeline.stages.assemble import assemble
-from pipeline.stages.context import float_model
+from pipeline.stages.context import LOGITS, float_model
+from pipeline.stages.kept_images import FIRST, GOLDEN, KEPT_IMAGES, KeptSet
+from pipeline.stages.kept_layers import LAYERS_FILE
 from pipeline.stages.schedule import RecipeRun
 from pipeline.stages.stage import Results
 from pipeline.tasks.predictions import PREDICTIONS, Predictions, write_predictions
@@ -44,8 +47,25 @@ def reported(run: RecipeRun, out: Path, tell: Callable[[str], None]) -> tuple[Re
     if kept is not None:
         answers = kept.answering(answers)
     elsewhere = None if kept is None else kept.baseline(dataset, run.context.task)
-    report = assemble(recipe, dataset, results, answers, elsewhere)
-    return report, publish_run(recipe, report, results, answers, out)
+    folder = out / recipe.name
+    report = assemble(recipe, dataset, results, answers, elsewhere, folder=folder)
+    images = _kept_images(run, report.targets[0])
+    return report, publish_run(recipe, report, results, answers, images, out)
+
+
+def _kept_images(run: RecipeRun, target: TargetResult) -> dict[str, KeptSet]:
+    """The images that a bundle holds, and the one that is timed."""
+    task, results = run.context.task, run.results
+    name, images = next(iter(run.context.dataset.tests.items()))
+    logits = results["verify"].directory / LOGITS
+    with reading(logits):
+        answers = torch.load(logits, weights_only=True)[name]
+    layers = kept_layers.read(results["fold"].directory / LAYERS_FILE)
+    rows = golden.candidates(task, images)
+    allowed, _ = golden.tolerance(target, layers and layers.step, answers[rows])
+    chosen = rows[golden.clear_ones(task, answers[rows], allowed)]
+    first = kept_images.first_rows(len(images), 1)
+    return {GOLDEN: kept_images.kept(images, chosen), FIRST: kept_images.kept(images, first)}
 
 
 def _of_a_gpu_elsewhere(
@@ -73,14 +93,18 @@ def publish_run(
     report: Report,
     results: Results,
     answers: dict[str, Predictions[Any]],
+    images: dict[str, KeptSet],
     out: Path,
 ) -> Path:
-    """Write the run's directory: model file, resolved recipe, labels, report, stage directories.
+    """Write the run's directory: all that its commands need of it, wherever it is moved.
+
+    That are the model file, the resolved recipe, labels, the report, what was named for every test
+    image, a few images, the layers, and where the store has the stages' results.
 
     The directory appears whole or not at all; the one of an earlier run stays until then.
     """
     with held(out / STORE / LOCKS / f"publish-{recipe.name}.json", lambda owner: None):
-        return _published(recipe, report, results, answers, out)
+        return _published(recipe, report, results, answers, images, out)
 
 
 def _published(
@@ -88,6 +112,7 @@ def _published(
     report: Report,
     results: Results,
     answers: dict[str, Predictions[Any]],
+    images: dict[str, KeptSet],
     out: Path,
 ) -> Path:
     final = out / recipe.name
@@ -99,9 +124,11 @@ def _published(
         shutil.copytree(file, scratch / file.name)
     else:
         shutil.copy2(file, scratch / file.name)
-    (scratch / "recipe.yaml").write_text(resolved_yaml(recipe), encoding="utf-8")
+    (scratch / "recipe.yaml").write_text(resolved_yaml(recipe, final), encoding="utf-8")
     (scratch / "labels.txt").write_text(labels_text(report.data.classes), encoding="utf-8")
     write_predictions(answers, scratch / PREDICTIONS)
+    kept_images.write(scratch / KEPT_IMAGES, images)
+    shutil.copy2(results["fold"].directory / LAYERS_FILE, scratch)
     places = {name: os.path.relpath(r.directory, final) for name, r in results.items()}
     (scratch / STAGES_FILE).write_text(json.dumps(places, indent=1), encoding="utf-8")
     write_report(report, scratch)

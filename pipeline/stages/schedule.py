@@ -197,7 +197,9 @@ def stage_ingredients(
         keys: of the stages before it, by name.
     """
     reads: dict[str, object] = {}
-    recipe, data = context.recipe.model_dump(mode="json"), context.dataset
+    data = context.dataset
+    # What lies in a file is hashed; where it lies decides nothing, so that projects can be moved.
+    recipe = context.recipe.model_dump(mode="json") | {"model": context.recipe.model.decided}
     of_format = _packages_of(context.recipe.target.format) if stage.of_format else ()
     for dotted in stage.reads + stage.also_reads(context.recipe):
         value: object = recipe

@@ -29,6 +29,8 @@ GOALS = (
     "stages/times.py",
 )
 LANE = ("measure/lanes",)
+KEEPING = ("stages/kept_images.py", "stages/kept_layers.py")
+"""Code that decides what is kept of a result for commands."""
 COMPARING = ("measure/layers.py", "measure/timing.py", "measure/parity.py")
 
 IMAGES = ("torch", "torchvision", "numpy", "pillow", "scikit-learn")

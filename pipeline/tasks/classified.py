@@ -18,9 +18,9 @@ class Classified:
         image: its name.
         classes: class names, best first by the float network.
         scores: softmax probability of each of `classes`, by column: the float network first,
-            then every file.
+            where it is there, then every file.
         best: name of the class that each column puts first.
-        largest_difference: between a file's and the float network's scores, over all classes.
+        largest_difference: between a column's scores and the first one's, over all classes.
     """
 
     image: str
@@ -44,7 +44,10 @@ class Classified:
         """Where another class comes first, and how far the probabilities are apart."""
         others = [f"{name}: {best}" for name, best in self.best.items() if best != self.classes[0]]
         differs = [f"first class differs: {', '.join(others)}"] if others else []
-        return [*differs, f"largest difference from float: {self.largest_difference:.4f}"]
+        if len(self.scores) == 1:
+            return differs  # there is nothing that it could differ from
+        first = next(iter(self.scores))
+        return [*differs, f"largest difference from {first}: {self.largest_difference:.4f}"]
 
 
 def classified(

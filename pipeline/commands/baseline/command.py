@@ -56,7 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
             shown = partial(tracked, console)
             dataset = started.context.dataset
             recipe = started.context.recipe
-            found = measured(recipe, model, dataset, size_bytes(weights), shown)
+            folder = out / recipe.name
+            found = measured(recipe, model, dataset, size_bytes(weights), shown, folder)
         path = save(found, out)
         show(found, console)
         for title, file in (("weights", weights), ("baseline", path)):

@@ -21,6 +21,7 @@ from pipeline.commands.bench.contestants import (
     of_run,
     of_torch,
     refuse_same_names,
+    timed_network,
 )
 from pipeline.commands.bench.peer_files import peer_files
 from pipeline.measure import timing
@@ -30,7 +31,8 @@ from pipeline.measure.latency import Latency
 from pipeline.measure.ratios import Ratio, ratio_of
 from pipeline.measure.roofline import Roofline, has_peak, roofline
 from pipeline.recipe.input_shape import InputShape
-from pipeline.stages.finished_run import Finished, float_network
+from pipeline.stages.carried import first_image
+from pipeline.stages.finished_run import Finished
 from pipeline.tasks.tasks import task_of
 
 THREADS = (1, 2)
@@ -100,17 +102,20 @@ def benchmark(
         tracked: a progress bar.
 
     Raises:
-        InputError: the runs are of different networks, or a file is missing.
+        InputError: the runs are of different networks, or what other tools start from is missing:
+            the float weights, or the images.
     """
-    model, recipe, place = float_network(runs), runs[0].recipe, LANES[lane]
-    dataset = runs[0].dataset()
+    recipe, place = runs[0].recipe, LANES[lane]
+    network = timed_network(runs, trained=peers is not None)
+    shown = first_image(runs[0])
     accuracy = first(runs[0].report().baseline.accuracy)
-    image = timing.first_image(dataset)
-    contestants = of_torch(model, image, accuracy, place, variants=peers is not None)
+    contestants = of_torch(network, shown, accuracy, place, variants=peers is not None)
     if peers is not None:
-        for peer in peer_files(runs[0], model, dataset, peers, tracked):
+        assert network.model is not None  # or its weights would have been missed
+        dataset = runs[0].dataset()
+        for peer in peer_files(runs[0], network.model, dataset, peers, tracked):
             contestants.append(of_peer(peer, dataset, task_of(recipe), place))
-    contestants += [of_run(run, dataset, place) for run in runs]
+    contestants += [of_run(run, shown, place) for run in runs]
     refuse_same_names(contestants)
     timed = tuple(_time(place, contestants, threads, rounds, tracked) for threads in THREADS)
     alone = timed[0]
@@ -165,7 +170,8 @@ def as_json(found: Benchmark) -> dict[str, Any]:
     """The benchmark as plain JSON, with the machine and the versions of everything."""
     contestants = [
         {
-            key: str(value) if isinstance(value, Path) else value
+            # Of the folder it lies in: where that lies is nobody else's business.
+            key: f"{value.parent.name}/{value.name}" if isinstance(value, Path) else value
             for key, value in vars(contestant).items()
             if key not in {"call", "file", "image", "accuracy"}
         }

@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from pipeline.commands.arguments import completes_folders, positive
+from pipeline.commands.arguments import add_data, completes_folders, positive
 from pipeline.commands.command import BUDGET_MISSED, OK, Command
 from pipeline.measure.lanes.lanes import HOST, LANES
 
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lane", default=HOST, metavar="NAME", help=f"where files are timed: {', '.join(LANES)}"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="for bench.json and bench.svg")
+    add_data(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -50,12 +51,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.lane not in LANES:
         raise InputError(f"--lane: got {arguments.lane!r}; must be one of {', '.join(LANES)}")
     directories: list[Path] = arguments.run_dirs
-    runs = [finished for directory in directories for finished in open_runs(directory)]
+    data: Path | None = arguments.data
+    runs = [one for directory in directories for one in open_runs(directory, data=data)]
     first = directories[0]
     out: Path = arguments.out or (first if len(directories) == 1 else first.parent)
     out.mkdir(parents=True, exist_ok=True)
-    data, picture, peers = out / "bench.json", out / "bench.svg", out / "peers"
-    refuse_outputs(folders=[peers], files=[data, picture])
+    table, picture, peers = out / "bench.json", out / "bench.svg", out / "peers"
+    refuse_outputs(folders=[peers], files=[table, picture])
     if arguments.peers:
         peers.mkdir(exist_ok=True)
         refuse_outputs(files=[peers / KEPT])
@@ -74,10 +76,10 @@ def run(arguments: argparse.Namespace) -> int:
             lane=arguments.lane,
             tracked=partial(tracked, console),
         )
-        write_json(found, data)
+        write_json(found, table)
         write_plot(found, picture)
         show(found, console)
-        console.print(f"{data}, {picture}", highlight=False)
+        console.print(f"{table}, {picture}", highlight=False)
     return OK if found.passed else BUDGET_MISSED
 
 

@@ -16,7 +16,14 @@ from pipeline.formats.formats import FORMATS
 from pipeline.measure import timing
 from pipeline.measure.lanes.lane import Lane, ModelFile
 from pipeline.measure.lanes.sets import answers_to_tests
-from pipeline.stages.finished_run import Finished
+from pipeline.stages.finished_run import (
+    Finished,
+    float_network,
+    no_code,
+    no_float_weights,
+    refuse_others,
+    untrained_network,
+)
 from pipeline.tasks.accuracy import AnyAccuracy
 from pipeline.tasks.images.dataset import Dataset, pixel_values
 from pipeline.tasks.task import TaskModule
@@ -42,6 +49,7 @@ class Contestant:
         call: gives one call of this process on one image, on so many threads; None for files.
         file: that a lane times; None for calls, and where the lane cannot time it.
         image: that the file is given, (1, 3, side, side).
+        note: what is to be said of it, in a line.
         missing: why it cannot be timed, in a line.
     """
 
@@ -55,23 +63,70 @@ class Contestant:
     call: Callable[[int], Invocation] | None = None
     file: ModelFile | None = None
     image: Tensor | None = None
+    note: str | None = None
     missing: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class TimedNetwork:
+    """The float network of some runs, to be timed.
+
+    Attributes:
+        model: in evaluation mode; None where its code is gone.
+        note: what there is to say of it, where a run was moved without it.
+    """
+
+    model: nn.Module | None
+    note: str | None = None
+
+
+def timed_network(runs: Sequence[Finished], *, trained: bool) -> TimedNetwork:
+    """The float network that the files of some runs were all made from.
+
+    Where a run was moved without its weights, it is timed with others: time is decided by shapes.
+
+    Args:
+        runs: of it.
+        trained: whether its weights are needed for more than its time.
+
+    Raises:
+        InputError: the runs are of different networks, or weights are needed and gone.
+    """
+    refuse_others(runs)
+    gone = None if trained else no_float_weights(runs[0])
+    if not trained and (code := no_code(runs[0])) is not None:
+        return TimedNetwork(model=None, note=code)
+    if gone is None:
+        return TimedNetwork(model=float_network(runs))
+    note = f"{gone}; timed with random ones, which take as long"
+    return TimedNetwork(model=untrained_network(runs[0]), note=note)
+
+
 def of_torch(
-    model: nn.Module, image: Tensor, accuracy: AnyAccuracy | None, lane: Lane, *, variants: bool
+    network: TimedNetwork,
+    dataset: Dataset,
+    accuracy: AnyAccuracy | None,
+    lane: Lane,
+    *,
+    variants: bool,
 ) -> list[Contestant]:
     """The float network, eager; with `variants` channels-last and compiled as well.
 
     Args:
-        model: in evaluation mode.
-        image: (1, 3, side, side).
+        network: to be timed.
+        dataset: its first test image is what is timed.
         accuracy: of the network.
         lane: where all are timed.
         variants: whether to have them all.
     """
 
+    model, image = network.model, timing.first_image(dataset)
+    missing = None if lane.takes_calls else f"{lane.title} runs files alone"
+    if model is None:
+        missing = network.note
+
     def eager(threads: int) -> Invocation:
+        assert model is not None
         return timing.float_run(model, image)
 
     def channels_last(threads: int) -> Invocation:
@@ -98,8 +153,9 @@ def of_torch(
             size_bytes=None,
             made_in_s=None,
             accuracy=accuracy,
-            call=way if lane.takes_calls else None,
-            missing=None if lane.takes_calls else f"{lane.title} runs files alone",
+            call=None if missing else way,
+            note=network.note,
+            missing=missing,
         )
         for name, way in ways.items()
     ]

@@ -27,6 +27,8 @@ def show(found: Benchmark, console: Console) -> None:
     for contestant in found.contestants:
         if contestant.missing is not None:
             console.print(f"{contestant.name}: not timed: {contestant.missing}", highlight=False)
+        elif contestant.note is not None:
+            console.print(f"{contestant.name}: {contestant.note}", highlight=False, markup=False)
     for name, roof in found.rooflines.items():
         console.print(f"[bold]{name}[/bold]", highlight=False)
         for line in describe(roof):

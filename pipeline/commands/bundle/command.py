@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline.commands.arguments import completes_folders
+from pipeline.commands.arguments import add_data, completes_folders
 from pipeline.commands.command import BUDGET_MISSED, OK, Command
 
 
@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--out", type=Path, metavar="DIR", help="for the archives; default: each run's folder"
         )
     )
+    add_data(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     out: Path | None = arguments.out
     archives = {
         (out or finished.directory) / f"{finished.recipe.name}.zip": finished
-        for finished in open_runs(arguments.run_dir)
+        for finished in open_runs(arguments.run_dir, data=arguments.data)
     }
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

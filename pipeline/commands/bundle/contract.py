@@ -13,7 +13,6 @@ from pipeline.formats.ports import Interface, Port
 from pipeline.recipe.data import Interpolation, Level
 from pipeline.report.records import Report
 from pipeline.stages.finished_run import Finished
-from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.preparation import LONGEST, Preparation
 from pipeline.tasks.task import Meaning
 from pipeline.tasks.tasks import task_of
@@ -206,9 +205,7 @@ class Contract(Record):
     golden: Golden
 
 
-def contract_of(
-    run: Finished, report: Report, found: Interface, vectors: Vectors, dataset: Dataset
-) -> Contract:
+def contract_of(run: Finished, report: Report, found: Interface, vectors: Vectors) -> Contract:
     """The contract of a run's file, whose interface is `found`."""
     (target,) = report.targets
     package = FORMATS[target.format].package
@@ -223,7 +220,7 @@ def contract_of(
         oldest_runtime=_oldest(run),
         precision=target.precision,
         network=report.model.name,
-        input=_input(found.input, dataset, normalizes=run.recipe.target.takes_pixels),
+        input=_input(found.input, run),
         output=_output(found.output, len(run.classes), task_of(run.recipe).meaning()),
         golden=Golden(
             images=len(vectors.labels),
@@ -242,8 +239,9 @@ def _oldest(run: Finished) -> str | None:
     return None if version is None else f"{form.package} {version}"
 
 
-def _input(port: Port, dataset: Dataset, *, normalizes: bool) -> Input:
-    """What a file with such a port takes; `normalizes` says whether the file does that itself."""
+def _input(port: Port, run: Finished) -> Input:
+    """What a run's file with such a port takes."""
+    normalizes, (mean, std) = run.recipe.target.takes_pixels, run.mean_and_std
     # pydantic checks what the types of a file's own words cannot.
     return Input(
         name=port.name,
@@ -256,10 +254,10 @@ def _input(port: Port, dataset: Dataset, *, normalizes: bool) -> Input:
         side=port.height if port.height == port.width else None,
         height=port.height,
         width=port.width,
-        photo=photo_words(dataset.train.preparation),
+        photo=photo_words(run.preparation),
         value=_PIXELS if normalizes else _NORMALIZED,
-        mean=None if normalizes else dataset.mean,
-        std=None if normalizes else dataset.std,
+        mean=None if normalizes else mean,
+        std=None if normalizes else std,
         grid=_grid(port),
     )
 

@@ -10,24 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from pipeline.base.errors import reading
-from pipeline.compress.quantization.program import load
-from pipeline.formats.formats import FORMATS
-from pipeline.measure.layers import layers_of
 from pipeline.report.records import TargetResult
-from pipeline.stages.context import PROGRAM
+from pipeline.stages.carried import golden_images, output_step
 from pipeline.stages.finished_run import Finished
-from pipeline.tasks.images.dataset import Dataset
+from pipeline.stages.golden import tolerance
 from pipeline.tasks.task import TaskModule
-from pipeline.tasks.tasks import task_of
 
-IMAGES = 10
-"""In a bundle, where the test set has as many."""
 EXPECTED = "expected.csv"
-
-_CANDIDATES = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,51 +39,24 @@ class Vectors:
     why: str
 
 
-def vectors(run: Finished, dataset: Dataset, target: TargetResult) -> Vectors:
-    """Choose images of the first test set and run the file on them.
-
-    The images are of as many classes as can be. Where there are enough, every first class leads
-    by more than twice the tolerance, so that whoever keeps the tolerance names the same class.
+def vectors(run: Finished, target: TargetResult) -> Vectors:
+    """The images of a run that are handed over, and what its file answers to them.
 
     Raises:
-        InputError: the file cannot be run, or its program is gone.
+        InputError: the file cannot be run; or, of an older run, its images or its program are
+            gone.
     """
-    images = next(iter(dataset.tests.values()))
-    task = task_of(run.recipe)
-    rows = task.golden_order(images.labels)[:_CANDIDATES]
-    pixels, labels = images.pixels(rows), images.labels[rows]
+    images = golden_images(run, target)
+    pixels = images.pixels(torch.arange(len(images)))
     logits = run.logits(pixels)
-    tolerance, why = _tolerance(run, target, logits)
-    chosen = task.golden_clear(logits, tolerance)[:IMAGES].sort().values
+    allowed, why = tolerance(target, output_step(run), logits)
     return Vectors(
-        pixels=pixels[chosen].numpy(),
-        labels=tuple(labels[chosen].tolist()),
-        logits=logits[chosen].numpy(),
-        tolerance=tolerance,
+        pixels=pixels.numpy(),
+        labels=tuple(images.labels.tolist()),
+        logits=logits.numpy(),
+        tolerance=allowed,
         why=why,
     )
-
-
-def _tolerance(run: Finished, target: TargetResult, logits: Tensor) -> tuple[float, str]:
-    """How far a logit may be off, from what runtimes were allowed and seen to differ."""
-    limits = FORMATS[target.format].limits
-    steps = target.parity.steps
-    if steps is None:
-        largest = float(logits.abs().max())
-        share = 2 * limits.difference
-        return share * largest, f"{share:g} of the largest logit, {largest:.4g}"
-    program = run.stage("fold", PROGRAM)
-    with reading(program):
-        step = layers_of(load(program))[-1].scale
-    rounding = target.parity.rounding
-    # A phone's kernels sum in an order of their own, too.
-    most = max(limits.p99, steps.largest, rounding.largest if rounding else 0)
-    why = (
-        f"{most} steps of {step:.6g}, the grid of the logits: the most by which this file and its "
-        f"program differed on {target.parity.images} images, or the program from itself where it "
-        f"was rounded otherwise, and no less than {limits.p99}"
-    )
-    return most * step, why
 
 
 def write(found: Vectors, folder: Path, task: TaskModule) -> None:

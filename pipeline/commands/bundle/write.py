@@ -17,7 +17,6 @@ from pipeline.commands.bundle.snippets import snippets
 from pipeline.formats.description import labels_text
 from pipeline.report.records import Report, TargetResult
 from pipeline.stages.finished_run import Finished
-from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.tasks import task_of
 
 
@@ -30,8 +29,8 @@ def write_bundle(run: Finished, path: Path) -> None:
             removes it with the file that it is of.
 
     Raises:
-        InputError: the run has no report of this version, its file is not its program, its test
-            images are not those it was judged on, or a stage of it is gone.
+        InputError: the run has no report of this version, or its file is not its program; or, of
+            an older run, its test images are not those it was judged on, or a stage is gone.
     """
     report = run.report()
     (target,) = report.targets
@@ -40,11 +39,10 @@ def write_bundle(run: Finished, path: Path) -> None:
             f"{run.directory}: its file does not answer as its program ({target.parity.misses[0]}) "
             "and was written with --allow-mismatch; nothing to hand over"
         )
-    dataset = _dataset(run, report)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bundle-") as scratch:
         root = Path(scratch, run.recipe.name)
         root.mkdir()
-        _fill(root, run, report, target, dataset)
+        _fill(root, run, report, target)
         seal(root)
         packed = Path(scratch, path.name)
         _pack(root, packed)
@@ -53,33 +51,20 @@ def write_bundle(run: Finished, path: Path) -> None:
     flush(path.parent)
 
 
-def _dataset(run: Finished, report: Report) -> Dataset:
-    """The images of a run, if they are what they were."""
-    dataset = run.dataset()
-    if dataset.sha256 != report.data.sha256:
-        raise InputError(
-            f"{run.directory}: its data has changed since (SHA-256 {dataset.sha256[:12]}, and "
-            f"{report.data.sha256[:12]} in report.json); run the recipe again"
-        )
-    return dataset
-
-
-def _fill(
-    root: Path, run: Finished, report: Report, target: TargetResult, dataset: Dataset
-) -> None:
+def _fill(root: Path, run: Finished, report: Report, target: TargetResult) -> None:
     """Put everything that a bundle holds into a folder."""
     copy = root / run.file.name
     if run.file.is_dir():
         shutil.copytree(run.file, copy)
     else:
         shutil.copy2(run.file, copy)
-    found = golden.vectors(run, dataset, target)
+    found = golden.vectors(run, target)
     folder = root / Golden.model_fields["folder"].default
     golden.write(found, folder, task_of(run.recipe))
-    photos.write(folder, dataset.train.preparation)
+    photos.write(folder, run.preparation)
     with reading(run.file):
         interface = run.format.module().interface(run.file)
-        contract = contract_of(run, report, interface, found, dataset)
+        contract = contract_of(run, report, interface, found)
     texts = {
         CONTRACT: f"{contract.model_dump_json(indent=2)}\n",
         "labels.txt": labels_text(run.classes),

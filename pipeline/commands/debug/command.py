@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.arguments import completes_folders, positive
+from pipeline.commands.arguments import add_data, completes_folders, positive
 from pipeline.commands.command import OK, Command
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--csv", type=Path, metavar="FILE", help="default: debug.csv or sensitivity.csv in the run"
     )
+    add_data(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.base.safe_files import refuse_outputs
     from pipeline.stages.finished_run import open_run
 
-    finished = open_run(arguments.run_dir, arguments.target)
+    finished = open_run(arguments.run_dir, arguments.target, arguments.data)
     name = "sensitivity.csv" if arguments.sensitivity else "debug.csv"
     path: Path = arguments.csv or finished.directory / name
     refuse_outputs(files=[path])

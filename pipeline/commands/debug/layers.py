@@ -13,6 +13,7 @@ from pipeline.base.errors import listed, reading
 from pipeline.commands.debug.programs import int8_programs
 from pipeline.formats.file_facts import Grid
 from pipeline.measure.layers import LayerSums, compare_layers, percentile, probes
+from pipeline.stages.carried import calibration_images
 from pipeline.stages.finished_run import Finished
 from pipeline.tasks.images.dataset import pixel_values
 from pipeline.tasks.images.pixels import normalize
@@ -78,14 +79,15 @@ def compared_layers(run: Finished, images: int) -> list[ComparedLayer]:
         computation, then the others by the decibels lost in them.
 
     Raises:
-        InputError: the target is float, or the run's program is gone.
+        InputError: the target is float, the run's program is gone, or more images are asked for
+            than it carries and its data is gone.
     """
     folded, twin = int8_programs(run)
-    dataset = run.dataset()
+    dataset = calibration_images(run, images)
     if run.recipe.target.takes_pixels:
         dataset = pixel_values(dataset)
-    first = torch.arange(min(images, len(dataset.calibration)))
-    shown = normalize(dataset.calibration.pixels(first), dataset.mean, dataset.std)
+    every = torch.arange(len(dataset.calibration))
+    shown = normalize(dataset.calibration.pixels(every), dataset.mean, dataset.std)
     trace = partial(run.format.module().trace, run.file)
     with reading(run.file):
         records = compare_layers(folded, twin, trace, shown)

@@ -15,6 +15,7 @@ from pipeline.compress.quantization import running
 from pipeline.compress.quantization.other_rounding import QUANTIZE
 from pipeline.formats.file_facts import learned_scales
 from pipeline.measure.layers import DEQUANTIZE, Layer, decibels, float_nodes, layers_of
+from pipeline.stages.carried import images_of_tests
 from pipeline.stages.finished_run import Finished
 from pipeline.tasks.images.batches import batches
 from pipeline.tasks.images.dataset import Dataset, pixel_values
@@ -57,16 +58,13 @@ def run_costs(run: Finished, images: int) -> list[LayerCost]:
         images: of the first test set, at most, from all over it.
 
     Raises:
-        InputError: the target is float, or the run's program is gone.
+        InputError: as of `compared_layers`.
     """
     folded, twin = int8_programs(run)
-    dataset = run.dataset()
+    dataset = images_of_tests(run, images)
     if run.recipe.target.takes_pixels:
         dataset = pixel_values(dataset)
-    (name, test), *_ = dataset.tests.items()
-    count = min(images, len(test))
-    some = test.take(torch.arange(count) * len(test) // count)
-    return layer_costs(folded, twin, replace(dataset, tests={name: some}), task_of(run.recipe))
+    return layer_costs(folded, twin, dataset, task_of(run.recipe))
 
 
 def layer_costs(

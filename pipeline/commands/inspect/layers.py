@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,36 +16,16 @@ from pipeline.compress.quantization import program
 from pipeline.formats.format import LayersModule
 from pipeline.measure.layers import layers_of
 from pipeline.networks.checkpoints import WEIGHTS, read_checkpoint
-from pipeline.networks.count import LayerCount, count
 from pipeline.networks.families import family_of
-from pipeline.recipe.input_shape import InputShape
 from pipeline.recipe.recipe import Recipe
+from pipeline.stages import kept_layers
 from pipeline.stages.context import PROGRAM
 from pipeline.stages.finished_run import Finished
+from pipeline.stages.kept_layers import LAYERS_FILE, LayerSize, SizedLayer, sized_layers
 from pipeline.stages.presets import with_preset
 from pipeline.tasks.tasks import task_of
 
 REST = "(other operations)"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerSize:
-    """One layer at one width.
-
-    Attributes:
-        outputs: channels.
-        height: of the output.
-        width: of the output.
-        params: C_o C_i K_h K_w / G + C_o; every convolution has a bias once batch normalisation
-            is folded into it.
-        macs: C_o C_i K_h K_w / G x H_o W_o for one image.
-    """
-
-    outputs: int
-    height: int
-    width: int
-    params: int
-    macs: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +58,8 @@ def table_of_recipe(recipe: Recipe) -> list[LayerCost]:
         InputError: the classes of its data cannot be read, whose number decides the outputs.
     """
     recipe, _ = with_preset(recipe)
-    shape = recipe.model.input_shape
-    return _rows(_prunable(recipe, task_of(recipe).class_names(recipe.data)), None, shape)
+    whole = _prunable(recipe, task_of(recipe).class_names(recipe.data))
+    return _rows(sized_layers(whole, None, recipe.model.input_shape))
 
 
 def table_of_run(run: Finished, rounds: int) -> list[LayerCost]:
@@ -91,21 +70,34 @@ def table_of_run(run: Finished, rounds: int) -> list[LayerCost]:
         rounds: timed rounds; the medians count.
 
     Raises:
-        InputError: a stage's result is gone from the store.
+        InputError: of an older run, a stage's result is gone from the store.
     """
-    recipe, shape = run.recipe, run.recipe.model.input_shape
-    small = _prunable(recipe, run.classes)
-    last = "prune" if recipe.sparsify is None else "sparsify"
-    weights = run.stage(last, WEIGHTS)
-    with reading(weights):
-        take_shapes(small, read_checkpoint(weights))
-    rows = _rows(_prunable(recipe, run.classes), small, shape)
-    if recipe.target.precision == "float" or run.format.module().cannot_time() is not None:
+    kept = kept_layers.read(run.directory / LAYERS_FILE)
+    rows = _rows(_sized(run) if kept is None else kept.layers)
+    if run.recipe.target.precision == "float" or run.format.module().cannot_time() is not None:
         return rows
     if run.format.layers is None:
         return rows
+    modules = _modules(run) if kept is None else kept.modules
     with reading(run.file):
-        return _with_times(rows, _times(run, run.format.layers(), rounds))
+        return _with_times(rows, _times(run, run.format.layers(), modules, rounds))
+
+
+def _sized(run: Finished) -> tuple[SizedLayer, ...]:
+    """The layers of an older run, from the weights in its store."""
+    small = _prunable(run.recipe, run.classes)
+    weights = run.stage("prune" if run.recipe.sparsify is None else "sparsify", WEIGHTS)
+    with reading(weights):
+        take_shapes(small, read_checkpoint(weights))
+    return sized_layers(_prunable(run.recipe, run.classes), small, run.shape)
+
+
+def _modules(run: Finished) -> dict[str, str]:
+    """The module of every quantized tensor of an older run, from the program in its store."""
+    file = run.stage("fold", PROGRAM)
+    with reading(file):
+        folded = program.load(file)
+    return {layer.name: layer.module for layer in layers_of(folded)}
 
 
 def _prunable(recipe: Recipe, classes: Sequence[str]) -> nn.Module:
@@ -115,42 +107,36 @@ def _prunable(recipe: Recipe, classes: Sequence[str]) -> nn.Module:
     return model
 
 
-def _rows(whole: nn.Module, small: nn.Module | None, shape: InputShape) -> list[LayerCost]:
-    after = {} if small is None else {n.name: _size(n) for n in count(small, shape).layers}
+def _rows(layers: Sequence[SizedLayer]) -> list[LayerCost]:
     return [
         LayerCost(
             name=layer.name,
-            kernel="x".join(map(str, layer.kernel)),
+            kernel=layer.kernel,
             groups=layer.groups,
-            before=_size(layer),
-            after=after.get(layer.name),
+            before=layer.before,
+            after=layer.after,
         )
-        for layer in count(whole, shape).layers
+        for layer in layers
     ]
 
 
-def _size(layer: LayerCount) -> LayerSize:
-    weights = layer.inputs * layer.outputs * math.prod(layer.kernel) // layer.groups
-    height, width = layer.output_shape[2:] or (1, 1)
-    return LayerSize(
-        outputs=layer.outputs,
-        height=height,
-        width=width,
-        params=weights + layer.outputs,
-        macs=layer.macs,
-    )
+def _times(
+    run: Finished, module: LayersModule, modules: Mapping[str, str], rounds: int
+) -> dict[str, float]:
+    """Milliseconds of the file's layers, by the module that makes them.
 
-
-def _times(run: Finished, module: LayersModule, rounds: int) -> dict[str, float]:
-    """Milliseconds of the file's layers, by the module that makes them."""
+    Args:
+        run: whose file is timed.
+        module: of its format.
+        modules: of the layers of the program, by their names.
+        rounds: timed ones.
+    """
     taken = module.layer_times(
         run.file.read_bytes(), rounds=rounds, threads=run.recipe.target.threads
     )
-    folded = program.load(run.stage("fold", PROGRAM))
-    places = {layer.name: layer.module for layer in layers_of(folded)}
     found: defaultdict[str, float] = defaultdict(float)
     for name, milliseconds in taken.items():
-        found[places.get(name, "")] += milliseconds
+        found[modules.get(name, "")] += milliseconds
     return found
 
 

@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from pipeline.commands.inspect.layers import LayerCost, LayerSize
+    from pipeline.commands.inspect.layers import LayerCost
+    from pipeline.stages.kept_layers import LayerSize
 
 
 def show(rows: Sequence[LayerCost], name: str, console: Console) -> None:

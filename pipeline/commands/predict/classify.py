@@ -9,10 +9,15 @@ import torch
 from torch import Tensor
 
 from pipeline.base.errors import reading
-from pipeline.stages.finished_run import Finished, float_network
+from pipeline.stages.finished_run import (
+    Finished,
+    float_network,
+    no_code,
+    no_float_weights,
+    refuse_others,
+)
 from pipeline.tasks.images.load import decoded
 from pipeline.tasks.images.pixels import normalize
-from pipeline.tasks.images.statistics import mean_and_std
 from pipeline.tasks.task import Prediction
 from pipeline.tasks.tasks import task_of
 
@@ -22,15 +27,21 @@ AT_ONCE = 128
 
 
 class Classifier:
-    """The float network of some runs, and each of their files."""
+    """The float network of some runs, and each of their files.
+
+    Attributes:
+        missing: why the float network does not answer, where a run was moved without it.
+    """
 
     def __init__(self, runs: Sequence[Finished]) -> None:
         """Open the network of `runs`.
 
         Raises:
-            InputError: they are of different networks, or the float weights are gone.
+            InputError: they are of different networks, or the float weights cannot be read.
         """
-        self._runs, self._model = runs, float_network(runs)
+        refuse_others(runs)
+        self.missing = no_float_weights(runs[0]) or no_code(runs[0])
+        self._runs, self._model = runs, None if self.missing else float_network(runs)
 
     def pixels(self, content: bytes, file: Path) -> Tensor:
         """An image file's content as the images of the runs are: uint8 [C, H, W].
@@ -53,13 +64,15 @@ class Classifier:
             InputError: a file cannot be run.
         """
         first = self._runs[0]
-        mean_std = mean_and_std(first.recipe.data, first.recipe.model.channels)
-        with torch.inference_mode():
-            logits = {FLOAT: self._model(normalize(pixels, *mean_std))}
+        task = task_of(first.recipe)
+        wanted = (len(pixels), len(task.outputs(first.classes)))
+        logits = {}
+        if self._model is not None:
+            with torch.inference_mode():
+                logits[FLOAT] = self._model(normalize(pixels, *first.mean_and_std))
         for run in self._runs:
             with reading(run.file):
-                logits[run.recipe.name] = _fitting(run.logits(pixels), logits[FLOAT])
-        task = task_of(first.recipe)
+                logits[run.recipe.name] = _fitting(run.logits(pixels), wanted)
         return [
             task.prediction(
                 name, {column: found[row] for column, found in logits.items()}, first.classes, top
@@ -68,13 +81,14 @@ class Classifier:
         ]
 
 
-def _fitting(found: Tensor, expected: Tensor) -> Tensor:
+def _fitting(found: Tensor, wanted: tuple[int, ...]) -> Tensor:
     """Logits, as many as the float network gives.
 
     Raises:
         ValueError: they are more or fewer, or no numbers.
     """
-    if found.shape != expected.shape or not found.isfinite().all():
-        shape, wanted = list(found.shape), list(expected.shape)
-        raise ValueError(f"it gives logits {shape}, not all of them finite or not {wanted}")
+    if found.shape != wanted or not found.isfinite().all():
+        raise ValueError(
+            f"it gives logits {list(found.shape)}, not all of them finite or not {list(wanted)}"
+        )
     return found

@@ -68,11 +68,15 @@ def _shown(
 ) -> list[str]:
     """Print what is made of every image, and return what is wrong with the others."""
     import torch
+    from rich.markup import escape
 
     from pipeline.commands.predict.classify import AT_ONCE, Classifier
     from pipeline.commands.predict.table import show
 
     classifier = Classifier(runs)
+    if classifier.missing is not None:
+        told = f"{classifier.missing}; the files answer alone"
+        console.print(escape(printable(told)), highlight=False)
     problems = []
     for begin in range(0, len(files), AT_ONCE):
         pixels = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,7 +53,12 @@ _LARGEST = {"cuda": 256, "cpu": 32}
 
 
 def measured(
-    recipe: Recipe, model: nn.Module, dataset: Dataset, size_bytes: int, tracked: Tracked
+    recipe: Recipe,
+    model: nn.Module,
+    dataset: Dataset,
+    size_bytes: int,
+    tracked: Tracked,
+    folder: Path | None = None,
 ) -> FloatBaseline:
     """Measure a float network on the GPU, or on the CPU where there is none.
 
@@ -62,6 +68,7 @@ def measured(
         dataset: of the recipe.
         size_bytes: of the file of its weights.
         tracked: a progress bar.
+        folder: of the recipe's run, from which it names files.
 
     Raises:
         InputError: logits are not finite.
@@ -81,7 +88,7 @@ def measured(
         model_sha256=model_sha256(model, family_of(recipe.model).shape(model), shape),
         model=model_info(recipe, len(dataset.classes), counts.params, counts.macs),
         data=tested_images(dataset),
-        recipe=recipe_info(recipe),
+        recipe=recipe_info(recipe, folder),
         code=code_info(),
         host=host,
         tools=_tools(gpu),
