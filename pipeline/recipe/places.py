@@ -1,6 +1,4 @@
-"""Where the files lie that a recipe names: said so that a folder of runs can be moved, and where
-they lie now.
-"""
+"""Where the files of a recipe lie: said so that runs can be moved, and where they lie now."""
 
 from __future__ import annotations
 

@@ -1,12 +1,17 @@
 """The images that commands look at: those that a run carries, or else those of its data.
 
-A run that was moved has its photos elsewhere, or nowhere. What its commands look at when nothing
+A run that was moved has its photos elsewhere, or nowhere. What its commands look at where nothing
 else is asked of them is kept with it; what they look at besides is loaded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
 import torch
+from torch import Tensor
 
 from pipeline.base.errors import reading
 from pipeline.compress.quantization.program import load
@@ -15,18 +20,9 @@ from pipeline.report.records import TargetResult
 from pipeline.stages import golden, kept_images, kept_layers
 from pipeline.stages.context import PROGRAM
 from pipeline.stages.finished_run import Finished
-from pipeline.stages.kept_images import (
-    CALIBRATION,
-    FIRST,
-    GOLDEN,
-    KEPT_IMAGES,
-    TEST,
-    first_rows,
-    spread_rows,
-)
+from pipeline.stages.kept_images import CALIBRATION, FIRST, GOLDEN, TEST, first_rows, spread_rows
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.pixels import Images
-from pipeline.tasks.images.statistics import mean_and_std
 from pipeline.tasks.tasks import task_of
 
 
@@ -34,13 +30,12 @@ def calibration_images(run: Finished, count: int) -> Dataset:
     """The first calibration images of a run, at most `count` of them; no others.
 
     Raises:
-        InputError: the run does not carry them, and its data cannot be read.
+        InputError: they were not kept, and its data cannot be read.
     """
-    kept = kept_images.read(run.place("fold") / KEPT_IMAGES, CALIBRATION, run.shape)
-    found = kept and kept.images(first_rows(kept.total, count), run.shape)
+    rows = partial(first_rows, count=count)
+    found = _kept(run, run.stages().get("fold"), CALIBRATION, rows)
     if found is None:
-        whole = run.dataset().calibration
-        found = whole.take(first_rows(len(whole), count))
+        found = _taken(run.dataset().calibration, rows)
     return _dataset(run, calibration=found)
 
 
@@ -50,12 +45,9 @@ def images_of_tests(run: Finished, count: int) -> Dataset:
     Raises:
         InputError: as of `calibration_images`.
     """
-    kept = kept_images.read(run.place("judge_fold") / KEPT_IMAGES, TEST, run.shape)
-    found = kept and kept.images(spread_rows(kept.total, count), run.shape)
-    if found is None:
-        whole = next(iter(run.dataset().tests.values()))
-        found = whole.take(spread_rows(len(whole), count))
-    return _dataset(run, test=found)
+    rows = partial(spread_rows, count=count)
+    found = _kept(run, run.stages().get("judge_fold"), TEST, rows)
+    return _dataset(run, test=_taken(_tested(run), rows) if found is None else found)
 
 
 def first_image(run: Finished) -> Dataset:
@@ -64,11 +56,9 @@ def first_image(run: Finished) -> Dataset:
     Raises:
         InputError: as of `calibration_images`.
     """
-    kept = kept_images.read(run.directory / KEPT_IMAGES, FIRST, run.shape)
-    found = kept and kept.images(kept.rows, run.shape)
-    if found is None:
-        found = next(iter(run.dataset().tests.values())).take(torch.tensor([0]))
-    return _dataset(run, test=found)
+    rows = partial(first_rows, count=1)
+    found = _kept(run, run.directory, FIRST, rows)
+    return _dataset(run, test=_taken(_tested(run), rows) if found is None else found)
 
 
 def golden_images(run: Finished, target: TargetResult) -> Images:
@@ -77,11 +67,9 @@ def golden_images(run: Finished, target: TargetResult) -> Images:
     Raises:
         InputError: as of `calibration_images`; or the file cannot be run.
     """
-    kept = kept_images.read(run.directory / KEPT_IMAGES, GOLDEN, run.shape)
-    found = kept and kept.images(kept.rows, run.shape)
-    if found is not None:
+    if (found := _kept(run, run.directory, GOLDEN, None)) is not None:
         return found
-    images, task = next(iter(run.dataset().tests.values())), task_of(run.recipe)
+    images, task = _tested(run), task_of(run.recipe)
     rows = golden.candidates(task, images)
     answers = run.logits(images.pixels(rows))
     allowed, _ = golden.tolerance(target, output_step(run), answers)
@@ -103,16 +91,40 @@ def output_step(run: Finished) -> float | None:
         return layers_of(load(program))[-1].scale
 
 
+Rows = Callable[[int], Tensor]
+"""Which rows of a set of so many images."""
+
+
+def _kept(run: Finished, folder: Path | None, name: str, rows: Rows | None) -> Images | None:
+    """Images that were kept in a folder; without `rows` all of them. None where one is not there.
+
+    Older runs have kept none.
+    """
+    if folder is None:
+        return None
+    kept = kept_images.read(folder / kept_images.KEPT_IMAGES, name, run.shape)
+    if kept is None:
+        return None
+    return kept.images(kept.rows if rows is None else rows(kept.total), run.shape)
+
+
+def _taken(images: Images, rows: Rows) -> Images:
+    return images.take(rows(len(images)))
+
+
+def _tested(run: Finished) -> Images:
+    return next(iter(run.dataset().tests.values()))
+
+
 def _dataset(
     run: Finished, *, calibration: Images | None = None, test: Images | None = None
 ) -> Dataset:
-    """A dataset with these images alone; what it is a part of, nothing says."""
-    data, shape = run.recipe.data, run.shape
-    none = torch.empty(shape.batch(0), dtype=torch.uint8)
-    nothing = Images(labels=torch.empty(0, dtype=torch.int64), shape=shape, source=none)
-    mean, std = mean_and_std(data, shape.channels)
+    """A dataset with these images alone; of the whole one it says nothing."""
+    none = torch.empty(run.shape.batch(0), dtype=torch.uint8)
+    nothing = Images(labels=torch.empty(0, dtype=torch.int64), shape=run.shape, source=none)
+    mean, std = run.mean_and_std
     return Dataset(
-        name=data.kind,
+        name=run.recipe.data.kind,
         classes=run.classes,
         train=nothing,
         calibration=nothing if calibration is None else calibration,

@@ -23,7 +23,7 @@ from pipeline.networks.families import family_of
 from pipeline.recipe.data import DataConfig
 from pipeline.recipe.input_shape import InputShape
 from pipeline.recipe.libraries import PythonModel
-from pipeline.recipe.places import data_in
+from pipeline.recipe.places import data_in, seen_from
 from pipeline.recipe.recipe import Recipe, load_recipes
 from pipeline.report.records import Report
 from pipeline.stages.known import KNOWN
@@ -85,9 +85,7 @@ class Finished:
         cache = store / IMAGES
         task = task_of(self.recipe)
         try:
-            found = task.load(
-                self.recipe.data, self.shape, cache=cache if cache.is_dir() else None
-            )
+            found = task.load(self.recipe.data, self.shape, cache=cache if cache.is_dir() else None)
         except InputError as error:
             raise InputError(f"{error}\n{self.directory}: {_WHERE}") from error
         wanted = self._data_sha256()
@@ -198,9 +196,7 @@ class Finished:
         return {name: self.directory / str(place) for name, place in places.items()}
 
 
-def open_runs(
-    directory: Path, *, checked: bool = True, data: Path | None = None
-) -> list[Finished]:
+def open_runs(directory: Path, *, checked: bool = True, data: Path | None = None) -> list[Finished]:
     """Every run of a directory: one, or those that a combined report is of.
 
     Args:
@@ -301,7 +297,9 @@ def refuse_others(runs: Sequence[Finished]) -> None:
 def no_float_weights(run: Finished) -> str | None:
     """Why a run that was moved has no float weights; None where they are there."""
     place = run.place("train")
-    return None if os.path.lexists(place) else f"its float weights are not here: {place}"
+    if os.path.lexists(place):
+        return None
+    return f"its float weights are not here ({STORE}/{place.name}, beside the run's folder)"
 
 
 def no_code(run: Finished) -> str | None:
@@ -309,7 +307,8 @@ def no_code(run: Finished) -> str | None:
     model = run.recipe.model
     if not isinstance(model, PythonModel) or Path(model.file).exists():
         return None
-    return f"the code of its network is not here: {model.file}"
+    where = seen_from(model.file, run.directory)
+    return f"the code of its network is not here ({where}, seen from the run's folder)"
 
 
 def _open(directory: Path, checked: bool, data: Path | None) -> Finished:

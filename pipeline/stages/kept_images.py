@@ -72,7 +72,7 @@ def kept(images: Images, rows: Tensor) -> KeptSet:
 
 def write(path: Path, sets: Mapping[str, KeptSet]) -> None:
     """Write sets as safetensors: NAME/pixels, /labels, /rows and /total."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, found in sets.items():
         tensors |= {
             f"{name}/pixels": found.pixels.contiguous(),

@@ -62,7 +62,7 @@ def _kept_images(run: RecipeRun, target: TargetResult) -> dict[str, KeptSet]:
         answers = torch.load(logits, weights_only=True)[name]
     layers = kept_layers.read(results["fold"].directory / LAYERS_FILE)
     rows = golden.candidates(task, images)
-    allowed, _ = golden.tolerance(target, layers and layers.step, answers[rows])
+    allowed, _ = golden.tolerance(target, layers.step if layers else None, answers[rows])
     chosen = rows[golden.clear_ones(task, answers[rows], allowed)]
     first = kept_images.first_rows(len(images), 1)
     return {GOLDEN: kept_images.kept(images, chosen), FIRST: kept_images.kept(images, first)}

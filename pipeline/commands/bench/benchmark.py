@@ -24,7 +24,6 @@ from pipeline.commands.bench.contestants import (
     timed_network,
 )
 from pipeline.commands.bench.peer_files import peer_files
-from pipeline.measure import timing
 from pipeline.measure.lanes.lane import Lane, Rounds
 from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.measure.latency import Latency

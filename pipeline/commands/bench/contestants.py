@@ -119,7 +119,6 @@ def of_torch(
         lane: where all are timed.
         variants: whether to have them all.
     """
-
     model, image = network.model, timing.first_image(dataset)
     missing = None if lane.takes_calls else f"{lane.title} runs files alone"
     if model is None:
@@ -130,6 +129,7 @@ def of_torch(
         return timing.float_run(model, image)
 
     def channels_last(threads: int) -> Invocation:
+        assert model is not None
         turned = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return timing.float_run(turned, image.to(memory_format=torch.channels_last))
 
