@@ -6,7 +6,8 @@ complete: what has a final name is whole. Before it is used again, its hashes ar
 
 What else lies in the store: `.locks/` says which process makes which result now, `.partial/` what
 unfinished stages go on from, `.making-*` what is being written, `.damaged-*` results that are no
-longer what was written. None of it is needed for a right result.
+longer what was written, `.latest/` what the latest run of every recipe has made. None of it is
+needed for a right result.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ STORE = ".store"
 """Name of the store, beside the directories of the runs."""
 STAGES_FILE = "stages.json"
 """In a run's directory: where the store keeps the result of every stage."""
-LOCKS, PARTIAL, IMAGES = ".locks", ".partial", "images"
+LOCKS, PARTIAL, IMAGES, LATEST = ".locks", ".partial", "images", ".latest"
 RUN = "run"
 """What the names of the locks begin with that a run holds from its first stage to its last."""
 MAKING, OLD = ".making", ".old"
@@ -238,8 +239,9 @@ def refuse_links(directory: Path) -> None:
     Raises:
         InputError: one is a link.
     """
-    for folder in (directory, directory / LOCKS, directory / PARTIAL, directory / IMAGES):
-        refuse_link(folder)
+    refuse_link(directory)
+    for name in (LOCKS, PARTIAL, IMAGES, LATEST):
+        refuse_link(directory / name)
 
 
 def _without_links(partial: Path) -> Path:

@@ -7,7 +7,9 @@ import secrets
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from pipeline.stages.context import Context
 from pipeline.stages.explain import Explained, explain
 from pipeline.stages.graph import STAGES, stages_until
 from pipeline.stages.guard import judged
+from pipeline.stages.latest import Record
 from pipeline.stages.names import refuse_reserved
 from pipeline.stages.presets import with_preset
 from pipeline.stages.publish import reported
@@ -45,6 +48,7 @@ def run_recipes(
     fresh: bool = False,
     allow_mismatch: bool = False,
     until: str | None = None,
+    files: Sequence[Path] = (),
 ) -> list[tuple[Report, Path]]:
     """Run recipes, sharing every stage they have in common.
 
@@ -58,6 +62,7 @@ def run_recipes(
         fresh: compute every stage again.
         allow_mismatch: go on where a file does not answer as its program; the report says so.
         until: name of the last stage to run; its result stays in the store.
+        files: that the recipes were read from: what is made of them stays as long as they do.
 
     Returns:
         Each report with its directory; the combined one last where there are several recipes
@@ -68,7 +73,10 @@ def run_recipes(
         MismatchError: a result is not what went into it.
     """
     with _at_work(out):
-        return _reports(recipes, out, console, fresh, allow_mismatch, until)
+        store = Store(
+            directory=out / STORE, tell=partial(console.print, highlight=False), fresh=fresh
+        )
+        return _reports(recipes, files, out, console, store, allow_mismatch, until)
 
 
 @contextmanager
@@ -83,11 +91,14 @@ def _at_work(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def begun(recipe: Recipe, out: Path, console: Console, until: str) -> Iterator[RecipeRun]:
+def begun(
+    recipe: Recipe, file: Path, out: Path, console: Console, until: str
+) -> Iterator[RecipeRun]:
     """The run of one recipe after its first stages, for what is done with them beside a report.
 
     Args:
         recipe: from `load_recipes`.
+        file: that it was read from.
         out: as of `run_recipes`.
         console: where progress is shown.
         until: name of the last stage to run, none of which works in a child process.
@@ -97,16 +108,17 @@ def begun(recipe: Recipe, out: Path, console: Console, until: str) -> Iterator[R
     """
     with _at_work(out):
         store = Store(directory=out / STORE, tell=partial(console.print, highlight=False))
-        (run,) = _prepared([recipe], out / STORE, console, allow_mismatch=False)
+        (run,) = _prepared([recipe], [file], out / STORE, console, allow_mismatch=False)
         run_stages(stages_until(until), run, store, console)
         yield run
 
 
 def _reports(
     recipes: Sequence[Recipe],
+    files: Sequence[Path],
     out: Path,
     console: Console,
-    fresh: bool,
+    store: Store,
     allow_mismatch: bool,
     until: str | None,
 ) -> list[tuple[Report, Path]]:
@@ -114,9 +126,8 @@ def _reports(
     for stage in STAGES:
         for name in stage.code:
             code_hash(name)  # kept: a file edited during the run must not enter its keys
-    tell = partial(console.print, highlight=False)
-    store = Store(directory=out / STORE, tell=tell, fresh=fresh)
-    runs = _prepared(recipes, out / STORE, console, allow_mismatch)
+    tell = store.tell
+    runs = _prepared(recipes, files, out / STORE, console, allow_mismatch)
     if len(recipes) > 1:
         refuse_other_folder(out)
     outdated, reports = False, list[tuple[Report, Path]]()
@@ -149,19 +160,23 @@ def explain_recipes(
         InputError: data or checkpoint cannot be read.
     """
     store = Store(directory=out / STORE, tell=lambda line: None)
-    runs = _prepared(recipes, out / STORE, console, allow_mismatch=False)
+    runs = _prepared(recipes, (), out / STORE, console, allow_mismatch=False)
     return {run.context.recipe.name: explain(STAGES, run.context, store) for run in runs}
 
 
 def _prepared(
-    recipes: Sequence[Recipe], store: Path, console: Console, allow_mismatch: bool
+    recipes: Sequence[Recipe],
+    files: Sequence[Path],
+    store: Path,
+    console: Console,
+    allow_mismatch: bool,
 ) -> list[RecipeRun]:
-    """A run of every recipe, with its data."""
+    """A run of every recipe, with its data; those that were read from `files` are remembered."""
     refuse_links(store)
     datasets: dict[tuple[str, str, InputShape], Dataset] = {}
     children = Children()
     runs = []
-    for given in recipes:
+    for given, file in zip_longest(recipes, files):
         refuse_reserved(given)
         recipe, taken = with_preset(given)
         if taken is not None:
@@ -181,7 +196,10 @@ def _prepared(
         )
         results: dict[str, Result[Any]] = {}
         gate = partial(judged, recipe, results, allow_mismatch)
-        runs.append(RecipeRun(context=context, gate=gate, results=results))
+        run = RecipeRun(context=context, gate=gate, results=results)
+        if file is not None and torchrun.is_first():
+            run = replace(run, remember=Record(store=store, recipe=recipe, file=file).add)
+        runs.append(run)
     return runs
 
 

@@ -43,11 +43,13 @@ class RecipeRun:
     Attributes:
         context: what its stages are given.
         gate: sees every result, and raises to stop.
+        remember: is given the name of each stage and of its result, before it is made as well.
         results: of the stages so far, by name.
     """
 
     context: Context
     gate: Callable[[Result[Any]], None]
+    remember: Callable[[str, str], None] = lambda stage, result: None
     results: dict[str, Result[Any]] = field(default_factory=dict)
 
     @property
@@ -155,12 +157,15 @@ def _obtained(
 
     def make(place: Place) -> F:
         begun(place)
+        run.remember(stage.name, place.partial.name)
         facts = _made(stage, run, place)
         assert facts is not None, f"{stage.name}: the first process has no facts"
         return facts
 
     ingredients = stage_ingredients(stage, run.context, run.keys)
-    return store.obtain(stage.name, ingredients, make, stage.facts)
+    result = store.obtain(stage.name, ingredients, make, stage.facts)
+    run.remember(stage.name, result.directory.name)
+    return result
 
 
 def _made(stage: Stage[F], run: RecipeRun, place: Place) -> F | None:

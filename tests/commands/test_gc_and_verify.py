@@ -15,7 +15,7 @@ from pipeline.base.errors import InputError
 from pipeline.base.locks import held
 from pipeline.base.store import PARTIAL, STAGES_FILE
 from pipeline.commands.gc import removable, remove_all
-from pipeline.commands.verify import damaged as verify
+from pipeline.commands.verify import damaged
 from pipeline.recipe.data import ImageFolderData
 from pipeline.recipe.input_shape import square
 from pipeline.recipe.recipe import load_recipes, resolved_yaml
@@ -37,6 +37,13 @@ def out(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def verify(directory: Path) -> tuple[list[Path], list[str]]:
+    """What was looked at and found damaged in a run that lies beside its store."""
+    looked_at, faults, notes = damaged(directory)
+    assert notes == []
+    return looked_at, faults
+
+
 def test_a_whole_run(out: Path) -> None:
     (out / "run" / "debug.csv").write_text("added since")
     looked_at, faults = verify(out / "run")
@@ -45,7 +52,7 @@ def test_a_whole_run(out: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damaged", "says"),
+    ("name", "says"),
     [
         ("run/model.onnx", "model.onnx is not what was written"),
         ("run/labels.txt", "labels.txt is not what was written"),
@@ -53,11 +60,11 @@ def test_a_whole_run(out: Path) -> None:
         (f".store/fold-2/{MANIFEST}", "not an entry"),
     ],
 )
-def test_every_damage_is_named(out: Path, damaged: str, says: str) -> None:
-    (out / damaged).write_text("another")
+def test_every_damage_is_named(out: Path, name: str, says: str) -> None:
+    (out / name).write_text("another")
     _, (fault,) = verify(out / "run")
     assert says in fault
-    assert str((out / damaged).parent) in fault
+    assert str((out / name).parent) in fault
 
 
 def test_lost_results_are_named(out: Path) -> None:

@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         from pipeline.stages.context import float_model
         from pipeline.stages.run import begun
 
-        with begun(recipe, out, console, until="train") as started:
+        with begun(recipe, arguments.recipe, out, console, until="train") as started:
             trained = started.results["train"].directory
             model = float_model(started.context, {"train": trained})
             weights = trained / WEIGHTS

@@ -69,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
             fresh=arguments.fresh,
             allow_mismatch=arguments.allow_mismatch,
             until=arguments.until,
+            files=arguments.recipes,
         )
         if helps:
             return OK
