@@ -17,11 +17,11 @@ class Labelled:
     Attributes:
         image: its name.
         labels: that the float network or a file names, the likeliest first by the float network.
-        scores: probability of each of `labels`, by column: the float network first, then every
-            file.
+        scores: probability of each of `labels`, by column: the float network first, where it is
+            there, then every file.
         named: whether a column names each of `labels`.
         threshold: probability above which a label is named.
-        largest_difference: between a file's and the float network's probabilities, over all labels.
+        largest_difference: between a column's probabilities and the first one's, over all labels.
     """
 
     image: str
@@ -54,11 +54,13 @@ class Labelled:
 
     def notes(self) -> list[str]:
         """Which columns name other labels, and how far the probabilities are apart."""
-        first = next(iter(self.named.values()))
-        others = [column for column, named in self.named.items() if named != first]
+        first, *rest = self.named
+        if not rest:
+            return []  # there is nothing that it could differ from
+        others = [column for column in rest if self.named[column] != self.named[first]]
         lines = [f"in brackets: not above {self.threshold:g}, so not named"] if others else []
-        lines += [f"other labels than float: {', '.join(others)}"] if others else []
-        return [*lines, f"largest difference from float: {self.largest_difference:.4f}"]
+        lines += [f"other labels than {first}: {', '.join(others)}"] if others else []
+        return [*lines, f"largest difference from {first}: {self.largest_difference:.4f}"]
 
 
 def labelled(

@@ -180,6 +180,7 @@ def test_a_runs_own_recipe_has_what_was_taken(tmp_path: Path) -> None:
     tree = yaml.safe_load(kept)
     assert tree["model"]["input_size"] == 160
     assert tree["data"]["mean"] == [0.5, 0.5, 0.5]
-    assert kept == resolved_yaml(with_preset(load_recipes([path], known=KNOWN)[0])[0])
+    folder = tmp_path / "out" / "recipe"
+    assert kept == resolved_yaml(with_preset(load_recipes([path], known=KNOWN)[0])[0], folder)
     again = pocketnest("run", tmp_path / "out" / "recipe" / "recipe.yaml", "--explain")
     assert "as timm:test_resnet has it" not in again.stdout
