@@ -157,10 +157,12 @@ class Finished:
         """
         path = self.place(name) / file
         if not path.exists():
-            alone = "" if self.has_store else f"copy {STORE} beside the run's folder, or "
+            fix = "run the recipe again"
+            if not self.has_store:
+                fix = f"copy {STORE}/{path.parent.name} beside the run's folder, or {fix}"
             raise InputError(
-                f"{path}: missing; it is needed for this, and {self.directory / STAGES_FILE} "
-                f"names it; {alone}run the recipe again"
+                f"{os.path.normpath(path)}: missing; it is needed for this, and "
+                f"{self.directory / STAGES_FILE} names it; {fix}"
             )
         return path
 

@@ -63,8 +63,9 @@ NO_RESULT_DEPENDS_ON_THEM = {
     *("base/record.py", "measure/__init__.py", "measure/parity_record.py", "measure/roofline.py"),
     "compress/__init__.py",
     # The loop over the stages
-    *("stages/__init__.py", "stages/assemble.py", "stages/combined.py", "stages/explain.py"),
-    *("stages/finished_run.py", "stages/known.py", "stages/names.py", "stages/presets.py"),
+    *("stages/__init__.py", "stages/assemble.py", "stages/carried.py", "stages/combined.py"),
+    *("stages/explain.py", "stages/finished_run.py", "stages/golden.py", "stages/known.py"),
+    *("stages/latest.py", "stages/names.py", "stages/presets.py"),
     *("stages/graph.py", "stages/guard.py", "stages/publish.py", "stages/run.py"),
     *("stages/schedule.py", "stages/stage.py"),
 }
