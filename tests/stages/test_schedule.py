@@ -60,7 +60,8 @@ NO_RESULT_DEPENDS_ON_THEM = {
     # Facts of the machine: those that count are in the keys
     "base/machine.py",
     # What is done with results
-    *("base/record.py", "measure/__init__.py", "measure/parity_record.py", "measure/roofline.py"),
+    *("base/record.py", "measure/__init__.py", "measure/parity_record.py", "measure/ratios.py"),
+    "measure/roofline.py",
     "compress/__init__.py",
     # The loop over the stages
     *("stages/__init__.py", "stages/assemble.py", "stages/carried.py", "stages/combined.py"),
