@@ -373,10 +373,11 @@ def _origin(report: Report) -> list[str]:
 def _setting(report: Report) -> str:
     model, data, host, code = report.model, report.data, report.host, report.code
     shape = " x ".join(map(str, model.input_shape))
+    _, things = next(iter(report.baseline.accuracy.values())).THINGS
     tests = ", ".join(f"{_text(name)} ({count})" for name, count in data.test_sets.items())
     tools = ", ".join(f"{_text(name)} {_text(version)}" for name, version in report.tools.items())
     lines = [
-        f"Model: {_text(model.name)}{words.blocks(model.block)}, input {shape}, classes: "
+        f"Model: {_text(model.name)}{words.blocks(model.block)}, input {shape}, {things}: "
         f"{model.num_classes}, {words.count(model.params)} params, {words.count(model.macs)} MACs",
         f"Data: {_text(data.name)}, {words.plural(data.train_images, 'training image')}; "
         f"test images: {tests}; sha256 {data.sha256[:12]}",

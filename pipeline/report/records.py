@@ -166,7 +166,8 @@ class TargetResult(MeasuredRecord):
         accuracy_missing: why there is no `accuracy`, `accuracy_drop_pt` and `agreement`.
         input: what the file takes: normalised float32, or 8-bit RGB pixels.
         evaluated: by the format's own runtime, or by the reference evaluator.
-        agreement: share of test images with the same top-1 as the program it was written from.
+        agreement: share of test images with the same top-1 as the program it was written from, or
+            of the decisions on their labels.
         parity: the gates, over calibration and test images.
         int8_coverage: share of multiply-accumulates that run in int8 kernels.
         partitions: parts of the graph that LiteRT gives to XNNPACK; 1 is the whole graph.

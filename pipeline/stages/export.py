@@ -43,7 +43,8 @@ def description(context: Context) -> Description:
     """What the target's file is to say of itself."""
     recipe, dataset = context.recipe, context.dataset
     shape = recipe.model.input_shape
-    classes = f"{len(dataset.classes)} classes of {dataset.name}"
+    meaning = context.task.meaning()
+    classes = f"{len(dataset.classes)} {meaning.things} of {dataset.name}"
     return Description(
         name=recipe.model.title,
         text=recipe.card.intended_use
@@ -52,7 +53,7 @@ def description(context: Context) -> Description:
         pixels=recipe.target.takes_pixels,
         mean=dataset.mean,
         std=dataset.std,
-        meaning=context.task.meaning().brief,
+        meaning=meaning.brief,
         author=recipe.card.author,
         licence=recipe.card.licence,
     )

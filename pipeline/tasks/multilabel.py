@@ -90,6 +90,7 @@ class Multilabel:
             f"{self.threshold:g}, is named, any number of them or none",
             threshold=self.threshold,
             above=above,
+            things=LabelAccuracy.THINGS[1],
         )
 
     def loss(self, config: TrainConfig | None = None) -> nn.Module:

@@ -94,12 +94,14 @@ class Meaning:
         rule: in full, which the contract of a bundle holds.
         threshold: probability above which a label is named; None where labels exclude each other.
         above: the same of a logit, a float32.
+        things: what is told apart, several.
     """
 
     brief: str
     rule: str
     threshold: float | None = None
     above: float | None = None
+    things: str = "classes"
 
 
 class TaskModule(Protocol):

@@ -23,6 +23,7 @@ from pipeline.formats.onnx import file as onnx_file
 from pipeline.recipe.input_shape import square
 from pipeline.tasks import classification
 from pipeline.tasks.images.preparation import Preparation
+from pipeline.tasks.multilabel import logit_of
 from tests.making import HOUR, networks, programs
 from tests.making.bundles import VERSIONS, code_of, contract
 
@@ -34,6 +35,7 @@ LIBRARY = PLUGINS / "Linux" / "x64" / "libonnxruntime.so"
 ANDROID = PLUGINS / "Android" / "onnxruntime.aar"
 (HEADERS,) = PLUGINS.glob("iOS~/*/ios-arm64_x86_64-simulator/onnxruntime.framework/Headers")
 STUBS = Path(__file__).parent / "stubs"
+ABOVE = np.float32(logit_of(0.3))
 PIXELS = pytest.mark.parametrize("pixels", [False, True], ids=["normalized", "pixels"])
 
 
@@ -99,6 +101,68 @@ def test_cpp_gives_the_golden_answers(pixels: bool, tmp_path: Path) -> None:
     spoiled = run(program, folder)
     assert spoiled.returncode == 1
     assert "grey16: other pixels" in spoiled.stdout
+
+
+LOGITS = np.array([0.25, -1000, 3, ABOVE, np.nextafter(ABOVE, np.float32(9)), 3], np.float32)
+"""Of labels, one on the threshold, one as little above it as can be, and two alike."""
+NAMED_IN_CPP = """\
+#include "classifier.hpp"
+#include <cstdio>
+#include <cstdlib>
+
+int main(int count, char** arguments) {
+  std::vector<float> logits;
+  for (int n = 1; n < count; ++n) logits.push_back(std::strtof(arguments[n], nullptr));
+  for (const std::size_t label : Classifier::Named(logits)) std::printf("%zu ", label);
+  std::printf("\\n");
+  for (const float share : Classifier::Probabilities(logits)) std::printf("%.9g ", share);
+}
+"""
+
+
+def labels_bundle(form: str, folder: Path) -> Path:
+    """The code of a file that gives several labels."""
+    plain = contract(form, pixels=False)
+    several = {"shape": (1, len(LOGITS)), "classes": len(LOGITS), "threshold": 0.3}
+    output = plain.output.model_copy(update={**several, "above": float(ABOVE)})
+    for path, text in snippets(plain.model_copy(update={"output": output}), "1.23.0").items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_text(text)
+    (folder / "labels.txt").write_text("".join(f"label {n}\n" for n in range(len(LOGITS))))
+    return folder
+
+
+def names_as_python_does(folder: Path, said: str) -> None:
+    """What a program said of `LOGITS`, beside the bundle's own Python."""
+    code = code_of(folder)
+    named, shares = (line.split() for line in said.splitlines()[:2])
+    assert [int(one) for one in named] == code.named(LOGITS) == [2, 5, 0, 4]
+    assert np.allclose([float(one) for one in shares], code.probabilities(LOGITS), atol=1e-7)
+
+
+def test_cpp_names_labels_as_python_does(tmp_path: Path) -> None:
+    folder = labels_bundle("onnx", tmp_path)
+    (folder / "cpp" / "names.cpp").write_text(NAMED_IN_CPP)
+    program = folder / "names"
+    strict = ("-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Werror")
+    linked = (LIBRARY, f"-Wl,-rpath,{LIBRARY.parent}")
+    well("c++", *strict, "-isystem", HEADERS, folder / "cpp" / "names.cpp", *linked, "-o", program)
+    names_as_python_does(folder, well(program, *(f"{one:.9g}" for one in LOGITS)))
+
+
+@pytest.mark.parametrize("form", ["tflite", "onnx"])
+def test_kotlin_names_labels_as_python_does(
+    form: str, stubs: Path, android: Path, tmp_path: Path
+) -> None:
+    folder = labels_bundle(form, tmp_path)
+    sources, compiled = [*(folder / "kotlin").glob("*.kt"), STUBS / "Labels.kt"], folder / "c.jar"
+    path = f"{android}:{stubs}:{library()}"
+    well("kotlinc", *sources, "-cp", path, "-include-runtime", "-d", compiled)
+    said = well(
+        *("java", "-cp", f"{stubs}:{compiled}:{library()}", "com.example.classifier.LabelsKt"),
+        *(folder / "labels.txt", *(f"{one:.9g}" for one in LOGITS)),
+    )
+    names_as_python_does(folder, said)
 
 
 @pytest.fixture(scope="module")

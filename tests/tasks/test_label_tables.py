@@ -110,6 +110,19 @@ def test_one_table_for_all_images(path: Path, tmp_path: Path) -> None:
     assert load(path, labels=table, **given).sha256 == before.sha256
 
 
+def test_two_sets_may_be_of_one_folder(path: Path) -> None:
+    sets = {"one": path / "test", "two": path / "test"}
+    found = load(path, path=None, train=path / "train", test=sets)
+    assert found.tests["one"].labels.tolist() == found.tests["two"].labels.tolist()
+    (path / "test" / "more").mkdir()
+    (path / "test" / "y.png").rename(path / "test" / "more" / "y.png")
+    (path / "test" / "more" / "labels.csv").write_text("file,cat,dog\ny.png,1,0\n")
+    (path / "test" / "labels.csv").write_text(TEST.replace("y.png", "more/y.png"))
+    sets["two"] = path / "test" / "more"
+    with pytest.raises(InputError, match=r"row 2: file 'y\.png' is in row 3 of .*labels\.csv too"):
+        load(path, path=None, train=path / "train", test=sets)
+
+
 def test_names_come_without_an_image_read_and_caches_are_known(path: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     config = ImageFolderData(path=path, calibration_images=1)

@@ -16,8 +16,12 @@ from safetensors.numpy import load_file
 from sklearn.metrics import average_precision_score, f1_score
 
 from pipeline.commands.compare.changes import Allowances, changes_between
+from pipeline.measure.baseline.files import read
+from pipeline.report.markdown import render
+from pipeline.report.records import Report
 from pipeline.stages.finished_run import open_run
 from pipeline.tasks.predictions import PREDICTIONS
+from pipeline.tasks.tasks import task_of
 from tests.making import HOUR, shapes
 from tests.making.bundles import code_of, reference, unpacked
 from tests.making.cli import pocketnest
@@ -190,6 +194,8 @@ def test_the_report_has_a_table_of_labels(out: Path) -> None:
     assert "an image may have several labels" in page, "why no class is taken for another"
     assert "fewer labels right" in page
     assert "mAP drop" in page
+    assert "top-1" not in page.lower()
+    assert "top-1" not in text.lower()
     for name in shapes.LABELS:
         assert name in page
         assert re.search(rf"(?m)^\| {name} \| \d+ \| [\d.]+ % \|", text)
@@ -203,6 +209,25 @@ def test_runs_are_compared_by_ranks_and_by_decisions(out: Path) -> None:
     notes = {one.what: one.note for one in changes_between([run], [run], Allowances())}
     assert notes["mAP on test"] == "+0.00 pt; not tested: it is no count of images"
     assert notes["micro F1 on test"] == "+0.00 pt; 0 lost, 0 gained, p = 1"
+
+
+def test_a_baseline_of_another_machine_can_be_taken(out: Path) -> None:
+    """As a report takes a GPU's, which there need not be here."""
+    done = pocketnest("baseline", out.parent / "onnx.yaml", "--out", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (out / "baselines").iterdir()
+    kept, run = read(path), open_run(out / "onnx", None)
+    task, dataset = task_of(run.recipe), run.dataset()
+    report = run.report()
+    accuracy = kept.found.accuracy["fp32"]["test"]
+    assert accuracy.figure == pytest.approx(report.baseline.accuracy["test"].figure, abs=0.01)
+    targets = dataset.tests["test"].labels
+    assert task.confirms(kept.found.named["test"], targets, accuracy)
+    found = kept.baseline(dataset, task)
+    assert found.confusion_missing == report.baseline.confusion_missing
+    found = found.model_copy(update={"accuracy": report.baseline.accuracy})
+    whole = Report(**dict(report) | {"baseline": found})
+    assert "measured elsewhere" in render(whole)
 
 
 def test_another_threshold_trains_nothing(out: Path) -> None:

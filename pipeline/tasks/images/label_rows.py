@@ -50,7 +50,10 @@ def tables_of(config: ImageFolderData, scans: Mapping[str, Scan]) -> dict[str, T
     ]
     if missing:
         raise InputError("\n".join(missing))
-    return {key: read_table(key, path) for key, path in own.items()}
+    # Two sets may be of one folder.
+    first = {path: key for key, path in reversed(own.items())}
+    read = {path: read_table(key, path) for path, key in first.items()}
+    return {key: read[path] for key, path in own.items()}
 
 
 def matched(tables: Mapping[str, Table], scans: Mapping[str, Scan]) -> Rows:
@@ -65,9 +68,11 @@ def matched(tables: Mapping[str, Table], scans: Mapping[str, Scan]) -> Rows:
             if len(hits) != 1:
                 table.wrong(row.number, _not_one(row, hits, table, of_table))
             elif hits[0] in found:
-                first = found[hits[0]][1].number
+                other, first = found[hits[0]]
+                where = "" if other is table else f" of {other.path}"
                 table.wrong(
-                    row.number, f"file {row.file!r} is in row {first} too; remove one of them"
+                    row.number,
+                    f"file {row.file!r} is in row {first.number}{where} too; remove one of them",
                 )
             else:
                 found[hits[0]] = (table, row)

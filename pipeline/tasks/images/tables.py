@@ -83,15 +83,15 @@ def split_labelled(labels: Tensor, wanted: int, seed: int, where: str) -> tuple[
         InputError: fewer can be drawn.
     """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).tolist()
-    having = [row.nonzero().flatten().tolist() for row in labels]
     left = labels.long().sum(0).tolist()
     drawn: list[int] = []
     for image in order:
         if len(drawn) == wanted:
             break
-        if all(left[label] > 1 for label in having[image]) and len(drawn) + 1 < len(labels):
+        having = labels[image].nonzero().flatten().tolist()
+        if all(left[label] > 1 for label in having) and len(drawn) + 1 < len(labels):
             drawn.append(image)
-            for label in having[image]:
+            for label in having:
                 left[label] -= 1
     if len(drawn) < wanted:
         raise InputError(
@@ -117,7 +117,7 @@ def _scanned(config: ImageFolderData) -> dict[str, Scan]:
     table = None if config.labels is None else place(Path(config.labels))
 
     def is_table(file: Path) -> bool:
-        return file.name == NAME or place(file) == table
+        return file.name == NAME or (table is not None and place(file) == table)
 
     scans = {key: scan_all(key, root, is_table) for key, root in roots.items()}
     _refuse("\n".join(problem for scan in scans.values() for problem in scan.problems))
