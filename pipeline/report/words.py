@@ -207,7 +207,7 @@ def missing_by_reason(report: Report) -> dict[str, list[str]]:
         if target.pruning is not None:
             note(target.pruning.reached_missing, f"what pruning of {target.name} reached")
         for item in target.budgets:
-            note(item.missing, f"budget of {target.name}: {UNITS[item.metric][0]}")
+            note(item.missing, f"budget of {target.name}: {judged(item, report)}")
     for stage in report.stages:
         if None in (stage.params, stage.macs, stage.figure):
             note(NO_FIGURE_OF_STAGE, f"stage {stage.name}")
