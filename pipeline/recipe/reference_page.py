@@ -51,8 +51,8 @@ directory.
 
 ## Rules between keys
 
-- `task.kind: multilabel` needs `data.kind: image_folder`; `task.threshold` and `data.labels` are for \
-it alone.
+- `task.kind: multilabel` needs `data.kind: image_folder`; `task.threshold` and `data.labels` are \
+for it alone.
 - `prune` takes one of `macs`, `params`, `size_mb` and `latency`. A recipe that extends one with \
 `macs` sets `macs: null` to ask for another.
 - `prune.latency` needs `target.precision: int8`, `target.cpu: any` and a runtime that can be \
