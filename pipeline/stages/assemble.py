@@ -139,7 +139,10 @@ def _float_cpu(recipe: Recipe, results: Results, of_float: Baseline) -> Baseline
 def _stage(results: Results, name: str) -> StageRecord:
     """One stage, with what the one that judges its network found."""
     result = results[name]
-    judge = results[JUDGES[name].name] if name in JUDGES else None
+    judge = results.get(JUDGES[name].name) if name in JUDGES else None
+    figure = (judge or result).facts.figure
+    if name in JUDGES and judge is None:  # it left the network as it was
+        figure = baseline.STAGE.found_in(results).figure
     curve = result.directory / CURVE
     epochs = json.loads(curve.read_text(encoding="utf-8")) if curve.exists() else []
     return StageRecord(
@@ -148,7 +151,7 @@ def _stage(results: Results, name: str) -> StageRecord:
         seconds=result.seconds + (judge.seconds if judge else 0.0),
         params=result.facts.params,
         macs=result.facts.macs,
-        top1=(judge or result).facts.figure,
+        top1=figure,
         curve=tuple(Epoch(**epoch) for epoch in epochs),
     )
 

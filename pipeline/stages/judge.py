@@ -6,6 +6,7 @@ file.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from pipeline.base.errors import MismatchError
 from pipeline.compress.quantization import program
 from pipeline.measure import parity, timing
+from pipeline.recipe.recipe import Recipe
 from pipeline.stages import kept_images, prune, sparsify
 from pipeline.stages.context import (
     LOGITS,
@@ -78,8 +80,8 @@ def _keep_for_debug(context: Context, out: Path) -> None:
     kept_images.write(out / kept_images.KEPT_IMAGES, kept)
 
 
-def _of_weights(made: Stage[Any]) -> Stage[JudgeFacts]:
-    """The stage that judges the weights of another one."""
+def _of_weights(made: Stage[Any], needed: Callable[[Recipe], bool]) -> Stage[JudgeFacts]:
+    """The stage that judges the weights of another one, for recipes that change them there."""
     return Stage(
         name=f"judge_{made.name}",
         make=partial(judge, made.name),
@@ -88,14 +90,15 @@ def _of_weights(made: Stage[Any]) -> Stage[JudgeFacts]:
         reads=("task", "threads"),
         code=(*CORE, *PRUNING, "stages/judge.py"),
         packages=(*IMAGES, *CUTTING),
-        needed=made.needed,
+        needed=needed,
         sees_tests=True,
         on_host=True,
         shared=True,
     )
 
 
-PRUNE, SPARSIFY = _of_weights(prune.STAGE), _of_weights(sparsify.STAGE)
+PRUNE = _of_weights(prune.STAGE, lambda recipe: recipe.prune is not None)
+SPARSIFY = _of_weights(sparsify.STAGE, sparsify.STAGE.needed)
 FOLD = Stage(
     name="judge_fold",
     make=judge_program,

@@ -55,6 +55,11 @@ def keys(about: Context) -> dict[str, str]:
     return found
 
 
+def test_a_network_that_pruning_leaves_as_it_was_is_not_judged_again() -> None:
+    assert "judge_prune" in keys(context())
+    assert "judge_prune" not in keys(context(DEVICE_RECIPES["onnx"], "prune=null"))
+
+
 def anew(before: dict[str, str], after: dict[str, str]) -> set[str]:
     assert before.keys() == after.keys()
     return {name for name, key in before.items() if after[name] != key}
