@@ -24,7 +24,7 @@ LONG_FILES = (
     "tests/whole/test_soak.py",
     "tests/whole/test_fuzz.py",
     "tests/commands/test_peers.py",
-    # It goes on from what the first has trained.
+    # It reads what the first has made.
     "tests/whole/test_end_to_end_pruning.py",
 )
 """What takes longest begins first, so that no process is left alone with it at the end."""

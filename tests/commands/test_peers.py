@@ -41,6 +41,7 @@ from pipeline.networks.libraries.build import load
 from pipeline.networks.resnest.family import FAMILY
 from pipeline.networks.resnest.published import ResearchAttention, TimmAttention, research_form
 from tests.making import programs
+from tests.making.cli import python_for_writers
 from tests.making.networks import CLASSES, ONE_BLOCK, images, small
 
 pytestmark = pytest.mark.slow
@@ -59,8 +60,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(folder: Path) -> dict[str, Peer]:
-    """Every peer of a small network, calibrated on 16 images."""
-    return {peer.name: peer for peer in make(networks(), images(16), folder)}
+    """Every peer of a small network, calibrated on 16 images, by processes of the server's."""
+    with pytest.MonkeyPatch.context() as patch:
+        beside = str(Path(sys.executable).parent)
+        patch.setenv("PATH", os.pathsep.join([beside, os.environ.get("PATH", "")]))
+        patch.setattr(sys, "executable", python_for_writers())
+        return {peer.name: peer for peer in make(networks(), images(16), folder)}
 
 
 def networks() -> dict[str, nn.Module]:

@@ -15,6 +15,8 @@ from tests.making.recipes import DEVICE_RECIPES, NARROW, settings
 
 LIGHT = {"--help", "--print-completion", "check", "init"}
 """What imports no torch, and is a process sooner than the server has begun."""
+WRITERS = '"-P -m pipeline.formats."*|"-P -m pipeline.commands.bench.peers.child"'
+"""Programs that write a file, as a pattern of a shell's `case`."""
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -60,6 +62,8 @@ def main(arguments: list[str]) -> int:
     """The program's own command line, in a process of the server's."""
     from pipeline.__main__ import main
 
+    beside = str(Path(sys.executable).parent)  # programs that onnx2tf calls
+    os.environ["PATH"] = os.pathsep.join([beside, os.environ.get("PATH", "")])
     sys.argv, sys.executable = ["pocketnest", *arguments], python_for_writers()
     try:
         return main(arguments)
@@ -73,10 +77,10 @@ def narrow_device_runs(out: Path) -> subprocess.CompletedProcess[str]:
 
 
 def python_for_writers() -> str:
-    """A `python` whose `-P -m pipeline.formats.…` the server becomes; the rest is the real one's.
+    """A `python` whose `-P -m pipeline.…` of WRITERS the server becomes; else the real one.
 
     A run writes each file in a child process: a real one, which ends with its parent, but what it
-    does is the server's, which has the imports behind it.
+    does is the server's, which has the imports behind it. So does a benchmark each peer's file.
     """
     shim, client = (shared.folder() / name for name in ("python", "writer.py"))
     with shared.alone("python"):
@@ -85,7 +89,7 @@ def python_for_writers() -> str:
             client.write_text(server.CLIENT.format(address=server.address(), be=be))
             soon = shim.with_name("python.soon")
             soon.write_text(
-                '#!/bin/sh\ncase "$1 $2 $3" in "-P -m pipeline.formats."*) '
+                f'#!/bin/sh\ncase "$1 $2 $3" in {WRITERS}) '
                 f'shift 2; exec "{sys.executable}" -S -E "{client}" "$@";; esac\n'
                 f'exec "{sys.executable}" "$@"\n'
             )

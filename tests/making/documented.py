@@ -19,12 +19,11 @@ from markdown_it import MarkdownIt
 
 from tests.making import HOUR, ROOT, server
 from tests.making.cli import environment, main
-from tests.making.recipes import settings
+from tests.making.recipes import PLAIN_MODEL, settings
 
 DOCS = ROOT / "docs"
-SHAPE = "model={name: resnest14, width_multiplier: 0.25, layers: [1, 1, 1, 1], input_size: 32}"
 TINY = (
-    SHAPE,
+    PLAIN_MODEL,
     "threads=1",
     "train.epochs=2",
     "train.batch_size=64",
@@ -198,14 +197,10 @@ def weights(arguments: list[str]) -> int:
     """Save weights of a tiny network of two classes, as a training elsewhere would have."""
     import torch
 
-    from pipeline.networks.resnest.build import build
-    from pipeline.recipe.resnest import ResNeStModel
+    from tests.making.plain_net import plain
 
     torch.manual_seed(0)
-    model = ResNeStModel(
-        name="resnest14", width_multiplier=0.25, input_size=32, layers=(1, 1, 1, 1)
-    )
-    torch.save(build(model, len(CLASSES)).state_dict(), arguments[0])
+    torch.save(plain(len(CLASSES)).state_dict(), arguments[0])
     return 0
 
 

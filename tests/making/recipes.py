@@ -14,8 +14,9 @@ DEVICE_RECIPES = {
 NARROW_MODEL = ("model.name=resnest14", "model.width_multiplier=0.25")
 PLAIN_MODEL = f"model={{name: 'python:{ROOT}/tests/making/plain_net.py:plain', input_size: 32}}"
 """A network of six layers, where what a command does matters and the network does not."""
-NARROW = (
-    *NARROW_MODEL,
+SHORT = (
+    # One core is enough for so small a network, and two threads wait for each other.
+    "threads=1",
     "train.epochs=6",
     # ONNX Runtime 1.23 miscalculates convolutions of some widths, such as 22, with AMX.
     "prune.round_to=8",
@@ -25,6 +26,7 @@ NARROW = (
     "measure.warmup=1",
     "budgets.speedup=null",
 )
+NARROW = (*NARROW_MODEL, *SHORT)
 
 
 def device_recipe(*overrides: str, form: str = "onnx") -> Recipe:

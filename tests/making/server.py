@@ -144,6 +144,7 @@ def _be(request: dict[str, object], files: Sequence[int], client: socket.socket)
         os.chdir(str(request["folder"]))
         os.environ.clear()
         os.environ.update(request["variables"])  # type: ignore[call-overload]
+        tempfile.tempdir = None  # as those variables say, whatever was asked before
         code = _function(str(request["be"]))(list(request["arguments"]))  # type: ignore[call-overload]
     except BaseException:
         import traceback

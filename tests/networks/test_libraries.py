@@ -13,6 +13,7 @@ from pipeline.base.errors import InputError
 from pipeline.networks.families import family_of
 from pipeline.recipe.recipe import Recipe, load_recipes
 from pipeline.stages.known import KNOWN
+from tests.making.cli import pocketnest
 
 NETS = """\
 import torch
@@ -74,13 +75,14 @@ def no_network(num_classes):
 """
 RECIPE = """\
 model: {name: "python:nets.py:FUNCTION", input_size: 16}
-data: {kind: digits, test_images: 100}
-train: {epochs: 3, batch_size: 64, learning_rate: 0.1}
+data: {kind: digits, test_images: 64, calibration_images: 64}
+train: {epochs: 2, batch_size: 64, learning_rate: 0.1}
 qat:
   train: {epochs: 1, batch_size: 64, learning_rate: 0.01}
 guard: {accuracy_drop_pt: null}
 target: {device: a phone, format: FORMAT, precision: int8}
 measure: {rounds: 5}
+threads: 1
 """
 
 
@@ -102,12 +104,11 @@ def asked(**model: object) -> Recipe:
 
 
 @pytest.mark.slow
-def test_a_users_own_network_goes_through_all_three_formats(
-    folder: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_users_own_network_goes_through_all_three_formats(folder: Path) -> None:
     """A block of two branches, a concatenation, a hard swish, squeeze and excite."""
-    recipes = [str(recipe(folder, form=form)) for form in ("onnx", "tflite", "coreml")]
-    assert main(["run", *recipes, "--out", str(folder / "out")]) == 0, capfd.readouterr()
+    recipes = [recipe(folder, form=form) for form in ("onnx", "tflite", "coreml")]
+    done = pocketnest("run", *recipes, "--out", folder / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
     for form in ("onnx", "tflite", "coreml"):
         report = json.loads((folder / "out" / form / "report.json").read_text())
         (target,) = report["targets"]

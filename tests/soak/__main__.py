@@ -27,6 +27,7 @@ from tests.soak import faults, fuzz_files, fuzz_recipes
 from tests.soak.attempts import adopt_orphans
 from tests.soak.campaign import KINDS, Disturbed, Undisturbed, campaign, elapsed, undisturbed
 from tests.soak.sandbox import warm
+from tests.soak.tiny import FORMATS
 
 _KILLS = ("killed at a moment", "killed at a file operation")
 _SIGNALS = ("SIGTERM", "SIGINT", "SIGINT twice")
@@ -40,8 +41,8 @@ _FAULTS = {
     "newest file truncated": 2,
 }
 """How many of twenty."""
-_FORMATS = {"onnx": 13, "tflite": 4, "coreml": 2, "all": 1}
-"""How many of twenty campaigns."""
+_SHARES = {"onnx": 13, "tflite": 4, "coreml": 2, "all": 1}
+"""How many of twenty campaigns; others only where `--formats` asks for them."""
 _FAULTS_PER_CAMPAIGN = 12
 
 
@@ -107,7 +108,7 @@ def _started(
     """Start a campaign of at most `share` faults; its process and the kinds of its faults."""
     dice = random.Random(seed)
     kinds = dice.sample(sorted(missing.elements()), min(share, _FAULTS_PER_CAMPAIGN))
-    formats = dice.choices(list(known), [_FORMATS[name] for name in known])[0]
+    formats = dice.choices(list(known), [_SHARES.get(name, 1) for name in known])[0]
     number = os.fork()
     if number == 0:
         status = 1
@@ -164,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--signals", type=int, default=30)
     parser.add_argument("--recipes", type=int, default=20_000)
     parser.add_argument("--files", type=int, default=5_000)
-    parser.add_argument("--formats", nargs="+", choices=list(_FORMATS), default=list(_FORMATS))
+    parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(_SHARES))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("soak"))

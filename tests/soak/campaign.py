@@ -23,31 +23,8 @@ from tests.making.recipes import DEVICE_RECIPES, settings
 from tests.soak import faults
 from tests.soak.attempts import Attempt, attempt, orphans_left, two_at_once
 from tests.soak.faults import Plan
+from tests.soak.tiny import FORMATS, RUNS
 
-TINY = (
-    "model.name=resnest14",
-    "model.width_multiplier=0.25",
-    "model.layers=[1,1,1,1]",
-    "threads=1",
-    "train.epochs=2",
-    "train.warmup_epochs=0",
-    "prune.round_to=8",
-    "prune.finetune.epochs=1",
-    "qat.train.epochs=1",
-    "save.steps=10",
-    "measure.rounds=2",
-    "measure.warmup=1",
-    "budgets.speedup=null",
-    "budgets.accuracy_drop_pt=null",
-)
-"""A run of seconds, of the recipes that are shipped."""
-
-FORMATS = {
-    "onnx": ["onnx"],
-    "tflite": ["tflite"],
-    "coreml": ["coreml"],
-    "all": ["tflite", "onnx", "coreml"],
-}
 _NEVER_ALIKE = {
     "stage.json",
     "report.json",
@@ -125,7 +102,7 @@ class Scene:
     def command(self, *flags: str) -> list[str]:
         """The command of every attempt."""
         recipes = [str(DEVICE_RECIPES[name]) for name in FORMATS[self.formats]]
-        return ["run", *recipes, "--out", str(self.out), *settings(*TINY), *flags]
+        return ["run", *recipes, "--out", str(self.out), *settings(*RUNS[self.formats]), *flags]
 
     def run(self, *signals: tuple[float, signal.Signals]) -> Attempt:
         """One attempt of that command."""

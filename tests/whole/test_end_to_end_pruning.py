@@ -1,10 +1,11 @@
-"""Pruning by a latency and sparse weights, by the real command line on a narrow network."""
+"""Pruning by a latency and sparse weights, by the real command line on a network of six layers."""
 
 from __future__ import annotations
 
 import csv
 import json
-import shutil
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,17 @@ from safetensors.torch import load_file
 from pipeline.compress.pruning.followed import groups_of
 from pipeline.compress.pruning.prune import goal_of, take_shapes
 from pipeline.formats.formats import FORMATS
-from pipeline.networks.resnest.branches import branch_form
-from pipeline.networks.resnest.build import build
-from pipeline.networks.resnest.family import FAMILY
+from pipeline.networks.families import family_of
 from pipeline.recipe.input_shape import square
 from pipeline.recipe.recipe import load_recipes
-from tests.making.cli import narrow_run, pocketnest
-from tests.making.networks import structure
-from tests.making.recipes import DEVICE_RECIPES, NARROW, RECIPES, settings
+from pipeline.stages.known import KNOWN
+from tests.making.cli import pocketnest
+from tests.making.recipes import DEVICE_RECIPES, PLAIN_MODEL, RECIPES, SHORT, settings
 from tests.making.runs import narrow_runs
 
 pytestmark = pytest.mark.slow
 
+PLAIN = (PLAIN_MODEL, "model.arguments={channels: 32}", *SHORT)
 TIME = (
     *("prune.macs=null", "prune.latency=0.9", "prune.criterion=taylor", "prune.scope=network"),
     *("prune.round_to=2", "budgets.accuracy_drop_pt=null"),
@@ -39,19 +39,22 @@ SPARSE = RECIPES / "more" / "iphone-coreml-w8a8-sparse.yaml"
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ONNX file of a shorter time, dense and sparse Core ML packages, distilled."""
     directory = tmp_path_factory.mktemp("pruning") / "artifacts"
-    trained = narrow_runs(tmp_path_factory.mktemp("run") / "artifacts")
-    for result in [*trained.glob(".store/train-*"), *trained.glob(".store/baseline-*")]:
-        shutil.copytree(result, directory / ".store" / result.name)
     distilled = ("prune.distill={}", "qat.distill={features: 100}")
     # A search takes other widths on every machine; on one with AMX, ONNX Runtime 1.23 gets some
     # of them wrong, and the gate would rightly stop the run.
-    arguments = ["--out", directory, "--allow-mismatch", *settings(*NARROW, *TIME, *distilled)]
+    arguments = ["--out", directory, "--allow-mismatch", *settings(*PLAIN, *TIME, *distilled)]
     done = pocketnest("run", DEVICE_RECIPES["onnx"], *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
-    recipes = [DEVICE_RECIPES["coreml"], SPARSE]
-    done = narrow_run(recipes, directory, "prune.steps=2")
+    done = plain_run([DEVICE_RECIPES["coreml"], SPARSE], directory, "prune.steps=2")
     assert done.returncode == 0, done.stdout + done.stderr
     return directory
+
+
+def plain_run(
+    recipes: Sequence[Path], out: Path, *overrides: str
+) -> subprocess.CompletedProcess[str]:
+    """`pocketnest run` on the network of six layers."""
+    return pocketnest("run", *recipes, "--out", out, *settings(*PLAIN, *overrides))
 
 
 def target_of(out: Path, name: str) -> dict[str, Any]:
@@ -77,7 +80,7 @@ def test_a_time_is_searched_for_timed_and_reported(out: Path) -> None:
 
 
 def test_what_was_timed_is_not_timed_again(out: Path) -> None:
-    overrides = settings(*NARROW, *TIME, "prune.criterion=l1")
+    overrides = settings(*PLAIN, *TIME, "prune.criterion=l1")
     done = pocketnest("run", DEVICE_RECIPES["onnx"], "--out", out, "--until", "times", *overrides)
     assert "times     reused" in done.stdout, done.stdout + done.stderr
 
@@ -114,18 +117,20 @@ def test_pruning_in_steps_trains_between(out: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["onnx", "coreml"])
-def test_the_size_of_a_file_is_known_before_it_is_written(out: Path, form: str) -> None:
+def test_the_size_of_a_file_is_known_before_it_is_written(form: str, tmp_path: Path) -> None:
+    """Of a ResNeSt, whose file is more than what is the same in every file."""
+    out = narrow_runs(tmp_path / "artifacts")
     name = {"onnx": "linux-arm-onnxruntime-int8", "coreml": "iphone-coreml-w8a8"}[form]
-    (recipe,) = load_recipes([out / name / "recipe.yaml"])
+    (recipe,) = load_recipes([out / name / "recipe.yaml"], known=KNOWN)
     stages = json.loads((out / name / "stages.json").read_text())
-    model = branch_form(build(recipe.model, 10).eval())
+    family = family_of(recipe.model)
+    model = family.prunable(family.build(recipe.model, 10).eval())
     take_shapes(model, load_file(out / name / stages["prune"] / "weights.safetensors"))
     assert recipe.prune is not None
     config = recipe.prune.model_copy(update={"macs": None, "latency": None, "size_mb": 1.0})
-    goal = goal_of(FAMILY, model, square(32), config, FORMATS[form].bytes["int8"])
-    estimate = goal.cost.of(
-        {group.name: group.channels for group in groups_of(model, square(32), structure(model))}
-    )
+    goal = goal_of(family, model, square(32), config, FORMATS[form].bytes["int8"])
+    groups = groups_of(model, square(32), family.structure(model))
+    estimate = goal.cost.of({group.name: group.channels for group in groups})
     assert estimate == pytest.approx(target_of(out, name)["size_bytes"] / 1e6, rel=0.05)
 
 
@@ -135,11 +140,11 @@ def test_inspect_shows_the_layers_before_and_after_with_their_times(
     file = tmp_path / "layers.csv"
     done = pocketnest("inspect", out / "linux-arm-onnxruntime-int8", "--rounds", "3", "--csv", file)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "layer1.0.branches.0.4" in done.stdout
+    assert "blocks.0.conv2" in done.stdout
     rows = {row["layer"]: row for row in csv.DictReader(file.open(encoding="utf-8"))}
-    conv = rows["layer2.0.branches.0.4"]
+    conv = rows["blocks.1.conv2"]
     assert (conv["kernel"], conv["groups"]) == ("3x3", "1")
-    inputs = int(rows["layer2.0.branches.0.0"]["outputs before"])
+    inputs = int(rows["blocks.1.conv1"]["outputs before"])
     outputs, places = int(conv["outputs before"]), int(conv["height"]) * int(conv["width"])
     assert int(conv["params before"]) == outputs * inputs * 9 + outputs
     assert int(conv["macs before"]) == outputs * inputs * 9 * places
@@ -176,7 +181,7 @@ def test_a_target_out_of_reach_ends_before_training(
 ) -> None:
     known = set(out.glob(".store/*"))
     extra = (*TIME, *overrides) if "latency" in overrides[0] else overrides
-    done = narrow_run([DEVICE_RECIPES["onnx"]], out, *extra)
+    done = plain_run([DEVICE_RECIPES["onnx"]], out, *extra)
     assert done.returncode == 2, done.stdout + done.stderr
     assert all(part in done.stderr for part in message.split(" .* "))
     assert "Traceback" not in done.stderr
@@ -185,16 +190,16 @@ def test_a_target_out_of_reach_ends_before_training(
 
 
 def test_a_time_needs_a_runtime_that_runs_here(out: Path) -> None:
-    done = narrow_run([DEVICE_RECIPES["coreml"]], out, *TIME)
+    done = plain_run([DEVICE_RECIPES["coreml"]], out, *TIME)
     assert done.returncode == 2
     assert "prune.latency: coreml files cannot be timed here" in done.stderr
-    done = narrow_run([DEVICE_RECIPES["onnx"]], out, *TIME, "target.precision=float")
+    done = plain_run([DEVICE_RECIPES["onnx"]], out, *TIME, "target.precision=float")
     assert done.returncode == 2
     assert "prune.latency: layers are timed in int8 files" in done.stderr
 
 
 def test_a_run_can_end_after_a_stage(out: Path) -> None:
-    arguments = ["run", DEVICE_RECIPES["onnx"], "--out", out, *settings(*NARROW)]
+    arguments = ["run", DEVICE_RECIPES["onnx"], "--out", out, *settings(*PLAIN)]
     done = pocketnest(*arguments, "--until", "train")
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1].split()[:2] == ["train", "reused"]
