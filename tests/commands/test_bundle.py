@@ -52,10 +52,9 @@ GRAMMARS = {
 
 @pytest.mark.parametrize("pixels", [False, True])
 @pytest.mark.parametrize("form", FORMATS)
-def test_the_interface_is_read_from_the_file(form: str, pixels: bool, tmp_path: Path) -> None:
-    file = tmp_path / f"model{FORMATS[form].suffix}"
+def test_the_interface_is_read_from_the_file(form: str, pixels: bool) -> None:
+    file = programs.file_of(form, pixels=pixels)
     module = FORMATS[form].module()
-    module.write(programs.quantized("radix2", pixels=pixels).program, file, pixels=pixels)
     batch = None if form == "onnx" else 1
     shape: tuple[int | None, ...] = (batch, 3, 32, 32)
     if pixels or form == "tflite":

@@ -49,6 +49,8 @@ from tests.making.networks import (
 )
 from tests.making.training import fit
 
+pytestmark = pytest.mark.slow
+
 SOFT = DistillConfig(weight=1.0)
 FEATURES = DistillConfig(weight=0.0, features=1.0)
 BOTH = DistillConfig(weight=0.5, features=1.0)
@@ -221,7 +223,6 @@ def seen() -> Tensor:
     return normalize(dataset().train.source, NORMALIZATION.mean, NORMALIZATION.std)
 
 
-@pytest.mark.slow
 def test_a_narrow_student_comes_closer_to_its_teacher() -> None:
     teacher = small(width_multiplier=0.5, layers=SHALLOW)
     teach(teacher, teacher, NONE, epochs=4, learning_rate=0.02)
@@ -231,7 +232,6 @@ def test_a_narrow_student_comes_closer_to_its_teacher() -> None:
     assert loss_of(model, teacher, SOFT, seen()) < 0.5 * before
 
 
-@pytest.mark.slow
 def test_a_pruned_network_learns_from_its_original() -> None:
     original = small()
     branched, x = branch_form(original), images(8)
@@ -286,7 +286,6 @@ def hooks_of(model: nn.Module) -> int:
     return sum(len(module._forward_hooks) for module in model.modules())
 
 
-@pytest.mark.slow
 def test_a_graph_is_watched_at_the_ends_of_its_stages() -> None:
     """Nothing is rounded after calibration: it is the teacher, and must agree with it."""
     teacher, graph = teacher_and_graph()
@@ -303,7 +302,6 @@ def test_every_kind_of_block_is_watched_at_its_end(variant: str) -> None:
     assert loss_of(calibrated(variant), other, FEATURES, images(3)).item() > 1e-4
 
 
-@pytest.mark.slow
 def test_a_graph_is_left_as_it_was() -> None:
     teacher, graph = teacher_and_graph()
     before = copy.deepcopy(graph)
@@ -323,7 +321,6 @@ def test_a_graph_is_left_as_it_was() -> None:
     assert torch.equal(graph(x), before(x))
 
 
-@pytest.mark.slow
 def test_a_graph_learns_through_every_phase() -> None:
     """And every change of mode, for which it is recompiled."""
     _, graph = teacher_and_graph()

@@ -14,6 +14,8 @@ from tests.making.graphs import EXAMPLE, QUANTIZE, WEIGHT, activations, aten, co
 from tests.making.networks import VARIANTS, deploy
 from tests.making.programs import program
 
+pytestmark = pytest.mark.slow
+
 SHARES_GRID = {
     aten.max_pool2d.default,
     aten.flatten.using_ints,

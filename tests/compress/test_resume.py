@@ -32,6 +32,8 @@ from tests.making.graphs import calibrated
 from tests.making.networks import ONE_BLOCK, SHALLOW, dataset, same_state, small, structure
 from tests.making.training import fit
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = 3
 CONFIG = TrainConfig(
     epochs=EPOCHS,
@@ -95,9 +97,7 @@ def trained(case: Case, saves: Saves | None, stop_after: int | None = None) -> A
     return model.cpu(), curve
 
 
-@pytest.mark.parametrize(
-    "case", [plain, *(pytest.param(case, marks=pytest.mark.slow) for case in (quantized, sparse))]
-)
+@pytest.mark.parametrize("case", [plain, quantized, sparse])
 def test_a_stopped_training_ends_as_one_that_was_not(case: Case, tmp_path: Path) -> None:
     whole, curve = trained(case, None)
     # In the middle of an epoch, at its end, right after it, and before the very first state.

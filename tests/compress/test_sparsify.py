@@ -29,6 +29,8 @@ from tests.making.graphs import EXAMPLE, in_graph
 from tests.making.networks import ONE_BLOCK, SHALLOW, SIDE, VARIANTS, dataset, small, structure
 from tests.making.training import fit
 
+pytestmark = pytest.mark.slow
+
 STEPS = 12
 TRAIN = TrainConfig(epochs=STEPS // 2, batch_size=8, learning_rate=0.02)
 ONE_CUT: dict[str, Any] = {"start": 0.0, "end": 0.0}
@@ -420,7 +422,6 @@ assert not {{"tensorflow", "keras", "tf_keras", "coremltools"}} & sys.modules.ke
 """
 
 
-@pytest.mark.slow
 def test_the_library_comes_late_and_says_nothing() -> None:
     result = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

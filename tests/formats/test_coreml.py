@@ -59,6 +59,10 @@ def main_block(spec: Any) -> Any:
 def write(folder: Path, source: programs.Written, *, pixels: bool = False) -> File:
     path = folder / "model.mlpackage"
     coreml_file.write(source.program, path, pixels=pixels)
+    return read(path, source)
+
+
+def read(path: Path, source: programs.Written) -> File:
     return File(
         path=path,
         operations=list(main_block(load_spec(str(path))).operations),
@@ -68,8 +72,8 @@ def write(folder: Path, source: programs.Written, *, pixels: bool = False) -> Fi
 
 
 @pytest.fixture(scope="module", params=["radix2", "radix4"])
-def int8(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> File:
-    return write(tmp_path_factory.mktemp("coreml"), programs.quantized(request.param))
+def int8(request: pytest.FixtureRequest) -> File:
+    return read(programs.file_of("coreml", request.param), programs.quantized(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +82,8 @@ def unquantized(tmp_path_factory: pytest.TempPathFactory) -> File:
 
 
 @pytest.fixture(scope="module")
-def pixels(tmp_path_factory: pytest.TempPathFactory) -> File:
-    source = programs.quantized("radix2", pixels=True)
-    return write(tmp_path_factory.mktemp("coreml"), source, pixels=True)
+def pixels() -> File:
+    return read(programs.file_of("coreml", pixels=True), programs.quantized("radix2", pixels=True))
 
 
 @pytest.fixture(scope="module")

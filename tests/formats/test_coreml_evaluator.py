@@ -178,10 +178,8 @@ class Int8:
 
 
 @pytest.fixture(scope="module", params=sorted(programs.SHAPES))
-def int8(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Int8:
-    path = tmp_path_factory.mktemp("mil") / "model.mlpackage"
-    source = programs.quantized(request.param)
-    coreml_file.write(source.program, path)
+def int8(request: pytest.FixtureRequest) -> Int8:
+    path, source = programs.file_of("coreml", request.param), programs.quantized(request.param)
     return Int8(variant=request.param, source=source, path=path, network=coreml_package.read(path))
 
 

@@ -24,7 +24,6 @@ from pipeline.formats.coreml import package as coreml_package
 from pipeline.formats.description import Description, labels_text, read_description
 from pipeline.formats.formats import FORMATS
 from pipeline.formats.onnx import describe as onnx_describe
-from pipeline.formats.onnx import file as onnx_files
 from pipeline.formats.tflite.metadata import LABELS, NAME, metadata
 from pipeline.formats.write import export
 from tests.making import programs
@@ -67,8 +66,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Pat
     folder = tmp_path_factory.mktemp("described")
     found = {}
     for form, known in FORMATS.items():
-        plain = folder / f"plain{known.suffix}"
-        known.module().write(programs.quantized("radix2").program, plain)
+        plain = programs.file_of(form)
         found[form] = plain, described(plain, folder / f"said{known.suffix}", form)
     return found
 
@@ -134,7 +132,7 @@ def test_onnx(files: dict[str, tuple[Path, Path]]) -> None:
 
 def test_onnx_of_pixels(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
-    onnx_files.write(programs.quantized("radix2", pixels=True).program, file, pixels=True)
+    shutil.copy(programs.file_of("onnx", pixels=True), file)
     onnx_describe.describe(file, Description(**{**vars(ABOUT), "pixels": True, "author": None}))
     model = onnx.load(file)
     onnx.checker.check_model(model)

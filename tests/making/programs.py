@@ -1,15 +1,19 @@
 """Programs of small ResNeSts, made once per session, for tests that write and run real files."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.compress.quantization import program as saved
 from pipeline.compress.quantization import qat
 from pipeline.compress.quantization.fold import float_program, quantized_program
+from pipeline.formats.formats import FORMATS
 from pipeline.measure.timing import Runnable
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.deploy import deploy_form
@@ -19,6 +23,7 @@ from pipeline.recipe.data import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.recipe.input_shape import square
 from tests.making.graphs import EXAMPLE, calibrated
 from tests.making.networks import SIDE, images, small
+from tests.making.shared import made_once
 
 SHORT = (1, 1, 0, 0)
 """A stage with stride 1 and one with stride 2 have every operation; the rest is repetition."""
@@ -69,29 +74,64 @@ def network(variant: str) -> ResNeSt:
 @cache
 def quantized(variant: str, *, pixels: bool = False) -> Written:
     """The int8 program of a network above, calibrated on random images. Do not change."""
-    model = network(variant)
-    deploy = deploy_form(branch_form(model), NORMALIZATION if pixels else None)
-    graph = qat.prepare(deploy, square(SIDE), pixels=pixels)
-    noise = pixel_noise if pixels else images
-    qat.calibrate(graph, lambda: [noise(32, seed=2)])
-    program = quantized_program(graph, torch.zeros(2, 3, SIDE, SIDE))
-    return _written(model, program, pixels=pixels)
+
+    def make(model: ResNeSt) -> torch.export.ExportedProgram:
+        deploy = deploy_form(branch_form(model), NORMALIZATION if pixels else None)
+        graph = qat.prepare(deploy, square(SIDE), pixels=pixels)
+        noise = pixel_noise if pixels else images
+        qat.calibrate(graph, lambda: [noise(32, seed=2)])
+        return quantized_program(graph, torch.zeros(2, 3, SIDE, SIDE))
+
+    return _written(variant, make, "int8", pixels=pixels)
 
 
 @cache
 def unquantized(variant: str, *, pixels: bool = False) -> Written:
     """The float program of a network above. Do not change."""
+
+    def make(model: ResNeSt) -> torch.export.ExportedProgram:
+        deploy = deploy_form(branch_form(model), NORMALIZATION if pixels else None)
+        return float_program(deploy, torch.zeros(2, 3, SIDE, SIDE))
+
+    return _written(variant, make, "float", pixels=pixels)
+
+
+def _written(
+    variant: str,
+    make: Callable[[ResNeSt], torch.export.ExportedProgram],
+    kind: str,
+    *,
+    pixels: bool,
+) -> Written:
+    """A program as one process of the session made and saved it, as the stages of a run do."""
     model = network(variant)
-    deploy = deploy_form(branch_form(model), NORMALIZATION if pixels else None)
-    program = float_program(deploy, torch.zeros(2, 3, SIDE, SIDE))
-    return _written(model, program, pixels=pixels)
-
-
-def _written(model: ResNeSt, program: torch.export.ExportedProgram, *, pixels: bool) -> Written:
     fed = pixel_noise(16, seed=1) if pixels else examples()
-    with torch.no_grad():
-        logits = program.module(check_guards=False)(fed)
-    return Written(network=model, program=program, images=fed, logits=logits)
+
+    def save(folder: Path) -> None:
+        made = make(model)
+        with torch.no_grad():
+            torch.save(made.module(check_guards=False)(fed), folder / "logits.pt")
+        saved.save(made, folder / "program.pt2")
+
+    folder = made_once(f"{kind}-{variant}{'-pixels' * pixels}", save)
+    return Written(
+        network=model,
+        program=saved.load(folder / "program.pt2"),
+        images=fed,
+        logits=torch.load(folder / "logits.pt"),
+    )
+
+
+def file_of(form: str, variant: str = "radix2", *, pixels: bool = False) -> Path:
+    """A file of `quantized(variant)` that one process of the session wrote. Do not change."""
+    known = FORMATS[form]
+    name = f"model{known.suffix}"
+
+    def write(folder: Path) -> None:
+        program = quantized(variant, pixels=pixels).program
+        known.module().write(program, folder / name, pixels=pixels)
+
+    return made_once(f"{form}-{variant}{'-pixels' * pixels}", write) / name
 
 
 def run(runnable: Runnable, batch: int = 1, fed: Tensor | None = None) -> Tensor:

@@ -22,10 +22,8 @@ LANE = LANES[HOST]
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> ModelFile:
-    path = tmp_path_factory.mktemp("lane") / "model.onnx"
-    onnx_file.write(programs.quantized("radix2").program, path)
-    return ModelFile(path=path, format="onnx")
+def written() -> ModelFile:
+    return ModelFile(path=programs.file_of("onnx"), format="onnx")
 
 
 @pytest.mark.slow

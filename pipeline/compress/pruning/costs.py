@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
+from functools import cached_property, partial
 
 from pipeline.compress.pruning.groups import CutKind, Group
 from pipeline.networks.count import Counts, LayerCount
@@ -65,9 +65,14 @@ class Channels:
     def at(self, widths: Widths) -> int:
         """How many there are."""
         found = self.fixed
-        for group, each in self.of:
-            found += widths[group] * each.numerator // each.denominator
+        for group, numerator, denominator in self._shares:
+            found += widths[group] * numerator // denominator
         return found
+
+    @cached_property
+    def _shares(self) -> tuple[tuple[str, int, int], ...]:
+        """`of` in integers: a search for widths asks a million times."""
+        return tuple((group, each.numerator, each.denominator) for group, each in self.of)
 
     @property
     def groups(self) -> tuple[str, ...]:

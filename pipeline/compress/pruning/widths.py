@@ -160,12 +160,13 @@ class _Moves:
         gain nothing where the one after does.
         """
         present = widths[name]
+        cost = self._cost(name, widths, present)
         # A width that is no multiple comes down to one first.
         first = (present - 1) // self._step[name] * self._step[name]
         best: _Move | None = None
         for width in range(first, self._floor[name] - 1, -self._step[name]):
             lost = self._lost(name, width) - self._lost(name, present)
-            gained = -self._change(name, widths, present, width)
+            gained = cost - self._cost(name, widths, width)
             move = _Move(name=name, width=width, lost=lost, gained=gained)
             if best is None or move.price < best.price:
                 best = move
@@ -180,22 +181,20 @@ class _Moves:
             return None
         width = min(channels, (present // self._step[name] + 1) * self._step[name])
         back = self._lost(name, present) - self._lost(name, width)
-        cost = self._change(name, widths, present, width)
-        return _Move(name=name, width=width, lost=back, gained=cost)
+        more = self._cost(name, widths, width) - self._cost(name, widths, present)
+        return _Move(name=name, width=width, lost=back, gained=more)
 
     def _lost(self, name: str, width: int) -> float:
         """Importance of the channels that are gone at `width`, all cardinal groups together."""
         parts, sums = self._parts[name], self._sums[name]
         return parts * sums[len(sums) - 1 - width // parts]
 
-    def _change(self, name: str, widths: dict[str, int], before: int, after: int) -> float:
-        """What a width does to the cost; `widths` is as it was afterwards."""
-        terms = self._terms[name]
-        old = sum(term.value(widths) for term in terms)
-        widths[name] = after
-        new = sum(term.value(widths) for term in terms)
-        widths[name] = before
-        return new - old
+    def _cost(self, name: str, widths: dict[str, int], width: int) -> float:
+        """Of the terms of a group at a width of its own; `widths` is as it was afterwards."""
+        present, widths[name] = widths[name], width
+        cost = sum(term.value(widths) for term in self._terms[name])
+        widths[name] = present
+        return cost
 
 
 def _lost_up_to(scores: Tensor) -> list[float]:
