@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from pipeline.base.record import Share
 from pipeline.recipe.training import DistillConfig, TrainConfig
-from pipeline.recipe.values import Kept, LatencyTarget, Part
+from pipeline.recipe.values import Kept, LatencyTarget, Part, Pattern
 
 PruneTarget = Literal["macs", "params", "size_mb", "latency"]
 PRUNE_TARGETS: tuple[PruneTarget, ...] = get_args(PruneTarget)
@@ -134,6 +134,7 @@ class Milestones(Part):
 
 
 RangesKind = Literal["moving_average", "min_max", "percentile", "mse"]
+Percent = Annotated[float, Field(ge=90, le=100)]
 
 
 class QatConfig(Part):
@@ -154,15 +155,20 @@ class QatConfig(Part):
             of every channel, as the calibration images show it; before any training.
         milestones: its phases.
         distill: null learns from the labels alone.
+        float: modules that stay in float, by patterns of their paths such as `blocks.0.conv1`,
+            `features.18.*` or `classifier`, and all that they hold. Their weights and activations
+            are not rounded, in training or in the file.
     """
 
     train: TrainConfig
     ranges: RangesKind = "mse"
-    percentile: Annotated[float, Field(ge=90, le=100)] = 99.99
+    percentile: Percent = 99.99
     equalize: bool = False
     correct_bias: bool = True
     milestones: Milestones = Milestones()
     distill: DistillConfig | None = None
+    # Below this line `float` is no type: annotations would take the field for it.
+    float: Annotated[tuple[Pattern, ...], Field(strict=False)] = ()
 
     @field_validator("train")
     @classmethod

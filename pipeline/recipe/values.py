@@ -89,6 +89,7 @@ Sides = Annotated[
         }
     ),
 ]
+Pattern = Annotated[str, Field(min_length=1, max_length=300)]
 Channels = Annotated[Literal[1, 3], BeforeValidator(whole)]
 WeightsFile = Annotated[
     str,

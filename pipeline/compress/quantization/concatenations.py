@@ -21,11 +21,15 @@ aten = torch.ops.aten
 def tie_concatenations(graph: fx.GraphModule) -> None:
     """Give the inputs of every concatenation and its output one grid, in place.
 
+    One that stays in float puts numbers side by side, whatever grids some of them had.
+
     Args:
         graph: with fake quantization put in, not calibrated.
     """
     for node in [n for n in graph.graph.nodes if n.target is aten.cat.default]:
-        readers = [n for n in node.users if n.op == "call_module"]
+        if any(one.op != "call_module" for one in (*node.args[0], *node.users)):
+            continue
+        readers = list(node.users)
         found = [learned_grid(graph, one) for one in (*node.args[0], *readers)]
         tie(one for one in found if one is not None)
 

@@ -146,6 +146,11 @@ def _biased_convolutions(model: fx.GraphModule) -> list[Any]:
     return [n for n in convolutions if len(n.args) > 2 and n.args[2] is not None]
 
 
+def _with_int8_biases(model: fx.GraphModule) -> list[Any]:
+    """The convolutions of a bias that is rounded: all but those that stay in float."""
+    return [n for n in _biased_convolutions(model) if n.args[1].op != "get_attr"]
+
+
 def raise_faint_weights(model: fx.GraphModule) -> None:
     """Give channels with hardly any weights the smallest grid that all formats have, in place.
 
@@ -153,7 +158,7 @@ def raise_faint_weights(model: fx.GraphModule) -> None:
     int32 in steps of the weights' scale. One weight of the channel grows: over the largest
     activation by some 6e-5 of the bias, or by 127 steps of the smallest scale.
     """
-    for conv in _biased_convolutions(model):
+    for conv in _with_int8_biases(model):
         activation = model.get_submodule(str(conv.args[0].target))
         assert isinstance(activation, ActivationFakeQuantize)
         scale, _ = activation.calculate_qparams()
@@ -163,14 +168,14 @@ def raise_faint_weights(model: fx.GraphModule) -> None:
 
 
 def bias_to_grid(model: fx.GraphModule) -> None:
-    """Round every convolution bias to the int32 grid that runtimes use, in place.
+    """Round every int8 convolution's bias to the int32 grid that runtimes use, in place.
 
     The grid's scale is input scale x weight scale, per output channel; the bias stays float in
     the program, and is exactly a multiple of it. Core ML stores biases in float16: taking the
     multiple next to a float16 number keeps its file within half a step of the others.
     """
     _own_biases(model)
-    for conv in _biased_convolutions(model):
+    for conv in _with_int8_biases(model):
         scale = bias_scale(model, conv)
         bias = attribute(model, conv.args[2])
         steps = torch.round(bias.half().double() / scale).clamp(-(2**31), 2**31 - 1)
@@ -199,7 +204,7 @@ def bias_roundings(model: fx.GraphModule) -> dict[str, Tensor]:
     """By how much `bias_to_grid` moves each convolution's biases at most, by the node's name."""
     return {
         conv.name: (bias_scale(model, conv) / 2 + _HALF_EPSILON * bias.abs()).float()
-        for conv in _biased_convolutions(model)
+        for conv in _with_int8_biases(model)
         for bias in [attribute(model, conv.args[2])]
     }
 

@@ -19,10 +19,12 @@ from pipeline.compress.quantization import grid
 from pipeline.compress.quantization.bias_correction import InputMeans
 from pipeline.compress.quantization.concatenations import tie_concatenations
 from pipeline.compress.quantization.fake_quantize import ActivationFakeQuantize, FixedFakeQuantize
+from pipeline.compress.quantization.float_layers import float_operations
 from pipeline.compress.quantization.quantizer import ACTIVATION, CLAMPS, PIXELS, MobileQuantizer
 from pipeline.compress.quantization.ranges import Observed, Ranges
 from pipeline.compress.quantization.sums import keep_near
 from pipeline.networks.lowering.lower import lower
+from pipeline.networks.lowering.places import FloatPlaces
 from pipeline.recipe.compression import Milestones
 from pipeline.recipe.input_shape import InputShape
 
@@ -34,7 +36,13 @@ _SMALLEST_GAMMA = 1e-6
 _MOMENTUM = 0.1
 
 
-def prepare(model: nn.Module, shape: InputShape, *, pixels: bool = False) -> fx.GraphModule:
+def prepare(
+    model: nn.Module,
+    shape: InputShape,
+    *,
+    pixels: bool = False,
+    floats: FloatPlaces = FloatPlaces(),  # noqa: B008  frozen
+) -> fx.GraphModule:
     """Export a network in deploy form and put fake quantization into it.
 
     The graph starts in training mode. Batch size stays dynamic. Parameters keep their names.
@@ -44,15 +52,23 @@ def prepare(model: nn.Module, shape: InputShape, *, pixels: bool = False) -> fx.
         shape: of an image.
         pixels: whether the images are camera pixels, which have their grid at the input; for any
             other one is learned.
+        floats: modules that are not quantized.
+
+    Raises:
+        InputError: an operation has no form that every runtime has, or `floats` names what is not
+            there or nothing that can stay in float.
     """
+    floats.refuse_unknown(model)
     _keep_gammas_from_zero(model)
     example = torch.zeros(shape.batch(2))
     batch = torch.export.Dim("batch", min=2)
     program = torch.export.export(trainable(model.cpu()), (example,), dynamic_shapes=({0: batch},))
     exported = program.module(check_guards=False)
     assert isinstance(exported, fx.GraphModule)
-    quantizer = MobileQuantizer(PIXELS if pixels else ACTIVATION)
-    graph = _with_fake_quantization(lower(exported), quantizer)
+    lowered = lower(exported, floats)
+    kept = float_operations(lowered.graph, floats, learned_input=not pixels)
+    quantizer = MobileQuantizer(PIXELS if pixels else ACTIVATION, kept)
+    graph = _with_fake_quantization(lowered, quantizer)
     _round_as_folded(graph)
     _not_behind_dropout(graph)
     tie_concatenations(graph)
@@ -119,6 +135,8 @@ def _round_as_folded(graph: fx.GraphModule) -> None:
     for norm in [n for n in nodes.nodes if n.target is _NORMALIZES]:
         conv, gamma, _, _, variance = norm.args[:5]
         rounded = conv.args[1]
+        if rounded.op == "get_attr":
+            continue  # a float layer's, which are not rounded
         for source in filter(None, (variance, gamma)):
             rounded.prepend(source)  # it may be read further down
         with nodes.inserting_before(rounded):

@@ -12,10 +12,14 @@ consumers. `RULES` says which, operation by operation:
 Batch normalisation, ReLU and clamps belong to the operation before them, where they alone read it.
 Camera pixels are a grid already. The inputs of a concatenation share one that covers them all
 (`pipeline.compress.quantization.concatenations`).
+
+What a recipe leaves in float (`pipeline.compress.quantization.float_layers`) gets no grid: it reads
+what int8 layers rounded, and an int8 layer that reads it rounds its numbers first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any, Literal
 
 import torch
@@ -101,7 +105,7 @@ def _sole_user(node: fx.Node, targets: set[Any]) -> fx.Node | None:
     return users[0] if len(users) == 1 and users[0].target in targets else None
 
 
-def _last_of_group(node: fx.Node) -> fx.Node:
+def last_of_group(node: fx.Node) -> fx.Node:
     """The node whose output the runtime sees: past batch normalisation and ReLU."""
     last = node
     for targets in ({aten.batch_norm.default}, CLAMPS):
@@ -115,12 +119,8 @@ def _annotate(node: fx.Node, inputs: dict[fx.Node, Any], output: Any) -> None:
     )
 
 
-def _producer(node: Any) -> Any:
-    """The grid of `node`'s output, as its consumers refer to it."""
-    return SharedQuantizationSpec(node)
-
-
-def _tensor_inputs(node: fx.Node) -> list[fx.Node]:
+def tensor_inputs(node: fx.Node) -> list[fx.Node]:
+    """What an operation reads, parameters and sizes left out."""
     return [a for a in node.all_input_nodes if a.op != "get_attr" and _is_number(a)]
 
 
@@ -132,17 +132,23 @@ def _is_number(node: fx.Node) -> bool:
 class MobileQuantizer(Quantizer):
     """int8 everywhere: per-tensor affine activations, per-channel symmetric weights.
 
-    `image` is the grid of the network's input: learned (`ACTIVATION`), or that of `PIXELS`.
+    `image` is the grid of the network's input: learned (`ACTIVATION`), or that of `PIXELS`. The
+    results of `floats` are not rounded, save where an int8 layer reads them.
     """
 
-    def __init__(self, image: QuantizationSpec = ACTIVATION) -> None:
+    def __init__(
+        self, image: QuantizationSpec = ACTIVATION, floats: Set[fx.Node] = frozenset()
+    ) -> None:
         super().__init__()
         self._image = image
+        self._floats = floats
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         """Write a `quantization_annotation` on every operation of `model`."""
         for node in model.graph.nodes:
-            if node.op == "placeholder":
+            if node in self._floats:
+                _annotate(node, {}, None)
+            elif node.op == "placeholder":
                 _annotate(node, {}, self._image)
             elif "quantization_annotation" not in node.meta and node.target in RULES:
                 self._annotate_by_rule(node, RULES[node.target])
@@ -152,17 +158,27 @@ class MobileQuantizer(Quantizer):
         if kind == "weighted":
             self._annotate_group(node, {node.args[1]: WEIGHT}, ACTIVATION)  # type: ignore[dict-item]
         elif kind == "input":
-            _annotate(
-                node, {a: _producer(a) for a in _tensor_inputs(node)}, _producer(node.args[0])
-            )
-        elif _tensor_inputs(node):
+            source: Any = node.args[0]
+            # Of a float one, the grid that is made for this reader and all others.
+            grid_of: Any = (source, node) if source in self._floats else source
+            inputs = {a: self._producer(a) for a in tensor_inputs(node)}
+            _annotate(node, inputs, SharedQuantizationSpec(grid_of))
+        elif tensor_inputs(node):
             self._annotate_group(node, {}, _SPECS[kind])
 
+    def _producer(self, node: fx.Node) -> Any:
+        """The grid of `node`'s output, as its consumers refer to it.
+
+        A float one has none; what its int8 readers ask for is one grid for all of them, since
+        torchao has readers of one tensor share what they ask for alike.
+        """
+        return ACTIVATION if node in self._floats else SharedQuantizationSpec(node)
+
     def _annotate_group(self, node: fx.Node, weights: dict[fx.Node, Any], output: Any) -> None:
-        inputs: dict[fx.Node, Any] = {a: _producer(a) for a in _tensor_inputs(node)}
+        inputs: dict[fx.Node, Any] = {a: self._producer(a) for a in tensor_inputs(node)}
         for weight in weights:
             inputs.pop(weight, None)
-        last = _last_of_group(node)
+        last = last_of_group(node)
         if last is node:
             _annotate(node, inputs | weights, output)
             return

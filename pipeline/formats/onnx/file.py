@@ -23,6 +23,7 @@ from pipeline.formats.format import ComputedBy, Option
 from pipeline.formats.onnx.amx import gemm_form
 from pipeline.formats.onnx.describe import describe as describe
 from pipeline.formats.onnx.describe import interface as interface
+from pipeline.formats.onnx.float_layers import keep_float
 from pipeline.formats.pixels import camera_pixels, refuse_learned_input, take_pixels
 
 OLDER_OPSET, _OLDER_IR = 17, 8
@@ -52,6 +53,7 @@ def write(
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         quantize_biases(model)
         own_weights(model)
+        keep_float(model)
         unsigned_activations(model)
     if pixels:
         take_pixels(model)

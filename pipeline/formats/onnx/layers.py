@@ -33,7 +33,7 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("AveragePool", "GlobalAveragePool", "MaxPool", "Pad", "ReduceMean"), _SAME),
     **dict.fromkeys(("Clip", "Elu", "Gelu", "LeakyRelu", "Relu", "Sigmoid", "Tanh"), _SAME),
     **dict.fromkeys(("Cast", "DequantizeLinear", "QuantizeLinear", "Transpose"), _SAME),
-    "Softmax": _SAME,
+    **dict.fromkeys(("Softmax", "Sum"), _SAME),
 }
 """How channels follow through every operation that our files have."""
 

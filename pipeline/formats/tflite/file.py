@@ -28,6 +28,7 @@ from pipeline.formats.ports import Interface, Port
 from pipeline.formats.refusals import refuse_for_tflite
 from pipeline.formats.tflite import delegate
 from pipeline.formats.tflite.flatbuffer import name_layers, pack, share_zero_points
+from pipeline.formats.tflite.float_layers import mark, without_marks
 from pipeline.formats.tflite.metadata import describe as describe
 from pipeline.formats.tflite.onnx2tf_folder import scratch_directory
 from pipeline.formats.tflite.translations import own_translations
@@ -74,9 +75,12 @@ def write(
     if pixels:
         refuse_learned_input(program)
     model = as_onnx.to_onnx(program)
+    if quantized := _is_quantized(model):
+        mark(model)
     fold_weights(model)
-    converted = _convert(model, quantized=_is_quantized(model), pixels=pixels)
-    path.write_bytes(share_zero_points(name_layers(converted.content, converted.layers)))
+    converted = _convert(model, quantized=quantized, pixels=pixels)
+    content = without_marks(converted.content)
+    path.write_bytes(share_zero_points(name_layers(content, converted.layers)))
 
 
 def _is_quantized(model: onnx.ModelProto) -> bool:

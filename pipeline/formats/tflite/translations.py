@@ -260,6 +260,14 @@ def _clip(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
     _record(tf_layers_dict, graph_node, made)
 
 
+def _floor(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
+    """Translate Floor, the mark before a float layer (`tflite.float_layers`)."""
+    import tensorflow as tf
+
+    tensor = tf_layers_dict[graph_node.inputs[0].name]["tf_node"]
+    _record(tf_layers_dict, graph_node, tf.math.floor(tensor))
+
+
 def _softmax(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
     """Translate Softmax over the last axis of a tensor that is not an image.
 
@@ -320,6 +328,7 @@ def own_translations() -> Iterator[dict[str, str]]:
         Add,
         Clip,
         Concat,
+        Floor,
         LeakyRelu,
         MaxPool,
         Mul,
@@ -346,6 +355,7 @@ def own_translations() -> Iterator[dict[str, str]]:
         Pad: _pad,
         LeakyRelu: _leaky_relu,
         Clip: _clip,
+        Floor: _floor,
     }
     originals = {module: module.make_node for module in translations}
     for module, translation in translations.items():

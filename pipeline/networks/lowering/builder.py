@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pipeline.base.errors import InputError
+from pipeline.networks.lowering.places import FloatPlaces
 
 aten = torch.ops.aten
 
@@ -29,10 +30,16 @@ class Builder:
     Attributes:
         model: whose parameters the graph reads; changed in place.
         graph: the new one.
+        floats: what of the network stays in float.
     """
 
-    def __init__(self, model: fx.GraphModule) -> None:
+    def __init__(
+        self,
+        model: fx.GraphModule,
+        floats: FloatPlaces = FloatPlaces(),  # noqa: B008  frozen
+    ) -> None:
         self.model = model
+        self.floats = floats
         self.graph = fx.Graph()
         self._source: fx.Node | None = None
         self._made: dict[str, fx.Node] = {}

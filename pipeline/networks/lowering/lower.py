@@ -29,6 +29,7 @@ from pipeline.networks.lowering import (
     transposed,
 )
 from pipeline.networks.lowering.builder import Builder, Unsupported
+from pipeline.networks.lowering.places import FloatPlaces
 from pipeline.networks.lowering.values import Pooled, Stacked, Viewed, is_flat, shape_of
 
 aten = torch.ops.aten
@@ -138,17 +139,21 @@ _KNOWN = {
 }
 
 
-def lower(model: fx.GraphModule) -> fx.GraphModule:
+def lower(
+    model: fx.GraphModule,
+    floats: FloatPlaces = FloatPlaces(),  # noqa: B008  frozen
+) -> fx.GraphModule:
     """Write the graph of an exported network anew, in place.
 
     Args:
         model: (batch, channels, height, width) to (batch, outputs), the batch free.
+        floats: modules that stay in float, which may have operations that no runtime has in int8.
 
     Raises:
         InputError: an operation has no form that every runtime has in int8; names it, the module
             that holds it, and what may be done.
     """
-    b = Builder(model)
+    b = Builder(model, floats)
     values: dict[fx.Node, Any] = {}
     for node in model.graph.nodes:
         b.at(node)
