@@ -29,6 +29,8 @@ _TAKEN_IN = {
 """Operations that writers make a part of those that read them, where all of these are of a kind:
 zeros around an image become a convolution's own padding, a cut of a cut is one cut."""
 
+_CONVOLUTIONS = {aten.conv2d.default, aten.conv2d.padding}
+
 Grid = tuple[float, int]
 """Scale and zero point of an int8 activation (uint8 files: zero point - 128)."""
 
@@ -73,6 +75,22 @@ def conv_macs(weight_shape: Sequence[int], output_positions: int) -> int:
     for size in weight_shape:
         total *= size
     return total
+
+
+def program_macs(program: torch.export.ExportedProgram) -> tuple[int, int]:
+    """Multiply-accumulates of a program for one image: of its int8 convolutions, and of all.
+
+    Those that a recipe leaves in float have weights that are not rounded.
+    """
+    int8 = whole = 0
+    for node in program.graph.nodes:
+        if node.target in _CONVOLUTIONS:
+            weight, output = node.args[1], node.meta["val"]
+            count = conv_macs(weight.meta["val"].shape, math.prod(output.shape[2:]))
+            whole += count
+            rounded = weight.target is quantized.dequantize_per_channel.default
+            int8 += count if rounded else 0
+    return int8, whole
 
 
 def learned_scales(

@@ -7,7 +7,7 @@ Files carry the program's layer names, so a tensor of a file is found by its lay
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,7 +56,7 @@ class Layer:
         name: of the quantized tensor, in the program and in every file.
         operation: the operation that makes it, such as `conv2d_12`; `image` for the input.
         module: where that operation stands in the network, by the name that every form of it has.
-        inputs: names of the layers it reads.
+        inputs: names of the layers it reads, past operations that stay in float.
         scale: of its grid.
         zero_point: of its grid.
     """
@@ -88,15 +88,37 @@ def _layer(node: fx.Node) -> Layer:
         # A clamp that reads a rounded tensor is a layer of its own.
         made = operation if source.target in DEQUANTIZE else source
     stack = list(made.meta.get("nn_module_stack", {}).values())
-    inputs = [a.args[0] for a in made.all_input_nodes if a.target in DEQUANTIZE]
     return Layer(
         name=node.name,
         operation="image" if made.op == "placeholder" else made.name,
         module=str(stack[-1][0]) if stack else "",
-        inputs=tuple(a.name for a in inputs if isinstance(a, fx.Node) and a.target is QUANTIZE),
+        inputs=tuple(node.name for node in _read_by(made, set())),
         scale=float(node.args[1]),  # type: ignore[arg-type]
         zero_point=int(node.args[2]),  # type: ignore[arg-type]
     )
+
+
+def _read_by(operation: fx.Node, seen: set[fx.Node]) -> Iterator[fx.Node]:
+    """The roundings whose numbers an operation reads, through those that stay in float.
+
+    Args:
+        operation: of a program.
+        seen: operations in float that were gone through; added to.
+    """
+    for source in operation.all_input_nodes:
+        if source.target in DEQUANTIZE:
+            rounding = source.args[0]
+            if isinstance(rounding, fx.Node) and rounding.target is QUANTIZE:
+                yield rounding
+        elif source.op == "call_function" and source not in seen:
+            seen.add(source)
+            yield from _read_by(source, seen)
+
+
+def output_scale(program: torch.export.ExportedProgram) -> float | None:
+    """The step of the grid that a program's answers lie on; None where they are float numbers."""
+    (answers,) = next(n for n in program.graph.nodes if n.op == "output").args[0]
+    return float(answers.args[1]) if answers.target in DEQUANTIZE else None
 
 
 class _Recorder(fx.Interpreter):

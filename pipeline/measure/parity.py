@@ -148,13 +148,24 @@ def finite_misses(logits: Logits) -> list[str]:
     ]
 
 
-def file_misses(facts: FileFacts, exact: ScalesExact | None) -> list[str]:
-    """What an int8 file says of itself that is not as it must be; [] for a float file."""
+def file_misses(
+    facts: FileFacts, exact: ScalesExact | None, program: tuple[int, int] = (1, 1)
+) -> list[str]:
+    """What an int8 file says of itself that is not as it must be; [] for a float file.
+
+    Args:
+        facts: of the file.
+        exact: its scales; None of a float file.
+        program: multiply-accumulates of the program, int8 and all
+            (`file_facts.program_macs`): the file must have the same share in int8.
+    """
     misses = []
     if exact is not None and exact.same != exact.total:
         misses.append(f"{exact.same} of {exact.total} scales are the learned ones (all must be)")
-    if exact is not None and facts.int8_macs != facts.macs:
-        misses.append(f"{facts.int8_coverage:.2%} of the MACs run in int8 (all must)")
+    int8, whole = program
+    if exact is not None and facts.int8_macs * whole != int8 * facts.macs:
+        must = "all must" if int8 == whole else f"exactly {int8 / whole:.2%} must"
+        misses.append(f"{facts.int8_coverage:.2%} of the MACs run in int8 ({must})")
     return misses
 
 

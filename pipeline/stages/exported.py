@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipeline.compress.quantization import grid
 from pipeline.compress.quantization.other_rounding import rounded_otherwise
 from pipeline.formats.format import Format
 from pipeline.formats.formats import FORMATS
@@ -31,10 +32,23 @@ def with_calibration(dataset: Dataset) -> Dataset:
     return replace(dataset, tests={**dataset.tests, CALIBRATION: dataset.calibration})
 
 
-def step_of(folded: torch.export.ExportedProgram) -> float | None:
-    """The step of the grid that a quantized program's logits lie on; None for a float one."""
-    found = layers.layers_of(folded)
-    return found[-1].scale if found else None
+def step_of(folded: torch.export.ExportedProgram, answers: Tensor) -> float | None:
+    """The step in which the answers of a quantized program are compared; None for a float one.
+
+    That of the grid that they lie on. Where the last layer stays in float they lie on none: then
+    that of the grid which would hold them, so that a file may differ as much as others may.
+
+    Args:
+        folded: the program.
+        answers: of it, for the calibration images.
+    """
+    if not layers.layers_of(folded):
+        return None
+    scale = layers.output_scale(folded)
+    if scale is not None:
+        return scale
+    low, high = (end.float() for end in torch.aminmax(answers))
+    return float(grid.activation_grid(low, high)[0])
 
 
 def own_rounding(
@@ -54,7 +68,7 @@ def own_rounding(
         epsilon: of the arithmetic that it is compared in.
         biases: whether what it is compared with does not round them.
     """
-    step = step_of(folded)
+    step = step_of(folded, expected)
     if step is None:
         return None
     answers = rounded_otherwise(folded, epsilon, biases=biases)

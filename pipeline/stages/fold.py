@@ -75,7 +75,7 @@ def fold(context: Context, inputs: Inputs, out: Path) -> FoldFacts:
         folded = quantized_program(trained, example)
     program.save(folded, out / PROGRAM)
     logits = timing.program_logits(folded, with_calibration(dataset))
-    step = step_of(folded)
+    step = step_of(folded, logits[CALIBRATION])
     found = parity.compare_logits(logits, expected, step, context.task.compare)
     own = (logits[CALIBRATION], parity.FOLDED.epsilon)
     rounding = own_rounding(folded, dataset, *own, biases=True)

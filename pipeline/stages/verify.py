@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.base.errors import reading
 from pipeline.base.record import Count, Positive, Share, Text
 from pipeline.compress.quantization import program
-from pipeline.formats.file_facts import FileFacts, learned_scales, scales_exact
+from pipeline.formats.file_facts import FileFacts, learned_scales, program_macs, scales_exact
 from pipeline.formats.ports import Port
 from pipeline.formats.scales import ScalesExact
 from pipeline.measure import layers, parity
@@ -63,7 +63,8 @@ def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
     with reading(inputs["judge_fold"] / LOGITS):
         expected = torch.load(inputs["judge_fold"] / LOGITS, weights_only=True)
     limits = form.limits
-    compared = parity.compare_logits(logits, expected, step_of(folded), context.task.compare)
+    step = step_of(folded, expected[CALIBRATION])
+    compared = parity.compare_logits(logits, expected, step, context.task.compare)
     rounding = own_rounding(folded, dataset, expected[CALIBRATION], limits.epsilon)
     trace = partial(module.trace, file)
     traced = (
@@ -72,7 +73,7 @@ def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
         else []
     )
     misses = [
-        *parity.file_misses(found, exact),
+        *parity.file_misses(found, exact, program_macs(folded)),
         *parity.finite_misses(logits),
         *parity.output_misses(compared, parity.widened(limits, rounding)),
         *parity.layer_misses(traced, learned_scales(folded)[0]),
