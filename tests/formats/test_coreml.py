@@ -17,6 +17,7 @@ from coremltools.proto import MIL_pb2
 
 from pipeline.formats import as_onnx
 from pipeline.formats.coreml import file as coreml_file
+from pipeline.formats.coreml import names as coreml_names
 from pipeline.formats.coreml import package as coreml_package
 from pipeline.formats.file_facts import FileFacts, scales_exact
 from pipeline.tasks.images.pixels import normalize
@@ -159,15 +160,15 @@ def test_quantized_tensors_have_the_programs_names(int8: File) -> None:
 def test_names_of_another_program_are_refused(int8: File, tmp_path: Path) -> None:
     copied = tmp_path / "model.mlpackage"
     shutil.copytree(int8.path, copied)
-    names = coreml_file._quantize_names(int8.source.program.run_decompositions({}))
-    coreml_file._stamp_names(copied, names)  # a second time changes nothing
+    names = coreml_names.quantize_names(int8.source.program.run_decompositions({}))
+    coreml_names.stamp_names(copied, names, {})  # a second time changes nothing
     name, producer = next((n, p) for p, n in names.items() if p.startswith("conv2d"))
     without = {p: n for p, n in names.items() if n != name}
     with pytest.raises(RuntimeError, match=f"quantize '{name}' reads '{producer}_cast_fp16'"):
-        coreml_file._stamp_names(copied, without)
+        coreml_names.stamp_names(copied, without, {})
     twice = names | {producer: names[as_onnx.INPUT]}
     with pytest.raises(RuntimeError, match=f"quantize '{name}' .* quantizes once only"):
-        coreml_file._stamp_names(copied, twice)
+        coreml_names.stamp_names(copied, twice, {})
 
 
 def test_a_change_of_one_scale_shows(int8: File, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from torch import fx
 
 from pipeline.base.errors import InputError
 from pipeline.compress.quantization.quantizer import RULES, last_of_group, tensor_inputs
+from pipeline.networks.lowering.builder import ONLY_FLOAT
 from pipeline.networks.lowering.places import FloatPlaces
 
 aten = torch.ops.aten
@@ -38,7 +39,8 @@ class _Group:
     @property
     def kind(self) -> str | None:
         """Its rule; None of an operation that is known in float only."""
-        return RULES.get(self.nodes[0].target)
+        first = self.nodes[0]
+        return None if first.meta.get(ONLY_FLOAT) else RULES.get(first.target)
 
     @cached_property
     def inputs(self) -> list[fx.Node]:
@@ -88,7 +90,7 @@ def float_operations(
                 "where its numbers are rounded before and after; leave the pattern out, or name a "
                 "layer beside it"
             )
-    if not any(group.kind == "weighted" for group in groups if group not in found):
+    if not any(_has_weights(group) for group in groups if group not in found):
         raise InputError(
             "qat.float: nothing with weights is left in int8; say target.precision: float, or "
             "name fewer modules"
@@ -118,6 +120,10 @@ def _is_next(user: fx.Node) -> bool:
     return user.target is not aten.sym_size.int
 
 
+def _has_weights(group: _Group) -> bool:
+    return group.kind == "weighted"
+
+
 def _nodes(groups: Iterable[_Group]) -> set[fx.Node]:
     return {node for group in groups for node in group.nodes}
 
@@ -126,8 +132,8 @@ def _alone(group: _Group, floats: set[_Group]) -> bool:
     """Whether an operation without weights stands between int8 layers alone."""
     nodes = _nodes(floats)
     around: list[Any] = [*group.inputs, *group.readers]
-    known = group.kind not in (None, "weighted")
-    return known and not any(node in nodes or node.op == "output" for node in around)
+    free = group.kind is not None and not _has_weights(group)
+    return free and not any(node in nodes or node.op == "output" for node in around)
 
 
 def _drops_for_int8(group: _Group, floats: set[fx.Node]) -> bool:
@@ -139,7 +145,7 @@ def _drops_for_int8(group: _Group, floats: set[fx.Node]) -> bool:
 def _between(groups: Sequence[_Group], floats: set[_Group]) -> set[_Group]:
     """The operations without weights that stand between float layers, alone or in a row."""
     nodes = _nodes(floats)
-    free = [group for group in groups if group not in floats and group.kind != "weighted"]
+    free = [group for group in groups if group not in floats and not _has_weights(group)]
     after: set[fx.Node] = set()
     for group in free:
         if group.inputs and all(node in nodes | after for node in group.inputs):

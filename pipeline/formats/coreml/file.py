@@ -27,12 +27,11 @@ from pipeline.formats.coreml import package as coreml_package
 from pipeline.formats.coreml.describe import describe as describe
 from pipeline.formats.coreml.describe import interface as interface
 from pipeline.formats.coreml.evaluator import Evaluator
-from pipeline.formats.file_facts import NO_GRID, FileFacts, Grid, conv_macs
+from pipeline.formats.coreml.names import grid_of, quantize_names, stamp_names
+from pipeline.formats.file_facts import NO_GRID, FileFacts, Grid, conv_macs, learned_scales
 from pipeline.formats.format import ComputedBy, Option
 from pipeline.formats.pixels import camera_pixels, refuse_learned_input
 from pipeline.formats.refusals import refuse_divisors
-
-quantized = torch.ops.quantized_decomposed
 
 _RESCALES_ADDITIONS = "common::distributive_quantized_binary_op_scale_normalization"
 """The pass that divides the grids of an addition by one another and rounds the ratios to
@@ -104,7 +103,7 @@ def write(
     model.save(str(path))
     # Written for ExecuTorch's debugger, half a megabyte that no app reads.
     (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
-    _stamp_names(path, _quantize_names(graph))
+    stamp_names(path, quantize_names(graph), learned_scales(graph)[0])
     _number_the_parts(path)
 
 
@@ -124,56 +123,6 @@ def _only_equal_constants_are_one() -> Iterator[None]:
         yield
     finally:
         const_deduplication.DTYPE2ATOL = before
-
-
-def _quantize_names(program: torch.export.ExportedProgram) -> dict[str, str]:
-    """The name of every quantized tensor, by what is quantized: a node, or the file's input."""
-    names = {}
-    for node in program.graph.nodes:
-        if node.target is quantized.quantize_per_tensor.default:
-            source = node.args[0]
-            names[as_onnx.INPUT if source.op == "placeholder" else source.name] = node.name
-    return names
-
-
-def _stamp_names(path: Path, names: dict[str, str]) -> None:
-    """Give the package's quantized tensors the names they have in the program.
-
-    coremltools numbers them anew, but leaves the name of what is quantized alone, up to the
-    ending it gives to float16 tensors (`_to_fp16` where it casts the image).
-
-    before: conv2d_1_cast_fp16 -> quantize -> quantize_7_cast_fp16 -> dequantize
-    after:  conv2d_1_cast_fp16 -> quantize -> quantize_per_tensor_3 -> dequantize
-    """
-    spec = coreml_package.specification(path)
-    function = spec.mlProgram.functions["main"]
-    operations = function.block_specializations[function.opset].operations
-    renamed: dict[str, str] = {}
-    for op in operations:
-        if op.type == "quantize":
-            before, source = op.outputs[0].name, op.inputs["input"].arguments[0].name
-            name = names.get(source.removesuffix("_cast_fp16").removesuffix("_to_fp16"))
-            if name is None or name in renamed.values():
-                raise RuntimeError(
-                    f"{path}: operation quantize '{before}' reads '{source}', which the program "
-                    f"{'does not quantize' if name is None else 'quantizes once only'}; a pass of "
-                    "coremltools must have renamed it"
-                )
-            renamed[before] = name
-    for op in operations:
-        for argument in (a for given in op.inputs.values() for a in given.arguments):
-            if argument.name in renamed:
-                argument.name = renamed[argument.name]
-        for value in op.outputs:
-            if value.name in renamed:
-                value.name = renamed[value.name]
-                op.attributes["name"].immediateValue.tensor.strings.values[0] = value.name
-    made = Counter(value.name for op in operations for value in op.outputs)
-    if renamed and made.most_common(1)[0][1] > 1:
-        raise RuntimeError(f"{path}: two tensors are named '{made.most_common(1)[0][0]}'")
-    for key in [key for key in spec.description.metadata.userDefined if key.endswith("date")]:
-        del spec.description.metadata.userDefined[key]
-    coreml_package.write_specification(spec, path)
 
 
 def _number_the_parts(path: Path) -> None:
@@ -214,7 +163,7 @@ def inspect(path: Path) -> FileFacts:
             continue
         ops[op.type] += 1
         if op.type == "quantize":
-            layers[op.outputs[0].name] = _grid(op, made_by, op.outputs[0].dtype)
+            layers[op.outputs[0].name] = grid_of(op, made_by, op.outputs[0].dtype)
         elif op.type in {"conv", "linear"}:
             weight, data = made_by[op.tensor("weight")], made_by.get(op.tensor("x"))
             scales = _weight_scales(weight, made_by)
@@ -230,7 +179,7 @@ def inspect(path: Path) -> FileFacts:
     for op in network.operations:
         # A tensor that is read on another grid than it is written on does not have either.
         if op.type == "dequantize" and (name := op.tensor("input")) in layers:
-            found = _grid(op, made_by, made_by[name].outputs[0].dtype)
+            found = grid_of(op, made_by, made_by[name].outputs[0].dtype)
             if found != layers[name]:
                 layers[name] = NO_GRID
     return FileFacts(ops=dict(ops), int8_macs=int8_macs, macs=macs, layers=layers, weights=weights)
@@ -263,17 +212,6 @@ def _weight_scales(
     if np.asarray(data).dtype != np.int8:
         return None
     return tuple(float(s) for s in np.ravel(scale))  # type: ignore[arg-type]
-
-
-def _grid(
-    op: coreml_package.Operation, made_by: dict[str, coreml_package.Operation], kind: str
-) -> Grid:
-    """Scale and zero point of a quantize or dequantize operation, the latter as for int8."""
-    scale, zero_point = (op.constant(n, made_by) for n in ("scale", "zero_point"))
-    assert scale is not None
-    # coremltools writes int8 with zero point -128 as uint8 with none: the same grid.
-    shift = 128 if kind == "uint8" else 0
-    return float(scale), int(zero_point if zero_point is not None else 0) - shift
 
 
 class CoreMLRunnable:

@@ -171,6 +171,10 @@ def _rsqrt(x: Tensor, epsilon: float = 1e-12) -> Tensor:
     return torch.rsqrt(x + epsilon)
 
 
+def _log(x: Tensor, epsilon: float = 1e-45) -> Tensor:
+    return torch.log(x + epsilon)
+
+
 def _axes(x: Tensor, axes: Ints | None) -> list[int]:
     return list(range(x.dim()) if axes is None else axes)
 
@@ -264,6 +268,7 @@ def _pad(x: Tensor, pad: Ints, mode: str = "constant", constant_val: float = 0.0
 
 
 OPS: dict[str, Callable[..., Any]] = {
+    "abs": _unary(torch.abs),
     "add": _binary(torch.add),
     "avg_pool": avg_pool,
     "batch_norm": _batch_norm,
@@ -275,6 +280,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "constexpr_sparse_blockwise_shift_scale": _constexpr_sparse_blockwise_shift_scale,
     "constexpr_sparse_to_dense": _constexpr_sparse_to_dense,
     "conv": conv,
+    "cos": _unary(torch.cos),
     "dequantize": _dequantize,
     "elu": _elu,
     "exp": _unary(torch.exp),
@@ -283,6 +289,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "identity": _unary(lambda x: x),
     "leaky_relu": _leaky_relu,
     "linear": _linear,
+    "log": _log,
     "matmul": _matmul,
     "max_pool": max_pool,
     "maximum": _binary(torch.maximum),
@@ -290,6 +297,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "mul": _binary(torch.mul),
     "pad": _pad,
     "pixel_shuffle": _pixel_shuffle,
+    "pow": _binary(torch.pow),
     "quantize": _quantize,
     "real_div": _binary(torch.div),
     "reduce_max": _reduction(torch.amax),
@@ -300,6 +308,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "reshape": _reshape,
     "rsqrt": _rsqrt,
     "sigmoid": _unary(torch.sigmoid),
+    "sin": _unary(torch.sin),
     "slice_by_index": _slice_by_index,
     "slice_by_size": _slice_by_size,
     "softmax": _softmax,

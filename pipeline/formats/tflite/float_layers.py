@@ -1,9 +1,9 @@
 """Layers that stay in float between int8 layers, as TensorFlow's converter leaves them.
 
 The converter quantizes whatever stands between two tensors that were rounded, weights and all, and
-has no way to be told otherwise. It leaves alone what reads a tensor that was not rounded, so that
-an operation which it has in float only is put before every float layer, and taken out of the file
-that comes of it.
+has no way to be told otherwise. It leaves alone what reads a tensor that was not rounded, and what
+is not rounded next. So an operation which it has in float only is put wherever numbers go from an
+int8 layer to a float one or back, and taken out of the file that comes of it.
 
     mark(model)                        # ONNX, before it is converted
     content = without_marks(content)   # TFLite, after
@@ -22,26 +22,33 @@ from pipeline.formats.tflite.flatbuffer import pack
 MARK = "Floor"
 """No network has it: `networks.lowering` knows no such operation."""
 _CLAMPS = {"Relu", "Clip"}
+_CONSTANTS = {"Add", "Conv", "Mul"}
+"""Operations that int8 layers have as well, but not with constants in float."""
+_ONLY_FLOAT = {
+    *("Abs", "Cos", "Div", "Exp", "Log", "Max", "Min", "Pow", "Reciprocal", "Sin", "Sqrt", "Sub"),
+}
+_OF_IMAGE = 4
+"""Axes of an image; a softmax over its channels has other ones in int8."""
 _ROUNDS = {"QuantizeLinear", "DequantizeLinear"}
 
 
 def mark(model: onnx.ModelProto) -> None:
-    """Put a mark before each float layer that reads what an int8 layer gives or reads, in place.
+    """Put a mark wherever numbers go from an int8 layer to a float one or back, in place.
 
-    before: x -> QuantizeLinear -> DequantizeLinear -> Conv(float)
-    after:  x -> QuantizeLinear -> DequantizeLinear -> Floor -> Conv(float)
+    before: x -> QuantizeLinear -> DequantizeLinear -> Conv(float) -> QuantizeLinear
+    after:  x -> QuantizeLinear -> DequantizeLinear -> Floor -> Conv(float) -> Floor
+            -> QuantizeLinear
 
     Args:
         model: quantized, its weights not folded yet.
     """
     graph = _Graph(model)
-    floats = [node for node in model.graph.node if graph.is_float(node)]
     marks: dict[str, onnx.NodeProto] = {}
-    for node in floats:
+    for node in model.graph.node:
         for place, name in enumerate(node.input):
-            if graph.is_rounded(name) or graph.is_read_as_int8(name):
+            if graph.crosses(name, node):
                 if name not in marks:
-                    marks[name] = helper.make_node(MARK, [name], [f"{name}.float"])
+                    marks[name] = helper.make_node(MARK, [name], [f"{name}.crosses"])
                 node.input[place] = marks[name].output[0]
     kept: list[onnx.NodeProto] = [marks[i.name] for i in model.graph.input if i.name in marks]
     for node in model.graph.node:
@@ -56,10 +63,21 @@ class _Graph:
     def __init__(self, model: onnx.ModelProto) -> None:
         self._made_by = as_onnx.producers(model)
         self._constants = {i.name for i in model.graph.initializer}
+        known = (*model.graph.value_info, *model.graph.output)
+        self._ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in known}
         self._readers: dict[str, list[onnx.NodeProto]] = {}
         for node in model.graph.node:
             for name in node.input:
                 self._readers.setdefault(name, []).append(node)
+
+    def crosses(self, name: str, reader: onnx.NodeProto) -> bool:
+        """Whether a tensor goes from an int8 layer to a float one, or back, where one reads it."""
+        if reader.op_type == "QuantizeLinear":
+            maker = self._made_by.get(name)
+            if maker is None:  # the image
+                return any(map(self.is_float, self._readers[name]))
+            return self.is_float(maker)
+        return self.is_rounded(name) and self.is_float(reader)
 
     def is_rounded(self, name: str) -> bool:
         """Whether a tensor holds numbers of an int8 activation."""
@@ -68,10 +86,6 @@ class _Graph:
             return False
         return maker.input[0] not in self._constants
 
-    def is_read_as_int8(self, name: str) -> bool:
-        """Whether an int8 layer reads a tensor."""
-        return any(one.op_type == "QuantizeLinear" for one in self._readers.get(name, ()))
-
     def is_float(self, node: onnx.NodeProto) -> bool:
         """Whether an operation has float weights, or stands beside one that is not rounded."""
         if node.op_type in _ROUNDS:
@@ -79,10 +93,17 @@ class _Graph:
         if node.op_type in _CLAMPS and not self.is_rounded(node.input[0]):
             maker = self._made_by.get(node.input[0])  # a clamp belongs to what it reads
             return maker is None or self.is_float(maker)
-        if node.op_type == "Conv" and node.input[1] in self._constants:
+        if node.op_type in _ONLY_FLOAT or self._has_constant(node):
+            return True
+        if node.op_type == "Softmax" and self._ranks.get(node.output[0]) == _OF_IMAGE:
             return True
         read = [name for name in node.input if not self._is_constant(name)]
         return not all(map(self.is_rounded, read)) or not self._is_rounded_next(node.output[0])
+
+    def _has_constant(self, node: onnx.NodeProto) -> bool:
+        """Whether it has weights that are not rounded, or is a sum or product with a constant."""
+        named = node.input[1:2] if node.op_type == "Conv" else node.input
+        return node.op_type in _CONSTANTS and any(name in self._constants for name in named)
 
     def _is_constant(self, name: str) -> bool:
         maker = self._made_by.get(name)
@@ -101,8 +122,8 @@ class _Graph:
 def without_marks(content: bytes) -> bytes:
     """Take the marks out of a TFLite file.
 
-    before: x -> DEQUANTIZE -> FLOOR -> CONV_2D(float)
-    after:  x -> DEQUANTIZE -> CONV_2D(float)
+    before: x -> DEQUANTIZE -> FLOOR -> CONV_2D(float) -> FLOOR -> QUANTIZE
+    after:  x -> DEQUANTIZE -> CONV_2D(float) -> QUANTIZE
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -121,13 +142,20 @@ def without_marks(content: bytes) -> bytes:
     kept_codes = [place for place, number in enumerate(codes) if number != floor]
     kept = [place for place in range(len(graph.tensors)) if place not in before]
     place_of = {old: new for new, old in enumerate(kept)} | {-1: -1}
-    place_of |= {mark: place_of[source] for mark, source in before.items()}
+    place_of |= {mark: place_of[_first(source, before)] for mark, source in before.items()}
     _renumber(graph, place_of, {old: new for new, old in enumerate(kept_codes)})
     graph.tensors = [graph.tensors[place] for place in kept]
     for signature in model.signatureDefs or ():
         for port in (*signature.inputs, *signature.outputs):
             port.tensorIndex = place_of[int(port.tensorIndex)]
     return pack(model)
+
+
+def _first(tensor: int, before: dict[int, int]) -> int:
+    """What stands before all marks in a row."""
+    while tensor in before:
+        tensor = before[tensor]
+    return tensor
 
 
 def _renumber(graph: Any, tensors: dict[int, int], codes: dict[int, int]) -> None:

@@ -7,27 +7,14 @@ needs none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from pipeline.base.errors import InputError
-
-
-def _record(tf_layers_dict: dict[str, Any], graph_node: Any, tensor: Any, place: int = 0) -> None:
-    """Tell onnx2tf what a node became. Every 4-D tensor of ours is NHWC on the TensorFlow side."""
-    output = graph_node.outputs[place]
-    tf_layers_dict[output.name] = {
-        "optype": graph_node.op,
-        "shape": output.shape,
-        "dtype": np.float32,
-        "is_dequantized": True,
-        "nhwc": len(tensor.shape) == 4,
-        "tf_node": tensor,
-        "tf_node_info": {},
-    }
+from pipeline.formats.tflite.nodes import is_rounded, operand, record, refused
 
 
 def _fake_quant(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> Any:
@@ -45,7 +32,7 @@ def _fake_quant(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) ->
         min=(-128 - zero_point) * scale,
         max=(127 - zero_point) * scale,
     )
-    _record(tf_layers_dict, graph_node, tensor)
+    record(tf_layers_dict, graph_node, tensor)
     return tensor
 
 
@@ -63,7 +50,7 @@ def _max_pool(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> N
     tensor = tf_layers_dict[source.name]["tf_node"]
     kernel, strides = graph_node.attrs["kernel_shape"], graph_node.attrs["strides"]
     if set(graph_node.attrs.get("dilations", [1])) != {1}:
-        raise _refused(graph_node, "a dilation; a max pool may have none")
+        raise refused(graph_node, "a dilation; a max pool may have none")
     top, left, bottom, right = graph_node.attrs["pads"]
     if graph_node.attrs.get("ceil_mode", 0):
         height, width = (int(size) for size in tensor.shape[1:3])
@@ -74,7 +61,7 @@ def _max_pool(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> N
         tensor = tf.pad(tensor, pads)
     elif any(map(any, pads)):
         tensor = tf.pad(tensor, pads, constant_values=lowest)
-    _record(tf_layers_dict, graph_node, tf.nn.max_pool2d(tensor, kernel, strides, "VALID"))
+    record(tf_layers_dict, graph_node, tf.nn.max_pool2d(tensor, kernel, strides, "VALID"))
 
 
 def _for_whole_windows(size: int, extent: int, stride: int, before: int, after: int) -> int:
@@ -99,27 +86,36 @@ def _lowest(tensor: Any) -> float:
 
 
 def _elementwise(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
-    """Translate Add and Mul of two NHWC tensors as they stand.
+    """Translate Add, Mul and their like of two NHWC tensors as they stand.
 
     onnx2tf compares the result's shape with the ONNX (NCHW) one and transposes where they differ,
-    which here is everywhere.
+    which here is everywhere. A constant operand is that of a layer which stays in float.
 
     Raises:
-        InputError: an operand is a constant, or they have different numbers of axes, which would
-            meet otherwise with channels last.
+        InputError: operands have different numbers of axes, which would meet otherwise with
+            channels last.
     """
     import tensorflow as tf
 
-    if any(i.name not in tf_layers_dict for i in graph_node.inputs):
-        raise _refused(graph_node, "a constant operand; both must be computed")
-    left, right = (tf_layers_dict[i.name]["tf_node"] for i in graph_node.inputs)
-    if len(left.shape) != len(right.shape):
-        raise _refused(
+    constant = any(i.name not in tf_layers_dict for i in graph_node.inputs)
+    if constant and any(is_rounded(i) for i in graph_node.inputs):
+        raise refused(graph_node, "a constant operand beside int8 numbers; both must be computed")
+    left, right = (operand(i, tf_layers_dict) for i in graph_node.inputs)
+    if not constant and len(left.shape) != len(right.shape):
+        raise refused(
             graph_node,
             f"operands of {len(left.shape)} and {len(right.shape)} axes; they must have as many",
         )
-    operation = {"Add": tf.math.add, "Mul": tf.math.multiply}[graph_node.op]
-    _record(tf_layers_dict, graph_node, operation(left, right))
+    operation = {
+        "Add": tf.math.add,
+        "Div": tf.math.divide,
+        "Max": tf.math.maximum,
+        "Min": tf.math.minimum,
+        "Mul": tf.math.multiply,
+        "Pow": tf.math.pow,
+        "Sub": tf.math.subtract,
+    }[graph_node.op]
+    record(tf_layers_dict, graph_node, operation(left, right))
 
 
 def _reshape(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
@@ -150,11 +146,11 @@ def _reshape(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> No
         target = after
     else:
         raise _changes_layout(graph_node, tensor, shape)
-    _record(tf_layers_dict, graph_node, tf.reshape(tensor, target))
+    record(tf_layers_dict, graph_node, tf.reshape(tensor, target))
 
 
 def _changes_layout(graph_node: Any, tensor: Any, shape: list[int]) -> InputError:
-    return _refused(
+    return refused(
         graph_node,
         f"a reshape of {tuple(tensor.shape)} to {tuple(shape)}, which changes the layout; only "
         "(batch, channels, 1, 1) can be reshaped, and channels divided into groups",
@@ -175,8 +171,8 @@ def _transpose(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> 
     tensor = tf_layers_dict[graph_node.inputs[0].name]["tf_node"]
     order = [int(axis) for axis in graph_node.attrs["perm"]]
     if order != [0, 2, 1, 3, 4]:
-        raise _refused(graph_node, f"a permutation {order}; it may be that of a channel shuffle")
-    _record(tf_layers_dict, graph_node, tf.transpose(tensor, [0, 1, 2, 4, 3]))
+        raise refused(graph_node, f"a permutation {order}; it may be that of a channel shuffle")
+    record(tf_layers_dict, graph_node, tf.transpose(tensor, [0, 1, 2, 4, 3]))
 
 
 _AXES = {1: 3, 2: 1, 3: 2}
@@ -192,13 +188,13 @@ def _split(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None
     tensor = tf_layers_dict[graph_node.inputs[0].name]["tf_node"]
     axis = int(graph_node.attrs.get("axis", 0))
     if len(tensor.shape) != 4 or axis % 4 not in _AXES:
-        raise _refused(graph_node, f"axis {axis} of a tensor of {len(tensor.shape)} axes")
+        raise refused(graph_node, f"axis {axis} of a tensor of {len(tensor.shape)} axes")
     begin = 0
     for place, output in enumerate(graph_node.outputs):
         part = [slice(None)] * 4
         part[_AXES[axis % 4]] = slice(begin, begin + int(output.shape[axis]))
         begin += int(output.shape[axis])
-        _record(tf_layers_dict, graph_node, tensor[tuple(part)], place)
+        record(tf_layers_dict, graph_node, tensor[tuple(part)], place)
 
 
 def _concat(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
@@ -212,8 +208,8 @@ def _concat(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> Non
     tensors = [tf_layers_dict[i.name]["tf_node"] for i in graph_node.inputs]
     ranks, axis = {len(t.shape) for t in tensors}, int(graph_node.attrs["axis"])
     if ranks != {4} or axis % 4 not in _AXES:
-        raise _refused(graph_node, f"axis {axis} of tensors of {sorted(ranks)} axes")
-    _record(tf_layers_dict, graph_node, tf.concat(tensors, _AXES[axis % 4]))
+        raise refused(graph_node, f"axis {axis} of tensors of {sorted(ranks)} axes")
+    record(tf_layers_dict, graph_node, tf.concat(tensors, _AXES[axis % 4]))
 
 
 def _pad(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
@@ -233,9 +229,9 @@ def _pad(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
         or len(pads) != 8
         or any(pads[i] for i in (0, 1, 4, 5))
     ):
-        raise _refused(graph_node, f"pads {pads}; it may pad height and width with 0")
+        raise refused(graph_node, f"pads {pads}; it may pad height and width with 0")
     around = [[0, 0], [pads[2], pads[6]], [pads[3], pads[7]], [0, 0]]
-    _record(tf_layers_dict, graph_node, tf.pad(tensor, around))
+    record(tf_layers_dict, graph_node, tf.pad(tensor, around))
 
 
 def _leaky_relu(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
@@ -244,7 +240,7 @@ def _leaky_relu(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) ->
 
     tensor = tf_layers_dict[graph_node.inputs[0].name]["tf_node"]
     slope = float(graph_node.attrs.get("alpha", 0.01))
-    _record(tf_layers_dict, graph_node, tf.nn.leaky_relu(tensor, slope))
+    record(tf_layers_dict, graph_node, tf.nn.leaky_relu(tensor, slope))
 
 
 def _clip(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
@@ -257,19 +253,29 @@ def _clip(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
         made = tf.nn.relu6(tensor)
     else:
         made = tf.minimum(tf.maximum(tensor, low), high)
-    _record(tf_layers_dict, graph_node, made)
+    record(tf_layers_dict, graph_node, made)
 
 
-def _floor(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
-    """Translate Floor, the mark before a float layer (`tflite.float_layers`)."""
+def _each(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
+    """Translate what works number by number; Floor is the mark before a float layer."""
     import tensorflow as tf
 
     tensor = tf_layers_dict[graph_node.inputs[0].name]["tf_node"]
-    _record(tf_layers_dict, graph_node, tf.math.floor(tensor))
+    operation = {
+        "Abs": tf.math.abs,
+        "Cos": tf.math.cos,
+        "Exp": tf.math.exp,
+        "Floor": tf.math.floor,
+        "Log": tf.math.log,
+        "Reciprocal": lambda x: 1.0 / x,
+        "Sin": tf.math.sin,
+        "Sqrt": tf.math.sqrt,
+    }[graph_node.op]
+    record(tf_layers_dict, graph_node, operation(tensor))
 
 
 def _softmax(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
-    """Translate Softmax over the last axis of a tensor that is not an image.
+    """Translate Softmax over the channels of an image, or the last axis of another tensor.
 
     Raises:
         InputError: over another axis.
@@ -278,12 +284,14 @@ def _softmax(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> No
 
     tensor = tf_layers_dict[graph_node.inputs[0].name]["tf_node"]
     axis = graph_node.attrs.get("axis", -1)
-    if len(tensor.shape) != 3 or axis not in {-1, 2}:
-        raise _refused(
+    over_channels = len(tensor.shape) == 4 and axis in {1, -3}
+    if not over_channels and (len(tensor.shape) != 3 or axis not in {-1, 2}):
+        raise refused(
             graph_node,
-            f"a softmax over axis {axis} of {len(tensor.shape)}; it may be over the last of 3",
+            f"a softmax over axis {axis} of {len(tensor.shape)}; it may be over the last of 3, or "
+            "over the channels of an image",
         )
-    _record(tf_layers_dict, graph_node, tf.nn.softmax(tensor))
+    record(tf_layers_dict, graph_node, tf.nn.softmax(tensor))
 
 
 def _slice(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None:
@@ -296,7 +304,7 @@ def _slice(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None
     starts, ends, axes = (i.values.reshape(-1).tolist() for i in graph_node.inputs[1:4])
     steps = graph_node.inputs[4].values.reshape(-1).tolist() if graph_node.inputs[4:] else [1]
     if len(tensor.shape) != 4 or len(axes) != 1 or axes[0] not in _AXES:
-        raise _refused(
+        raise refused(
             graph_node,
             f"a slice of axes {axes} of {len(tensor.shape)}; it may be of channels, height or "
             "width, axis 1, 2 or 3 of 4",
@@ -304,11 +312,53 @@ def _slice(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> None
     axis = _AXES[axes[0]]
     part = [slice(None)] * 4
     part[axis] = slice(starts[0], min(ends[0], int(tensor.shape[axis])), steps[0])
-    _record(tf_layers_dict, graph_node, tensor[tuple(part)])
+    record(tf_layers_dict, graph_node, tensor[tuple(part)])
 
 
-def _refused(graph_node: Any, what: str) -> InputError:
-    return InputError(f"{graph_node.op} {graph_node.name}: cannot be written to TFLite with {what}")
+def _ours() -> dict[Any, Callable[..., None]]:
+    """Our translations, by onnx2tf's module of each."""
+    from onnx2tf.ops import (
+        Abs,
+        Add,
+        Clip,
+        Concat,
+        Cos,
+        Div,
+        Exp,
+        Floor,
+        LeakyRelu,
+        Log,
+        Max,
+        MaxPool,
+        Min,
+        Mul,
+        Pad,
+        Pow,
+        Reciprocal,
+        Reshape,
+        Sin,
+        Slice,
+        Softmax,
+        Split,
+        Sqrt,
+        Sub,
+        Transpose,
+    )
+
+    return {
+        **dict.fromkeys((Abs, Cos, Exp, Floor, Log, Reciprocal, Sin, Sqrt), _each),
+        **dict.fromkeys((Add, Div, Max, Min, Mul, Pow, Sub), _elementwise),
+        MaxPool: _max_pool,
+        Reshape: _reshape,
+        Transpose: _transpose,
+        Softmax: _softmax,
+        Slice: _slice,
+        Split: _split,
+        Concat: _concat,
+        Pad: _pad,
+        LeakyRelu: _leaky_relu,
+        Clip: _clip,
+    }
 
 
 @contextmanager
@@ -324,39 +374,9 @@ def own_translations() -> Iterator[dict[str, str]]:
         tensor = _fake_quant(graph_node=graph_node, **arguments)
         layers[tensor.node.layer.name] = graph_node.outputs[0].name
 
-    from onnx2tf.ops import (
-        Add,
-        Clip,
-        Concat,
-        Floor,
-        LeakyRelu,
-        MaxPool,
-        Mul,
-        Pad,
-        QuantizeLinear,
-        Reshape,
-        Slice,
-        Softmax,
-        Split,
-        Transpose,
-    )
+    from onnx2tf.ops import QuantizeLinear
 
-    translations = {
-        QuantizeLinear: quantize,
-        MaxPool: _max_pool,
-        Add: _elementwise,
-        Mul: _elementwise,
-        Reshape: _reshape,
-        Transpose: _transpose,
-        Softmax: _softmax,
-        Slice: _slice,
-        Split: _split,
-        Concat: _concat,
-        Pad: _pad,
-        LeakyRelu: _leaky_relu,
-        Clip: _clip,
-        Floor: _floor,
-    }
+    translations = {**_ours(), QuantizeLinear: quantize}
     originals = {module: module.make_node for module in translations}
     for module, translation in translations.items():
         module.make_node = translation

@@ -18,6 +18,8 @@ class Unsupported(Exception):
     """An operation has no form that every runtime has in int8; says why, in a clause."""
 
 
+ONLY_FLOAT = "only in float"
+"""Key of an operation's `meta` that says that not every runtime has it in int8."""
 _OF_CHANCE_OR_STATE = {aten.dropout.default, aten.batch_norm.default, aten.add_.Tensor}
 """Operations that give other numbers each time, or change a tensor."""
 _KEPT = ("nn_module_stack", "stack_trace")
@@ -31,6 +33,7 @@ class Builder:
         model: whose parameters the graph reads; changed in place.
         graph: the new one.
         floats: what of the network stays in float.
+        only_float: whether what is added from now on is known in float only.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Builder:
     ) -> None:
         self.model = model
         self.floats = floats
+        self.only_float = False
         self.graph = fx.Graph()
         self._source: fx.Node | None = None
         self._made: dict[str, fx.Node] = {}
@@ -83,6 +87,8 @@ class Builder:
         if self._source is not None:
             meta = self._source.meta
             node.meta.update({name: meta[name] for name in _KEPT if name in meta})
+        if self.only_float:
+            node.meta[ONLY_FLOAT] = True
         self._made[key] = node
         return node
 

@@ -29,6 +29,7 @@ from pipeline.networks.lowering import (
     transposed,
 )
 from pipeline.networks.lowering.builder import Builder, Unsupported
+from pipeline.networks.lowering.float_rules import FLOAT_RULES
 from pipeline.networks.lowering.places import FloatPlaces
 from pipeline.networks.lowering.values import Pooled, Stacked, Viewed, is_flat, shape_of
 
@@ -132,6 +133,7 @@ _READ_POOLED = {
 """What may read an image of which a pool takes more windows than pixels; others get the windows."""
 
 
+_FORWARD = "the network's own forward"
 _KNOWN = {
     *(*RULES, *_RESHAPES, aten.batch_norm.default, aten.transpose.int),
     *(aten.slice.Tensor, aten.softmax.int, aten.chunk.default, aten.split.Tensor),
@@ -197,10 +199,31 @@ def _lowered(b: Builder, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         for operand in node.all_input_nodes:
             if node.target not in _READ_POOLED and isinstance(values[operand], Pooled):
                 values[operand] = pools.cut_out(b, values[operand])
-        args, kwargs = _arguments(node, values)
-        return _ruled(b, node, args, kwargs)
+        return _ruled(b, node, *_arguments(node, values))
     except Unsupported as why:
-        raise _refused(b, node, str(why)) from why
+        return _in_float(b, node, values, why)
+
+
+def _in_float(b: Builder, node: fx.Node, values: dict[fx.Node, Any], why: Unsupported) -> Any:
+    """What stands for the result of an operation that is not known in int8.
+
+    Raises:
+        InputError: it is not to stay in float, or not known there either.
+    """
+    held = b.floats.hold(node)
+    if node.target not in FLOAT_RULES:
+        raise _refused(b, node, f"{why}, nor in float" if held else str(why)) from why
+    b.only_float = True
+    try:
+        args, kwargs = _arguments(node, values)
+        made = FLOAT_RULES[node.target](b, *args, **kwargs)
+    except Unsupported as neither:
+        raise _refused(b, node, f"{why}; in float, {neither}" if held else str(why)) from neither
+    finally:
+        b.only_float = False
+    if not held:
+        raise _refused(b, node, str(why), in_float=True) from why
+    return made
 
 
 def _is_item(node: fx.Node) -> bool:
@@ -273,12 +296,18 @@ def _output(b: Builder, value: Any, node: fx.Node) -> fx.Node:
     raise InputError(f"the network gives {kind}, not (batch, outputs)")
 
 
-def _refused(b: Builder, node: fx.Node, why: str) -> InputError:
-    """An operation that stops the rewriting, in a line."""
+def _refused(b: Builder, node: fx.Node, why: str, *, in_float: bool = False) -> InputError:
+    """An operation that stops the rewriting, in a line; `in_float` is known there, and a way out.
+
+    An operation of the network's own `forward` has no module that a recipe could name.
+    """
     schema = getattr(node.target, "_schema", None)
     name = schema.name.rpartition("::")[2] if schema is not None else str(node.target)
-    where = b.place() or "the network's own forward"
-    return InputError(
-        f"{name} in {where}: {why}; put operations in its place that "
-        "docs/networks.md names, or leave the module out of the network"
-    )
+    place = b.place()
+    ways = ["put operations in its place that docs/networks.md names"]
+    ways.append("leave the module out of the network")
+    if in_float:
+        named = f"`qat.float: [{place}]`" if place else "`qat.float`, once it is a module"
+        ways.append(f"leave it in float by {named}")
+    ways[-1] = f"or {ways[-1]}"
+    return InputError(f"{name} in {place or _FORWARD}: {why}; {', '.join(ways)}")

@@ -1,8 +1,8 @@
 """Which operations of a network a recipe leaves in float: those of the modules that it names.
 
-    places = FloatPlaces(("features.18.*", "classifier"))
-    places.refuse_unknown(model)
-    places.hold(node)    # whether an operation of the exported network stands in one of them
+places = FloatPlaces(("features.18.*", "classifier"))
+places.refuse_unknown(model)
+places.hold(node)    # whether an operation of the exported network stands in one of them
 """
 
 from __future__ import annotations

@@ -78,6 +78,17 @@ def _average(
     return conv(b, image, weight, stride=strides, padding=pads, groups=channels)
 
 
+def average_of_whole(
+    b: Builder,
+    image: fx.Node,
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+) -> fx.Node:
+    """The mean of every window, its padding counted."""
+    return _average(b, image, kernel, strides, pads, kernel[0] * kernel[1])
+
+
 def adaptive_avg_pool(b: Builder, x: Value, output_size: Sequence[int | None]) -> Value:
     """Windows of one size are an average pool; others are cut out one by one.
 
