@@ -19,7 +19,7 @@ import torch
 from torch import fx
 
 from pipeline.base.errors import InputError
-from pipeline.compress.quantization.quantizer import RULES, last_of_group, tensor_inputs
+from pipeline.compress.quantization.quantizer import CLAMPS, RULES, last_of_group, tensor_inputs
 from pipeline.networks.lowering.builder import ONLY_FLOAT
 from pipeline.networks.lowering.places import FloatPlaces
 
@@ -80,7 +80,7 @@ def float_operations(
     found = {group for group in groups if group.kind is None or group.stands_in(places)}
     found -= {group for group in found if _alone(group, found)}
     found |= _between(groups, found)
-    found -= {group for group in found if _drops_for_int8(group, _nodes(found))}
+    found -= _moved_for_int8(groups, found)
     nodes = _nodes(found)
     for pattern in places.patterns:
         if not any(FloatPlaces((pattern,)).hold(node) for node in nodes):
@@ -136,10 +136,20 @@ def _alone(group: _Group, floats: set[_Group]) -> bool:
     return free and not any(node in nodes or node.op == "output" for node in around)
 
 
-def _drops_for_int8(group: _Group, floats: set[fx.Node]) -> bool:
-    """Whether it is a dropout that an int8 layer reads: what is rounded is what goes into it."""
-    drops = group.nodes[0].target is aten.dropout.default
-    return drops and not all(node in floats or node.op == "output" for node in group.readers)
+def _moved_for_int8(groups: Sequence[_Group], floats: set[_Group]) -> set[_Group]:
+    """The operations that only move or pick numbers, and whose readers are int8 layers.
+
+    What is rounded is what goes into them: the numbers are the same, and integers move faster.
+    """
+    kept = _nodes(floats)
+    moved = set()
+    for group in reversed(groups):
+        first = group.nodes[0]
+        moves = group in floats and group.kind == "input" and first.target not in CLAMPS
+        if moves and not any(node in kept or node.op == "output" for node in group.readers):
+            moved.add(group)
+            kept -= {first}
+    return moved
 
 
 def _between(groups: Sequence[_Group], floats: set[_Group]) -> set[_Group]:

@@ -309,6 +309,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "rsqrt": _rsqrt,
     "sigmoid": _unary(torch.sigmoid),
     "sin": _unary(torch.sin),
+    "silu": _unary(F.silu),
     "slice_by_index": _slice_by_index,
     "slice_by_size": _slice_by_size,
     "softmax": _softmax,
