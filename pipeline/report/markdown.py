@@ -335,6 +335,8 @@ def _parities(report: Report, notes: Sequence[str]) -> str:
         )
     lines = [table(header, rows)]
     for target in report.targets:
+        if (in_float := words.in_float(target)) is not None:
+            lines.append(f"- {_text(target.name)}: {_text(in_float)}")
         if (outside := words.outside(target)) is not None:
             lines.append(f"- {_text(target.name)}: {_text(outside)}")
         lines += [f"- {_text(target.name)}: {_text(miss)}" for miss in target.parity.misses]

@@ -33,6 +33,7 @@ from pipeline.measure.baseline.record import OLDER, Baseline, refuse_other_count
 from pipeline.measure.first_use import FirstUse
 from pipeline.measure.latency import Latency
 from pipeline.measure.parity_record import Parity
+from pipeline.networks.float_layer import FloatLayer
 from pipeline.networks.layer_width import LayerWidth
 from pipeline.networks.model_info import ModelInfo
 from pipeline.recipe.recipe import RecipeInfo
@@ -170,6 +171,7 @@ class TargetResult(MeasuredRecord):
             of the decisions on their labels.
         parity: the gates, over calibration and test images.
         int8_coverage: share of multiply-accumulates that run in int8 kernels.
+        left_in_float: what the recipe has in float in an int8 file, by module.
         partitions: parts of the graph that LiteRT gives to XNNPACK; 1 is the whole graph.
         outside: operations that XNNPACK leaves to slower kernels, and why.
         takes: the input, in words: name, type, layout, and how a pixel becomes a value. None in
@@ -212,6 +214,7 @@ class TargetResult(MeasuredRecord):
     scales_missing: Text | None = None
     int8_coverage: Share | None
     coverage_missing: Text | None = None
+    left_in_float: tuple[FloatLayer, ...] = ()
     ops: dict[Text, Positive]
     partitions: Count | None
     partitions_missing: Text | None = None

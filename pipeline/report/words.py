@@ -81,6 +81,19 @@ def outside(target: TargetResult, most: int = 3) -> str | None:
     )
 
 
+def in_float(target: TargetResult, most: int = 5) -> str | None:
+    """Write what of an int8 file stays in float, and its share of the work; None where nothing."""
+    if not target.left_in_float:
+        return None
+    named = [layer.module for layer in target.left_in_float]
+    left = len(named) - most
+    listed = ", ".join(named[:most]) + (f" and {left} more" if left > 0 else "")
+    if target.int8_coverage is None:
+        return f"left in float by the recipe: {listed}"
+    share = percent(1 - target.int8_coverage)
+    return f"left in float by the recipe: {listed}; {share} of the MACs are outside int8"
+
+
 def blocks(kind: str | None) -> str:
     """Write, behind a network's name, what kind of blocks it has, if its family has kinds."""
     return "" if kind is None else f" ({kind} blocks)"

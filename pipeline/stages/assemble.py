@@ -24,7 +24,7 @@ from pipeline.report.records import (
     all_met,
     budget,
 )
-from pipeline.stages import baseline, export, measure, prune, sparsify, verify
+from pipeline.stages import baseline, export, fold, measure, prune, sparsify, verify
 from pipeline.stages.baseline import BaselineFacts
 from pipeline.stages.judge import JUDGES
 from pipeline.stages.stage import Results
@@ -203,6 +203,7 @@ def _target(
         sparsity=sparsify.STAGE.found_in(results).sparsity if "sparsify" in results else None,
         budgets=budgets,
         passed=all_met(budgets),
+        left_in_float=fold.STAGE.found_in(results).left_in_float,
         **_verified(verified),
         **behind,
     )

@@ -18,6 +18,7 @@ from pipeline.compress.quantization import qat
 from pipeline.networks.checkpoints import WEIGHTS, load_checkpoint, read_checkpoint
 from pipeline.networks.families import family_of
 from pipeline.networks.family import AnyFamily
+from pipeline.networks.lowering.places import FloatPlaces
 from pipeline.networks.rewrites import Normalization
 from pipeline.recipe.recipe import Recipe
 from pipeline.tasks.accuracy import AnyAccuracy
@@ -141,11 +142,18 @@ def deployed(context: Context, model: nn.Module) -> nn.Module:
     return made
 
 
+def float_places(recipe: Recipe) -> FloatPlaces:
+    """The modules that stay in float, of a recipe whose others do not."""
+    return FloatPlaces(recipe.qat.float if recipe.target.precision == "int8" else ())
+
+
 def quantized_graph(context: Context, model: nn.Module) -> fx.GraphModule:
     """A network in prunable form, ready for quantization-aware training."""
     recipe = context.recipe
     deploy = deployed(context, model)
-    return qat.prepare(deploy, recipe.model.input_shape, pixels=recipe.target.takes_pixels)
+    pixels = recipe.target.takes_pixels
+    shape, floats = recipe.model.input_shape, float_places(recipe)
+    return qat.prepare(deploy, shape, pixels=pixels, floats=floats)
 
 
 def calibration_batches(context: Context) -> Iterator[Tensor]:

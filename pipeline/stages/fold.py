@@ -9,13 +9,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 
-from pipeline.base.errors import MismatchError, reading
+from pipeline.base.errors import MismatchError, listed, reading
+from pipeline.base.record import Share
 from pipeline.compress.quantization import program, qat
 from pipeline.compress.quantization.fake_quantize import only_round
 from pipeline.compress.quantization.fold import float_program, float_twin, quantized_program
+from pipeline.formats.file_facts import program_macs
 from pipeline.measure import parity, timing
-from pipeline.measure.layers import layers_of
+from pipeline.measure.left_in_float import left_in_float, tensor_places
 from pipeline.networks.checkpoints import WEIGHTS, read_checkpoint
+from pipeline.networks.float_layer import FloatLayer
 from pipeline.stages import kept_images, kept_layers
 from pipeline.stages.context import (
     CORRECTIONS,
@@ -47,7 +50,22 @@ from pipeline.tasks.images.dataset import Dataset
 
 
 class FoldFacts(StageFacts):
-    """Nothing: what there is to say of the program, `judge_fold` says."""
+    """What the program leaves in float; what there is to say of its answers, `judge_fold` says.
+
+    Attributes:
+        left_in_float: by module.
+        int8_share: of the program's multiply-accumulates those in int8; None of a float program.
+    """
+
+    left_in_float: tuple[FloatLayer, ...] = ()
+    int8_share: Share | None = None
+
+    def details(self) -> list[str]:
+        """What is left in float."""
+        if not self.left_in_float or self.int8_share is None:
+            return []
+        modules = listed(layer.module for layer in self.left_in_float)
+        return [f"in float: {modules} ({1 - self.int8_share:.2%} of the MACs)"]
 
 
 def fold(context: Context, inputs: Inputs, out: Path) -> FoldFacts:
@@ -87,7 +105,10 @@ def fold(context: Context, inputs: Inputs, out: Path) -> FoldFacts:
             f"does: {'; '.join(misses)}; this is a fault of PocketNest, please report it"
         )
     _keep_for_commands(context, small, folded, step, out)
-    return FoldFacts()
+    if step is None:
+        return FoldFacts()
+    int8, whole = program_macs(folded)
+    return FoldFacts(left_in_float=left_in_float(folded), int8_share=int8 / whole)
 
 
 def _keep_for_commands(
@@ -101,7 +122,7 @@ def _keep_for_commands(
     shape, images = context.recipe.model.input_shape, context.dataset.calibration
     found = kept_layers.KeptLayers(
         layers=kept_layers.sized_layers(branched_model(context), small, shape),
-        modules={layer.name: layer.module for layer in layers_of(folded)},
+        modules=tensor_places(folded),
         step=step,
     )
     kept_layers.write(out / kept_layers.LAYERS_FILE, found)
@@ -136,6 +157,7 @@ STAGE = Stage(
     reads=("task", "target.precision", "target.input", "threads"),
     code=(
         *(*CORE, *PRUNING, *QUANTIZER, *COMPARING, *KEEPING),
+        *("formats/file_facts.py", "measure/left_in_float.py"),
         *("stages/exported.py", "stages/fold.py"),
     ),
     packages=(*IMAGES, *CUTTING, *QUANTIZING),

@@ -259,7 +259,7 @@ def _also_reads(recipe: Recipe) -> tuple[str, ...]:
     """How large a file is depends on what file it is; MACs and parameters do not."""
     if recipe.prune is None or recipe.prune.size_mb is None:
         return ()
-    return ("target.format", "target.precision")
+    return ("target.format", "target.precision", "qat.float")
 
 
 STAGE = Stage(

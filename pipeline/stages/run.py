@@ -28,6 +28,7 @@ from pipeline.report.records import COMBINED, Report
 from pipeline.stages.combined import refuse_other_folder, withdraw, write_combined
 from pipeline.stages.context import Context
 from pipeline.stages.explain import Explained, explain
+from pipeline.stages.floats import refuse_bad_floats
 from pipeline.stages.graph import STAGES, stages_until
 from pipeline.stages.guard import judged
 from pipeline.stages.latest import Record
@@ -128,6 +129,8 @@ def _reports(
             code_hash(name)  # kept: a file edited during the run must not enter its keys
     tell = store.tell
     runs = _prepared(recipes, files, out / STORE, console, allow_mismatch)
+    for run in runs:
+        refuse_bad_floats(run.context)
     if len(recipes) > 1:
         refuse_other_folder(out)
     outdated, reports = False, list[tuple[Report, Path]]()

@@ -30,6 +30,7 @@ from pipeline.stages.context import (
     branched_model,
     calibration_batches,
     fed,
+    float_places,
     quantized_graph,
     write_json,
 )
@@ -66,7 +67,7 @@ def times(context: Context, inputs: Inputs, out: Path) -> TimesFacts:
     """Write the unpruned network's file, with random weights, and time files cut from it.
 
     Raises:
-        InputError: this host cannot time the target's format, or the target is not int8.
+        InputError: this host cannot time the target's format, or not every layer is to be int8.
     """
     recipe = context.recipe
     assert recipe.prune is not None
@@ -80,6 +81,11 @@ def times(context: Context, inputs: Inputs, out: Path) -> TimesFacts:
         raise InputError(
             f"prune.latency: widths are searched for in files for any CPU, and target.cpu is "
             f"{target.cpu}; give prune.macs, params or size_mb, or cpu any"
+        )
+    if recipe.qat.float:
+        raise InputError(
+            "prune.latency: widths are searched for by the times of int8 layers, and qat.float "
+            "leaves some in float; give prune.macs, params or size_mb, or no qat.float"
         )
     why_not = LANES[HOST].cannot_time(target.format)
     if why_not is None and FORMATS[target.format].layers is None:
@@ -145,8 +151,10 @@ def goal_and_file(
     config = recipe.prune
     assert config is not None
     if config.latency is None:
-        stored = FORMATS[recipe.target.format].bytes[recipe.target.precision]
-        return goal_of(context.family, model, recipe.model.input_shape, config, stored), None
+        by_precision = FORMATS[recipe.target.format].bytes
+        stored = by_precision[recipe.target.precision], by_precision["float"]
+        shape, floats = recipe.model.input_shape, float_places(recipe)
+        return goal_of(context.family, model, shape, config, *stored, floats), None
     file = timed_file(context, inputs)
     content = json.loads((inputs["times"] / SAMPLES).read_text(encoding="utf-8"))
     samples = [width_times.Sample(**sample) for sample in content]
@@ -201,7 +209,7 @@ STAGE = Stage(
     facts=TimesFacts,
     after=(),
     reads=(
-        *("task", "measure", "prune.round_to"),
+        *("task", "measure", "prune.round_to", "qat.float"),
         *("target.format", "target.precision", "target.input", "target.threads"),
     ),
     also_reads=_shape,

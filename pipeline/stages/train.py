@@ -12,10 +12,10 @@ from pipeline.compress.training.loop import CURVE
 from pipeline.compress.training.regularize import drop_while_training
 from pipeline.networks.checkpoints import WEIGHTS, load_checkpoint, save_checkpoint
 from pipeline.networks.hub import local_file
-from pipeline.networks.lowering.check import refuse_unwritable
+from pipeline.networks.lowering.check import lowered
 from pipeline.networks.rewrites import with_normalization
 from pipeline.networks.sanity import refuse_dead
-from pipeline.stages.context import Context, Inputs, new_model, write_json
+from pipeline.stages.context import Context, Inputs, float_places, new_model, write_json
 from pipeline.stages.fitting import trained
 from pipeline.stages.stage import CORE, IMAGES, Stage, StageFacts
 
@@ -43,7 +43,7 @@ def train(context: Context, inputs: Inputs, out: Path) -> TrainFacts:
     torch.manual_seed(recipe.seed)
     family, model = context.family, new_model(context)
     if family.deploy is with_normalization:  # otherwise its deploy form is known to be writable
-        refuse_unwritable(model, recipe.model.input_shape)
+        lowered(model, recipe.model.input_shape, float_places(recipe))
     replaces_head = recipe.model.head == "replace"
     notes: tuple[str, ...] = ()
     if recipe.model.checkpoint is None:

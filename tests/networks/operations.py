@@ -18,7 +18,7 @@ from torch import nn
 
 from pipeline.compress.quantization import qat
 from pipeline.compress.quantization.fold import quantized_program
-from pipeline.formats.file_facts import learned_scales, scales_exact
+from pipeline.formats.file_facts import learned_scales, program_macs, scales_exact
 from pipeline.formats.format import Format
 from pipeline.formats.formats import FORMATS
 from pipeline.measure.layers import compare_layers
@@ -75,7 +75,7 @@ def row(program: torch.export.ExportedProgram, images: torch.Tensor, form: Forma
         module.write(program, path)
         found = module.inspect(path)
         layers = compare_layers(program, None, partial(module.trace, path), images)
-    misses = file_misses(found, scales_exact(program, found))
+    misses = file_misses(found, scales_exact(program, found), program_macs(program))
     misses += layer_misses(layers, learned_scales(program)[0])
     outside = sum(n for op, n in found.ops.items() if op.lower() == "transpose")
     return Row(misses=misses, partitions=found.partitions, outside=outside)

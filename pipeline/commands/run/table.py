@@ -31,6 +31,8 @@ def show(report: Report, directory: Path, console: Console) -> None:
         table.add_row(*_cells(target, directory))
     console.print(table)
     for target in report.targets:
+        if (in_float := words.in_float(target)) is not None:
+            console.print(f"{target.name}: {escape(in_float)}", highlight=False)
         if (outside := words.outside(target)) is not None:
             console.print(f"[yellow]{target.name}[/yellow]: {escape(outside)}", highlight=False)
     console.print(f"report: {directory / 'report.html'}", highlight=False)

@@ -20,6 +20,7 @@ from pipeline.compress.pruning.stored import Bytes
 from pipeline.compress.pruning.widths import Plan, weakest
 from pipeline.networks.count import count
 from pipeline.networks.family import AnyFamily, Structure
+from pipeline.networks.lowering.places import FloatPlaces
 from pipeline.recipe.compression import PruneConfig, PruneTarget
 from pipeline.recipe.input_shape import InputShape
 
@@ -74,7 +75,13 @@ class Pruned:
 
 
 def goal_of(
-    family: AnyFamily, model: nn.Module, shape: InputShape, config: PruneConfig, stored: Bytes
+    family: AnyFamily,
+    model: nn.Module,
+    shape: InputShape,
+    config: PruneConfig,
+    stored: Bytes,
+    stored_float: Bytes | None = None,
+    floats: FloatPlaces = FloatPlaces(),  # noqa: B008  frozen
 ) -> Goal:
     """The goal of a recipe that asks for MACs, parameters or bytes.
 
@@ -84,6 +91,8 @@ def goal_of(
         shape: of an image.
         config: the recipe's `prune`, not with a latency.
         stored: bytes that a file of the target's format and precision holds.
+        stored_float: those of layers that stay in float; None where none do.
+        floats: these layers.
     """
     found = followed(model, shape, family.structure(model))
     groups, counts = found.groups, count(model, shape)
@@ -94,7 +103,11 @@ def goal_of(
         cost = costs.params(shapes, groups, counts)
         return _share_goal("params", cost, config.params, found)
     assert config.size_mb is not None
-    cost = sizes.size_mb(family.rewritten(model), shapes, stored)
+
+    def each(layer: str) -> Bytes:
+        return stored_float if stored_float and floats.hold_path(layer) else stored
+
+    cost = sizes.size_mb(family.rewritten(model), shapes, each)
     whole = cost.of({group.name: group.channels for group in groups})
     return Goal(
         key="size_mb",

@@ -8,15 +8,21 @@ import torch
 from torch import fx, nn
 
 from pipeline.networks.lowering.lower import lower
+from pipeline.networks.lowering.places import FloatPlaces
 from pipeline.recipe.input_shape import InputShape
 
 
-def refuse_unwritable(model: nn.Module, shape: InputShape) -> None:
-    """Stop at an operation of a network that no rule rewrites.
+def lowered(
+    model: nn.Module,
+    shape: InputShape,
+    floats: FloatPlaces = FloatPlaces(),  # noqa: B008  frozen
+) -> fx.GraphModule:
+    """The graph of a network in use as it is quantized; stops at what no rule rewrites.
 
     Args:
         model: not changed.
         shape: of an image.
+        floats: modules that stay in float.
 
     Raises:
         InputError: names the operation and its module.
@@ -28,4 +34,4 @@ def refuse_unwritable(model: nn.Module, shape: InputShape) -> None:
         program = torch.export.export(copied, (example,), dynamic_shapes=({0: batch},))
     graph = program.module(check_guards=False)
     assert isinstance(graph, fx.GraphModule)
-    lower(graph)
+    return lower(graph, floats)

@@ -39,6 +39,12 @@ class FloatPlaces:
         paths = module_paths(node) if self.patterns else ()
         return any(fnmatchcase(path, pattern) for path in paths for pattern in self.patterns)
 
+    def hold_path(self, path: str) -> bool:
+        """Whether a module of this path, or one that holds it, is one of them."""
+        parts = path.split(".")
+        paths = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+        return any(fnmatchcase(one, pattern) for one in paths for pattern in self.patterns)
+
     def refuse_unknown(self, model: nn.Module) -> None:
         """Stop at a pattern that is no module's.
 
