@@ -42,14 +42,16 @@ def left_in_float(program: torch.export.ExportedProgram) -> tuple[FloatLayer, ..
 def tensor_places(program: torch.export.ExportedProgram) -> dict[str, str]:
     """The module that makes each tensor of a file, by the names that files give them.
 
-    Those of layers, and, of what stays in float, those of the program's operations.
+    Those of layers, and, of what stays in float, those of the program's operations; none of a float
+    program.
     """
+    layers = layers_of(program)
     places = {
         node.name: ("", *module_paths(node))[-1]
         for node in program.graph.nodes
-        if _computes(node) and is_float(node)
+        if layers and _computes(node) and is_float(node)
     }
-    return places | {layer.name: layer.module for layer in layers_of(program)}
+    return places | {layer.name: layer.module for layer in layers}
 
 
 def is_float(node: fx.Node) -> bool:

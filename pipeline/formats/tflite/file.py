@@ -80,7 +80,7 @@ def write(
     fold_weights(model)
     converted = _convert(model, quantized=quantized, pixels=pixels)
     content = without_marks(converted.content)
-    path.write_bytes(share_zero_points(name_layers(content, converted.layers)))
+    path.write_bytes(share_zero_points(name_layers(content, converted.layers, converted.convolved)))
 
 
 def _is_quantized(model: onnx.ModelProto) -> bool:
@@ -114,18 +114,21 @@ def fold_weights(model: onnx.ModelProto) -> None:
 class Converted:
     """A TFLite file, and which of the program's layers TensorFlow's operations make.
 
-    `layers` maps the name of a TensorFlow operation to the name of the layer it gives out.
+    `layers` maps the name of a TensorFlow operation to the name of the layer it gives out,
+    `convolved` that of one of a float convolution to the name of what it makes.
     """
 
     content: bytes
     layers: dict[str, str]
+    convolved: dict[str, str]
 
 
 def _convert(model: onnx.ModelProto, *, quantized: bool, pixels: bool) -> Converted:
     import onnx2tf
     import tensorflow as tf
 
-    with scratch_directory(), own_translations() as rounded:
+    convolved: dict[str, str] = {}
+    with scratch_directory(), own_translations(convolved) as rounded:
         onnx.save(model, "model.onnx")
         network = onnx2tf.convert(
             input_onnx_file_path="model.onnx",
@@ -157,7 +160,13 @@ def _convert(model: onnx.ModelProto, *, quantized: bool, pixels: bool) -> Conver
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if pixels:
             converter.inference_input_type = tf.uint8
-    return Converted(content=bytes(converter.convert()), layers=_layers(traced.graph, rounded))
+    names = [operation.name for operation in traced.graph.get_operations()]
+    made = {name: convolved.get(("", *name.split("/"))[-2]) for name in names if quantized}
+    return Converted(
+        content=bytes(converter.convert()),
+        layers=_layers(traced.graph, rounded),
+        convolved={name: output for name, output in made.items() if output is not None},
+    )
 
 
 def _layers(graph: Any, rounded: dict[str, str]) -> dict[str, str]:

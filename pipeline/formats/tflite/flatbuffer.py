@@ -10,10 +10,15 @@ from numpy.typing import NDArray
 from pipeline.formats.as_onnx import INPUT, OUTPUT
 
 
-def name_layers(content: bytes, layers: dict[str, str]) -> bytes:
+def name_layers(content: bytes, layers: dict[str, str], convolved: dict[str, str]) -> bytes:
     """Give every quantized tensor of a TFLite file the name of the program's layer.
 
     What goes in and comes out is called as in the other formats.
+
+    Args:
+        content: of the file.
+        layers: by the names of operations of TensorFlow, whose tensors are rounded.
+        convolved: likewise, of convolutions that stay in float: the names of what they make.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -26,8 +31,9 @@ def name_layers(content: bytes, layers: dict[str, str]) -> bytes:
             tensor = graph.tensors[index]
             # A tensor that several operations were fused into has all their names, last first.
             origins = tensor.name.decode().split(";")
-            found = [layers[origin] for origin in origins if origin in layers]
-            if int(index) in outside or tensor.type != schema.TensorType.INT8 or not found:
+            known = layers if tensor.type == schema.TensorType.INT8 else convolved
+            found = [known[origin] for origin in origins if origin in known]
+            if int(index) in outside or not found:
                 continue
             if found[0] in named:
                 continue  # the same values in another layout

@@ -362,11 +362,14 @@ def _ours() -> dict[Any, Callable[..., None]]:
 
 
 @contextmanager
-def own_translations() -> Iterator[dict[str, str]]:
+def own_translations(convolved: dict[str, str] | None = None) -> Iterator[dict[str, str]]:
     """Within it, onnx2tf uses our translations.
 
     Yields the name of the program's layer by that of the Keras layer which rounds it; it fills
     while onnx2tf converts.
+
+    Args:
+        convolved: gets likewise what each convolution gives, its ONNX name by the Keras layer.
     """
     layers: dict[str, str] = {}
 
@@ -374,9 +377,17 @@ def own_translations() -> Iterator[dict[str, str]]:
         tensor = _fake_quant(graph_node=graph_node, **arguments)
         layers[tensor.node.layer.name] = graph_node.outputs[0].name
 
-    from onnx2tf.ops import QuantizeLinear
+    from onnx2tf.ops import Conv, QuantizeLinear
 
-    translations = {**_ours(), QuantizeLinear: quantize}
+    theirs = Conv.make_node
+
+    def convolve(*, graph_node: Any, tf_layers_dict: dict[str, Any], **arguments: Any) -> None:
+        theirs(graph_node=graph_node, tf_layers_dict=tf_layers_dict, **arguments)
+        output = graph_node.outputs[0].name
+        if convolved is not None:
+            convolved[tf_layers_dict[output]["tf_node"].node.layer.name] = output
+
+    translations = {**_ours(), QuantizeLinear: quantize, Conv: convolve}
     originals = {module: module.make_node for module in translations}
     for module, translation in translations.items():
         module.make_node = translation
