@@ -17,7 +17,9 @@ from pipeline.formats.tflite.translations import own_translations
 pytestmark = pytest.mark.slow  # tensorflow takes seconds to import
 
 
-def translated(op: str, attrs: dict[str, Any], *operands: Any, made_by: Any = None) -> Any:
+def translated(
+    op: str, attrs: dict[str, Any], *operands: Any, made_by: Any = None, constant: bool = False
+) -> Any:
     """What an operation becomes; operands are arrays (NCHW), or `constant` ones as they are."""
     import tensorflow as tf
 
@@ -28,7 +30,7 @@ def translated(op: str, attrs: dict[str, Any], *operands: Any, made_by: Any = No
         producers = [] if made_by is None else [made_by]
         shape = operand.shape
         inputs.append(SimpleNamespace(name=name, inputs=producers, values=operand, shape=shape))
-        if number == 0 or op in {"Add", "Mul"}:
+        if number == 0 or (op in {"Add", "Mul"} and not constant):
             moved = np.moveaxis(operand, 1, -1) if operand.ndim == 4 else operand
             layers[name] = {"tf_node": tf.constant(moved)}
     output = SimpleNamespace(name="output", shape=())
@@ -61,6 +63,40 @@ def test_padding_never_wins(
     np.testing.assert_array_equal(found, wanted.numpy())
 
 
+def drawn(*shape: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).uniform(0.5, 2.0, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("op", ["Abs", "Cos", "Exp", "Floor", "Log", "Sin", "Sqrt", "Reciprocal"])
+def test_what_float_layers_compute_number_by_number(op: str) -> None:
+    x = drawn(1, 3, 2, 4)
+    found = translated(op, {}, x)
+    np.testing.assert_allclose(found, getattr(np, op.lower())(x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 4), (3, 1, 1), (3, 2, 4), (1, 1, 2, 4)])
+@pytest.mark.parametrize(("op", "function"), [("Mul", np.multiply), ("Sub", np.subtract)])
+def test_a_constant_stands_beside_an_image_as_it_does_in_onnx(
+    op: str, function: Any, shape: tuple[int, ...]
+) -> None:
+    x, constant = drawn(1, 3, 2, 4), drawn(*shape, seed=1)
+    found = translated(op, {}, x, constant, constant=True)
+    np.testing.assert_allclose(found, function(x, constant), rtol=1e-6)
+
+
+def test_a_constant_beside_int8_numbers_is_refused() -> None:
+    rounded = SimpleNamespace(op="DequantizeLinear", inputs=[])
+    with pytest.raises(InputError, match="a constant operand beside int8 numbers"):
+        translated("Mul", {}, drawn(1, 3, 2, 4), drawn(3, 1, 1), made_by=rounded, constant=True)
+
+
+def test_a_softmax_over_channels() -> None:
+    x = drawn(1, 3, 2, 4)
+    found = translated("Softmax", {"axis": 1}, x)
+    wanted = torch.softmax(torch.from_numpy(x), 1)
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-5)
+
+
 IMAGE = np.ones((1, 4, 2, 2), np.float32)
 VECTOR = np.ones((1, 4), np.float32)
 STEPS = tuple(map(np.array, ([0, 0], [2, 2], [1, 2], [1, 1])))
@@ -72,7 +108,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], tuple[Any, ...], str]] = {
         "a dilation; a max pool may have none",
     ),
     "axes": ("Add", {}, (IMAGE, VECTOR), "operands of 4 and 2 axes; they must have as many"),
-    "softmax": ("Softmax", {"axis": 1}, (IMAGE,), "a softmax over axis 1 of 4; it may be over the"),
+    "softmax": ("Softmax", {"axis": 2}, (IMAGE,), "a softmax over axis 2 of 4; it may be over the"),
     "slice": ("Slice", {}, (IMAGE, *STEPS), r"a slice of axes \[1, 2\] of 4; it may be of"),
     "reshape": (
         "Reshape",
