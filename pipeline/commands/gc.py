@@ -184,9 +184,13 @@ def looked_at(
         elif path.is_dir() and not any(name in path.name for name in busy):
             found.append(_found(path, "left over or set aside"))
     for path in sorted((store / PARTIAL).glob("*")):
-        if path.name not in busy:
-            name = real(store / path.name)
-            found.append(wanted.judged(path, name, "of a stage that was stopped"))
+        done = store / path.name
+        if path.name in busy:
+            continue
+        if done.is_dir():
+            found.append(_found(path, "of a stage that is done"))
+        else:
+            found.append(wanted.judged(path, real(done), "of a stage that was stopped"))
     found += [wanted.judged(one.folder, one.file, _gone(one)) for one in latest if not one.there]
     found += _images(out, store / IMAGES, latest, wanted, tell)
     for path in sorted([*out.glob(f"{MAKING}-*"), *out.glob(f"{OLD}-*")]):

@@ -356,6 +356,12 @@ def test_what_is_young_stays(out: Path) -> None:
     assert "fold-3" not in told(out)
 
 
+def test_a_saved_state_of_a_stage_that_is_done_goes(out: Path) -> None:
+    (out / ".store" / ".partial" / "train-1").mkdir(parents=True)
+    assert told(out)["train-1"] == ("goes", "of a stage that is done")
+    assert (out / ".store" / "train-1").is_dir()
+
+
 def test_a_recipe_that_is_gone_was_used_when_it_was_run(out: Path, tmp_path: Path) -> None:
     recorded(out, tmp_path / "gone.yaml", "fold-3")
     aged(out / ".store" / "fold-3", 30)

@@ -122,7 +122,9 @@ def odd_place(rng: random.Random, place: Place) -> Case:
     stage = rng.choice(sorted(store.glob("[a-z]*-*")))
     soon = next(store.glob(f"{rng.choice(('train', 'baseline', 'prune'))}-*"))
     inside = rng.choice(sorted(path for path in soon.rglob("*")))
-    special = [store / name for name in (".locks", ".partial", "images", ".locks/x.json")]
+    special = [
+        store / name for name in (".locks", ".partial", ".latest", "images", ".locks/x.json")
+    ]
     special += [out / "run.log", out / "onnx", out / "combined", out / ".making-onnx"]
     special += [store / ".partial" / soon.name, store, out / ".old-x", store / ".making-x"]
     path = rng.choice((stage, soon, inside, rng.choice(special), rng.choice(special)))
