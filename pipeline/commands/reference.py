@@ -202,7 +202,7 @@ def _ours(reports: Sequence[Report]) -> Iterator[tuple[str, ...]]:
 
 
 def _test_sets(reports: Sequence[Report]) -> tuple[str, ...]:
-    return tuple(f"top-1, {name}" for name in reports[0].data.test_sets)
+    return tuple(f"{words.primary(reports[0])}, {name}" for name in reports[0].data.test_sets)
 
 
 def _row(report: Report, target: TargetResult) -> tuple[str, ...]:
