@@ -31,7 +31,8 @@ def packages(name: str, version: str, folder: Path) -> Path:
     """A folder with a runtime of a version and what it needs."""
     place = folder / f"{name}-{version}"
     if not place.is_dir():
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(place)]
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-warn-conflicts"]
+        pip += ["--target", str(place)]
         subprocess.run([*pip, "--no-deps", f"{name}=={version}"], check=True)
         subprocess.run([*pip, "--upgrade", *OTHERS], check=True)
     return place
