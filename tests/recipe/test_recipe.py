@@ -557,6 +557,6 @@ def test_importing_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_an_opset_is_for_formats_that_have_one() -> None:
+def test_an_opset_is_for_formats_that_have_one(folder: Path) -> None:
     (line,) = problems(WHOLE, "target.opset=17", "target.format=tflite", "target.cpu=any")
     assert "target.opset: got 17; must be 21: only files of onnx have an opset" in line
