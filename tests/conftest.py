@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,15 @@ LONG_FILES = (
     "tests/whole/test_end_to_end_pruning.py",
 )
 """What takes longest begins first, so that no process is left alone with it at the end."""
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_asked_for() -> Iterator[None]:
+    """A run takes as many threads as its recipe says; the tests after it are to have their own."""
+    yield
+    asked = int(os.environ.get("OMP_NUM_THREADS", 0))
+    if asked and "torch" in sys.modules and sys.modules["torch"].get_num_threads() != asked:
+        sys.modules["torch"].set_num_threads(asked)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -19,6 +19,7 @@ from pipeline.networks.resnest.deploy import deploy_form
 from pipeline.networks.resnest.family import FAMILY
 from pipeline.recipe.input_shape import square
 from tests.making.networks import SIDE, images, small, structure
+from tests.making.programs import SHORT
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +36,7 @@ def test_the_size_of_a_file_is_known_before_it_is_written(
     radix: int, width: float, precision: str, tmp_path: Path
 ) -> None:
     """A description is most of so small a file, which makes this the hardest case."""
-    branched = branch_form(small(radix=radix, width_multiplier=width))
+    branched = branch_form(small(radix=radix, width_multiplier=width, layers=SHORT))
     groups = groups_of(branched, square(SIDE), structure(branched))
     shapes = costs.layer_shapes(groups, count(branched, square(SIDE)))
     widths = {group.name: group.channels for group in groups}

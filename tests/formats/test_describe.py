@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from pipeline.formats.onnx import describe as onnx_describe
 from pipeline.formats.tflite.metadata import LABELS, NAME, metadata
 from pipeline.formats.write import export
 from tests.making import programs
+from tests.making.cli import python_for_writers
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +73,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Pat
     return found
 
 
-def test_export_describes_the_file(files: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
+def test_export_describes_the_file(
+    files: dict[str, tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", python_for_writers())
     source, path, about = (tmp_path / name for name in ("p.pt2", "model.onnx", "about.json"))
     program.save(programs.quantized("radix2").program, source)
     ABOUT.write(about)

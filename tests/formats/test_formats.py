@@ -25,7 +25,7 @@ def test_a_format_is_one_entry(tmp_path: Path, capsys: pytest.CaptureFixture[str
     quick = (
         *(PLAIN_MODEL, "train.epochs=1", "prune=null", "qat.train.epochs=0", "qat.distill=null"),
         *("data.test_images=40", "data.calibration_images=40", "measure.rounds=3"),
-        *("guard.accuracy_drop_pt=null", "target.format=toy"),
+        *("guard.accuracy_drop_pt=null", "target.format=toy", "threads=1"),
     )
     given = [str(DEVICE_RECIPES["onnx"]), *settings(*quick)]
     out, refused = tmp_path / "out", "target.format: got 'toy'; must be one of onnx, tflite, coreml"

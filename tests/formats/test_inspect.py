@@ -1,6 +1,7 @@
 """What the formats share: the learned scales, the comparison, writing in a child process."""
 
 import math
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pipeline.formats.file_facts import FileFacts, conv_macs, learned_scales, sc
 from pipeline.formats.formats import FORMATS
 from pipeline.formats.write import export
 from tests.making import programs
+from tests.making.cli import python_for_writers
 
 pytestmark = pytest.mark.slow
 
@@ -106,6 +108,12 @@ def test_a_saved_program_gives_the_same_logits(saved: Path) -> None:
     assert torch.equal(found, programs.quantized("radix2").logits)
 
 
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writers are the server's, which has all imported; one test has a real one."""
+    monkeypatch.setattr(sys, "executable", python_for_writers())
+
+
 def test_export_writes_in_a_child_process(saved: Path, tmp_path: Path) -> None:
     path = tmp_path / f"model{FORMATS['onnx'].suffix}"
     export(saved, "onnx", path)
@@ -113,6 +121,7 @@ def test_export_writes_in_a_child_process(saved: Path, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.usefixtures("soon")
 def test_export_passes_on_that_the_file_takes_pixels(tmp_path: Path) -> None:
     source, path = tmp_path / "program.pt2", tmp_path / "model.onnx"
     program.save(programs.unquantized("radix1", pixels=True).program, source)
@@ -121,6 +130,7 @@ def test_export_passes_on_that_the_file_takes_pixels(tmp_path: Path) -> None:
     assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
 
 
+@pytest.mark.usefixtures("soon")
 def test_a_failed_export_raises(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RuntimeError, match=r"writing the tflite file failed \(exit 1\)"):
         export(tmp_path / "missing.pt2", "tflite", tmp_path / "model.tflite")

@@ -82,6 +82,7 @@ qat:
   train: {epochs: 1, batch_size: 64, learning_rate: 0.01}
 target: {device: a test, format: onnx, precision: int8, input: uint8_rgb}
 measure: {rounds: 3, warmup: 1}
+threads: 1
 """
 
 

@@ -144,6 +144,10 @@ def warm() -> None:
     """Import everything that a command may import, and run nothing that starts threads."""
     import ai_edge_litert.interpreter
     import ai_edge_litert.schema_py_generated  # noqa: F401
+
+    from pipeline.formats.coreml.imports import import_coremltools
+
+    import_coremltools()
     import coremltools.libmilstoragepython
     import coremltools.proto.MIL_pb2  # noqa: F401
     import onnxruntime  # noqa: F401

@@ -39,6 +39,7 @@ SMALL = (
     "guard.accuracy_drop_pt=null",
     "measure.rounds=3",
     "budgets=null",
+    "threads=1",
 )
 Asked = list[tuple[str, int]]
 

@@ -27,6 +27,7 @@ from pipeline.formats.coreml import package as coreml_package
 from pipeline.formats.coreml.describe import describe as describe
 from pipeline.formats.coreml.describe import interface as interface
 from pipeline.formats.coreml.evaluator import Evaluator
+from pipeline.formats.coreml.imports import import_coremltools
 from pipeline.formats.coreml.names import grid_of, quantize_names, stamp_names
 from pipeline.formats.file_facts import NO_GRID, FileFacts, Grid, conv_macs, learned_scales
 from pipeline.formats.format import ComputedBy, Option
@@ -80,6 +81,7 @@ def write(
         InputError: an operation that Core ML does not have.
         RuntimeError: a quantized tensor of the package is none of the program's.
     """
+    import_coremltools()
     import coremltools as ct
 
     refuse_divisors(program)
@@ -221,6 +223,7 @@ class CoreMLRunnable:
 
     def __init__(self, path: Path, threads: int) -> None:
         # Core ML chooses its own threads and compute units; the number is only recorded.
+        import_coremltools()
         import coremltools as ct
 
         self._model = ct.models.MLModel(str(path))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import following
 from pipeline.base.safe_files import json_of
+from pipeline.formats.coreml.imports import import_coremltools
 
 MANIFEST = "Manifest.json"
 """Names the parts of a package."""
@@ -111,6 +112,7 @@ def specification(path: Path) -> Any:
     Raises:
         ValueError: it is not a package, or the message cannot be read.
     """
+    import_coremltools()
     from coremltools.proto import Model_pb2
     from google.protobuf.message import DecodeError
 

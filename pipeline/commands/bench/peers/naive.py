@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pipeline.formats.coreml.imports import import_coremltools
 from pipeline.networks.libraries.build import load, loaded_files
 
 
@@ -66,6 +67,7 @@ def write_coreml(model: nn.Module, shape: Sequence[int], path: Path) -> None:
         shape: of its images, (1, channels, height, width).
         path: of the package: float16, iOS 17, names as in `write_onnx`.
     """
+    import_coremltools()
     import coremltools as ct
 
     example = torch.zeros(*shape)
