@@ -190,7 +190,7 @@ def test_a_run_shows_the_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(classification, "load", lambda *_, **__: bright)
     recipes = load_recipes([DEVICE_RECIPES["onnx"]])
     shown = io.StringIO()
-    run._prepared(recipes, tmp_path, Console(file=shown, width=400), allow_mismatch=False)
+    run._prepared(recipes, (), tmp_path, Console(file=shown, width=400), allow_mismatch=False)
     assert shown.getvalue().startswith("test set test: 100% of its pixel values are outside")
 
 
