@@ -101,10 +101,10 @@ def model(form: str, *, sealed: bool) -> Callable[[random.Random, Place], Case]:
 
 
 def run_file(rng: random.Random, place: Place) -> Case:
-    """Labels, recipe, stages and manifest of a run; half of the times sealed again."""
+    """What a run carries beside its model; half of the times sealed again."""
     run = base.run_of(copied(place), rng.choice(base.FORMATS))
     listed = ("labels.txt", "recipe.yaml", "stages.json", "stages.json", "report.json")
-    listed += ("predictions.safetensors", MANIFEST)
+    listed += ("predictions.safetensors", "images.safetensors", "layers.json", MANIFEST)
     name = rng.choice(listed)
     file = run / name
     if name == "stages.json":
