@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from pipeline.compress.quantization.other_rounding import QUANTIZE
-from pipeline.compress.quantization.quantizer import CLAMPS, CONVOLUTIONS
+from pipeline.compress.quantization.quantizer import CLAMPS, CONVOLUTIONS, RULES
 from pipeline.formats.file_facts import conv_macs
 from pipeline.measure.layers import DEQUANTIZE, layers_of
 from pipeline.networks.float_layer import FloatLayer
@@ -23,13 +23,16 @@ WITHOUT_MODULE = "the network's own forward"
 def left_in_float(program: torch.export.ExportedProgram) -> tuple[FloatLayer, ...]:
     """The operations between int8 layers that are computed in float, by the module that has them.
 
+    What only moves or picks numbers is not among them.
+
     Args:
         program: quantized.
     """
     names: defaultdict[str, list[str]] = defaultdict(list)
     macs: defaultdict[str, int] = defaultdict(int)
     for node in program.graph.nodes:
-        if _computes(node) and is_float(node):
+        moves = RULES.get(node.target) == "input" and node.target not in CLAMPS
+        if _computes(node) and not moves and is_float(node):
             *_, module = ("", *module_paths(node))
             names[module or WITHOUT_MODULE].append(node.target._schema.name.rpartition("::")[2])
             macs[module or WITHOUT_MODULE] += _macs(node)
