@@ -80,10 +80,11 @@ def float_operations(
     found = {group for group in groups if group.kind is None or group.stands_in(places)}
     found -= {group for group in found if _alone(group, found)}
     found |= _between(groups, found)
+    named = _nodes(found)  # what moves numbers may be named, and is int8 all the same
     found -= _moved_for_int8(groups, found)
     nodes = _nodes(found)
     for pattern in places.patterns:
-        if not any(FloatPlaces((pattern,)).hold(node) for node in nodes):
+        if not any(FloatPlaces((pattern,)).hold(node) for node in named):
             raise InputError(
                 f"qat.float: got {pattern!r}, and nothing of it would stay in float: without "
                 "weights of its own it is part of an int8 layer, or stands between int8 layers, "

@@ -23,6 +23,8 @@ def add(b: Builder, x: Any, y: Any, alpha: float = 1) -> Value:
     after:  z = conv(x, 1, 3), one group a channel
     """
     if _is_constant(y):
+        if isinstance(y, fx.Node):
+            _refuse_maps(y, x)
         return _affine(b, x, 1.0, _times(b, y, alpha))
     if _is_constant(x):
         return _affine(b, y, alpha, x)
