@@ -58,10 +58,13 @@ def tensor_places(program: torch.export.ExportedProgram) -> dict[str, str]:
 
 
 def is_float(node: fx.Node) -> bool:
-    """Whether an operation of a program has float weights, reads or gives float numbers."""
+    """Whether an operation has float weights, reads or gives float numbers, or is no int8 one."""
     source: Any = node.args[0]
     if node.target in CLAMPS and source.target not in DEQUANTIZE:
         return source.op == "placeholder" or is_float(source)  # it belongs to what it reads
+    of_image = node.meta["val"].dim() == _AXES
+    if node.target not in RULES or (node.target is aten.softmax.int and of_image):
+        return True
     given: list[Any] = [one for one in node.all_input_nodes if one.target is not _SIZE]
     if any(one.target not in DEQUANTIZE for one in given if not _is_bias(node, one)):
         return True
@@ -71,6 +74,8 @@ def is_float(node: fx.Node) -> bool:
     return any(reader.target is not QUANTIZE for reader in readers)
 
 
+_AXES = 4
+"""Of an image; a softmax over its channels has no int8 form."""
 _SIZE = aten.sym_size.int
 
 

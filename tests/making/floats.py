@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -16,9 +18,9 @@ from tests.making.plain_net import plain
 SIDE = 16
 
 
-def noise(count: int = 16, seed: int = 1) -> Tensor:
-    """Images (count, 3, SIDE, SIDE)."""
-    return torch.randn(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+def noise(count: int = 16, seed: int = 1, side: int = SIDE) -> Tensor:
+    """Images (count, 3, side, side)."""
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
 
 class Between(nn.Module):
@@ -36,6 +38,30 @@ class Between(nn.Module):
         return self.fc(y.mean((2, 3)))  # type: ignore[no-any-return]
 
 
+class Row(nn.Module):
+    """Operations in a row, a convolution before each of them."""
+
+    def __init__(self, operations: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.operations = nn.ModuleList(operations)
+        self.convolutions = nn.ModuleList(nn.Conv2d(8, 8, 1) for _ in operations)
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for conv, operation in zip(self.convolutions, self.operations, strict=True):
+            x = operation(conv(x))
+        return self.fc(self.last(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def in_a_row(operations: Sequence[nn.Module]) -> Row:
+    torch.manual_seed(0)
+    model = Row(operations).eval()
+    randomise(model)
+    return model
+
+
 def between(operation: nn.Module) -> Between:
     torch.manual_seed(0)
     model = Between(operation).eval()
@@ -51,15 +77,17 @@ def six_layers() -> nn.Module:
     return model
 
 
-def prepared(*patterns: str, model: nn.Module | None = None) -> fx.GraphModule:
+def prepared(*patterns: str, model: nn.Module | None = None, side: int = SIDE) -> fx.GraphModule:
     """A graph of a network, ready for training, with what the patterns name in float."""
     deploy = with_normalization(six_layers() if model is None else model, None)
-    return qat.prepare(deploy, square(SIDE), floats=FloatPlaces(patterns))
+    return qat.prepare(deploy, square(side), floats=FloatPlaces(patterns))
 
 
-def program(*patterns: str, model: nn.Module | None = None) -> torch.export.ExportedProgram:
+def program(
+    *patterns: str, model: nn.Module | None = None, side: int = SIDE
+) -> torch.export.ExportedProgram:
     """The quantized program of such a graph, its ranges those of noise."""
-    graph = prepared(*patterns, model=model)
-    qat.calibrate(graph, lambda: list(noise().split(8)))
+    graph = prepared(*patterns, model=model, side=side)
+    qat.calibrate(graph, lambda: list(noise(side=side).split(8)))
     qat.set_training(graph, False)
-    return quantized_program(graph, noise(2))
+    return quantized_program(graph, noise(2, side=side))

@@ -35,9 +35,11 @@ class FloatPlaces:
     patterns: tuple[str, ...] = ()
 
     def hold(self, node: fx.Node) -> bool:
-        """Whether a module that holds an operation is one of them."""
-        paths = module_paths(node) if self.patterns else ()
-        return any(fnmatchcase(path, pattern) for path in paths for pattern in self.patterns)
+        """Whether a module that holds an operation is one of them.
+
+        A list of modules holds them as well, though it is never called.
+        """
+        return bool(self.patterns) and any(map(self.hold_path, module_paths(node)))
 
     def hold_path(self, path: str) -> bool:
         """Whether a module of this path, or one that holds it, is one of them."""
