@@ -67,6 +67,18 @@ class Gate(nn.Module):
         return x * gate[:, :, None, None]
 
 
+class Pixels(nn.Module):
+    """Linear layers of every pixel's channels, as ConvNeXt has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 12), nn.Linear(12, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.two(F.gelu(self.one(x.permute(0, 2, 3, 1))))
+        return x + y.permute(0, 3, 1, 2)
+
+
 class Scaled(nn.Module):
     """A learned factor for each channel, as layer scale has it."""
 
@@ -166,6 +178,7 @@ OPERATIONS: dict[str, Any] = {
         *(nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 5)),
     ),
     "gate": Gate(),
+    "linear of pixels": Pixels(),
     "layer scale": Scaled(),
     "sum with itself": lambda x: x + F.relu(x),
     "difference": lambda x: x - 2 * F.relu(x),

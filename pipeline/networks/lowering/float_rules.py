@@ -18,7 +18,14 @@ from torch import fx
 from pipeline.networks.lowering.builder import Builder, Unsupported
 from pipeline.networks.lowering.images import conv, each, image_of, pixel
 from pipeline.networks.lowering.pools import average_of_whole, mean_of_image, pair
-from pipeline.networks.lowering.values import Value, Viewed, flat, shape_of, viewed
+from pipeline.networks.lowering.values import (
+    Value,
+    Viewed,
+    channels_last,
+    flat,
+    is_channels_last,
+    shape_of,
+)
 
 aten = torch.ops.aten
 Rule = Callable[..., Any]
@@ -159,9 +166,8 @@ def layer_norm(
     image = pixel(x)
     if image is not None and shape == shape_of(image)[:1]:
         return flat(_scaled(b, _over_channels(b, image, eps), weight, bias))
-    if isinstance(x, Viewed) and shape == x.shape[-1:] and _is_channels_last(x):
-        made = _scaled(b, _over_channels(b, x.image, eps), weight, bias)
-        return Viewed(image=made, shape=x.shape, moves=x.moves)
+    if isinstance(x, Viewed) and shape == x.shape[-1:] and is_channels_last(x):
+        return channels_last(_scaled(b, _over_channels(b, x.image, eps), weight, bias))
     image = image_of(x)
     if shape != shape_of(image):
         raise Unsupported(
@@ -171,12 +177,6 @@ def layer_norm(
     made = _over_groups(b, image, 1, eps)
     made = made if weight is None else b.call(aten.mul.Tensor, made, weight)
     return made if bias is None else b.call(aten.add.Tensor, made, bias)
-
-
-def _is_channels_last(x: Viewed) -> bool:
-    """Whether a view is an image with its channels behind height and width."""
-    expected = viewed(x.image).then(lambda t: t.permute(0, 2, 3, 1))
-    return x.shape == expected.shape and bool((x.order() == expected.order()).all())
 
 
 def _over_channels(b: Builder, image: fx.Node, eps: float) -> fx.Node:

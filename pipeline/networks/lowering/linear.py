@@ -10,7 +10,16 @@ from torch import fx
 from pipeline.networks.lowering.builder import Builder, Unsupported
 from pipeline.networks.lowering.images import conv, image_of, pixel
 from pipeline.networks.lowering.pools import pair, windows_as_matrix
-from pipeline.networks.lowering.values import Pooled, Value, Viewed, flat, is_flat, shape_of
+from pipeline.networks.lowering.values import (
+    Pooled,
+    Value,
+    Viewed,
+    channels_last,
+    flat,
+    is_channels_last,
+    is_flat,
+    shape_of,
+)
 
 aten = torch.ops.aten
 
@@ -91,15 +100,21 @@ def linear(b: Builder, x: Value, weight: fx.Node, bias: fx.Node | None = None) -
     before: y = linear(flatten(x), w)
     after:  y = flatten(conv(x, w)), of the height and width of x
 
+    before: y = linear(x.permute(0, 2, 3, 1), w)
+    after:  y = conv(x, w).permute(0, 2, 3, 1), its kernel one pixel
+
     before: y = linear(flatten(adaptive_avg_pool(x)), w), more windows than pixels
     after:  y = flatten(conv(x, w')), w' of a pixel the sum of what w gives the windows that see it
 
     Raises:
-        Unsupported: it reads anything but a flat vector.
+        Unsupported: it reads anything but a flat vector, or the channels of every pixel.
     """
     outputs = int(weight.meta["val"].shape[0])
     if isinstance(x, Pooled):
         return flat(conv(b, x.image, _of_pixels(b, x, str(weight.target), outputs), bias))
+    if isinstance(x, Viewed) and is_channels_last(x):
+        kernel = b.reshaped(str(weight.target), (outputs, shape_of(x.image)[0], 1, 1))
+        return channels_last(conv(b, x.image, kernel, bias))
     if not is_flat(x):
         if isinstance(x, Viewed) or len(x.meta["val"].shape) != 2:  # type: ignore[union-attr]
             raise Unsupported("a linear layer that does not read a vector (batch, features)")

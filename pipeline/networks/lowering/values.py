@@ -96,6 +96,19 @@ def flat(image: fx.Node) -> Viewed:
     return Viewed(image=image, shape=shape_of(image)).then(lambda x: x.flatten(1))
 
 
+def channels_last(image: fx.Node) -> Viewed:
+    """An image with its channels behind height and width."""
+    return viewed(image).then(lambda x: x.permute(0, 2, 3, 1))
+
+
+def is_channels_last(value: object) -> bool:
+    """Whether a value is an image with its channels behind height and width."""
+    if not isinstance(value, Viewed):
+        return False
+    expected = channels_last(value.image)
+    return value.shape == expected.shape and bool((value.order() == expected.order()).all())
+
+
 def is_flat(value: object) -> bool:
     """Whether a value is an image read as a vector, its numbers in the order of the image."""
     return isinstance(value, Viewed) and len(value.shape) == 1 and keeps_order(value)
