@@ -67,7 +67,7 @@ def times(context: Context, inputs: Inputs, out: Path) -> TimesFacts:
     """Write the unpruned network's file, with random weights, and time files cut from it.
 
     Raises:
-        InputError: this host cannot time the target's format, or not every layer is to be int8.
+        InputError: this host cannot time the target's format, or the target is not int8.
     """
     recipe = context.recipe
     assert recipe.prune is not None
@@ -81,11 +81,6 @@ def times(context: Context, inputs: Inputs, out: Path) -> TimesFacts:
         raise InputError(
             f"prune.latency: widths are searched for in files for any CPU, and target.cpu is "
             f"{target.cpu}; give prune.macs, params or size_mb, or cpu any"
-        )
-    if recipe.qat.float:
-        raise InputError(
-            "prune.latency: widths are searched for by the times of int8 layers, and qat.float "
-            "leaves some in float; give prune.macs, params or size_mb, or no qat.float"
         )
     why_not = LANES[HOST].cannot_time(target.format)
     if why_not is None and FORMATS[target.format].layers is None:
@@ -209,7 +204,7 @@ STAGE = Stage(
     facts=TimesFacts,
     after=(),
     reads=(
-        *("task", "measure", "prune.round_to", "qat.float"),
+        *("task", "measure", "prune.round_to"),
         *("target.format", "target.precision", "target.input", "target.threads"),
     ),
     also_reads=_shape,

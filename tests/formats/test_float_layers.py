@@ -181,6 +181,15 @@ def test_tensorflow_would_quantize_a_float_layer(
     assert "FLOOR" not in facts.ops
 
 
+def test_tensors_that_int8_and_float_layers_both_read(form: str, tmp_path: Path) -> None:
+    """The image, what is concatenated, the factors of a product, the parts of a sum."""
+    program = floats.program("a", "gate", model=floats.mixed())
+    path = tmp_path / f"model{FORMATS[form].suffix}"
+    FORMATS[form].module().write(program, path)
+    assert all_misses(form, program, path) == []
+    assert [layer.module for layer in left_in_float(program)] == ["a", "gate"]
+
+
 def test_operations_known_in_float_alone_are_in_every_format(form: str, tmp_path: Path) -> None:
     """All of them in one file, each between int8 convolutions."""
     in_a_row = floats.in_a_row([OPERATIONS[name] for name in ROW])

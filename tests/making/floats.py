@@ -38,6 +38,28 @@ class Between(nn.Module):
         return self.fc(y.mean((2, 3)))  # type: ignore[no-any-return]
 
 
+class Mixed(nn.Module):
+    """Two branches from the image beside each other, a gate, a product and a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(3, 8, 3, 2, 1)
+        self.both, self.gate, self.on = nn.Conv2d(16, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.both(torch.cat([self.a(x), torch.relu(self.b(x))], 1))
+        gated = self.on(y) * torch.sigmoid(self.gate(y)) + y
+        return self.fc(gated.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def mixed() -> Mixed:
+    torch.manual_seed(0)
+    model = Mixed().eval()
+    randomise(model)
+    return model
+
+
 class Row(nn.Module):
     """Operations in a row, a convolution before each of them."""
 

@@ -113,13 +113,17 @@ def test_commands_on_a_finished_run_know_it(out: Path, tmp_path: Path) -> None:
     assert float(row.split()[-1].removesuffix("%")) > 0, "the float convolution's time is its own"
 
 
-def test_answers_of_a_float_classifier_are_judged_too(out: Path) -> None:
-    asked = (PLAIN_MODEL, "qat.float=[stem, fc]")
-    done = run(DEVICE_RECIPES["onnx"], out=out / "answers", overrides=asked)
+@pytest.mark.parametrize(("given", "normalizing"), [("normalized", 0), ("uint8_rgb", 3 * 32 * 32)])
+def test_answers_of_a_float_classifier_are_judged_too(
+    given: str, normalizing: int, out: Path
+) -> None:
+    """The first layer is float as well; camera pixels are normalised in int8 before it."""
+    asked = (PLAIN_MODEL, "qat.float=[stem, fc]", f"target.input={given}")
+    done = run(DEVICE_RECIPES["onnx"], out=out / given, overrides=asked)
     assert done.returncode == 0, done.stdout + done.stderr
-    file = out / "answers" / DEVICE_RECIPES["onnx"].stem / "report.json"
+    file = out / given / DEVICE_RECIPES["onnx"].stem / "report.json"
     (target,) = json.loads(file.read_text())["targets"]
-    assert target["int8_coverage"] == 4 * CONV / WHOLE
+    assert target["int8_coverage"] == (4 * CONV + normalizing) / (WHOLE + normalizing)
     assert target["parity"]["steps"]["p99"] <= 2
     assert target["parity"]["difference"] is None
 
@@ -144,6 +148,13 @@ def test_a_pattern_that_names_nothing_is_refused_with_names_that_are_near(refuse
     error, _ = refused(PLAIN_MODEL, "qat.float=[blocks.0.conv3]")
     assert "qat.float: got 'blocks.0.conv3', which is no module of the network" in error
     assert "near are blocks.0.conv2, blocks.0.conv1" in error
+
+
+def test_widths_are_not_searched_for_by_times_of_float_layers(refused: Refused) -> None:
+    finetune = "{epochs: 1, batch_size: 32, learning_rate: 0.02}"
+    asked = f"prune={{latency: 0.9, finetune: {finetune}}}"
+    error, _ = refused(PLAIN_MODEL, "qat.float=[fc]", asked)
+    assert "prune.latency: widths are searched for by the times of int8 layers" in error
 
 
 def test_a_group_norm_is_refused_in_int8_and_passes_in_float(
