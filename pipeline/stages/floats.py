@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pipeline.base.errors import InputError
 from pipeline.compress.quantization.float_layers import float_operations
 from pipeline.networks.lowering.check import lowered
 from pipeline.stages.context import Context, branched_model, deployed, float_places
 
 
-def refuse_bad_floats(context: Context) -> None:
+def refuse_bad_floats(contexts: Iterable[Context]) -> None:
+    """`refuse_bad_float` for several recipes; of equal networks and patterns once."""
+    different = {}
+    for context in contexts:
+        recipe = context.recipe
+        asked = (recipe.model, float_places(recipe), recipe.target.input, recipe.prune)
+        different.setdefault(repr(asked), context)
+    for context in different.values():
+        refuse_bad_float(context)
+
+
+def refuse_bad_float(context: Context) -> None:
     """Stop at a pattern of `qat.float` that names nothing, or nothing that can stay in float.
 
     Raises:

@@ -129,8 +129,7 @@ def _reports(
             code_hash(name)  # kept: a file edited during the run must not enter its keys
     tell = store.tell
     runs = _prepared(recipes, files, out / STORE, console, allow_mismatch)
-    for run in runs:
-        refuse_bad_floats(run.context)
+    refuse_bad_floats(run.context for run in runs)
     if len(recipes) > 1:
         refuse_other_folder(out)
     outdated, reports = False, list[tuple[Report, Path]]()
