@@ -12,7 +12,7 @@ from pipeline.stages.context import Context, branched_model, deployed, float_pla
 
 def refuse_bad_floats(contexts: Iterable[Context]) -> None:
     """`refuse_bad_float` for several recipes; of equal networks and patterns once."""
-    different = {}
+    different: dict[str, Context] = {}
     for context in contexts:
         recipe = context.recipe
         asked = (recipe.model, float_places(recipe), recipe.target.input, recipe.prune)
