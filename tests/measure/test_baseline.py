@@ -50,7 +50,7 @@ from pipeline.tasks.predictions import Predictions
 from tests.making import markup, networks, reports
 from tests.making.documented import DIGITS
 from tests.making.networks import same_state
-from tests.making.recipes import DEVICE_RECIPES
+from tests.making.recipes import DEVICE_RECIPES, NARROW_MODEL
 from tests.making.recipes import settings as set_values
 
 pytestmark = pytest.mark.slow
@@ -67,7 +67,7 @@ def silent(title: str, total: int) -> Any:
 @cache
 def recipe() -> Recipe:
     (found,) = load_recipes(
-        [DEVICE_RECIPES["onnx"]], [*DIGITS, "measure.rounds=3", "measure.warmup=0"]
+        [DEVICE_RECIPES["onnx"]], [*NARROW_MODEL, "measure.rounds=3", "measure.warmup=0"]
     )
     return found
 
