@@ -58,7 +58,8 @@ def test_files_and_calls_take_turns(written: ModelFile, settled: bool) -> None:
     if settled:
         assert found["file"].runs > 3
     else:
-        assert (found["file"].runs, len(calls), done) == (3, 5, [1, 2, 3])
+        assert (found["file"].runs, done) == (3, [1, 2, 3])
+        assert len(calls) >= 2 + 3, "the warm-up goes on until nothing gets faster"
 
 
 class Counting:
