@@ -20,6 +20,7 @@ from pipeline.base.errors import InputError
 from pipeline.base.safe_files import refuse_outputs, remove
 from pipeline.base.store import MAKING, publish
 from pipeline.formats.formats import FORMATS
+from pipeline.recipe.recipe import resolved_yaml
 from pipeline.report import words
 from pipeline.report.markdown import table
 from pipeline.report.records import Report, TargetResult
@@ -86,8 +87,10 @@ def _block(runs: Sequence[Finished], place: Path) -> Report:
     write_report(report, place)
     (place / CURVES).write_text(curves(report), encoding="utf-8")
     for run in runs:
-        (place / run.recipe.name).mkdir()
-        shutil.copy2(run.directory / "recipe.yaml", place / run.recipe.name)
+        own = place / run.recipe.name
+        own.mkdir()
+        # Written anew: its paths are relative to the folder that it lies in.
+        (own / "recipe.yaml").write_text(resolved_yaml(run.recipe, own), encoding="utf-8")
     smallest = smallest_of(report)
     if smallest is not None:
         (run,) = (run for run in runs if run.recipe.name == smallest.name)
