@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -220,8 +221,9 @@ def publish(scratch: Path, final: Path) -> None:
     """Seal a complete directory and give it its final name, in place of what may be there.
 
     Everything is flushed to the disk before the rename, so that a crash cannot leave the name
-    without the content.
+    without the content. Whoever may read the folder around it may read it.
     """
+    _open_as_around(scratch, final.parent)
     seal(scratch)
     old: Path | None = None
     if os.path.lexists(final):
@@ -231,6 +233,19 @@ def publish(scratch: Path, final: Path) -> None:
     flush(final.parent)
     if old is not None:
         remove(old)
+
+
+def _open_as_around(directory: Path, folder: Path) -> None:
+    """Have everything in a directory be as readable as `folder` is.
+
+    Temporary directories, and files of safetensors, are their owner's alone: what one user made, as
+    in a container, could not be used by the one that it was made for.
+    """
+    around = stat.S_IMODE(folder.stat().st_mode)
+    for path in (directory, *directory.rglob("*")):
+        if not path.is_symlink():
+            read = 0o555 if path.is_dir() else 0o444
+            path.chmod(stat.S_IMODE(path.stat().st_mode) | (around & read))
 
 
 def refuse_links(directory: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import socket
+import stat
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -196,6 +197,26 @@ def test_who_waits_takes_the_others_result(store: Store, told: list[str]) -> Non
     thread.join()
     assert not made[0].reused
     assert told == [f"  train: waiting for process {os.getpid()} on {socket.gethostname()}"]
+
+
+@pytest.mark.parametrize(
+    ("around", "folder", "file"), [(0o755, 0o755, 0o644), (0o700, 0o700, 0o600)]
+)
+def test_a_result_can_be_read_by_whoever_can_read_the_store(
+    store: Store, around: int, folder: int, file: int
+) -> None:
+    store.directory.chmod(around)
+
+    def make(place: Place) -> Said:
+        write_hello(place)
+        for path in place.result.iterdir():
+            path.chmod(0o600)  # as safetensors does
+        return write_hello(place)
+
+    made = hello(store, make).directory
+    assert stat.S_IMODE(made.stat().st_mode) == folder
+    (said,) = (path for path in made.iterdir() if path.suffix == ".txt")
+    assert stat.S_IMODE(said.stat().st_mode) == file
 
 
 def test_a_full_disk_is_the_users_to_mend(store: Store) -> None:
