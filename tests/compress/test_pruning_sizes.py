@@ -35,7 +35,7 @@ def _spent(form: Format, precision: Precision, floats: FloatPlaces, layer: str) 
     [
         (2, 1 / 32, "int8", ()),
         (2, 0.25, "int8", ()),
-        (2, 0.25, "int8", ("layer4",)),
+        (2, 0.25, "int8", ("layer2",)),
         (2, 1 / 32, "float", ()),
         (1, 0.25, "float", ()),
     ],
