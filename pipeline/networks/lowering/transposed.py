@@ -43,25 +43,35 @@ def conv_transpose(
             larger than its kernel.
     """
     strides, pads, dilations, extra = (pair(v) for v in (stride, padding, dilation, output_padding))
-    kernel = [int(size) for size in weight.meta["val"].shape[2:]]
     step = strides[0]
     if strides != [step, step]:
         raise Unsupported(f"a transposed convolution of strides {strides}, which differ")
-    reach = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
-    inputs = int(weight.meta["val"].shape[0])
     image = image_of(x)
-    if step == 1 and not any(extra):
-        around = [size - 1 - p for size, p in zip(reach, pads, strict=True)]
-        if min(around) < 0:
-            raise Unsupported(
-                f"a transposed convolution with padding {pads}, larger than its kernel"
-            )
-        changed = b.changed(
-            str(weight.target),
-            lambda w: _turned(w, inputs, groups),
-            (-1, groups, *kernel),  # turned round: no shape
-        )
-        return b.call(aten.conv2d.default, image, changed, bias, [1, 1], around, dilations, groups)
+    if step > 1 or any(extra):
+        return _of_places(b, image, weight, bias, step, pads, extra, groups, dilations)
+    kernel = [int(size) for size in weight.meta["val"].shape[2:]]
+    around = [d * (k - 1) - p for d, k, p in zip(dilations, kernel, pads, strict=True)]
+    if min(around) < 0:
+        raise Unsupported(f"a transposed convolution with padding {pads}, larger than its kernel")
+    form = (-1, groups, *kernel)  # turned round: no shape
+    changed = b.changed(str(weight.target), lambda w: _turned(w, groups), form)
+    return b.call(aten.conv2d.default, image, changed, bias, [1, 1], around, dilations, groups)
+
+
+def _of_places(
+    b: Builder,
+    image: fx.Node,
+    weight: fx.Node,
+    bias: fx.Node | None,
+    step: int,
+    pads: Sequence[int],
+    extra: Sequence[int],
+    groups: int,
+    dilations: Sequence[int],
+) -> fx.Node:
+    """A transposed convolution of a stride `step`: every place within it is a channel first."""
+    kernel = [int(size) for size in weight.meta["val"].shape[2:]]
+    reach = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
     taps = [-(-(size + more) // step) for size, more in zip(reach, extra, strict=True)]
 
     def of_places(w: Tensor) -> Tensor:
@@ -70,7 +80,7 @@ def conv_transpose(
         wide[:, :, : reach[0] : dilations[0], : reach[1] : dilations[1]] = w
         parts = wide.reshape(*w.shape[:2], taps[0], step, taps[1], step)
         by_place = parts.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)  # as pixel_shuffle reads them
-        return _turned(by_place, inputs, groups)
+        return _turned(by_place, groups)
 
     changed = b.changed(str(weight.target), of_places, (-4, groups, step, *reach))
     if bias is not None:
@@ -84,8 +94,8 @@ def conv_transpose(
     return large
 
 
-def _turned(w: Tensor, inputs: int, groups: int) -> Tensor:
+def _turned(w: Tensor, groups: int) -> Tensor:
     """(inputs, outputs / groups, ...) to (outputs, inputs / groups, ...), its kernel turned."""
-    kernel = w.shape[2:]
+    inputs, kernel = len(w), w.shape[2:]
     parts = w.flip(2, 3).reshape(groups, inputs // groups, -1, *kernel).transpose(1, 2)
     return parts.reshape(-1, inputs // groups, *kernel)
