@@ -145,7 +145,8 @@ class Format:
         title: for people.
         package: of Python, with the runtime; its version says what a file was checked with.
         writers: further packages that have a part in writing, reading or running its files.
-        runtime: what runs the files, as reports name it.
+        runtime: what runs the files, as records name it.
+        runtime_title: the same for people.
         traced_by: what computes the tensors inside a file.
         folder: a file of the format is a folder.
         limits: for a file against the program it was written from.
@@ -163,6 +164,7 @@ class Format:
     package: str
     writers: tuple[str, ...] = ()
     runtime: str
+    runtime_title: str
     traced_by: ComputedBy
     folder: bool = False
     limits: Limits

@@ -75,6 +75,7 @@ FORMATS: dict[str, Format] = {
         package="onnxruntime",
         writers=("onnx", "onnxscript"),
         runtime="onnxruntime",
+        runtime_title="ONNX Runtime",
         traced_by="runtime",
         limits=Limits(median=1),
         bytes={
@@ -93,6 +94,7 @@ FORMATS: dict[str, Format] = {
         package="ai-edge-litert",
         writers=("onnx", "onnxscript", "onnxruntime", "onnx2tf", "tensorflow"),
         runtime="litert",
+        runtime_title="LiteRT",
         traced_by="runtime",
         limits=Limits(median=1),
         bytes={
@@ -109,6 +111,7 @@ FORMATS: dict[str, Format] = {
         title="Core ML",
         package="coremltools",
         runtime="coreml",
+        runtime_title="Core ML",
         traced_by="reference",
         folder=True,
         limits=Limits(median=1, p99=3, difference=1e-2, epsilon=FLOAT16_EPSILON),

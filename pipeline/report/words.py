@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
+from pipeline.formats.formats import FORMATS
 from pipeline.measure.baseline.record import Baseline
 from pipeline.measure.latency import Latency
 from pipeline.report.records import Budget, DataInfo, Report, TargetResult
@@ -66,6 +67,17 @@ def left_out(data: DataInfo) -> list[str]:
         kinds = ", ".join(f"{suffix} ({count})" for suffix, count in data.passed_over.items())
         lines.append(f"files passed over: {kinds}")
     return lines
+
+
+def file_kind(target: TargetResult) -> str:
+    """Format and precision: `TFLite, int8`."""
+    return f"{FORMATS[target.format].title}, {target.precision}"
+
+
+def runs_in(target: TargetResult) -> str:
+    """The runtime's name; as the report has it where another version of ours wrote it so."""
+    known = FORMATS[target.format]
+    return known.runtime_title if target.runtime == known.runtime else target.runtime
 
 
 def outside(target: TargetResult, most: int = 3) -> str | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+from pipeline.__main__ import main
 from pipeline.compress.quantization import grid, qat
 from pipeline.compress.quantization.fake_quantize import ActivationFakeQuantize
 from pipeline.compress.quantization.fold import quantized_program
@@ -20,10 +23,10 @@ SIDE = 16
 IMAGES = torch.randn(16, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
 
 
-def faint() -> nn.Module:
+def faint(classes: int = 4) -> nn.Module:
     """A network whose second block has learned next to nothing."""
     torch.manual_seed(0)
-    model = plain(4, channels=8)
+    model = plain(classes, channels=8)
     stem, norm = model.stem[1], model.blocks[1].bn2
     with torch.no_grad():
         stem.weight.fill_(200.0)  # a grid of 1/16384 is the finest there is
@@ -56,6 +59,37 @@ def test_what_xnnpack_leaves_out_is_named_with_its_reason(
     (told,) = facts.outside.values()
     assert told.startswith("ADD: the scale of an input is")
     assert "XNNPACK takes 0.00098 to 256" in told
+
+
+RECIPE = f"""\
+model: {{name: "python:nets.py:net", input_size: {SIDE}, checkpoint: faint.safetensors}}
+data: {{kind: digits, test_images: 64, calibration_images: 64}}
+train: {{epochs: 0}}
+qat: {{train: {{epochs: 0}}}}
+target: {{device: a phone, format: tflite, precision: int8}}
+measure: {{rounds: 2}}
+guard: {{accuracy_drop_pt: null}}
+"""
+NETS = """\
+from tests.making.plain_net import plain
+
+
+def net(num_classes):
+    return plain(num_classes, channels=8)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_of_such_a_network_is_one_partition(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("nets.py").write_text(NETS)
+    Path("phone.yaml").write_text(RECIPE)
+    save_file(faint(10).state_dict(), "faint.safetensors")
+    assert main(["run", "phone.yaml", "--out", "out"]) == 0
+    (target,) = json.loads(Path("out/phone/report.json").read_text())["targets"]
+    assert (target["partitions"], target["outside"]) == (1, [])
 
 
 def test_a_range_that_is_its_own_is_left_alone() -> None:

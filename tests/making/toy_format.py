@@ -144,6 +144,7 @@ TOY = Format(
     title="Toy",
     package="torch",
     runtime="torch",
+    runtime_title="torch",
     traced_by="runtime",
     limits=Limits(),
     bytes={"int8": Bytes(weight=1, channel=1, pool_channel=1, layer=1)},

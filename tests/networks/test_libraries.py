@@ -141,6 +141,46 @@ def test_changed_code_makes_another_network(folder: Path) -> None:
     assert list(before) == ["nets.py"]
 
 
+LATE = """\
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "site"))
+
+
+def late(num_classes):
+    from parts.heads import head
+
+    return head(num_classes)
+"""
+
+
+def test_what_is_imported_late_decides_a_network_before_it_is_built(tmp_path: Path) -> None:
+    """Else a second run would train anew, and so would the second recipe of the first one."""
+    parts = tmp_path / "site" / "parts"
+    parts.mkdir(parents=True)
+    (tmp_path / "nets.py").write_text(LATE)
+    (tmp_path / "other.py").write_text("import parts.unused\n")
+    (parts / "__init__.py").write_text("")
+    (parts / "unused.py").write_text("")
+    (parts / "sizes.py").write_text("SIZE = 3\n")
+    (parts / "broken.py").write_text("def\n")
+    (parts / "heads.py").write_text(
+        "from torch import nn\nfrom . import sizes\n\n\ndef head(classes):\n"
+        "    return nn.Sequential(nn.Conv2d(3, classes, sizes.SIZE), nn.AdaptiveAvgPool2d(1),"
+        " nn.Flatten())\n\n\ndef never():\n    import parts.broken\n"
+    )
+    config = asked(name=f"python:{tmp_path}/nets.py:late", input_size=32).model
+    family = family_of(config)
+    before = family.decided_by(config)
+    names = ("__init__", "broken", "heads", "sizes")
+    assert list(before) == ["nets.py", *(f"site/parts/{name}.py" for name in names)]
+    family.build(config, 4)
+    assert family.decided_by(config) == before
+    (parts / "sizes.py").write_text("SIZE = 5\n")
+    assert family.decided_by(config) != before
+
+
 @pytest.mark.parametrize(
     ("model", "why"),
     [

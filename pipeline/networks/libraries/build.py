@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from pipeline.base.errors import InputError
+from pipeline.networks.libraries.imported import imported
 from pipeline.networks.libraries.structure import remember, structure_of
 from pipeline.recipe.libraries import (
     TIMM,
@@ -161,19 +162,18 @@ def _loaded(path: Path, digest: str) -> ModuleType:
 
 
 def sources(config: PythonModel) -> dict[str, str]:
-    """SHA-256 of the user's file and of all that it imported from its own folder, by path."""
+    """SHA-256 of the user's file and of all that it imports from its own folder, by path."""
     path = Path(config.file)
     try:
-        load(path)
+        load(path)  # it may add to the places where modules are looked for
     except InputError:
         return {"unreadable": str(path)}  # building it says so, with the cause
     folder = path.resolve().parent
-    loaded = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    inside = {Path(file) for file in loaded if file and folder in Path(file).parents}
+    places = dict.fromkeys(Path(place).resolve() for place in sys.path)
+    roots = [place for place in places if place.is_relative_to(folder)]
     return {
         str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(inside)
-        if file.suffix == ".py"
+        for file in sorted(imported(path.resolve(), roots))
     }
 
 
