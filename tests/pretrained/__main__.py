@@ -2,9 +2,10 @@
 
     python -m tests.pretrained [NETWORK ...] [--data FOLDER] [--work FOLDER] [--set KEY=VALUE ...]
 
-Ranges come of 256 photos, figures of 744 others. Prints a Markdown table, and fails where a file is
-over a point below the float network, or below the other tool's file of its format. The photos have
-no licence to be passed on: without the folder it says so, and measures nothing.
+Ranges come of 256 photos, figures of 744 others. Prints a Markdown table: top-1, and in brackets
+the share of photos whose first class is the float network's and the divergence from it. Fails where
+a file is over a point below the float network, or below the other tool's file of its format. The
+photos have no licence to be passed on: without the folder it says so, and measures nothing.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.commands.bench.contestants import first
 from pipeline.commands.bench.peers.make import make
@@ -27,9 +30,10 @@ from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.measure.lanes.sets import answers_to_tests
 from pipeline.networks.families import family_of
 from pipeline.stages.finished_run import Finished, float_network, open_runs
+from pipeline.tasks.evaluation import network_logits
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.pixels import Images, normalize
-from pipeline.tasks.tasks import task_of
+from pipeline.tasks.ranking import first_class
 from tests.pretrained.prepare import NETWORKS, PHOTOS, WEIGHTS, Network, packages, photos, recipes
 
 ROOT = Path(__file__).parents[2]
@@ -73,38 +77,67 @@ def main() -> int:
     return int(bool(missed))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What a file answers to the photos: top-1, and how near it is to the float network.
+
+    Attributes:
+        right: whether each photo's class comes first.
+        alike: share of the photos whose first class is the float network's.
+        divergence: mean of KL(float network, file) over the photos, in nats.
+    """
+
+    right: Tensor
+    alike: float
+    divergence: float
+
+    @property
+    def top1(self) -> float:
+        return float(self.right.double().mean())
+
+    def __str__(self) -> str:
+        return f"{self.top1:.2%} ({self.alike:.1%}, {self.divergence:.4f})"
+
+
 def _measured(network: Network, work: Path, settings: list[str]) -> tuple[str, list[str]]:
     """The row of a network, and the bars that it misses."""
     out = work / "runs" / network.name
     used = _run(list(recipes(network, work).values()), work, settings, out)
     runs = {run.recipe.target.format: run for run in open_runs(out / "combined")}
-    reports = {form: run.report() for form, run in runs.items()}
-    exact = first(reports["onnx"].baseline.accuracy)
-    assert exact is not None
-    found = {form: first(report.targets[0].accuracy) for form, report in reports.items()}
-    ours = {form: accuracy.top1 for form, accuracy in found.items() if accuracy is not None}
-    theirs = _peers(runs["onnx"], work / "peers" / network.name)
+    run = runs["onnx"]
+    dataset = run.dataset()
+    exact = network_logits(float_network([run]).eval(), dataset, "float")["test"]
+    theirs = _peers(run, work / "peers" / network.name, exact)
+    ours = {
+        form: _answers(ModelFile(path=runs[form].file, format=form), dataset, exact)
+        for form in theirs
+    }
+    reference = first(runs["coreml"].report().targets[0].accuracy)
+    assert reference is not None
     google = _google(runs["tflite"].dataset().tests["test"], work / WEIGHTS, network.name)
+    top1 = float((first_class(exact) == dataset.tests["test"].labels).double().mean())
+    figures = {form: answers.top1 for form, answers in ours.items()} | {"coreml": reference.top1}
     misses = [
-        f"{network.name}: {form} {top1:.2%}, float {exact.top1:.2%}"
-        for form, top1 in ours.items()
-        if exact.top1 - top1 > MOST_LOST
+        f"{network.name}: {form} {figure:.2%}, float {top1:.2%}"
+        for form, figure in figures.items()
+        if top1 - figure > MOST_LOST
     ] + [
-        f"{network.name}: {form} {ours[form]:.2%}, {PEERS[form]} {top1:.2%}"
-        for form, top1 in theirs.items()
-        if top1 is not None and ours[form] < top1
+        f"{network.name}: {form} {own.top1:.2%}, {PEERS[form]} {other.top1:.2%}; "
+        f"p = {_by_chance(own.right, other.right):.2f}"
+        for form, own in ours.items()
+        if (other := theirs[form]) is not None and own.top1 < other.top1
     ]
-    cells = [
-        exact.top1,
-        ours["tflite"],
-        theirs["tflite"],
-        ours["onnx"],
-        theirs["onnx"],
-        ours["coreml"],
-        google,
-    ]
-    shown = ["" if cell is None else f"{cell:.2%}" for cell in cells]
-    return f"| {network.name} | {' | '.join(shown)} | {used} |", misses
+    cells = [f"{top1:.2%}", ours["tflite"], theirs["tflite"], ours["onnx"], theirs["onnx"]]
+    cells += [f"{reference.top1:.2%}", "" if google is None else f"{google:.2%}"]
+    return f"| {network.name} | {' | '.join(map(str, cells))} | {used} |", misses
+
+
+def _by_chance(one: Tensor, other: Tensor) -> float:
+    """How often files that are as good as each other differ by as many photos: McNemar's test."""
+    from scipy.stats import binomtest
+
+    better, worse = int((one & ~other).sum()), int((other & ~one).sum())
+    return 1.0 if better + worse == 0 else float(binomtest(worse, better + worse, 0.5).pvalue)
 
 
 def _run(files: list[Path], work: Path, settings: list[str], out: Path) -> str:
@@ -124,30 +157,32 @@ def _run(files: list[Path], work: Path, settings: list[str], out: Path) -> str:
     return f"{seconds:.0f}, {spent:.0f}, {usage.ru_maxrss / 2**20:.2f}"
 
 
-def _peers(run: Finished, folder: Path) -> dict[str, float | None]:
-    """Top-1 of other tools' files, made with the same photos; None where there is no file."""
+def _peers(run: Finished, folder: Path, exact: Tensor) -> dict[str, Answers | None]:
+    """Answers of other tools' files, made with the same photos; None where there is no file."""
     dataset = run.dataset()
     every = torch.arange(len(dataset.calibration))
     images = normalize(dataset.calibration.pixels(every), dataset.mean, dataset.std)
     networks = family_of(run.recipe.model).given_to_others(float_network([run]))
     plans = [plan for plan in PLANS if plan.name in (NAIVE, *PEERS.values())]
     peers = {p.name: p for p in make(networks, images, folder, processes=1, plans=plans)}
-    found: dict[str, float | None] = {}
+    found: dict[str, Answers | None] = dict.fromkeys(PEERS)
     for form, name in PEERS.items():
         path = peers[name].path
         if path is None:
             print(f"{name}: {peers[name].missing}")
-        found[form] = (
-            None if path is None else _top1(ModelFile(path=path, format=form), dataset, run)
-        )
+        else:
+            found[form] = _answers(ModelFile(path=path, format=form), dataset, exact)
     return found
 
 
-def _top1(file: ModelFile, dataset: Dataset, run: Finished) -> float:
-    answers = answers_to_tests(LANES[HOST], file, dataset, torch.get_num_threads())
-    accuracy = first(task_of(run.recipe).accuracies(answers, dataset))
-    assert accuracy is not None
-    return accuracy.top1
+def _answers(file: ModelFile, dataset: Dataset, exact: Tensor) -> Answers:
+    given = answers_to_tests(LANES[HOST], file, dataset, torch.get_num_threads())["test"]
+    wanted, found = (torch.log_softmax(logits.double(), 1) for logits in (exact, given))
+    return Answers(
+        right=first_class(given) == dataset.tests["test"].labels,
+        alike=float((first_class(given) == first_class(exact)).double().mean()),
+        divergence=float((wanted.exp() * (wanted - found)).sum(1).mean()),
+    )
 
 
 def _google(images: Images, weights: Path, name: str) -> float | None:
