@@ -2,6 +2,7 @@
 
 import functools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,12 +14,14 @@ from pipeline.compress.pruning.costs import Cost, Term
 from pipeline.compress.pruning.followed import groups_of
 from pipeline.compress.pruning.groups import Group, stage_of
 from pipeline.compress.pruning.removal import remove
-from pipeline.compress.pruning.widths import Plan, choose, weakest
+from pipeline.compress.pruning.widths import Plan, choose, in_tiles, weakest
 from pipeline.networks.count import count
 from pipeline.networks.family import Structure
+from pipeline.networks.libraries.structure import structure_of
 from pipeline.networks.resnest.branches import branch_form
 from pipeline.recipe.input_shape import square
 from tests.making.networks import SIDE, VARIANTS, small, structure
+from tests.making.plain_net import plain
 from tests.making.pruning import plain_group
 
 pytestmark = pytest.mark.slow
@@ -118,6 +121,19 @@ def test_half_the_macs_of_every_kind_of_network(variant: str, scope: str) -> Non
     plan = plan_of_network(variant)
     whole = plan.cost.of(plan.present())
     assert 0.49 * whole <= plan.cost.of(choose(plan, 0.5 * whole, scope)) <= 0.5 * whole
+
+
+@pytest.mark.parametrize(("channels", "step"), [(64, 16), (16, 8)])
+def test_a_first_layer_keeps_widths_that_amx_multiplies_rightly(channels: int, step: int) -> None:
+    """40 of 64 channels, and files of ONNX Runtime were not the program on CPUs with AMX."""
+    model = plain(10, channels)
+    found = structure_of(model, square(SIDE))
+    groups = groups_of(model, square(SIDE), found)
+    plan = replace(plan_of_network(), groups=groups, round_to=8, in_tiles=in_tiles(model, groups))
+    stem, *others = groups
+    assert "stem.0" in stem.makers
+    assert plan.step(stem) == step
+    assert {plan.step(group) for group in others} == {8}
 
 
 def test_by_layer_every_group_keeps_the_same_share() -> None:

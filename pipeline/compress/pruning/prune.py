@@ -17,7 +17,7 @@ from pipeline.compress.pruning.importance import JudgedImages, judged_by_norm, s
 from pipeline.compress.pruning.kept import Kept, by_reason
 from pipeline.compress.pruning.removal import masked_difference, remove
 from pipeline.compress.pruning.stored import Bytes
-from pipeline.compress.pruning.widths import Plan, weakest
+from pipeline.compress.pruning.widths import Plan, in_tiles, weakest
 from pipeline.networks.count import count
 from pipeline.networks.family import AnyFamily, Structure
 from pipeline.networks.lowering.places import FloatPlaces
@@ -161,6 +161,7 @@ def plan_of(
         round_to=config.round_to,
         kept=found.kept,
         by_norm=judged_by_norm(found.groups, config.criterion),
+        in_tiles=in_tiles(model, found.groups),
     )
     if (least := goal.cost.of(plan.floor())) > goal.limit:
         raise InputError(_out_of_reach(goal, plan, least))

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.compress.pruning.costs import Cost, Term
 from pipeline.compress.pruning.groups import Group, Removed, stage_of
@@ -25,6 +25,7 @@ from pipeline.networks.family import Structure
 _SEARCH_STEPS = 24
 _FURTHEST = 128
 """Channels that one move takes at most, once it gains something: twice the largest tile known."""
+TILE, _ALIGNED = 16, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class Plan:
         kept: layers whose channels all stay.
         by_norm: groups that were judged by the norm of their weights, since the criterion says
             nothing of them.
+        in_tiles: groups whose widths are multiples of TILE, too.
     """
 
     structure: Structure
@@ -49,10 +51,12 @@ class Plan:
     round_to: int
     kept: tuple[Kept, ...] = ()
     by_norm: frozenset[str] = frozenset()
+    in_tiles: frozenset[str] = frozenset()
 
     def step(self, group: Group) -> int:
         """Widths of a group are multiples of this."""
-        return math.lcm(self.round_to, group.parts)
+        tile = TILE if group.name in self.in_tiles else 1
+        return math.lcm(self.round_to, group.parts, tile)
 
     def floor(self) -> dict[str, int]:
         """The narrowest widths."""
@@ -61,6 +65,28 @@ class Plan:
     def present(self) -> dict[str, int]:
         """The widths before anything is removed."""
         return {g.name: g.channels for g in self.groups}
+
+
+def in_tiles(model: nn.Module, groups: Sequence[Group]) -> frozenset[str]:
+    """Groups that are kept to multiples of TILE, since a runtime miscalculates other widths.
+
+    ONNX Runtime 1.23 has an int8 kernel of its own for convolutions whose inputs come in fours.
+    Others, such as the first one, which reads three, become products of matrices; on x86 with AMX
+    those are wrong where the outputs leave 17 to 31 over a multiple of 32
+    (microsoft/onnxruntime#26324). Up to TILE channels all widths are right.
+    """
+    layers = dict(model.named_modules())
+
+    def apart(layer: nn.Module) -> bool:
+        return (
+            isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.in_channels % _ALIGNED != 0
+        )
+
+    return frozenset(
+        group.name
+        for group in groups
+        if group.channels > TILE and any(apart(layers[name]) for name in group.makers)
+    )
 
 
 def choose(plan: Plan, limit: float, scope: str) -> dict[str, int]:

@@ -49,7 +49,7 @@ def _imports(file: Path, roots: Sequence[Path]) -> Iterator[Path]:
 
 
 def _files(places: Sequence[Path], parts: Sequence[str]) -> Iterator[Path]:
-    """The files of a module `a.b.c` and of the packages around it, in the first place that has it."""
+    """The files of a module `a.b.c` and of the packages around it, where they are found first."""
     for place in places:
         folders = [place.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]
         candidates = [folder / "__init__.py" for folder in folders[1:]]
