@@ -21,10 +21,12 @@ SLOW_FILE = re.compile(r"^pytestmark = .*pytest\.mark\.slow\b", re.M)
 """A file that is slow as a whole is not even imported for the quick tests: that, too, costs."""
 LEFT_OUT = ("slow", "alone")
 LONG_FILES = (
-    "tests/whole/test_end_to_end.py",
+    "tests/whole/test_end_to_end_again.py",
+    "tests/whole/test_end_to_end_use.py",
     "tests/whole/test_docs.py",
     "tests/whole/test_soak.py",
     "tests/whole/test_fuzz.py",
+    "tests/whole/test_end_to_end.py",
     "tests/commands/test_peers.py",
     # It reads what the first has made.
     "tests/whole/test_end_to_end_pruning.py",

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 
+from pipeline.base.console import Advance
 from pipeline.base.store import LATEST
+from pipeline.commands.bench.peer_files import peer_files
 from pipeline.commands.bundle.write import contract_in
+from pipeline.stages.finished_run import float_network, open_runs
 from pipeline.tasks.predictions import read_predictions
 from tests.making.bundles import golden, unpacked
 from tests.making.cli import (
@@ -189,6 +193,10 @@ def test_a_target_that_takes_camera_pixels(out: Path, tmp_path: Path) -> None:
     assert "10 of 10 as expected" in golden(bundle).stdout
 
 
+def asked_for(title: str, total: int) -> AbstractContextManager[Advance]:
+    raise AssertionError(f"{title}: they are there")
+
+
 def test_a_benchmark_beside_other_tools(out: Path, tmp_path: Path) -> None:
     bars = tmp_path / "bars.yml"
     bars.write_text(
@@ -222,6 +230,8 @@ def test_a_benchmark_beside_other_tools(out: Path, tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "bench.svg").read_text()
 
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "peers").iterdir()}
-    again = pocketnest("bench", out / "combined", *options[:3], "--out", tmp_path)
-    assert again.returncode == 0, again.stderr
+    runs = open_runs(out / "combined")
+    model, dataset = float_network(runs), runs[0].dataset()
+    again = peer_files(runs[0], model, dataset, tmp_path / "peers", asked_for)
+    assert {peer.name for peer in again} == {peer["name"] for peer in peers}
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "peers").iterdir()} == kept
