@@ -22,8 +22,8 @@ from pipeline.base.store import MAKING, publish
 from pipeline.formats.formats import FORMATS
 from pipeline.recipe.recipe import resolved_yaml
 from pipeline.report import words
-from pipeline.report.markdown import table
 from pipeline.report.records import Report, TargetResult
+from pipeline.report.words import table
 from pipeline.report.write import combine, write_report
 from pipeline.stages.finished_run import Finished, open_runs
 from pipeline.tasks.predictions import PREDICTIONS

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline.compress.pruning.stored import Bytes
 from pipeline.formats.limits import Limits
@@ -137,6 +137,35 @@ class GemmModule(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tapped:
+    """A copy of a file that gives out its quantized tensors.
+
+    Attributes:
+        content: of the copy.
+        names: of the outputs that follow its answers, as `FormatModule.trace` has them.
+    """
+
+    content: bytes
+    names: tuple[str, ...]
+
+
+class ElsewhereModule(Protocol):
+    """What makes files ready for their runtime on another machine, which knows nothing of them."""
+
+    def fed(self, path: Path, images: NDArray[np.float32]) -> NDArray[Any]:
+        """What the runtime is given for images as of `Runnable.set_input`: (batch, ...)."""
+
+    def tapped(self, path: Path) -> Tapped:
+        """A copy of a file for `FormatModule.trace` to be done there."""
+
+    def numbers(self, values: NDArray[Any]) -> NDArray[np.int8]:
+        """What such a copy gave out, as `FormatModule.trace` gives it."""
+
+    def parts(self, content: bytes) -> Iterator[tuple[str, bytes]]:
+        """Every operation of a file as a file, with its layer's name; none where it has no such."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Format:
     """A file format, an entry of `FORMATS`.
 
@@ -157,6 +186,8 @@ class Format:
         module: imports what writes, reads and runs the files.
         layers: imports what times their layers; None where nothing does.
         gemm: imports what finds the runtime's peak; None where nothing does.
+        elsewhere: imports what makes files ready for another Linux machine; None where the
+            runtime does not exist for Linux.
     """
 
     suffix: str
@@ -174,3 +205,4 @@ class Format:
     module: Callable[[], FormatModule]
     layers: Callable[[], LayersModule] | None = None
     gemm: Callable[[], GemmModule] | None = None
+    elsewhere: Callable[[], ElsewhereModule] | None = None

@@ -14,7 +14,13 @@ from typing import Annotated
 from pydantic import AfterValidator, WithJsonSchema
 
 from pipeline.compress.pruning.stored import Bytes
-from pipeline.formats.format import Format, FormatModule, GemmModule, LayersModule
+from pipeline.formats.format import (
+    ElsewhereModule,
+    Format,
+    FormatModule,
+    GemmModule,
+    LayersModule,
+)
 from pipeline.formats.limits import FLOAT16_EPSILON, Limits
 
 
@@ -36,6 +42,12 @@ def _onnx_gemm() -> GemmModule:
     return gemm
 
 
+def _onnx_elsewhere() -> ElsewhereModule:
+    from pipeline.formats.onnx import elsewhere
+
+    return elsewhere
+
+
 def _tflite() -> FormatModule:
     from pipeline.formats.tflite import file
 
@@ -52,6 +64,12 @@ def _tflite_gemm() -> GemmModule:
     from pipeline.formats.tflite import gemm
 
     return gemm
+
+
+def _tflite_elsewhere() -> ElsewhereModule:
+    from pipeline.formats.tflite import elsewhere
+
+    return elsewhere
 
 
 def _coreml() -> FormatModule:
@@ -87,6 +105,7 @@ FORMATS: dict[str, Format] = {
         module=_onnx,
         layers=_onnx_layers,
         gemm=_onnx_gemm,
+        elsewhere=_onnx_elsewhere,
     ),
     "tflite": Format(
         suffix=".tflite",
@@ -105,6 +124,7 @@ FORMATS: dict[str, Format] = {
         module=_tflite,
         layers=_tflite_layers,
         gemm=_tflite_gemm,
+        elsewhere=_tflite_elsewhere,
     ),
     "coreml": Format(
         suffix=".mlpackage",

@@ -28,6 +28,10 @@ class KnownFormat(Protocol):
     def options(self) -> Collection[str]:
         """How its int8 files can differ, such as a `target.cpu` other than any."""
 
+    @property
+    def elsewhere(self) -> object | None:
+        """None where its runtime does not exist for Linux on other processors."""
+
 
 class KnownFamily(Protocol):
     """What a recipe must know of a family of networks."""

@@ -34,6 +34,7 @@ from pipeline.recipe.target import (
     GuardConfig,
     MeasureConfig,
     TargetConfig,
+    VerifyConfig,
 )
 from pipeline.recipe.task import TaskConfig
 from pipeline.recipe.training import SaveConfig, TrainConfig
@@ -66,6 +67,7 @@ class Recipe(Part):
         sparsify: zeroing of single weights; null leaves every weight.
         qat: quantization-aware training.
         target: the device and its file.
+        verify: where the file is verified beside this machine.
         budgets: limits that the file must keep, else the exit code is 3.
         measure: timing.
         save: states of a training, to go on from.
@@ -85,6 +87,7 @@ class Recipe(Part):
     sparsify: SparsifyConfig | None = None
     qat: QatConfig
     target: TargetConfig
+    verify: VerifyConfig = VerifyConfig()
     budgets: BudgetsConfig = BudgetsConfig()
     measure: MeasureConfig = MeasureConfig()
     save: SaveConfig = SaveConfig()
@@ -141,6 +144,20 @@ class Recipe(Part):
                 "needs training images, and data.train is left out; give it, or leave this to a "
                 "network that is trained: model.checkpoint with head: keep, no prune, no sparsify, "
                 "qat.train.epochs: 0"
+            )
+        return part
+
+    @field_validator("verify")
+    @classmethod
+    def _runs_there(cls, part: VerifyConfig, info: ValidationInfo) -> VerifyConfig:
+        target = info.data.get("target")
+        if not part.arm64 or target is None or not isinstance(info.context, Known):
+            return part
+        formats = info.context.formats
+        having = [one.title for one in formats.values() if one.elsewhere is not None]
+        if target.format in formats and formats[target.format].elsewhere is None:
+            raise ValueError(
+                f"arm64: must be false: only {' and '.join(having)} have a runtime for ARM64 Linux"
             )
         return part
 

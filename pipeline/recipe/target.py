@@ -98,6 +98,18 @@ class MeasureConfig(Part):
     rounds: Annotated[int, Field(ge=1, le=100_000)] = 30
 
 
+class VerifyConfig(Part):
+    """Where files are verified beside the machine that writes them.
+
+    Attributes:
+        arm64: also on emulated ARM64 processors, with the runtimes that phones have: a file that
+            computes otherwise there stops the run. Only ONNX and TFLite files; the machine that
+            runs the recipe must be Debian 12 on x86-64. It takes minutes.
+    """
+
+    arm64: bool = False
+
+
 class GuardConfig(Part):
     """Where a run stops because a stage went wrong, not because a budget is missed.
 

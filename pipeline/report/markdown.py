@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from pipeline.compress.pruning.kept import by_reason
 from pipeline.measure.baseline.record import Baseline
 from pipeline.measure.latency import Latency
-from pipeline.report import words
+from pipeline.report import arm64, words
 from pipeline.report.labels import by_label, shown
 from pipeline.report.records import Budget, Report, TargetResult
 from pipeline.report.words import markdown_text as _text
+from pipeline.report.words import table
 from pipeline.tasks.accuracy import AnyAccuracy
 
 _LEGEND = (
@@ -40,6 +41,7 @@ def render(report: Report) -> str:
         *_labels(report),
         "## The same answers as before export",
         _parities(report, notes),
+        *arm64.section(report),
         "## Stages",
         _stages(report, notes),
         "## Setting",
@@ -48,19 +50,13 @@ def render(report: Report) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; the cells are Markdown already."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
 def _missing(reason: str | None, notes: Sequence[str]) -> str:
     assert reason is not None  # the records refuse a missing figure without one
     return f"not measured ({notes.index(reason) + 1})"
 
 
 def _verdict(report: Report) -> str:
-    wrong = [_text(target.name) for target in report.targets if not target.parity.passed]
+    wrong = [_text(target.name) for target in report.targets if not target.sound]
     verdict = _budget_verdict(report)
     if not wrong:
         return verdict

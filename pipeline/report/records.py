@@ -29,6 +29,7 @@ from pipeline.compress.pruning.kept import Kept
 from pipeline.compress.training.epoch import Epoch
 from pipeline.formats.formats import FormatName
 from pipeline.formats.scales import ScalesExact
+from pipeline.measure.arm64.record import OnCpu
 from pipeline.measure.baseline.record import OLDER, Baseline, refuse_other_counts
 from pipeline.measure.first_use import FirstUse
 from pipeline.measure.latency import Latency
@@ -167,6 +168,7 @@ class TargetResult(MeasuredRecord):
         accuracy_missing: why there is no `accuracy`, `accuracy_drop_pt` and `agreement`.
         input: what the file takes: normalised float32, or 8-bit RGB pixels.
         evaluated: by the format's own runtime, or by the reference evaluator.
+        arm64: what it does on emulated ARM64 processors; none where `verify.arm64` is not set.
         agreement: share of test images with the same top-1 as the program it was written from, or
             of the decisions on their labels.
         parity: the gates, over calibration and test images.
@@ -210,6 +212,7 @@ class TargetResult(MeasuredRecord):
     accuracy_drop_pt: float | None
     agreement: Share | None
     parity: Parity
+    arm64: tuple[OnCpu, ...] = ()
     scales_exact: ScalesExact | None
     scales_missing: Text | None = None
     int8_coverage: Share | None
@@ -240,6 +243,17 @@ class TargetResult(MeasuredRecord):
     stages: tuple[StageRecord, ...] = ()
     budgets: tuple[Budget, ...]
     passed: bool
+
+    @property
+    def sound(self) -> bool:
+        """Whether it answers as its program, on this machine and wherever else it was run."""
+        return not self.misses
+
+    @property
+    def misses(self) -> tuple[str, ...]:
+        """Each gate that it does not pass, in words."""
+        there = (f"{cpu.cpu}: {miss}" for cpu in self.arm64 for miss in cpu.misses)
+        return (*self.parity.misses, *there)
 
     @property
     def size_mb(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pipeline.formats.formats import FORMATS
 from pipeline.measure.baseline.record import Baseline
@@ -241,7 +241,7 @@ def missing_by_reason(report: Report) -> dict[str, list[str]]:
 
 def which_file(report: Report) -> str:
     """Write in a sentence which file to take for which device, and which not yet."""
-    fit = [t for t in report.targets if t.passed and t.parity.passed]
+    fit = [t for t in report.targets if t.passed and t.sound]
     other = [t for t in report.targets if t not in fit]
     parts = []
     if fit:
@@ -310,3 +310,9 @@ def markdown_text(value: str) -> str:
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     # At the start of a list item these would begin a list, a heading or a rule.
     return re.sub(r"^(?=[-+=])|^(\d+)(?=[.)](?: |$))", r"\1\\", line)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a table of Markdown; the cells are Markdown already."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -24,7 +24,7 @@ from pipeline.report.records import (
     all_met,
     budget,
 )
-from pipeline.stages import baseline, export, fold, measure, prune, sparsify, verify
+from pipeline.stages import arm64, baseline, export, fold, measure, prune, sparsify, verify
 from pipeline.stages.baseline import BaselineFacts
 from pipeline.stages.judge import JUDGES
 from pipeline.stages.stage import Results
@@ -204,6 +204,7 @@ def _target(
         budgets=budgets,
         passed=all_met(budgets),
         left_in_float=fold.STAGE.found_in(results).left_in_float,
+        arm64=arm64.STAGE.found_in(results).cpus if "arm64" in results else (),
         **_verified(verified),
         **behind,
     )

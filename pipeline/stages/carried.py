@@ -6,21 +6,30 @@ else is asked of them is kept with it; what they look at besides is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pipeline.base.errors import reading
+from pipeline.base.errors import InputError, reading
 from pipeline.compress.quantization.program import load
 from pipeline.measure.layers import layers_of
 from pipeline.report.records import TargetResult
 from pipeline.stages import golden, kept_images, kept_layers
 from pipeline.stages.context import PROGRAM
 from pipeline.stages.finished_run import Finished
-from pipeline.stages.kept_images import CALIBRATION, FIRST, GOLDEN, TEST, first_rows, spread_rows
+from pipeline.stages.kept_images import (
+    CALIBRATION,
+    FIRST,
+    GOLDEN,
+    KEPT_IMAGES,
+    TEST,
+    KeptSet,
+    first_rows,
+    spread_rows,
+)
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.pixels import Images
 from pipeline.tasks.tasks import task_of
@@ -76,6 +85,49 @@ def golden_images(run: Finished, target: TargetResult) -> Images:
     return images.take(rows[golden.clear_ones(task, answers, allowed)])
 
 
+def some_pixels(run: Finished, count: int) -> Tensor:
+    """Pixels of images of a run, at most `count`: uint8 (images, channels, height, width).
+
+    Those that it carries where they are enough: of its bundle, from all over its first test set,
+    and of its calibration set. Else test images of its data, or what it carries where that is gone.
+
+    Raises:
+        InputError: it carries none, and its data cannot be read.
+    """
+    carried = torch.cat([pixels for pixels in _carried(run) if pixels is not None] or [_none(run)])
+    if len(carried) >= count:
+        return carried[:count]
+    try:
+        images = _tested(run)
+    except InputError:
+        if len(carried):
+            return carried
+        raise
+    return images.pixels(spread_rows(len(images), count))
+
+
+def _carried(run: Finished) -> Iterator[Tensor | None]:
+    """The sets that a run carries; an image of the bundle can be among those of the test set."""
+    golden = _kept_set(run, run.directory, GOLDEN)
+    test = _kept_set(run, run.stages().get("judge_fold"), TEST)
+    yield None if golden is None else golden.pixels
+    if test is not None:
+        known = () if golden is None else golden.rows.tolist()
+        fresh = [place for place, row in enumerate(test.rows.tolist()) if row not in known]
+        yield test.pixels[fresh]
+    calibration = _kept_set(run, run.stages().get("fold"), CALIBRATION)
+    yield None if calibration is None else calibration.pixels
+
+
+def _none(run: Finished) -> Tensor:
+    return torch.empty(run.shape.batch(0), dtype=torch.uint8)
+
+
+def _kept_set(run: Finished, folder: Path | None, name: str) -> KeptSet | None:
+    """A set that was kept in a folder; None where it was not."""
+    return None if folder is None else kept_images.read(folder / KEPT_IMAGES, name, run.shape)
+
+
 def output_step(run: Finished) -> float | None:
     """The step of the grid that a run's answers lie on; None of a float file.
 
@@ -100,9 +152,7 @@ def _kept(run: Finished, folder: Path | None, name: str, rows: Rows | None) -> I
 
     Older runs have kept none.
     """
-    if folder is None:
-        return None
-    kept = kept_images.read(folder / kept_images.KEPT_IMAGES, name, run.shape)
+    kept = _kept_set(run, folder, name)
     if kept is None:
         return None
     return kept.images(kept.rows if rows is None else rows(kept.total), run.shape)
@@ -120,8 +170,7 @@ def _dataset(
     run: Finished, *, calibration: Images | None = None, test: Images | None = None
 ) -> Dataset:
     """A dataset with these images alone; of the whole one it says nothing."""
-    none = torch.empty(run.shape.batch(0), dtype=torch.uint8)
-    nothing = Images(labels=torch.empty(0, dtype=torch.int64), shape=run.shape, source=none)
+    nothing = Images(labels=torch.empty(0, dtype=torch.int64), shape=run.shape, source=_none(run))
     mean, std = run.mean_and_std
     return Dataset(
         name=run.recipe.data.kind,

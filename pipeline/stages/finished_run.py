@@ -116,10 +116,19 @@ class Finished:
         Raises:
             InputError: the file cannot be run.
         """
-        mean, std = self.mean_and_std
-        fed = pixels.float() if self.recipe.target.takes_pixels else normalize(pixels, mean, std)
-        file = ModelFile(path=self.file, format=self.recipe.target.format)
-        return LANES[HOST].answers({"file": file}, [fed], self.recipe.threads)["file"]
+        fed = self.fed(pixels)
+        return LANES[HOST].answers({"file": self.model_file}, [fed], self.recipe.threads)["file"]
+
+    def fed(self, pixels: Tensor) -> Tensor:
+        """Pixels, uint8 (images, channels, height, width), as the file takes them: float32."""
+        if self.recipe.target.takes_pixels:
+            return pixels.float()
+        return normalize(pixels, *self.mean_and_std)
+
+    @property
+    def model_file(self) -> ModelFile:
+        """The file, as lanes take it."""
+        return ModelFile(path=self.file, format=self.recipe.target.format)
 
     def stages(self) -> dict[str, Path]:
         """Directory of every stage's result in the store.

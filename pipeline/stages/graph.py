@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.base.errors import InputError
 from pipeline.stages import (
+    arm64,
     baseline,
     export,
     fold,
@@ -34,6 +35,7 @@ STAGES: tuple[Stage[Any], ...] = (
     judge.FOLD,
     export.STAGE,
     verify.STAGE,
+    arm64.STAGE,
     measure.STAGE,
 )
 """The pipeline. Reporting is what is done with the last results."""

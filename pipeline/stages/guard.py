@@ -7,6 +7,8 @@ from typing import Any
 from pipeline.base.errors import InputError, MismatchError
 from pipeline.base.store import Result
 from pipeline.recipe.recipe import Recipe
+from pipeline.report import arm64
+from pipeline.stages.arm64 import Arm64Facts
 from pipeline.stages.judge import JUDGES
 from pipeline.stages.stage import Results
 from pipeline.stages.verify import VerifyFacts
@@ -63,7 +65,7 @@ def refuse_collapse(recipe: Recipe, results: Results, result: Result[Any]) -> No
     )
 
 
-_OF_THE_FILE = ("verify", "measure")
+_OF_THE_FILE = ("verify", "arm64", "measure")
 """The stages that judge the exported file."""
 
 
@@ -72,6 +74,7 @@ def judged(recipe: Recipe, results: Results, allow_mismatch: bool, result: Resul
     if allow_mismatch and result.stage in _OF_THE_FILE:
         return  # whoever wants a file that answers otherwise wants one that answers worse
     refuse_mismatch(recipe, result)
+    refuse_mismatch_on_arm64(recipe, result)
     refuse_collapse(recipe, results, result)
 
 
@@ -90,8 +93,29 @@ def refuse_mismatch(recipe: Recipe, result: Result[Any]) -> None:
     ]
     if found.first_difference is not None:
         lines.append(f"  first layer that differs: {found.first_difference}")
-    lines.append(
-        "  do not ship it. With --allow-mismatch the run goes on, the report says so, and "
-        "`pocketnest debug` shows every layer"
-    )
+    lines.append(f"{_DO_NOT_SHIP}, and `pocketnest debug` shows every layer")
     raise MismatchError("\n".join(lines))
+
+
+_DO_NOT_SHIP = "  do not ship it. With --allow-mismatch the run goes on, the report says so"
+
+
+def refuse_mismatch_on_arm64(recipe: Recipe, result: Result[Any]) -> None:
+    """Stop where the exported file computes otherwise on emulated ARM64 processors.
+
+    Raises:
+        MismatchError: names the processors, each gate that was missed, and where layers differ.
+    """
+    if not isinstance(result.facts, Arm64Facts):
+        return
+    if not any(cpu.misses for cpu in result.facts.cpus):
+        return
+    raise MismatchError(
+        "\n".join(
+            [
+                f"{recipe.name}: the {recipe.target.format} file is another on ARM64 processors:",
+                *(f"  - {line}" for line in arm64.lines(result.facts.cpus)),
+                _DO_NOT_SHIP,
+            ]
+        )
+    )

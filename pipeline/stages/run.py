@@ -22,6 +22,7 @@ from pipeline.base.console import tracked
 from pipeline.base.errors import printable
 from pipeline.base.locks import held
 from pipeline.base.store import IMAGES, LOCKS, RUN, STORE, Result, Store, refuse_links
+from pipeline.measure.lanes.arm64 import machine
 from pipeline.recipe.input_shape import InputShape
 from pipeline.recipe.recipe import Recipe
 from pipeline.report.records import COMBINED, Report
@@ -129,6 +130,8 @@ def _reports(
             code_hash(name)  # kept: a file edited during the run must not enter its keys
     tell = store.tell
     runs = _prepared(recipes, files, out / STORE, console, allow_mismatch)
+    if any(recipe.verify.arm64 for recipe in recipes):
+        machine.set_up(tell)  # what cannot be had is not to be missed after hours
     refuse_bad_floats(run.context for run in runs)
     if len(recipes) > 1:
         refuse_other_folder(out)

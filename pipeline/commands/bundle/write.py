@@ -34,9 +34,9 @@ def write_bundle(run: Finished, path: Path) -> None:
     """
     report = run.report()
     (target,) = report.targets
-    if not target.parity.passed:
+    if not target.sound:
         raise InputError(
-            f"{run.directory}: its file does not answer as its program ({target.parity.misses[0]}) "
+            f"{run.directory}: its file does not answer as its program ({target.misses[0]}) "
             "and was written with --allow-mismatch; nothing to hand over"
         )
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bundle-") as scratch:

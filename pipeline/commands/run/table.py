@@ -95,4 +95,4 @@ def _cells(target: TargetResult, directory: Path) -> list[str]:
 
 def _verdict(target: TargetResult) -> str:
     verdict = "[green]passed[/green]" if target.passed else "[red]missed[/red]"
-    return verdict if target.parity.passed else f"{verdict}, [red]mismatch allowed[/red]"
+    return verdict if target.sound else f"{verdict}, [red]mismatch allowed[/red]"

@@ -23,8 +23,9 @@ from pipeline.formats.format import ComputedBy, Option
 from pipeline.formats.onnx.amx import gemm_form
 from pipeline.formats.onnx.describe import describe as describe
 from pipeline.formats.onnx.describe import interface as interface
+from pipeline.formats.onnx.elsewhere import laid_out, numbers, quantized_tensors, tapped
 from pipeline.formats.onnx.float_layers import keep_float
-from pipeline.formats.pixels import camera_pixels, refuse_learned_input, take_pixels
+from pipeline.formats.pixels import refuse_learned_input, take_pixels
 
 OLDER_OPSET, _OLDER_IR = 17, 8
 """An opset that mobile runtimes of 2023 have, and the IR version that belongs to it."""
@@ -204,7 +205,7 @@ def inspect(path: Path) -> FileFacts:
     model = onnx.load(path)
     values = as_onnx.constants(model)
     weights: Counter[tuple[float, ...]] = Counter()
-    tensors = _quantized_tensors(model).items()
+    tensors = quantized_tensors(model).items()
     layers = {name: _grid(node, values) for name, node in tensors}
     for node in model.graph.node:
         if node.op_type != "DequantizeLinear":
@@ -229,23 +230,6 @@ def _grid(node: onnx.NodeProto, values: dict[str, as_onnx.Array]) -> Grid:
     scale, zero_point = values[node.input[1]], values[node.input[2]]
     shift = 128 if zero_point.dtype == np.uint8 else 0
     return float(scale), int(zero_point) - shift
-
-
-def _quantized_tensors(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
-    """Every quantized activation by name, with a node that says its grid.
-
-    That is the QuantizeLinear that makes it. Pixels come from outside: for them it is the
-    DequantizeLinear that reads them.
-    """
-    given, found = {model.graph.input[0].name}, {}
-    for node in model.graph.node:
-        if node.op_type == "QuantizeLinear":
-            found[node.output[0]] = node
-        elif node.op_type == "Transpose" and node.input[0] in given:
-            given.add(node.output[0])
-        elif node.op_type == "DequantizeLinear" and node.input[0] in given:
-            found[node.input[0]] = node
-    return found
 
 
 def _optimized(path: Path) -> onnx.ModelProto:
@@ -315,8 +299,7 @@ class OnnxRunnable:
 
     def set_input(self, images: NDArray[np.float32]) -> None:
         """Take images (batch, 3, side, side), normalised or pixel values as the file wants."""
-        fed = camera_pixels(images) if self._takes_pixels else np.ascontiguousarray(images)
-        self._input = {as_onnx.INPUT: fed}
+        self._input = {as_onnx.INPUT: laid_out(images, pixels=self._takes_pixels)}
 
     def invoke(self) -> None:
         """Run the network on the images that were set."""
@@ -353,9 +336,6 @@ def open_file(path: Path, threads: int = 1) -> OnnxRunnable:
 def trace(path: Path, images: NDArray[np.float32]) -> dict[str, NDArray[np.int8]]:
     """Every quantized tensor inside the file, as ONNX Runtime computes it.
 
-    The tensors become outputs of a copy of the file; ONNX Runtime fuses around them as before,
-    since only integer tensors are asked for.
-
     Args:
         path: the file.
         images: (batch, 3, side, side), as for `set_input`.
@@ -364,18 +344,13 @@ def trace(path: Path, images: NDArray[np.float32]) -> dict[str, NDArray[np.int8]
         Integers (batch, channels, height, width) on the program's grid (uint8 - 128), by the
         name of the program's layer.
     """
-    model = onnx.load(path)
-    names = list(_quantized_tensors(model))
-    model.graph.output.extend(
-        helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None) for name in names
-    )
+    copy = tapped(path)
     with tempfile.TemporaryDirectory() as scratch:
-        tapped = Path(scratch, "tapped.onnx")
-        onnx.save(model, tapped)
-        runnable = OnnxRunnable(tapped, threads=1)
+        file = Path(scratch, "tapped.onnx")
+        file.write_bytes(copy.content)
+        runnable = OnnxRunnable(file, threads=1)
     runnable.set_input(images)
-    found = runnable.outputs(names)
-    return {n: (v.astype(np.int16) - 128).astype(np.int8) for n, v in found.items()}
+    return {name: numbers(values) for name, values in runnable.outputs(copy.names).items()}
 
 
 def cannot_time() -> str | None:

@@ -23,11 +23,12 @@ from pipeline.base.errors import following
 from pipeline.formats import as_onnx
 from pipeline.formats.file_facts import FileFacts, Grid, conv_macs
 from pipeline.formats.format import ComputedBy, Option
-from pipeline.formats.pixels import camera_pixels, refuse_learned_input
+from pipeline.formats.pixels import refuse_learned_input
 from pipeline.formats.ports import Interface, Port
 from pipeline.formats.refusals import refuse_for_tflite
 from pipeline.formats.tflite import delegate
-from pipeline.formats.tflite.flatbuffer import name_layers, pack, share_zero_points
+from pipeline.formats.tflite.elsewhere import laid_out, numbers, tapped
+from pipeline.formats.tflite.flatbuffer import name_layers, share_zero_points
 from pipeline.formats.tflite.float_layers import mark, without_marks
 from pipeline.formats.tflite.metadata import describe as describe
 from pipeline.formats.tflite.onnx2tf_folder import scratch_directory
@@ -250,8 +251,7 @@ class TFLiteRunnable:
     def set_input(self, images: NDArray[np.float32]) -> None:
         """Take one image (1, 3, side, side), normalised or pixel values as the file wants."""
         takes_pixels = self._input["dtype"] == np.uint8
-        fed = camera_pixels(images) if takes_pixels else images.transpose(0, 2, 3, 1)
-        self._interpreter.set_tensor(self._input["index"], fed)
+        self._interpreter.set_tensor(self._input["index"], laid_out(images, pixels=takes_pixels))
 
     def invoke(self) -> None:
         """Run the network on the image that was set."""
@@ -276,15 +276,10 @@ class TFLiteRunnable:
         left = delegate.outside(self._interpreter._get_ops_details())
         return {names.get(int(one["outputs"][0]), ""): delegate.why(one, known) for one in left}
 
-    def tensor(self, index: int) -> NDArray[np.int8]:
-        """The output tensor `index` of the last run, height and width last.
-
-        before: (batch, height, width, channels), within a channel shuffle two axes of channels
-        after:  (batch, channels, height, width), within a channel shuffle two axes of channels
-        """
-        values = self._interpreter.get_tensor(index)
-        behind = range(3, values.ndim)  # none of a tensor that is no image
-        return np.ascontiguousarray(np.moveaxis(values, behind, range(1, 1 + len(behind))))
+    def more_outputs(self) -> list[NDArray[Any]]:
+        """What a `tapped` file gives behind its answers."""
+        further = self._interpreter.get_output_details()[1:]
+        return [self._interpreter.get_tensor(output["index"]) for output in further]
 
 
 @following("a TFLite file")
@@ -297,9 +292,6 @@ def open_file(path: Path, threads: int = 1) -> TFLiteRunnable:
 def trace(path: Path, images: NDArray[np.float32]) -> dict[str, NDArray[np.int8]]:
     """Every quantized tensor inside the file, as LiteRT with XNNPACK computes it.
 
-    The tensors become outputs of a copy of the file: inside XNNPACK's partition no other tensor
-    can be read.
-
     Args:
         path: the file.
         images: (batch, 3, side, side), as for `set_input`.
@@ -308,26 +300,14 @@ def trace(path: Path, images: NDArray[np.float32]) -> dict[str, NDArray[np.int8]
         Integers (batch, channels, height, width) on the program's grid, by the name of the
         program's layer.
     """
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
-    graph = model.subgraphs[0]
-    outside = {int(i) for i in (*graph.inputs, *graph.outputs)}
-    tapped = {
-        graph.tensors[index].name.decode(): int(index)
-        for op in graph.operators
-        for index in op.outputs
-        if int(index) not in outside and graph.tensors[index].type == schema.TensorType.INT8
-    }
-    graph.outputs = [*graph.outputs, *tapped.values()]
-    model.signatureDefs = []
-    runnable = TFLiteRunnable(pack(model), threads=1)
-    found: dict[str, list[NDArray[np.int8]]] = {name: [] for name in tapped}
+    copy = tapped(path)
+    runnable = TFLiteRunnable(copy.content, threads=1)
+    found: dict[str, list[NDArray[np.int8]]] = {name: [] for name in copy.names}
     for image in np.split(images, len(images)):
         runnable.set_input(image)
         runnable.invoke()
-        for name, index in tapped.items():
-            found[name].append(runnable.tensor(index))
+        for name, values in zip(copy.names, runnable.more_outputs(), strict=True):
+            found[name].append(numbers(values))
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 

@@ -96,7 +96,7 @@ def layer_times(content: bytes, rounds: int, threads: int) -> dict[str, float]:
         quantized file that is the layer's name.
     """
     network = _Call(content, threads)
-    calls = {name: _Call(part, threads) for name, part in _File(content).parts()}
+    calls = {name: _Call(part, threads) for name, part in parts(content)}
     whole: list[float] = []
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for block in blocks(rounds):
@@ -107,6 +107,11 @@ def layer_times(content: bytes, rounds: int, threads: int) -> dict[str, float]:
     counts = np.concatenate(blocks(rounds))
     counted = {name: np.array(taken)[counts] for name, taken in samples.items()}
     return net_times(counted, np.array(whole)[counts])
+
+
+def parts(content: bytes) -> Iterator[tuple[str, bytes]]:
+    """Every operation of a file as a file, with the name of the tensor that it makes."""
+    return _File(content).parts()
 
 
 def _with_channels(shape: Sequence[int] | NDArray[Any], count: int) -> NDArray[np.int32]:

@@ -120,6 +120,36 @@ class FirstUses(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Instructions:
+    """Of one inference, on one thread.
+
+    Attributes:
+        total: all of them.
+        products: those that multiply int8 numbers.
+    """
+
+    total: int
+    products: int
+
+
+class Counts(Protocol):
+    """How many instructions files take for one image; no time, and exact."""
+
+    def __call__(
+        self, files: Mapping[str, ModelFile], inputs: Mapping[str, Tensor]
+    ) -> dict[str, Instructions]:
+        """Count the instructions of one inference of each file.
+
+        Args:
+            files: by any name.
+            inputs: the image of each, float32 (1, 3, side, side).
+
+        Raises:
+            InputError: a file cannot be run there; names it.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lane:
     """A place where files run, an entry of `LANES`.
 
@@ -132,6 +162,10 @@ class Lane:
         times: see `Times`.
         first_use: see `FirstUses`; None where that cannot be measured.
         takes_calls: whether it is this process, which can time its own calls in turn with files.
+        counts: see `Counts`; None where a lane times files and counts nothing. One that counts is
+            emulated, and slow.
+        least: the instructions that multiply-accumulates alone would take, of those in int8 and of
+            all; None as `counts`.
     """
 
     title: str
@@ -141,3 +175,5 @@ class Lane:
     times: Times
     first_use: FirstUses | None = None
     takes_calls: bool = field(default=False)
+    counts: Counts | None = None
+    least: Callable[[int, int], int] | None = None

@@ -32,7 +32,7 @@ from pipeline.measure.lanes.arm64.packages import Packages, packages, pinned
 
 MADE = "made.json"
 _LIBRARIES = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
-_LOADER = "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
+LOADER = "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
 _TRIED = "import numpy, onnxruntime, ai_edge_litert.interpreter, json, os"
 SET_UP = "nox -s arm64-setup"
 
@@ -69,7 +69,7 @@ class Machine:
         qemu, root = self.folder / "qemu", self.folder / "root"
         libraries = os.pathsep.join(str(qemu / name) for name in _LIBRARIES)
         start = [
-            str(qemu / _LOADER),
+            str(qemu / LOADER),
             "--library-path",
             libraries,
             str(qemu / "usr/bin/qemu-aarch64"),
