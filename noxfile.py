@@ -236,6 +236,21 @@ def arm64_setup(session: nox.Session) -> None:
 
 
 @nox.session
+def arm64(session: nox.Session) -> None:
+    """Run the main job's files on emulated ARM64 processors; makes those that are not there.
+
+    Arguments after -- go to `pocketnest arm64`. A number that is rounded otherwise there fails
+    nothing here: the table names it, and the tests hold every layer to the program.
+    """
+    prepare(session)
+    run(session, "python", "-m", "pipeline.measure.lanes.arm64")
+    run(session, "python", "-m", "pytest", "tests/measure/test_arm64_real.py")
+    run(session, "pocketnest", "run", *device_recipes(RECIPES), success_codes=[0, 3])
+    given = session.posargs or ["artifacts/combined"]
+    run(session, "pocketnest", "arm64", *given, success_codes=[0, 3])
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style, formatting and the direction of imports."""
     prepare(session)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.measure.arm64.record import FirstLayer, OnCpu
+from pipeline.measure.arm64.record import Counted, FirstLayer, OnCpu
 from pipeline.report import words
 from pipeline.report.records import Report
 
-HEADINGS = ("as here", "steps", "from the program", "layers")
+HEADINGS = ("as here", "steps", "from the program", "layers", "instructions", "of them, the least")
 """Of the cells of a processor."""
 MEANING = (
     "As here: images whose answers are this machine's, bit for bit. Steps: the most by which "
     "answers differ from this machine's, and from the program's, of the grid that they lie on. "
-    "Layers: those whose numbers are all this machine's, on the images that were traced."
+    "Layers: those whose numbers are all this machine's, on the images that were traced. "
+    "Instructions: of one inference on one thread, emulated; not a time. The least: what its "
+    "multiply-accumulates alone would take, as a share of them."
 )
 HEADER = ("target", "processor", *HEADINGS, "verdict")
 _MOST = 3
@@ -55,7 +57,19 @@ def cells(found: OnCpu) -> list[str]:
         steps,
         words.NOT_APPLICABLE if found.program is None else str(found.program.largest),
         f"{found.layers_alike}/{found.layers}" if found.layers else words.NOT_APPLICABLE,
+        *_instructions(found.instructions),
     ]
+
+
+def _instructions(found: Counted | None) -> list[str]:
+    if found is None:
+        return [words.NOT_APPLICABLE] * 2
+    return [millions(found.total), f"{100 * found.share:.0f} %"]
+
+
+def millions(number: int) -> str:
+    """Write a number of instructions."""
+    return f"{number / 1e6:.3f} M"
 
 
 def lines(cpus: Sequence[OnCpu]) -> list[str]:
@@ -87,6 +101,8 @@ def _lines(found: OnCpu) -> list[str]:
         )
     if found.steps is not None and found.program_missing is not None:
         told.append(f"not compared with the program: {found.program_missing}")
+    if found.instructions_missing is not None:
+        told.append(f"instructions not counted: {found.instructions_missing}")
     return told
 
 

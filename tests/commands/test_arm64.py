@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.commands.arm64.command import processors
 from pipeline.measure.arm64.record import json_schema
-from tests.making.arm64 import native_machine
+from tests.making.arm64 import INSTRUCTIONS, native_machine
 from tests.making.cli import pocketnest
 from tests.making.runs import narrow_runs
 
@@ -44,6 +44,7 @@ def test_files_are_compared_and_core_ml_is_named(artifacts: Path, tmp_path: Path
             assert (cpu["same"], cpu["images"]) == (6, 6)
             assert cpu["layers"] == cpu["layers_alike"] > 10
             assert cpu["program"] is not None
+            assert cpu["instructions"]["total"] == INSTRUCTIONS
         assert [cpu["cpu"] for cpu in file["cpus"]] == ["max", "cortex-a53"]
     assert "iphone-coreml-w8a8: not run: Core ML has no runtime for ARM64 Linux" in done.stdout
     assert "6/6" in done.stdout

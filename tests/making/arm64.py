@@ -10,12 +10,28 @@ from pathlib import Path
 from pipeline.measure.lanes.arm64 import machine, packages
 from pipeline.measure.lanes.arm64.machine import MADE, Machine
 
+INSTRUCTIONS, PRODUCTS = 1000, 10
+"""Of one inference of whatever file, where they are to be counted."""
 _LOADER = f"""\
 #!/bin/sh
 echo "$@" >> "$(dirname "$0")/asked"
-while [ "${{1##*/}}" != python3.11 ]; do shift; done
+while [ "${{1##*/}}" != python3.11 ]; do
+    case $1 in *,out=*) out=${{1#*,out=}};; esac
+    shift
+done
 shift
-exec {sys.executable} "$@"
+{sys.executable} "$@" || exit
+if [ "$out" ]; then
+    marks=$(grep -o '"path"' "$2" | wc -l)
+    count=0
+    while [ "$marks" -gt 0 ]; do
+        for times in 3 1 11; do
+            count=$((count + times))
+            echo "$((count * {INSTRUCTIONS})) $((count * {PRODUCTS}))" >> "$out"
+        done
+        marks=$((marks - 1))
+    done
+fi
 """
 
 

@@ -12,7 +12,7 @@ import torch
 from pipeline.base.errors import InputError, MismatchError
 from pipeline.base.store import Result, key_of
 from pipeline.compress.quantization import program
-from pipeline.measure.arm64.record import OnCpu
+from pipeline.measure.arm64.record import Counted, OnCpu
 from pipeline.measure.lanes.lane import ModelFile
 from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.measure.parity_record import OutputSteps
@@ -30,7 +30,7 @@ from pipeline.stages.guard import judged
 from pipeline.stages.known import KNOWN
 from pipeline.stages.schedule import stage_ingredients
 from tests.making import programs, reports
-from tests.making.arm64 import native_machine
+from tests.making.arm64 import INSTRUCTIONS, native_machine
 from tests.making.recipes import DEVICE_RECIPES
 from tests.making.runs import context
 
@@ -104,17 +104,23 @@ def with_cpus(*cpus: OnCpu) -> Report:
 
 
 def test_a_report_has_a_row_for_each_processor() -> None:
-    report = with_cpus(on_cpu("cortex-a53"), on_cpu("max", program=None, program_missing="gone"))
+    counted = Counted(total=6_000_000, products=1, macs=3, least=3_000_000)
+    report = with_cpus(
+        on_cpu("cortex-a53", instructions=counted),
+        on_cpu("max", program=None, program_missing="gone"),
+    )
     name = report.targets[0].name
     assert rows(report) == [
-        [name, "cortex-a53", "43/50", "1", "1", "20/20", "passed"],
-        [name, "max", "43/50", "1", "n/a", "20/20", "passed"],
+        [name, "cortex-a53", "43/50", "1", "1", "20/20", "6.000 M", "50 %", "passed"],
+        [name, "max", "43/50", "1", "n/a", "20/20", "n/a", "n/a", "passed"],
     ]
     text, page = markdown.render(report), html.render(report)
     assert "## On ARM64, emulated" in text
     assert "not compared with the program: gone" in text
+    assert "emulated; not a time" in text
+    assert "emulated; not a time" in page
     for row in rows(report):
-        assert f"<td>{row[1]}</td>" in page
+        assert f">{row[1]}</td>" in page
     assert Report.model_validate_json(report.model_dump_json()) == report
     assert "On ARM64" not in markdown.render(with_cpus())
     assert "ARM64" not in html.render(with_cpus())
@@ -151,6 +157,8 @@ def test_the_stage_judges_the_file_on_every_processor(
         assert cpu.same == cpu.images == len(next(iter(about.dataset.tests.values())))
         assert cpu.misses == ()
         assert cpu.at_fault == 0
+        assert cpu.instructions is not None
+        assert cpu.instructions.total == INSTRUCTIONS
 
     def wrong(files: dict[str, ModelFile], *given: Any) -> dict[str, torch.Tensor]:
         return {name: -of for name, of in LANES[HOST].answers(files, *given).items()}

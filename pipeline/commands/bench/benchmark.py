@@ -24,7 +24,8 @@ from pipeline.commands.bench.contestants import (
     timed_network,
 )
 from pipeline.commands.bench.peer_files import peer_files
-from pipeline.measure.lanes.lane import Lane, Rounds
+from pipeline.formats.formats import FORMATS
+from pipeline.measure.lanes.lane import Counting, Lane, ModelFile, Rounds
 from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.measure.latency import Latency
 from pipeline.measure.ratios import Ratio, ratio_of
@@ -56,6 +57,21 @@ class Timed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CountedFile:
+    """Instructions of one inference of a contestant's file; no time.
+
+    Attributes:
+        total: all of them.
+        products: those that multiply int8 numbers.
+        least: what the file's multiply-accumulates alone would take; None where they are not known.
+    """
+
+    total: int
+    products: int
+    least: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """What was compared and what came out.
 
@@ -63,7 +79,8 @@ class Benchmark:
         lane: key of `LANES`.
         shape: of the image.
         contestants: in the order of the table.
-        timed: by number of threads.
+        timed: by number of threads; none on a lane that counts.
+        counted: by name, on a lane that counts instructions.
         rooflines: of the int8 files of runs, on one thread, by name.
         outcomes: of the bars that were asked for.
     """
@@ -72,6 +89,7 @@ class Benchmark:
     shape: InputShape
     contestants: tuple[Contestant, ...]
     timed: tuple[Timed, ...]
+    counted: dict[str, CountedFile]
     rooflines: dict[str, Roofline]
     outcomes: tuple[bars_of.Outcome, ...]
 
@@ -116,12 +134,17 @@ def benchmark(
             contestants.append(of_peer(peer, dataset, task_of(recipe), place))
     contestants += [of_run(run, shown, place) for run in runs]
     refuse_same_names(contestants)
-    timed = tuple(_time(place, contestants, threads, rounds, tracked) for threads in THREADS)
-    alone = timed[0]
+    counting = place.counting
+    timed = tuple(
+        _time(place, contestants, threads, rounds, tracked)
+        for threads in (THREADS if counting is None else ())
+    )
+    counted = {} if counting is None else _count(counting, contestants)
+    alone: Mapping[str, Latency] = timed[0].latencies if timed else {}
     # The peak is that of this machine.
-    rooflines = _rooflines(runs, alone.latencies) if lane == HOST else {}
+    rooflines = _rooflines(runs, alone) if lane == HOST else {}
     measured = bars_of.Measured(
-        latencies=alone.latencies,
+        latencies=alone,
         accuracies={c.name: c.accuracy for c in contestants if c.accuracy is not None},
         shares={name: found.share_of_peak for name, found in rooflines.items()},
     )
@@ -130,9 +153,31 @@ def benchmark(
         shape=recipe.model.input_shape,
         contestants=tuple(contestants),
         timed=timed,
+        counted=counted,
         rooflines=rooflines,
         outcomes=tuple(bars_of.judge(bars, measured)),
     )
+
+
+def _count(counting: Counting, contestants: Sequence[Contestant]) -> dict[str, CountedFile]:
+    """Instructions of every file that the lane can run."""
+    files = {c.name: c.file for c in contestants if c.file is not None}
+    images = {c.name: c.image for c in contestants if c.image is not None}
+    found = {}
+    for name, file in files.items():
+        of = counting.counts({name: file}, {name: images[name]})[name]
+        least = _least(counting, file)
+        found[name] = CountedFile(total=of.total, products=of.products, least=least)
+    return found
+
+
+def _least(counting: Counting, file: ModelFile) -> int | None:
+    """Of a file, which may be another tool's and hold what is not read here."""
+    try:
+        facts = FORMATS[file.format].module().inspect(file.path)
+    except (ValueError, LookupError, AttributeError, RuntimeError):
+        return None
+    return counting.least(int(facts.int8_macs), int(facts.macs))
 
 
 def _time(
@@ -192,6 +237,7 @@ def as_json(found: Benchmark) -> dict[str, Any]:
             }
             for timed in found.timed
         ],
+        "instructions": {name: asdict(counted) for name, counted in found.counted.items()},
         "rooflines": {name: asdict(roof) for name, roof in found.rooflines.items()},
         "bars": [asdict(outcome) for outcome in found.outcomes],
         "passed": found.passed,

@@ -29,7 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="YAML list of what must hold; exit code 3 where it does not",
     )
     parser.add_argument(
-        "--lane", default=HOST, metavar="NAME", help=f"where files are timed: {', '.join(LANES)}"
+        "--lane",
+        default=HOST,
+        metavar="NAME",
+        help=f"where files are timed, or their instructions are counted: {', '.join(LANES)}",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="for bench.json and bench.svg")
     add_data(parser)
@@ -77,9 +80,12 @@ def run(arguments: argparse.Namespace) -> int:
             tracked=partial(tracked, console),
         )
         write_json(found, table)
-        write_plot(found, picture)
         show(found, console)
-        console.print(f"{table}, {picture}", highlight=False)
+        written = [table]
+        if found.timed:
+            write_plot(found, picture)
+            written.append(picture)
+        console.print(", ".join(map(str, written)), highlight=False)
     return OK if found.passed else BUDGET_MISSED
 
 

@@ -15,6 +15,7 @@ from pipeline.commands.bench.peers.make import Peer
 from pipeline.formats.formats import FORMATS
 from pipeline.measure import timing
 from pipeline.measure.lanes.lane import Lane, ModelFile
+from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.measure.lanes.sets import answers_to_tests
 from pipeline.stages.finished_run import (
     Finished,
@@ -171,7 +172,7 @@ def of_run(run: Finished, dataset: Dataset, lane: Lane) -> Contestant:
     """
     target = run.report().targets[0]
     file = ModelFile(path=run.file, format=run.recipe.target.format)
-    why_not = lane.cannot_time(file.format)
+    why_not = _cannot(lane, file.format)
     fed = pixel_values(dataset) if run.recipe.target.takes_pixels else dataset
     return Contestant(
         name=run.recipe.name,
@@ -196,11 +197,13 @@ def of_peer(peer: Peer, dataset: Dataset, task: TaskModule, lane: Lane) -> Conte
         task: judges its answers.
         lane: where it is timed.
     """
-    missing = peer.missing or lane.cannot_time(peer.format)
+    missing = peer.missing or _cannot(lane, peer.format)
     accuracy = file = None
     if peer.path is not None and missing is None:
         file = ModelFile(path=peer.path, format=peer.format)
-        answers = answers_to_tests(lane, file, dataset, torch.get_num_threads())
+        # A lane that counts is slow, and how accurate a file is can be seen here.
+        judging = lane if lane.counting is None else LANES[HOST]
+        answers = answers_to_tests(judging, file, dataset, torch.get_num_threads())
         accuracy = first(task.accuracies(answers, dataset))
     return Contestant(
         name=peer.name,
@@ -214,6 +217,13 @@ def of_peer(peer: Peer, dataset: Dataset, task: TaskModule, lane: Lane) -> Conte
         image=timing.first_image(dataset),
         missing=missing,
     )
+
+
+def _cannot(lane: Lane, form: str) -> str | None:
+    """Why a lane can neither time nor count files of a format; None where it can."""
+    if lane.counting is not None:
+        return lane.counting.cannot_count(form)
+    return lane.cannot_time(form)
 
 
 def first(accuracies: dict[str, AnyAccuracy] | None) -> AnyAccuracy | None:

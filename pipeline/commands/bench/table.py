@@ -6,9 +6,15 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.commands.bench.bars import Outcome
-from pipeline.commands.bench.benchmark import Benchmark, Timed
+from pipeline.commands.bench.benchmark import Benchmark, CountedFile, Timed
 from pipeline.commands.bench.contestants import Contestant
+from pipeline.measure.lanes.lanes import LANES
 from pipeline.measure.roofline import describe
+
+_COUNTED = (
+    "instructions of one inference on one thread, emulated; not a time. The least is what the "
+    "multiply-accumulates alone would take"
+)
 
 
 def show(found: Benchmark, console: Console) -> None:
@@ -20,13 +26,20 @@ def show(found: Benchmark, console: Console) -> None:
         threads = f"{timed.threads} thread{'s' * (timed.threads > 1)}"
         table.add_column(f"{threads}: ms (p10 to p90)", justify="right")
         table.add_column("x eager (p10 to p90)", justify="right")
+    if found.counted:
+        for heading in ("M instructions", "multiply int8", "the least, M", "of all"):
+            table.add_column(heading, justify="right")
     for contestant in found.contestants:
         figures = [cell for timed in found.timed for cell in _figures(contestant, timed)]
+        figures += _counts(found.counted.get(contestant.name)) if found.counted else []
         table.add_row(*_about(contestant), *figures)
     console.print(table)
+    if found.counted:
+        console.print(f"{LANES[found.lane].title}: {_COUNTED}", highlight=False)
     for contestant in found.contestants:
         if contestant.missing is not None:
-            console.print(f"{contestant.name}: not timed: {contestant.missing}", highlight=False)
+            kind = "counted" if found.counted else "timed"
+            console.print(f"{contestant.name}: not {kind}: {contestant.missing}", highlight=False)
         elif contestant.note is not None:
             console.print(f"{contestant.name}: {contestant.note}", highlight=False, markup=False)
     for name, roof in found.rooflines.items():
@@ -65,6 +78,16 @@ def _figures(contestant: Contestant, timed: Timed) -> list[str]:
         milliseconds,
         f"{ratio.median:.2f} ({ratio.p10:.2f} to {ratio.p90:.2f}){doubt}",
     ]
+
+
+def _counts(counted: CountedFile | None) -> list[str]:
+    """The cells of a file's instructions."""
+    if counted is None:
+        return ["not counted", "", "", ""]
+    cells = [f"{counted.total / 1e6:.3f}", f"{counted.products / 1e6:.3f}"]
+    if counted.least is None:
+        return [*cells, "", ""]
+    return [*cells, f"{counted.least / 1e6:.3f}", f"{100 * counted.least / counted.total:.0f} %"]
 
 
 def _line(outcome: Outcome) -> str:

@@ -13,7 +13,9 @@ from torch import Tensor
 from pipeline.compress.quantization.running import rounding_at_once
 from pipeline.formats.formats import FORMATS
 from pipeline.measure import parity
-from pipeline.measure.arm64.record import FirstLayer, OnCpu
+from pipeline.measure.arm64.instructions import counted
+from pipeline.measure.arm64.record import Counted, FirstLayer, OnCpu
+from pipeline.measure.lanes.arm64 import counting
 from pipeline.measure.lanes.arm64 import lane as arm64
 from pipeline.measure.lanes.lane import ModelFile
 from pipeline.measure.lanes.lanes import HOST, LANES
@@ -80,7 +82,15 @@ def compared(asked: Asked, cpus: Sequence[str], advance: Advance) -> Iterator[Ra
             advance(before + done, on)
 
         found = lane.answers({"": asked.file}, [asked.images], 1, told)[""]
-        yield Ran(record=_record(asked, cpu, found, here, wanted), answers=found)
+        record = _record(asked, cpu, found, here, wanted)
+        yield Ran(record=record.model_copy(update=_counts(asked, cpu)), answers=found)
+
+
+def _counts(asked: Asked, cpu: str) -> dict[str, Counted | str]:
+    """What the record says of instructions."""
+    if (why_not := counting.cannot_compile()) is not None:
+        return {"instructions_missing": why_not}
+    return {"instructions": counted(cpu, asked.file, asked.images[:1], asked.modules)}
 
 
 def _answers(program: torch.export.ExportedProgram, images: Tensor) -> Tensor:

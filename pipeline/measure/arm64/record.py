@@ -35,6 +35,49 @@ class FirstLayer(MeasuredRecord):
     steps: Positive
 
 
+class CountedLayer(MeasuredRecord):
+    """One operation of a file, counted by itself, as a file of its own.
+
+    Attributes:
+        name: of the tensor that it makes.
+        module: of the network, that makes it; None where that is not known.
+        operation: of the file, with its window: `CONV_2D 3x3`.
+        macs: multiply-accumulates.
+        instructions: without what every call of the runtime takes.
+    """
+
+    name: Text
+    module: Text | None
+    operation: Text
+    macs: Count
+    instructions: Count
+
+
+class Counted(MeasuredRecord):
+    """Instructions of one inference on one thread: exact, emulated, and not a time.
+
+    Attributes:
+        total: all of them.
+        products: those that multiply int8 numbers.
+        macs: multiply-accumulates of the file.
+        least: the instructions that these alone would take.
+        call: what each call of the runtime takes, by which the layers' sum is more than the total.
+        layers: in the order of the file; none of a format whose files are not cut.
+    """
+
+    total: Positive
+    products: Count
+    macs: Count
+    least: Count
+    call: Count = 0
+    layers: tuple[CountedLayer, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """The least as a share of the total."""
+        return self.least / self.total
+
+
 class OnCpu(MeasuredRecord):
     """A file's answers on one emulated processor.
 
@@ -54,6 +97,8 @@ class OnCpu(MeasuredRecord):
         otherwise: layers that make other numbers of the same numbers than the program does, beyond
             those that lie in the middle between two steps; None without the program.
         at_fault: those of them that do so beyond rounding; a gate of every file.
+        instructions: of one inference; None where they were not counted.
+        instructions_missing: why not.
         misses: what is not as it must be, in words. A run whose recipe has `verify.arm64` stops at
             one.
     """
@@ -71,6 +116,8 @@ class OnCpu(MeasuredRecord):
     first: tuple[FirstLayer, ...] = ()
     otherwise: Count | None = None
     at_fault: Count | None = None
+    instructions: Counted | None = None
+    instructions_missing: Text | None = None
     misses: tuple[Text, ...] = ()
 
     @property

@@ -150,6 +150,22 @@ class Counts(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Counting:
+    """What a lane offers that counts instructions; it is emulated, and slow.
+
+    Attributes:
+        cannot_count: why it cannot run files of a format; None where it can.
+        counts: see `Counts`.
+        least: the instructions that multiply-accumulates alone would take, of those in int8 and
+            of all.
+    """
+
+    cannot_count: Callable[[str], str | None]
+    counts: Counts
+    least: Callable[[int, int], int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lane:
     """A place where files run, an entry of `LANES`.
 
@@ -162,10 +178,7 @@ class Lane:
         times: see `Times`.
         first_use: see `FirstUses`; None where that cannot be measured.
         takes_calls: whether it is this process, which can time its own calls in turn with files.
-        counts: see `Counts`; None where a lane times files and counts nothing. One that counts is
-            emulated, and slow.
-        least: the instructions that multiply-accumulates alone would take, of those in int8 and of
-            all; None as `counts`.
+        counting: in place of times; None where the lane times files.
     """
 
     title: str
@@ -175,5 +188,4 @@ class Lane:
     times: Times
     first_use: FirstUses | None = None
     takes_calls: bool = field(default=False)
-    counts: Counts | None = None
-    least: Callable[[int, int], int] | None = None
+    counting: Counting | None = None

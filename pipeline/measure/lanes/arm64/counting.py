@@ -84,17 +84,29 @@ def counter(tell: Callable[[str], None] = print) -> Counter:
     made = machine.set_up(tell)
     plugin = made.folder / f"instructions-{hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]}.so"
     if not plugin.is_file():
+        if (missing := cannot_compile()) is not None:
+            raise InputError(missing)
         _compile(plugin)
     return Counter(machine=made, plugin=plugin)
 
 
+def cannot_compile() -> str | None:
+    """What is missing to count, and the fix; None where nothing."""
+    if _compiler() is not None:
+        return None
+    return (
+        "there is no gcc, which compiles the counter of instructions once; install it, such as "
+        "with `apt-get install gcc libc6-dev`"
+    )
+
+
+def _compiler() -> str | None:
+    return shutil.which("gcc") or shutil.which("cc")
+
+
 def _compile(plugin: Path) -> None:
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        raise InputError(
-            "there is no gcc, which compiles the counter of instructions once; install it, such "
-            "as with `apt-get install gcc libc6-dev`"
-        )
+    compiler = _compiler()
+    assert compiler is not None
     scratch = plugin.with_name(f".{plugin.name}.{os.getpid()}")
     command = [compiler, "-O2", "-shared", "-fPIC", "-o", str(scratch), str(SOURCE)]
     done = subprocess.run(command, capture_output=True, text=True)

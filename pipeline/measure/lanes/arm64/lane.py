@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.base.errors import InputError, reading
 from pipeline.base.machine import HostInfo, host_info
 from pipeline.measure.lanes.arm64 import counting, machine
-from pipeline.measure.lanes.lane import Advance, Lane, ModelFile, Rounds, silent
+from pipeline.measure.lanes.lane import Advance, Counting, Lane, ModelFile, Rounds, silent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,8 +38,11 @@ def of_cpu(cpu: str) -> Lane:
         cannot_time=_cannot_time,
         answers=partial(answers, cpu),
         times=partial(_times, cpu),
-        counts=partial(counting.counts, cpu),
-        least=partial(counting.least, cpu),
+        counting=Counting(
+            cannot_count=_cannot_count,
+            counts=partial(counting.counts, cpu),
+            least=partial(counting.least, cpu),
+        ),
     )
 
 
@@ -123,6 +126,12 @@ def _machine(cpu: str) -> HostInfo:
     host, made = host_info(), machine.found()
     by = "QEMU" if made is None else made.emulator
     return HostInfo(cpu=f"{cpu}, emulated by {by} on {host.cpu}", cores=host.cores, gpu=None)
+
+
+def _cannot_count(form: str) -> str | None:
+    from pipeline.measure.lanes.arm64 import jobs
+
+    return jobs.cannot_run(form)
 
 
 def _cannot_time(form: str) -> str | None:
