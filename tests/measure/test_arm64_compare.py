@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.formats.formats import FORMATS
 from pipeline.measure.arm64 import compare, record
 from pipeline.measure.arm64.compare import Asked, Ran, compared, first_layers
-from pipeline.measure.arm64.record import OnCpu
+from pipeline.measure.arm64.record import Counted, OnCpu
 from pipeline.measure.lanes.arm64 import lane as arm64
 from pipeline.measure.lanes.lane import ModelFile
 from pipeline.measure.lanes.lanes import HOST, LANES
@@ -77,6 +77,8 @@ def emulate(
 
     monkeypatch.setitem(LANES, "arm64-max", replace(LANES["arm64-max"], answers=answered))
     monkeypatch.setattr(arm64, "traced", traced)
+    counts = Counted(total=3, products=1, macs=16, least=1)
+    monkeypatch.setattr(compare, "counted", lambda cpu, file, image, modules: counts)
 
 
 def one(of: Asked) -> OnCpu:
@@ -98,7 +100,20 @@ def test_what_answers_alike_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.first, found.misses) == ((), ())
     assert found.program is not None
     assert lines([found]) == []
+    assert found.instructions is not None
     assert cells(found)[:2] == ["6/6", "0"]
+
+
+@pytest.mark.slow
+def test_without_a_compiler_nothing_is_counted_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of = asked()
+    emulate(monkeypatch, of, answers=torch.zeros(6, 1), layers={})
+    monkeypatch.setenv("PATH", "")
+    found = one(of)
+    assert found.instructions is None
+    assert lines([found])[0].startswith("max: instructions not counted: there is no gcc")
 
 
 @pytest.mark.slow
