@@ -7,22 +7,29 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
+from torch import Tensor
 
 from pipeline.base.errors import InputError
+from pipeline.commands.bench import contestants
 from pipeline.commands.bench import table as bench_table
 from pipeline.commands.bench.benchmark import Benchmark, CountedFile, as_json
 from pipeline.commands.bench.contestants import Contestant
+from pipeline.commands.bench.peers.make import Peer
 from pipeline.formats.gemm import Work
 from pipeline.measure.arm64.instructions import by_operation, call_cost, counted
 from pipeline.measure.arm64.record import Counted
 from pipeline.measure.lanes.arm64 import counting, jobs, machine
 from pipeline.measure.lanes.arm64.machine import Machine
-from pipeline.measure.lanes.lane import Instructions, ModelFile
+from pipeline.measure.lanes.lane import Instructions, Lane, ModelFile
 from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.recipe.input_shape import square
+from pipeline.tasks.images.dataset import Dataset
+from pipeline.tasks.tasks import task_of
 from tests.making import networks, programs
 from tests.making.arm64 import native_machine
+from tests.making.recipes import device_recipe
 
 
 @pytest.fixture
@@ -202,6 +209,30 @@ def test_a_lane_that_counts_runs_files_alone() -> None:
     assert LANES[HOST].counting is None
     assert lane.counting.cannot_count("tflite") is None
     assert "has no runtime for ARM64 Linux" in str(lane.counting.cannot_count("coreml"))
+
+
+def test_the_accuracy_of_other_tools_files_is_taken_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Lane] = []
+
+    def answers(lane: Lane, file: ModelFile, dataset: Dataset, threads: int) -> dict[str, Tensor]:
+        asked.append(lane)
+        return {name: torch.zeros(len(images), 2) for name, images in dataset.tests.items()}
+
+    monkeypatch.setattr(contestants, "answers_to_tests", answers)
+    path = tmp_path / "peer.tflite"
+    path.write_bytes(b"a peer")
+    peer = Peer(
+        name="peer", format="tflite", precision="int8", path=path, seconds=1.0, peak_bytes=None,
+        missing=None,
+    )  # fmt: skip
+    task = task_of(device_recipe())
+    found = contestants.of_peer(peer, networks.dataset(), task, LANES["arm64-max"])
+    assert len(asked) == 1
+    assert asked[0] is LANES[HOST]
+    assert found.file == ModelFile(path=path, format="tflite")
+    assert found.missing is None
 
 
 def test_a_record_of_counts_says_its_share() -> None:
