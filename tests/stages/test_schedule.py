@@ -62,6 +62,8 @@ NO_RESULT_DEPENDS_ON_THEM = {
     # What is done with results
     *("base/record.py", "measure/__init__.py", "measure/parity_record.py", "measure/ratios.py"),
     "measure/roofline.py",
+    # Which lanes there are
+    *("measure/lanes/__init__.py", "measure/lanes/lanes.py"),
     "compress/__init__.py",
     # The loop over the stages
     *("stages/__init__.py", "stages/assemble.py", "stages/carried.py", "stages/combined.py"),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.base.errors import InputError, reading
-from pipeline.measure.lanes.arm64 import child, machine
+from pipeline.measure.lanes.arm64 import machine
 from pipeline.measure.lanes.arm64.machine import Machine
 from pipeline.measure.lanes.lane import Instructions, ModelFile
 
@@ -49,7 +49,7 @@ class Counter:
         Raises:
             InputError: a file cannot be run, or the emulator cannot load the plugin.
         """
-        from pipeline.measure.lanes.arm64 import jobs
+        from pipeline.measure.lanes.arm64 import child, jobs
 
         out = folder / "counts.txt"
         more = ["-plugin", f"{self.plugin},out={out}"]
@@ -62,12 +62,21 @@ class Counter:
                 "report it"
             )
         rows = [marks[start : start + each] for start in range(0, len(marks), each)]
-        return [_of_one(*row) for row in rows]
+        return [_of_one(warm, few, many, child.COUNTED) for warm, few, many in rows]
 
 
-def _of_one(warm: tuple[int, ...], few: tuple[int, ...], many: tuple[int, ...]) -> Instructions:
-    """Instructions of one inference: those between the last marks, less those of the few."""
-    fewer, more = child.COUNTED
+def _of_one(
+    warm: tuple[int, ...], few: tuple[int, ...], many: tuple[int, ...], times: tuple[int, int]
+) -> Instructions:
+    """Instructions of one inference: those between the last marks, less those of the few.
+
+    Args:
+        warm: both counts at the first mark.
+        few: at the second.
+        many: at the third.
+        times: inferences between the first and the second, and the second and the third.
+    """
+    fewer, more = times
     total, products = (
         round(((end - middle) - (middle - start)) / (more - fewer))
         for start, middle, end in zip(warm, few, many, strict=True)

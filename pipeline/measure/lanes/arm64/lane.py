@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.base.errors import InputError, reading
 from pipeline.base.machine import HostInfo, host_info
 from pipeline.measure.lanes.arm64 import counting, machine
 from pipeline.measure.lanes.lane import Advance, Counting, Lane, ModelFile, Rounds, silent
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from pipeline.measure.latency import Latency
@@ -62,6 +61,7 @@ def answers(
         threads: of the runtimes.
         advance: told of the images that are done, of a mean file.
     """
+    import numpy as np
     import torch
 
     from pipeline.measure.lanes.arm64 import jobs
