@@ -93,11 +93,11 @@ def refuse_mismatch(recipe: Recipe, result: Result[Any]) -> None:
     ]
     if found.first_difference is not None:
         lines.append(f"  first layer that differs: {found.first_difference}")
-    lines.append(f"{_DO_NOT_SHIP}, and `pocketnest debug` shows every layer")
+    lines.append(
+        "  do not ship it. With --allow-mismatch the run goes on, the report says so, and "
+        "`pocketnest debug` shows every layer"
+    )
     raise MismatchError("\n".join(lines))
-
-
-_DO_NOT_SHIP = "  do not ship it. With --allow-mismatch the run goes on, the report says so"
 
 
 def refuse_mismatch_on_arm64(recipe: Recipe, result: Result[Any]) -> None:
@@ -115,7 +115,7 @@ def refuse_mismatch_on_arm64(recipe: Recipe, result: Result[Any]) -> None:
             [
                 f"{recipe.name}: the {recipe.target.format} file is another on ARM64 processors:",
                 *(f"  - {line}" for line in arm64.lines(result.facts.cpus)),
-                _DO_NOT_SHIP,
+                "  do not ship it. With --allow-mismatch the run goes on, and the report says so",
             ]
         )
     )

@@ -87,7 +87,7 @@ def test_a_miss_stops_a_run_unless_it_is_allowed() -> None:
     assert str(caught.value).splitlines() == [
         "linux-arm-onnxruntime-int8: the onnx file is another on ARM64 processors:",
         "  - max: 2 of 20 layers compute otherwise",
-        "  do not ship it. With --allow-mismatch the run goes on, the report says so",
+        "  do not ship it. With --allow-mismatch the run goes on, and the report says so",
     ]
 
 
