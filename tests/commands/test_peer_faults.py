@@ -1,60 +1,37 @@
 """Tools that fail, networks that travel to another process, and children that end."""
 
-import dataclasses
 import json
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
 
 from pipeline.commands.bench.peers import make as make_module
-from pipeline.commands.bench.peers import onnx_int8
-from pipeline.commands.bench.peers.make import Peer, make
+from pipeline.commands.bench.peers.make import make
 from pipeline.commands.bench.peers.naive import load_network, save_network
 from pipeline.commands.bench.peers.plans import (
     CALIBRATION,
     NAIVE,
-    PLANS,
-    PeerPlan,
     report_of,
 )
 from pipeline.formats.write import child_environment
 from pipeline.networks.libraries.build import load
 from tests.making import programs
-from tests.making.cli import python_for_writers
 from tests.making.networks import images
 from tests.making.peers import (
     COREML,
+    NO_TOOL,
     STATIC,
-    file_of,
     networks,
+    planned,
+    with_plans,
 )
 
 pytestmark = pytest.mark.slow
-
-NO_TOOL = PeerPlan(name="no such tool", format="onnx", precision="int8", file="no.onnx", start=0)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("peers")
-
-
-@pytest.fixture(scope="module")
-def made(folder: Path) -> dict[str, Peer]:
-    """Every peer of a small network, calibrated on 16 images, by processes of the server's."""
-    with pytest.MonkeyPatch.context() as patch:
-        beside = str(Path(sys.executable).parent)
-        patch.setenv("PATH", os.pathsep.join([beside, os.environ.get("PATH", "")]))
-        patch.setattr(sys, "executable", python_for_writers())
-        return {peer.name: peer for peer in make(networks(), images(16), folder)}
 
 
 def test_a_network_comes_back_as_it_was_saved(tmp_path: Path) -> None:
@@ -100,38 +77,6 @@ def test_a_network_of_a_users_own_code_comes_back_in_another_process(tmp_path: P
     assert json.loads(found.stdout)[0] == pytest.approx(wanted[0], abs=1e-5)
 
 
-def with_plans(monkeypatch: pytest.MonkeyPatch, *plans: PeerPlan) -> None:
-    monkeypatch.setattr(make_module, "PLANS", plans)
-
-
-def planned(name: str) -> PeerPlan:
-    (plan,) = [plan for plan in PLANS if plan.name == name]
-    return plan
-
-
-def test_a_tool_that_fails_leaves_the_others(
-    made: dict[str, Peer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    after = dataclasses.replace(
-        planned(STATIC), name="after it", file="after.onnx", source=NO_TOOL.name
-    )
-    with_plans(monkeypatch, NO_TOOL, after, dataclasses.replace(planned(STATIC), source=None))
-    shutil.copy(file_of(made[NAIVE]), tmp_path)
-    (tmp_path / NO_TOOL.file).write_text("of an earlier run")
-    told: list[str] = []
-    failed, unmade, static = make(networks(), images(2), tmp_path, 1, told.append)
-    assert failed.missing == "KeyError: 'no such tool' (more in no.onnx.log)"
-    assert unmade.missing == "it is made from 'no such tool', which is missing"
-    assert (failed.path, unmade.path, unmade.seconds) == (None, None, 0.0)
-    assert file_of(static).is_file()
-    assert len(told) == 3
-    assert told[0] == f"no such tool: {failed.missing}"
-    assert {path.name for path in tmp_path.iterdir()} == {
-        *(NO_TOOL.file + ".log", planned(NAIVE).file),
-        *(planned(STATIC).file, planned(STATIC).file + ".log"),
-    }
-
-
 def test_a_damaged_source_is_reported_in_a_line(tmp_path: Path) -> None:
     (tmp_path / planned(NAIVE).file).write_bytes(b"no ONNX file")
     np.save(tmp_path / CALIBRATION, images(2).numpy())
@@ -155,18 +100,6 @@ def test_a_damaged_source_is_reported_in_a_line(tmp_path: Path) -> None:
     assert report["error"].startswith("google.protobuf.message.DecodeError: Error parsing message")
     assert report["error"] in result.stderr.decode()
     assert report["peak_bytes"] > 50e6
-
-
-def test_neural_compressors_own_reason_is_kept(
-    made: dict[str, Peer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It logs an exception and returns nothing."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(onnx, "mapping", onnx_int8._types(), raising=False)
-    reason = r"Unexpected exception InvalidArgument\(.*Got invalid dimensions for input: image"
-    too_small = images(2)[..., :16].numpy()
-    with pytest.raises(RuntimeError, match=reason):
-        onnx_int8.neural_compressor(file_of(made[NAIVE]), too_small, tmp_path / "none.onnx")
 
 
 def test_children_end_with_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import torch
 
 from pipeline.base import safe_files
 from pipeline.commands.bench.peer_files import _kept
+from pipeline.commands.bench.peers import onnx_int8
 from pipeline.commands.bench.peers.make import Peer, make
 from pipeline.commands.bench.peers.plans import (
     KEPT,
@@ -36,12 +37,15 @@ from tests.making.peers import (
     COMPRESSOR,
     COREML,
     INT8,
+    NO_TOOL,
     OIQT,
     STATIC,
     TFLITE_FLOAT,
     file_of,
     networks,
+    planned,
     wanted,
+    with_plans,
 )
 
 pytestmark = pytest.mark.slow
@@ -259,3 +263,38 @@ def test_kept_files_that_cannot_be_read_now_are_not_made_again(
     monkeypatch.setattr(safe_files, "open_file", fails)
     with pytest.raises(OSError, match="Input/output error"):
         _kept(tmp_path, wanted)
+
+
+def test_a_tool_that_fails_leaves_the_others(
+    made: dict[str, Peer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after = dataclasses.replace(
+        planned(STATIC), name="after it", file="after.onnx", source=NO_TOOL.name
+    )
+    with_plans(monkeypatch, NO_TOOL, after, dataclasses.replace(planned(STATIC), source=None))
+    shutil.copy(file_of(made[NAIVE]), tmp_path)
+    (tmp_path / NO_TOOL.file).write_text("of an earlier run")
+    told: list[str] = []
+    failed, unmade, static = make(networks(), images(2), tmp_path, 1, told.append)
+    assert failed.missing == "KeyError: 'no such tool' (more in no.onnx.log)"
+    assert unmade.missing == "it is made from 'no such tool', which is missing"
+    assert (failed.path, unmade.path, unmade.seconds) == (None, None, 0.0)
+    assert file_of(static).is_file()
+    assert len(told) == 3
+    assert told[0] == f"no such tool: {failed.missing}"
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *(NO_TOOL.file + ".log", planned(NAIVE).file),
+        *(planned(STATIC).file, planned(STATIC).file + ".log"),
+    }
+
+
+def test_neural_compressors_own_reason_is_kept(
+    made: dict[str, Peer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It logs an exception and returns nothing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(onnx, "mapping", onnx_int8._types(), raising=False)
+    reason = r"Unexpected exception InvalidArgument\(.*Got invalid dimensions for input: image"
+    too_small = images(2)[..., :16].numpy()
+    with pytest.raises(RuntimeError, match=reason):
+        onnx_int8.neural_compressor(file_of(made[NAIVE]), too_small, tmp_path / "none.onnx")
