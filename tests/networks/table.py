@@ -144,8 +144,16 @@ def work_folder(name: str, folder: Path) -> Path:
     return base
 
 
+def why(stderr: str) -> str:
+    """The gates that a run missed, or what it stopped at."""
+    lines = stderr.strip().splitlines()
+    misses = [line.strip(" -") for line in lines if line.startswith("  - ")]
+    refused = [line.partition(";")[0] for line in lines if line.startswith("error: ")]
+    return "; ".join(misses or refused or lines[-1:])
+
+
 def run(base: Path, prune: object) -> tuple[dict[str, TargetResult], str]:
-    """What `pocketnest run` makes of a network, by format, and its last words."""
+    """What `pocketnest run` makes of a network, by format, and why it stopped."""
     folder = base.parent
     recipes = []
     for form in FORMATS:
@@ -161,7 +169,7 @@ def run(base: Path, prune: object) -> tuple[dict[str, TargetResult], str]:
         path = out / form / "report.json"
         if path.is_file():
             (found[form],) = Report.model_validate_json(path.read_text(encoding="utf-8")).targets
-    return found, done.stderr.strip().rpartition("\n")[2]
+    return found, why(done.stderr)
 
 
 def cell(target: TargetResult) -> tuple[str, bool]:
