@@ -1,5 +1,7 @@
 """Convolutions as matrix products: the same numbers as oneDNN's, forward and backward."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -64,3 +66,25 @@ def test_no_convolution_of_a_small_map_is_left_to_onednn(kernel: int, side: int)
         with torch.profiler.profile() as seen, ByProducts():
             network(torch.zeros(2, 8, side, side))
         assert not [event.key for event in seen.key_averages() if "conv" in event.key]
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"stride": 1, "padding": 1, "dilation": 1},
+        {"stride": [1], "padding": [1], "dilation": [1]},
+        {"stride": (1, 1), "padding": "same", "dilation": (1, 1)},
+        {"stride": 2, "padding": 0},
+        {},
+    ],
+    ids=str,
+)
+def test_sides_come_in_every_spelling_of_torch(kernel: int, given: dict[str, Any]) -> None:
+    """TResNet's blurring filters give whole numbers, and its training ended with a TypeError."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 4, 3, 3), torch.randn(8, 4, kernel, kernel, requires_grad=True)
+    plain = torch.conv2d(x, weight, **given)
+    with ByProducts():
+        found = torch.conv2d(x, weight, **given)
+    torch.testing.assert_close(found, plain)

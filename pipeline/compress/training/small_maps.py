@@ -14,6 +14,8 @@ from pipeline.base.replacing import Replacing
 _CONVOLUTIONS = (torch.conv2d, torch.ops.aten.conv2d.default)
 _POINTWISE_POSITIONS = 16
 _NEIGHBOURHOOD_SIDE = 2
+Sides = int | Sequence[int]
+"""One number for height and width, or one of each, as torch takes them."""
 
 
 class ByProducts(Replacing):
@@ -38,22 +40,30 @@ def _convolution(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: Sequence[int] = (1, 1),
-    padding: Sequence[int] | str = (0, 0),
-    dilation: Sequence[int] = (1, 1),
+    stride: Sides = 1,
+    padding: Sides | str = 0,
+    dilation: Sides = 1,
     groups: int = 1,
 ) -> Tensor:
     """What `plain` gives for these arguments, which are those of `torch.conv2d`."""
     height, width = x.shape[2:]
-    kernel, dense = weight.shape[2:], tuple(stride) == tuple(dilation) == (1, 1)
+    kernel, dense = weight.shape[2:], _pair(stride) == _pair(dilation) == (1, 1)
     if x.device.type == "cpu" and dense and torch.is_grad_enabled():
-        pointwise = kernel == (1, 1) and tuple(padding) == (0, 0) and groups == 1
+        pointwise = kernel == (1, 1) and _pair(padding) == (0, 0) and groups == 1
         if pointwise and height * width <= _POINTWISE_POSITIONS:
             return _pointwise(x, weight, bias)
-        padded = kernel == (3, 3) and tuple(padding) == (1, 1) and groups < x.shape[1]
+        padded = kernel == (3, 3) and _pair(padding) == (1, 1) and groups < x.shape[1]
         if padded and max(height, width) <= _NEIGHBOURHOOD_SIDE:
             return _neighbourhood(x, weight, bias, groups)
     return plain(x, weight, bias, stride, padding, dilation, groups)
+
+
+def _pair(sides: Sides | str) -> tuple[int, ...] | str:
+    """Height's and width's; one number, bare or in a sequence, stands for both."""
+    if isinstance(sides, str):
+        return sides
+    each = (sides,) if isinstance(sides, int) else tuple(sides)
+    return each * 2 if len(each) == 1 else each
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
