@@ -1,0 +1,1 @@
+"""What files do on a real device, as one record whatever measured it."""
