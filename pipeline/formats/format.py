@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 Precision = Literal["int8", "float"]
 ComputedBy = Literal["runtime", "reference"]
 """A file's own runtime, or an evaluator of ours that stands for one that does not run here."""
-Option = Literal["opset17", "sparse", "x86_amx"]
-"""How files of one network can differ; the last two, int8 files alone.
+Option = Literal["opset17", "sparse", "x86_amx", "clipped_products", "float16_products"]
+"""How files of one network can differ; all but the first, int8 files alone.
 
 opset17: the file says that its operations are those of ONNX opset 17, for older runtimes.
 
 sparse: weights that are smaller so are stored as their nonzero values and a bit per weight.
 x86_amx: weights are stored so that the runtime multiplies them with AMX.
+clipped_products: a product of tensors is held to the range of its grid before it is quantized.
+float16_products: the same, and its factors are read in float16, without `dequantize`.
 """
 
 
@@ -165,6 +167,20 @@ class ElsewhereModule(Protocol):
         """Every operation of a file as a file, with its layer's name; none where it has no such."""
 
 
+class FaultsModule(Protocol):
+    """What simulates known faults of a format's runtimes on some devices."""
+
+    def wrong_answers(
+        self, path: Path, images: NDArray[np.float32]
+    ) -> Mapping[str, NDArray[np.float32]]:
+        """What a file answers with each fault that can befall it, by the fault in words.
+
+        Args:
+            path: of the file.
+            images: as for `Runnable.set_input`.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Format:
     """A file format, an entry of `FORMATS`.
@@ -188,6 +204,7 @@ class Format:
         gemm: imports what finds the runtime's peak; None where nothing does.
         elsewhere: imports what makes files ready for another Linux machine; None where the
             runtime does not exist for Linux.
+        faults: imports what simulates known faults of devices; None where none is known.
     """
 
     suffix: str
@@ -206,3 +223,4 @@ class Format:
     layers: Callable[[], LayersModule] | None = None
     gemm: Callable[[], GemmModule] | None = None
     elsewhere: Callable[[], ElsewhereModule] | None = None
+    faults: Callable[[], FaultsModule] | None = None

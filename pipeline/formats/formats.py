@@ -16,6 +16,7 @@ from pydantic import AfterValidator, WithJsonSchema
 from pipeline.compress.pruning.stored import Bytes
 from pipeline.formats.format import (
     ElsewhereModule,
+    FaultsModule,
     Format,
     FormatModule,
     GemmModule,
@@ -76,6 +77,12 @@ def _coreml() -> FormatModule:
     from pipeline.formats.coreml import file
 
     return file
+
+
+def _coreml_faults() -> FaultsModule:
+    from pipeline.formats.coreml import faults
+
+    return faults
 
 
 # Limits: runtimes round a few numbers of a layer otherwise than torch, by one step, and Core ML,
@@ -139,8 +146,9 @@ FORMATS: dict[str, Format] = {
             "int8": Bytes(weight=1, channel=5, pool_channel=5, layer=3426),
             "float": Bytes(weight=2, channel=2, pool_channel=0, layer=1709),
         },
-        options=frozenset({"sparse"}),
+        options=frozenset({"sparse", "clipped_products", "float16_products"}),
         module=_coreml,
+        faults=_coreml_faults,
     ),
 }
 """By the name that recipes and reports have."""

@@ -4,7 +4,7 @@ TensorFlow and coremltools take gigabytes and seconds to load and print a lot; a
 gives the memory back and keeps the noise in the log.
 
     python -m pipeline.formats.write program.pt2 tflite model.tflite [pixels] [sparse] [x86_amx] \
-        [opset17] [--description description.json]
+        [opset17] [clipped_products] [float16_products] [--description description.json]
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def export(
     sparse: bool = False,
     amx: bool = False,
     opset17: bool = False,
+    products: str = "quantized",
     description: Path | None = None,
     children: Children | None = None,
 ) -> None:
@@ -59,6 +60,8 @@ def export(
             write every weight.
         amx: store weights so that the runtime multiplies them with AMX, where the format can.
         opset17: have the file say that it is of ONNX opset 17, where the format can.
+        products: how int8 files multiply tensors, where the format can do so in several ways: as
+            `target.products` has it.
         description: what the file is to say of itself, as `Description.write` keeps it.
         children: those that the child is to be ended with.
 
@@ -69,7 +72,13 @@ def export(
     # -P: a folder named pipeline where the user stands must not take this package's place.
     module = ["-P", "-m", "pipeline.formats.write"]
     command = [sys.executable, *module, str(program), format_name, str(path)]
-    asked: dict[Option, bool] = {"sparse": sparse, "x86_amx": amx, "opset17": opset17}
+    asked: dict[Option, bool] = {
+        "sparse": sparse,
+        "x86_amx": amx,
+        "opset17": opset17,
+        "clipped_products": products == "clipped",
+        "float16_products": products == "float16",
+    }
     known = FORMATS[format_name].options
     command += [_PIXELS] if pixels else []
     command += [option for option, given in asked.items() if given and option in known]

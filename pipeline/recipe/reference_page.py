@@ -62,6 +62,7 @@ timed on this machine.
 - `qat.train.sizes` stays empty: the quantized program is made for one size of image.
 - With `shrink: crop`, no side in `sizes` is above `model.input_size`.
 - `target.cpu: x86_amx` is for int8 ONNX files, `target.opset` for ONNX files.
+- `target.products` is for int8 Core ML files.
 - The recipes of one call have different names.
 """
 

@@ -25,6 +25,10 @@ class TargetConfig(Part):
             with AMX; the same answers, and slower on other CPUs.
         opset: of ONNX files. 17 is for older runtimes; the operations and the answers are the
             same.
+        products: how int8 Core ML files multiply tensors. Neural Engines are reported to take one
+            scale for another there. clipped: each product is held to the range of its grid before
+            it is rounded; the same answers. float16: its factors, too, are read without
+            `dequantize`, and so in float16. quantized: neither.
         threads: those of the timed runs.
     """
 
@@ -34,6 +38,7 @@ class TargetConfig(Part):
     input: Literal["normalized", "uint8_rgb"] = "normalized"
     cpu: Literal["any", "x86_amx"] = "any"
     opset: Literal[17, 21] = 21
+    products: Literal["quantized", "clipped", "float16"] = "quantized"
     threads: Threads = 1
 
     @field_validator("cpu")
@@ -60,6 +65,23 @@ class TargetConfig(Part):
             if form in info.context.formats and form not in having:
                 raise ValueError(f"must be 21: only files of {', '.join(having)} have an opset")
         return opset
+
+    @field_validator("products")
+    @classmethod
+    def _of_a_format_that_has_them(cls, products: str, info: ValidationInfo) -> str:
+        form, precision = info.data.get("format"), info.data.get("precision")
+        if products == "quantized" or None in (form, precision):
+            return products
+        if not isinstance(info.context, Known):
+            return products
+        formats = info.context.formats
+        having = {
+            n: one.title for n, one in formats.items() if f"{products}_products" in one.options
+        }
+        if form not in having or precision != "int8":
+            titles = " and ".join(having.values())
+            raise ValueError(f"must be quantized: only int8 {titles} files have other products")
+        return products
 
     @property
     def takes_pixels(self) -> bool:

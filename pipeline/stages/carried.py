@@ -82,7 +82,14 @@ def golden_images(run: Finished, target: TargetResult) -> Images:
     rows = golden.candidates(task, images)
     answers = run.logits(images.pixels(rows))
     allowed, _ = golden.tolerance(target, output_step(run), answers)
-    return images.take(rows[golden.clear_ones(task, answers, allowed)])
+
+    def fed(chosen: Tensor) -> Tensor:
+        return run.fed(images.pixels(rows[chosen]))
+
+    moved = None
+    if run.recipe.target.precision == "int8":
+        moved = golden.moved_by_faults(run.format, run.file, answers, fed)
+    return images.take(rows[golden.chosen(task, answers, allowed, moved)])
 
 
 def some_pixels(run: Finished, count: int) -> Tensor:

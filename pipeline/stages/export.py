@@ -33,6 +33,7 @@ def write(context: Context, inputs: Inputs, out: Path) -> ExportFacts:
         sparse=context.recipe.sparsify is not None,
         amx=context.recipe.target.cpu == "x86_amx",
         opset17=context.recipe.target.opset == 17,
+        products=context.recipe.target.products,
         description=out / DESCRIPTION,
         children=context.children,
     )
@@ -66,7 +67,7 @@ STAGE = Stage(
     after=("fold",),
     reads=(
         *("target.format", "target.input", "target.cpu", "target.precision"),
-        "target.opset",
+        *("target.opset", "target.products"),
         *("model.name", "card.intended_use", "card.author", "card.licence"),
     ),
     code=("formats", *QUANTIZER, "stages/export.py"),

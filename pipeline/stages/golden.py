@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
 from torch import Tensor
 
+from pipeline.formats.format import Format
 from pipeline.formats.formats import FORMATS
 from pipeline.report.records import TargetResult
 from pipeline.tasks.images.pixels import Images
@@ -13,19 +18,63 @@ MOST = 10
 """Golden images, where the test set has as many."""
 _CANDIDATES = 40
 
+Fed = Callable[[Tensor], Tensor]
+"""Images at rows (int64 [B]) as a file takes them, float32 [B, C, H, W]."""
+Moved = Callable[[Tensor], Tensor]
+"""The largest difference that each fault makes in the answers at rows: [faults, B]."""
+
 
 def candidates(task: TaskModule, images: Images) -> Tensor:
     """Rows of the test images to choose from, of as many classes as can be: int64 [N]."""
     return task.golden_order(images.labels)[:_CANDIDATES]
 
 
-def clear_ones(task: TaskModule, answers: Tensor, allowed: float) -> Tensor:
+def chosen(task: TaskModule, answers: Tensor, allowed: float, moved: Moved | None = None) -> Tensor:
     """Rows of the candidates that are chosen, by the file's answers to all of them: int64 [N].
 
     Where there are enough, every first class leads by more than twice what is allowed, so that
-    whoever keeps to that names the same class.
+    whoever keeps to that names the same class. Where devices have known faults, each moves an
+    answer of some image by more than twice what is allowed, if it does so with any candidate.
+
+    Args:
+        task: what the answers are of.
+        answers: of the file, to all candidates.
+        allowed: how far a number may be off.
+        moved: how far faults move answers; None where none are known.
     """
-    return task.golden_clear(answers, allowed)[:MOST].sort().values
+    clear: Tensor = task.golden_clear(answers, allowed)
+    rows = clear[:MOST]
+    if moved is None:
+        return rows.sort().values
+    hidden = ~(moved(rows) > 2 * allowed).any(1)
+    if hidden.any():
+        telling = moved(clear)[hidden].argmax(1)
+        both = torch.cat([clear[telling], rows]).tolist()
+        rows = torch.tensor(list(dict.fromkeys(both))[:MOST], dtype=torch.int64)
+    return rows.sort().values
+
+
+def moved_by_faults(form: Format, path: Path, answers: Tensor, fed: Fed) -> Moved | None:
+    """How far known faults of devices move the answers of a file; None where none can befall it.
+
+    Args:
+        form: of the file.
+        path: of the file.
+        answers: to all candidates.
+        fed: the candidates at some rows, as the file takes them.
+    """
+    if form.faults is None:
+        return None
+    module = form.faults()
+
+    def moved(rows: Tensor) -> Tensor:
+        wrong = module.wrong_answers(path, fed(rows).numpy())
+        far = [
+            (torch.from_numpy(w) - answers[rows]).abs().flatten(1).amax(1) for w in wrong.values()
+        ]
+        return torch.stack(far) if far else torch.empty(0, len(rows))
+
+    return moved
 
 
 def tolerance(target: TargetResult, step: float | None, answers: Tensor) -> tuple[float, str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from rich.markup import escape
+from torch import Tensor
 
 from pipeline.base.errors import printable, reading
 from pipeline.base.locks import held
@@ -31,10 +32,12 @@ from pipeline.report.write import write_report
 from pipeline.stages import baseline, export, golden, kept_images, kept_layers
 from pipeline.stages.assemble import assemble
 from pipeline.stages.context import LOGITS, float_model
+from pipeline.stages.exported import format_of
 from pipeline.stages.kept_images import FIRST, GOLDEN, KEPT_IMAGES, KeptSet
 from pipeline.stages.kept_layers import LAYERS_FILE
 from pipeline.stages.schedule import RecipeRun
 from pipeline.stages.stage import Results
+from pipeline.tasks.images.pixels import Images, normalize
 from pipeline.tasks.predictions import PREDICTIONS, Predictions, write_predictions
 
 
@@ -63,9 +66,26 @@ def _kept_images(run: RecipeRun, target: TargetResult) -> dict[str, KeptSet]:
     layers = kept_layers.read(results["fold"].directory / LAYERS_FILE)
     rows = golden.candidates(task, images)
     allowed, _ = golden.tolerance(target, layers.step if layers else None, answers[rows])
-    chosen = rows[golden.clear_ones(task, answers[rows], allowed)]
+    moved = _moved_by_faults(run, images.take(rows), answers[rows])
+    chosen = rows[golden.chosen(task, answers[rows], allowed, moved)]
     first = kept_images.first_rows(len(images), 1)
     return {GOLDEN: kept_images.kept(images, chosen), FIRST: kept_images.kept(images, first)}
+
+
+def _moved_by_faults(run: RecipeRun, images: Images, answers: Tensor) -> golden.Moved | None:
+    """How far known faults of devices move the file's answers to some images, if any."""
+    context, dataset = run.context, run.context.dataset
+    if context.recipe.target.precision == "float":
+        return None
+
+    def fed(rows: Tensor) -> Tensor:
+        pixels = images.pixels(rows)
+        takes_pixels = context.recipe.target.takes_pixels
+        return pixels.float() if takes_pixels else normalize(pixels, dataset.mean, dataset.std)
+
+    form = format_of(context)
+    path = run.results["export"].directory / f"model{form.suffix}"
+    return golden.moved_by_faults(form, path, answers, fed)
 
 
 def _of_a_gpu_elsewhere(

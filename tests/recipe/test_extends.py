@@ -280,3 +280,13 @@ def test_importing_is_light() -> None:
 def test_an_opset_is_for_formats_that_have_one(folder: Path) -> None:
     (line,) = problems(WHOLE, "target.opset=17", "target.format=tflite", "target.cpu=any")
     assert "target.opset: got 17; must be 21: only files of onnx have an opset" in line
+
+
+def test_other_products_are_for_int8_core_ml_files(folder: Path) -> None:
+    said = "must be quantized: only int8 Core ML files have other products"
+    settings = ("target.products=clipped", "target.format=tflite", "target.cpu=any")
+    (line,) = problems(WHOLE, *settings)
+    assert f"target.products: got 'clipped'; {said}" in line
+    settings = ("target.products=float16", "target.format=coreml", "target.cpu=any")
+    (line,) = problems(WHOLE, *settings, "target.precision=float")
+    assert f"target.products: got 'float16'; {said}" in line

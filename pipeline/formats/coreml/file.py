@@ -76,6 +76,7 @@ def write(
         pixels: the program takes pixel values 0..255; the file then takes 8-bit RGB images.
         options: with sparse, int8 weights that are smaller so are stored as their nonzero values
             and a bit per weight. The package then needs iOS 18, whether or not there are any.
+            With clipped_products or float16_products, products are written as `products` says.
 
     Raises:
         InputError: an operation that Core ML does not have.
@@ -93,6 +94,7 @@ def write(
         from pipeline.formats.coreml import sparse as coreml_sparse
 
         passes.append_pass(coreml_sparse.NAME)
+    _append_products(passes, options)
     with _only_equal_constants_are_one():
         model = ct.convert(
             graph,
@@ -107,6 +109,16 @@ def write(
     (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
     stamp_names(path, quantize_names(graph), learned_scales(graph)[0])
     _number_the_parts(path)
+
+
+def _append_products(passes: Any, options: Collection[Option]) -> None:
+    """Add the pass that writes products in another way, where one was asked for."""
+    from pipeline.formats.coreml import products
+
+    if "float16_products" in options:
+        passes.append_pass(products.UNQUANTIZE)
+    elif "clipped_products" in options:
+        passes.append_pass(products.CLIP)
 
 
 @contextmanager
@@ -258,8 +270,9 @@ class ReferenceRunnable:
 
     batch: int | None = None
 
-    def __init__(self, path: Path) -> None:
-        network = coreml_package.read(path)
+    def __init__(self, path: Path, network: coreml_package.Network | None = None) -> None:
+        # Of a package as it is, or as `faults` has changed it.
+        network = coreml_package.read(path) if network is None else network
         (self._taken,) = network.inputs
         self._evaluator = Evaluator(network)
         self.quantized = [op.outputs[0].name for op in network.operations if op.type == "quantize"]

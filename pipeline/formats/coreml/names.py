@@ -82,8 +82,8 @@ def _found_names(path: Path, names: dict[str, str], grids: dict[str, Grid]) -> d
     quantizing = [op for op in network.operations if op.type == "quantize"]
     found = {}
     for op in quantizing:
-        source = op.tensor("input").removesuffix("_cast_fp16").removesuffix("_to_fp16")
-        if source in names:
+        source = _source(op.tensor("input"), names, made_by)
+        if source is not None:
             found[op.outputs[0].name] = names[source]
     left = [name for name in grids if name not in found.values()]
     for op in quantizing:
@@ -93,6 +93,19 @@ def _found_names(path: Path, names: dict[str, str], grids: dict[str, Grid]) -> d
             found[tensor.name] = next(name for name in left if grids[name] == grid)
             left.remove(found[tensor.name])
     return found
+
+
+def _source(
+    name: str, names: dict[str, str], made_by: dict[str, coreml_package.Operation]
+) -> str | None:
+    """What is quantized, as the program names it; looked for behind a `clip` of ours, too."""
+    for ending in ("", "_held", "_float16_held"):
+        if not name.endswith(ending) or (ending and made_by[name].type != "clip"):
+            continue
+        node = name.removesuffix(ending).removesuffix("_cast_fp16").removesuffix("_to_fp16")
+        if node in names:
+            return node
+    return None
 
 
 def grid_of(
