@@ -15,6 +15,8 @@ from pipeline.formats.refusals import refuse_divisors
 
 OPSET = 21
 INPUT, OUTPUT = "image", "logits"
+PROBABILITIES = "probabilities"
+"""What the output is called instead of a file that makes probabilities of its logits."""
 BATCH = "batch"
 """Name of the one dimension that is free in ONNX files."""
 

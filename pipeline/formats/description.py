@@ -31,6 +31,7 @@ class Description:
     Attributes:
         name: of the network.
         text: what the file is, in a sentence.
+        output: what the file gives, logits or probabilities; its output is called so.
         classes: names in the order of the logits; of a single one, the class that is a yes.
         pixels: whether the file takes 8-bit RGB pixels and normalises them itself.
         mean: per channel, of pixels as shares 0..1; an image is (pixel / 255 - mean) / std.
@@ -47,6 +48,7 @@ class Description:
     mean: Channels
     std: Channels
     meaning: str
+    output: str = "logits"
     author: str | None = None
     licence: str | None = None
 
@@ -64,4 +66,9 @@ def read_description(path: Path) -> Description:
 
 def labels_text(classes: Sequence[str]) -> str:
     """Class names as labels.txt has them: one a line, in the order of the logits."""
-    return "".join(f"{' '.join(name.split())}\n" for name in classes)
+    return "".join(f"{label(name)}\n" for name in classes)
+
+
+def label(name: str) -> str:
+    """The name of a class as labels.txt has it: on one line."""
+    return " ".join(name.split())

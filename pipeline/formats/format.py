@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline.compress.pruning.stored import Bytes
 from pipeline.formats.limits import Limits
+from pipeline.recipe.task import Link
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,9 +24,19 @@ if TYPE_CHECKING:
 Precision = Literal["int8", "float"]
 ComputedBy = Literal["runtime", "reference"]
 """A file's own runtime, or an evaluator of ours that stands for one that does not run here."""
-Option = Literal["opset17", "sparse", "x86_amx", "clipped_products", "float16_products"]
-"""How files of one network can differ; all but the first, int8 files alone.
+Option = Literal[
+    "classifier",
+    "float16",
+    "opset17",
+    "sparse",
+    "x86_amx",
+    "clipped_products",
+    "float16_products",
+]
+"""How files of one network can differ; the last four, int8 files alone.
 
+classifier: the file gives the name of a class and a dictionary of probabilities.
+float16: of a float program, the file keeps its weights in float16, for runtimes that compute in it.
 opset17: the file says that its operations are those of ONNX opset 17, for older runtimes.
 
 sparse: weights that are smaller so are stored as their nonzero values and a bit per weight.
@@ -47,7 +58,7 @@ class Runnable(Protocol):
         """Run the network on the images that were set."""
 
     def output(self) -> NDArray[np.float32]:
-        """Logits (batch, classes) of the last run."""
+        """What the file gives, logits or probabilities (batch, classes), of the last run."""
 
 
 class FormatModule(Protocol):
@@ -101,6 +112,22 @@ class FormatModule(Protocol):
 
     def evaluated(self) -> ComputedBy:
         """What computes the answers of an opened file on this host."""
+
+
+class HeadModule(Protocol):
+    """What makes a file give probabilities in the place of logits."""
+
+    def add(self, path: Path, link: Link, labels: Sequence[str] | None) -> None:
+        """Put a softmax or sigmoid behind the logits of a file, in place; in float32.
+
+        The rest of the file stays what it is.
+
+        Args:
+            path: of a file that the format's `write` made.
+            link: what makes probabilities.
+            labels: names of the classes, for the file to name one; only where the format has the
+                option `classifier`.
+        """
 
 
 class LayersModule(Protocol):
@@ -200,6 +227,7 @@ class Format:
         oldest: the oldest version of `package` whose answers to files were those of the pinned
             one; by an option where that moves it. `nox -s runtimes` proves it.
         module: imports what writes, reads and runs the files.
+        head: imports what makes files give probabilities; None where nothing does.
         layers: imports what times their layers; None where nothing does.
         gemm: imports what finds the runtime's peak; None where nothing does.
         elsewhere: imports what makes files ready for another Linux machine; None where the
@@ -220,6 +248,7 @@ class Format:
     options: frozenset[Option] = frozenset()
     oldest: Mapping[Option | None, str] = field(default_factory=dict)
     module: Callable[[], FormatModule]
+    head: Callable[[], HeadModule] | None = None
     layers: Callable[[], LayersModule] | None = None
     gemm: Callable[[], GemmModule] | None = None
     elsewhere: Callable[[], ElsewhereModule] | None = None

@@ -20,6 +20,7 @@ from pipeline.formats.format import (
     Format,
     FormatModule,
     GemmModule,
+    HeadModule,
     LayersModule,
 )
 from pipeline.formats.limits import FLOAT16_EPSILON, Limits
@@ -29,6 +30,12 @@ def _onnx() -> FormatModule:
     from pipeline.formats.onnx import file
 
     return file
+
+
+def _onnx_head() -> HeadModule:
+    from pipeline.formats.onnx import head
+
+    return head
 
 
 def _onnx_layers() -> LayersModule:
@@ -53,6 +60,12 @@ def _tflite() -> FormatModule:
     from pipeline.formats.tflite import file
 
     return file
+
+
+def _tflite_head() -> HeadModule:
+    from pipeline.formats.tflite import head
+
+    return head
 
 
 def _tflite_layers() -> LayersModule:
@@ -85,6 +98,12 @@ def _coreml_faults() -> FaultsModule:
     return faults
 
 
+def _coreml_head() -> HeadModule:
+    from pipeline.formats.coreml import head
+
+    return head
+
+
 # Limits: runtimes round a few numbers of a layer otherwise than torch, by one step, and Core ML,
 # whose tensors and biases are float16, some more. In a deep network one step here moves others
 # there, until about half of the logits may be a step off, so that their median is 0 or 1 by chance.
@@ -107,9 +126,10 @@ FORMATS: dict[str, Format] = {
             "int8": Bytes(weight=1, channel=13, pool_channel=5, layer=1100),
             "float": Bytes(weight=4, channel=4, pool_channel=0, layer=477),
         },
-        options=frozenset({"x86_amx", "opset17"}),
+        options=frozenset({"float16", "opset17", "x86_amx"}),
         oldest={None: "1.18.1", "opset17": "1.15.1"},
         module=_onnx,
+        head=_onnx_head,
         layers=_onnx_layers,
         gemm=_onnx_gemm,
         elsewhere=_onnx_elsewhere,
@@ -127,8 +147,10 @@ FORMATS: dict[str, Format] = {
             "int8": Bytes(weight=1, channel=12, pool_channel=12, layer=590),
             "float": Bytes(weight=4, channel=4, pool_channel=4, layer=527),
         },
+        options=frozenset({"float16"}),
         oldest={None: "1.0.1"},
         module=_tflite,
+        head=_tflite_head,
         layers=_tflite_layers,
         gemm=_tflite_gemm,
         elsewhere=_tflite_elsewhere,
@@ -146,8 +168,9 @@ FORMATS: dict[str, Format] = {
             "int8": Bytes(weight=1, channel=5, pool_channel=5, layer=3426),
             "float": Bytes(weight=2, channel=2, pool_channel=0, layer=1709),
         },
-        options=frozenset({"sparse", "clipped_products", "float16_products"}),
+        options=frozenset({"classifier", "sparse", "clipped_products", "float16_products"}),
         module=_coreml,
+        head=_coreml_head,
         faults=_coreml_faults,
     ),
 }

@@ -14,7 +14,8 @@ class Port:
         name: in the file.
         shape: None stands for any number of images.
         dtype: of its elements, as numpy names it.
-        kind: `image` where a platform's own type of image is given, 8-bit RGB; else a tensor.
+        kind: `image` where a platform's own type of image is given, 8-bit RGB; `dictionary` where
+            numbers come by the names of their classes; else a tensor.
         scale: of the grid of an integer tensor, real = scale * (integer - zero_point); None
             where integers are plain numbers, and for floats.
         zero_point: of that grid.
@@ -23,7 +24,7 @@ class Port:
     name: str
     shape: tuple[int | None, ...]
     dtype: str
-    kind: Literal["tensor", "image"] = "tensor"
+    kind: Literal["tensor", "image", "dictionary"] = "tensor"
     scale: float | None = None
     zero_point: int | None = None
 
@@ -39,7 +40,9 @@ class Port:
         """Name, type and shape, such as `image`, float32 1 x 3 x 224 x 224 (NCHW)."""
         shape = " x ".join("N" if size is None else str(size) for size in self.shape)
         layout = f" ({self.layout})" if self.layout else ""
-        what = "an image of the platform" if self.kind == "image" else self.dtype
+        what = {"image": "an image of the platform", "dictionary": "numbers by class,"}.get(
+            self.kind, self.dtype
+        )
         return f"{self.name}, {what} {shape}{layout}"
 
     @property

@@ -4,7 +4,8 @@ TensorFlow and coremltools take gigabytes and seconds to load and print a lot; a
 gives the memory back and keeps the noise in the log.
 
     python -m pipeline.formats.write program.pt2 tflite model.tflite [pixels] [sparse] [x86_amx] \
-        [opset17] [clipped_products] [float16_products] [--description description.json]
+        [opset17] [clipped_products] [float16_products] [classifier] [float16] [--link softmax] \
+        [--description description.json]
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import get_args
 
 from pipeline.base.children import Children, end_with_parent
 from pipeline.base.disk import is_full, refusal
 from pipeline.base.errors import InputError
-from pipeline.formats.description import read_description
+from pipeline.formats.description import label, read_description
 from pipeline.formats.format import Option
 from pipeline.formats.formats import FORMATS
+from pipeline.recipe.task import Link
 
 _PACKAGE_PARENT = Path(__file__).parents[2]
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"}
@@ -46,6 +49,9 @@ def export(
     amx: bool = False,
     opset17: bool = False,
     products: str = "quantized",
+    link: Link | None = None,
+    classifier: bool = False,
+    float16: bool = False,
     description: Path | None = None,
     children: Children | None = None,
 ) -> None:
@@ -62,6 +68,11 @@ def export(
         opset17: have the file say that it is of ONNX opset 17, where the format can.
         products: how int8 files multiply tensors, where the format can do so in several ways: as
             `target.products` has it.
+        link: what is to make probabilities of the logits in the file; None leaves logits.
+        classifier: have the file name a class, where the format can; needs `link` and
+            `description`.
+        float16: of a float program, keep weights in float16, where the format can; Core ML's
+            packages always do.
         description: what the file is to say of itself, as `Description.write` keeps it.
         children: those that the child is to be ended with.
 
@@ -79,9 +90,11 @@ def export(
         "clipped_products": products == "clipped",
         "float16_products": products == "float16",
     }
+    asked |= {"classifier": classifier, "float16": float16}
     known = FORMATS[format_name].options
     command += [_PIXELS] if pixels else []
     command += [option for option, given in asked.items() if given and option in known]
+    command += [] if link is None else ["--link", link]
     command += [] if description is None else ["--description", str(description)]
     status = (children or Children()).run(command, child_environment())
     if status == -signal.SIGKILL:
@@ -106,8 +119,15 @@ def _write(arguments: argparse.Namespace) -> None:
     module, flags = FORMATS[arguments.format].module(), set(arguments.flags)
     program, pixels = load(arguments.program), _PIXELS in flags
     module.write(program, arguments.path, pixels=pixels, options=flags - {_PIXELS})
-    if arguments.description is not None:
-        module.describe(arguments.path, read_description(arguments.description))
+    about = None if arguments.description is None else read_description(arguments.description)
+    if arguments.link is not None:
+        head = FORMATS[arguments.format].head
+        assert head is not None, "the recipe was checked"
+        named = about is not None and "classifier" in flags
+        labels = [label(name) for name in about.classes] if about is not None and named else None
+        head().add(arguments.path, arguments.link, labels)
+    if about is not None:
+        module.describe(arguments.path, about)
 
 
 def _arguments() -> argparse.Namespace:
@@ -116,6 +136,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("format", choices=list(FORMATS))
     parser.add_argument("path", type=Path)
     parser.add_argument("flags", nargs="*")
+    parser.add_argument("--link", choices=get_args(Link))
     parser.add_argument("--description", type=Path)
     return parser.parse_args()
 

@@ -29,6 +29,10 @@ class KnownFormat(Protocol):
         """How its int8 files can differ, such as a `target.cpu` other than any."""
 
     @property
+    def head(self) -> object | None:
+        """None where its files can give logits only."""
+
+    @property
     def elsewhere(self) -> object | None:
         """None where its runtime does not exist for Linux on other processors."""
 
@@ -47,6 +51,10 @@ class KnownTask(Protocol):
     @property
     def options(self) -> Collection[str]:
         """The keys of `task` that it has besides `kind`."""
+
+    @property
+    def link(self) -> str:
+        """What makes probabilities of the network's numbers: softmax or sigmoid."""
 
     @property
     def table(self) -> bool:

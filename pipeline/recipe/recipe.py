@@ -161,6 +161,21 @@ class Recipe(Part):
             )
         return part
 
+    @field_validator("target")
+    @classmethod
+    def _classifies(cls, target: TargetConfig, info: ValidationInfo) -> TargetConfig:
+        task = info.data.get("task")
+        if not target.classifier or task is None or not isinstance(info.context, Known):
+            return target
+        tasks = info.context.tasks
+        if task.kind in tasks and tasks[task.kind].link != "softmax":
+            having = " or ".join(name for name, one in tasks.items() if one.link == "softmax")
+            raise ValueError(
+                f"classifier: must be false: it names one of several classes by their "
+                f"probabilities, which task.kind {task.kind} has not, but {having}"
+            )
+        return target
+
     @field_validator("train", "prune", "sparsify")
     @classmethod
     def _crops_fit(cls, part: Part | None, info: ValidationInfo) -> Part | None:

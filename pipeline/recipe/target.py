@@ -9,6 +9,9 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pipeline.recipe.known import Known, known_format
 from pipeline.recipe.values import Part, Threads, Words
 
+Output = Literal["logits", "probabilities"]
+"""What a file gives; what the output of the file is called."""
+
 
 class TargetConfig(Part):
     """The device and its file.
@@ -29,6 +32,11 @@ class TargetConfig(Part):
             scale for another there. clipped: each product is held to the range of its grid before
             it is rounded; the same answers. float16: its factors, too, are read without
             `dequantize`, and so in float16. quantized: neither.
+        output: what the file gives. logits: numbers, of which an app makes probabilities.
+            probabilities: the file makes them itself, in float behind its last layer: by softmax,
+            or by sigmoid where the task has one logit or several labels.
+        classifier: of Core ML files that give probabilities: they give the name of the class and
+            a dictionary of all probabilities, as Vision and Xcode's preview take them.
         threads: those of the timed runs.
     """
 
@@ -39,6 +47,8 @@ class TargetConfig(Part):
     cpu: Literal["any", "x86_amx"] = "any"
     opset: Literal[17, 21] = 21
     products: Literal["quantized", "clipped", "float16"] = "quantized"
+    output: Output = "logits"
+    classifier: bool = False
     threads: Threads = 1
 
     @field_validator("cpu")
@@ -82,6 +92,32 @@ class TargetConfig(Part):
             titles = " and ".join(having.values())
             raise ValueError(f"must be quantized: only int8 {titles} files have other products")
         return products
+
+    @field_validator("output")
+    @classmethod
+    def _that_the_format_can_give(cls, output: str, info: ValidationInfo) -> str:
+        form = info.data.get("format")
+        if output == "logits" or form is None or not isinstance(info.context, Known):
+            return output
+        formats = info.context.formats
+        having = [one.title for one in formats.values() if one.head is not None]
+        if form in formats and formats[form].head is None:
+            raise ValueError(f"must be logits: only {' and '.join(having)} files can give others")
+        return output
+
+    @field_validator("classifier")
+    @classmethod
+    def _of_a_format_with_classifiers(cls, classifier: bool, info: ValidationInfo) -> bool:
+        form, output = info.data.get("format"), info.data.get("output")
+        if not classifier or None in (form, output) or not isinstance(info.context, Known):
+            return classifier
+        formats = info.context.formats
+        having = {n: one.title for n, one in formats.items() if "classifier" in one.options}
+        if form not in having:
+            raise ValueError(f"must be false: only {' and '.join(having.values())} has classifiers")
+        if output == "logits":
+            raise ValueError("a classifier gives probabilities; set output to probabilities")
+        return classifier
 
     @property
     def takes_pixels(self) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from pipeline.recipe.known import Known, known_task
 from pipeline.recipe.values import Part
 
+Link = Literal["softmax", "sigmoid"]
+"""What makes probabilities of the numbers that a network gives."""
 THRESHOLD = 0.5
 """Of a recipe that does not say it."""
 

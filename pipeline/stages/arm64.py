@@ -16,6 +16,7 @@ from pipeline.measure.arm64.compare import FLOAT, IMAGES, Asked, Ran, compared
 from pipeline.measure.arm64.record import OnCpu
 from pipeline.measure.lanes.arm64 import machine
 from pipeline.measure.lanes.arm64.lane import CPUS
+from pipeline.measure.probabilities import told
 from pipeline.stages.context import LOGITS, PROGRAM, Context, Inputs, fed
 from pipeline.stages.exported import (
     CALIBRATION,
@@ -30,6 +31,7 @@ from pipeline.stages.kept_images import spread_rows
 from pipeline.stages.stage import COMPARING, CORE, LANE, QUANTIZING, Stage, StageFacts
 from pipeline.stages.stage import IMAGES as SEEING
 from pipeline.tasks.images.pixels import normalize
+from pipeline.tasks.tasks import link_of
 
 
 class Arm64Facts(StageFacts):
@@ -64,6 +66,7 @@ def emulate(context: Context, inputs: Inputs, out: Path) -> Arm64Facts:
         step=step,
         program=None if step is None else folded,
         no_program=FLOAT if step is None else None,
+        link=link_of(context.recipe),
         modules={layer.name: layer.module for layer in layers.layers_of(folded)},
     )
     limits = format_of(context).limits
@@ -82,7 +85,8 @@ def _judged(
     context: Context, ran: Ran, wanted: Tensor, step: float | None, limits: Limits
 ) -> OnCpu:
     """A processor's record, with the gates that `verify` has for this machine's answers."""
-    there, ours = {"images": ran.answers}, {"images": wanted}
+    there = {"images": told(ran.answers, wanted, link_of(context.recipe))}
+    ours = {"images": wanted}
     compared = parity.compare_logits(there, ours, step, context.task.compare)
     misses = (*ran.record.misses, *parity.output_misses(compared, limits))
     return ran.record.model_copy(update={"misses": misses})
@@ -93,7 +97,7 @@ STAGE = Stage(
     make=emulate,
     facts=Arm64Facts,
     after=("export", "fold", "judge_fold"),
-    reads=("task", "target.format", "target.input", "threads", "verify"),
+    reads=("task", "target.format", "target.input", "target.output", "threads", "verify"),
     code=(
         *(*CORE, *COMPARING, *LANE, "formats", "measure/arm64", "measure/lanes/arm64"),
         *("measure/lanes/arm64/packages.json", "stages/kept_images.py"),

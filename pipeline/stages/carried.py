@@ -32,7 +32,7 @@ from pipeline.stages.kept_images import (
 )
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.pixels import Images
-from pipeline.tasks.tasks import task_of
+from pipeline.tasks.tasks import link_of, task_of
 
 
 def calibration_images(run: Finished, count: int) -> Dataset:
@@ -88,7 +88,7 @@ def golden_images(run: Finished, target: TargetResult) -> Images:
 
     moved = None
     if run.recipe.target.precision == "int8":
-        moved = golden.moved_by_faults(run.format, run.file, answers, fed)
+        moved = golden.moved_by_faults(run.format, run.file, answers, fed, link_of(run.recipe))
     return images.take(rows[golden.chosen(task, answers, allowed, moved)])
 
 

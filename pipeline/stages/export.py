@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.base.errors import InputError
 from pipeline.base.record import Text
-from pipeline.formats.description import Description
+from pipeline.formats.description import Description, label
 from pipeline.formats.formats import FORMATS
 from pipeline.formats.write import export
 from pipeline.stages.context import PROGRAM, Context, Inputs
 from pipeline.stages.stage import QUANTIZER, Stage, StageFacts
+from pipeline.tasks.tasks import link_of, meaning_of
 
 DESCRIPTION = "description.json"
 
@@ -23,6 +26,8 @@ class ExportFacts(StageFacts):
 def write(context: Context, inputs: Inputs, out: Path) -> ExportFacts:
     """Write the target's file from the program."""
     name = context.recipe.target.format
+    if context.recipe.target.classifier:
+        refuse_same_labels(context.dataset.classes)
     file = f"model{FORMATS[name].suffix}"
     description(context).write(out / DESCRIPTION)
     export(
@@ -34,17 +39,34 @@ def write(context: Context, inputs: Inputs, out: Path) -> ExportFacts:
         amx=context.recipe.target.cpu == "x86_amx",
         opset17=context.recipe.target.opset == 17,
         products=context.recipe.target.products,
+        link=link_of(context.recipe),
+        classifier=context.recipe.target.classifier,
         description=out / DESCRIPTION,
         children=context.children,
     )
     return ExportFacts(file=file)
 
 
+def refuse_same_labels(classes: Sequence[str]) -> None:
+    """Stop where a classifier could not tell two classes apart by their names.
+
+    Raises:
+        InputError: names the two.
+    """
+    seen: dict[str, str] = {}
+    for name in classes:
+        if (other := seen.setdefault(label(name), name)) is not name:
+            raise InputError(
+                f"target.classifier: classes {other!r} and {name!r} have the same name in the "
+                "file, which gives probabilities by name; rename one, or set it to false"
+            )
+
+
 def description(context: Context) -> Description:
     """What the target's file is to say of itself."""
     recipe, dataset = context.recipe, context.dataset
     shape = recipe.model.input_shape
-    meaning = context.task.meaning()
+    meaning = meaning_of(recipe)
     classes = f"{len(dataset.classes)} {meaning.things} of {dataset.name}"
     return Description(
         name=recipe.model.title,
@@ -55,6 +77,7 @@ def description(context: Context) -> Description:
         mean=dataset.mean,
         std=dataset.std,
         meaning=meaning.brief,
+        output=recipe.target.output,
         author=recipe.card.author,
         licence=recipe.card.licence,
     )
@@ -67,7 +90,7 @@ STAGE = Stage(
     after=("fold",),
     reads=(
         *("target.format", "target.input", "target.cpu", "target.precision"),
-        *("target.opset", "target.products"),
+        *("target.opset", "target.products", "target.output", "target.classifier"),
         *("model.name", "card.intended_use", "card.author", "card.licence"),
     ),
     code=("formats", *QUANTIZER, "stages/export.py"),

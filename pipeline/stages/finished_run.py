@@ -18,6 +18,7 @@ from pipeline.formats.format import Format
 from pipeline.formats.formats import FORMATS
 from pipeline.measure.lanes.lane import ModelFile
 from pipeline.measure.lanes.lanes import HOST, LANES
+from pipeline.measure.probabilities import logits_of
 from pipeline.networks.checkpoints import WEIGHTS, load_checkpoint
 from pipeline.networks.families import family_of
 from pipeline.recipe.data import DataConfig
@@ -31,7 +32,7 @@ from pipeline.tasks.images.dataset import Channels, Dataset
 from pipeline.tasks.images.pixels import normalize
 from pipeline.tasks.images.preparation import Preparation, preparation_of
 from pipeline.tasks.images.statistics import mean_and_std
-from pipeline.tasks.tasks import task_of
+from pipeline.tasks.tasks import link_of, task_of
 
 MOST_BYTES = 64 * 2**20
 """Of a report, and of the class names."""
@@ -104,6 +105,10 @@ class Finished:
             return None
 
     def logits(self, pixels: Tensor) -> Tensor:
+        """The logits of `answers`, or those that its probabilities stand for."""
+        return logits_of(self.answers(pixels), link_of(self.recipe))
+
+    def answers(self, pixels: Tensor) -> Tensor:
         """What the file answers, opened in its runtime.
 
         Args:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from pipeline.formats.format import Format
 from pipeline.formats.formats import FORMATS
+from pipeline.measure.probabilities import logits_of
+from pipeline.recipe.task import Link
 from pipeline.report.records import TargetResult
 from pipeline.tasks.images.pixels import Images
 from pipeline.tasks.task import TaskModule
@@ -54,14 +56,17 @@ def chosen(task: TaskModule, answers: Tensor, allowed: float, moved: Moved | Non
     return rows.sort().values
 
 
-def moved_by_faults(form: Format, path: Path, answers: Tensor, fed: Fed) -> Moved | None:
+def moved_by_faults(
+    form: Format, path: Path, answers: Tensor, fed: Fed, link: Link | None = None
+) -> Moved | None:
     """How far known faults of devices move the answers of a file; None where none can befall it.
 
     Args:
         form: of the file.
         path: of the file.
-        answers: to all candidates.
+        answers: logits, to all candidates.
         fed: the candidates at some rows, as the file takes them.
+        link: what makes probabilities in the file; None of one that gives logits.
     """
     if form.faults is None:
         return None
@@ -70,7 +75,8 @@ def moved_by_faults(form: Format, path: Path, answers: Tensor, fed: Fed) -> Move
     def moved(rows: Tensor) -> Tensor:
         wrong = module.wrong_answers(path, fed(rows).numpy())
         far = [
-            (torch.from_numpy(w) - answers[rows]).abs().flatten(1).amax(1) for w in wrong.values()
+            (logits_of(torch.from_numpy(w), link) - answers[rows]).abs().flatten(1).amax(1)
+            for w in wrong.values()
         ]
         return torch.stack(far) if far else torch.empty(0, len(rows))
 

@@ -39,6 +39,7 @@ from pipeline.stages.schedule import RecipeRun
 from pipeline.stages.stage import Results
 from pipeline.tasks.images.pixels import Images, normalize
 from pipeline.tasks.predictions import PREDICTIONS, Predictions, write_predictions
+from pipeline.tasks.tasks import link_of
 
 
 def reported(run: RecipeRun, out: Path, tell: Callable[[str], None]) -> tuple[Report, Path]:
@@ -85,7 +86,7 @@ def _moved_by_faults(run: RecipeRun, images: Images, answers: Tensor) -> golden.
 
     form = format_of(context)
     path = run.results["export"].directory / f"model{form.suffix}"
-    return golden.moved_by_faults(form, path, answers, fed)
+    return golden.moved_by_faults(form, path, answers, fed, link_of(context.recipe))
 
 
 def _of_a_gpu_elsewhere(

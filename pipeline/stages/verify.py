@@ -19,6 +19,7 @@ from pipeline.measure import layers, parity
 from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.measure.lanes.sets import answers_to_tests
 from pipeline.measure.parity_record import Parity
+from pipeline.measure.probabilities import logits_of, told
 from pipeline.stages.context import LOGITS, PROGRAM, Context, Inputs, fed, first_figure
 from pipeline.stages.exported import (
     CALIBRATION,
@@ -31,6 +32,7 @@ from pipeline.stages.exported import (
 )
 from pipeline.stages.stage import COMPARING, CORE, IMAGES, LANE, QUANTIZING, Stage, StageFacts
 from pipeline.tasks.images.dataset import Dataset
+from pipeline.tasks.tasks import link_of, meaning_of
 
 
 class VerifyFacts(StageFacts):
@@ -58,13 +60,15 @@ def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
     found = module.inspect(file)
     exact = scales_exact(folded, found)
     images = sum(len(test) for test in dataset.tests.values())
-    logits = _answers(context, dataset, file, images)
+    answers, link = _answers(context, dataset, file, images), link_of(context.recipe)
+    logits = {name: logits_of(found, link) for name, found in answers.items()}
     torch.save(logits, out / LOGITS)
     with reading(inputs["judge_fold"] / LOGITS):
         expected = torch.load(inputs["judge_fold"] / LOGITS, weights_only=True)
     limits = form.limits
     step = step_of(folded, expected[CALIBRATION])
-    compared = parity.compare_logits(logits, expected, step, context.task.compare)
+    there = {name: told(found, expected[name], link) for name, found in answers.items()}
+    compared = parity.compare_logits(there, expected, step, context.task.compare)
     rounding = own_rounding(folded, dataset, expected[CALIBRATION], limits.epsilon)
     trace = partial(module.trace, file)
     traced = (
@@ -74,7 +78,7 @@ def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
     )
     misses = [
         *parity.file_misses(found, exact, program_macs(folded)),
-        *parity.finite_misses(logits),
+        *parity.finite_misses(answers),
         *parity.output_misses(compared, parity.widened(limits, rounding)),
         *parity.layer_misses(traced, learned_scales(folded)[0]),
     ]
@@ -99,11 +103,11 @@ def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
         partitions=found.partitions,
         outside=_outside(found, folded),
         takes=_takes(ports.input, dataset, pixels=context.recipe.target.takes_pixels),
-        gives=f"{ports.output.words}: {context.task.meaning().rule}",
+        gives=_gives(ports.output, context),
         int8_coverage=found.int8_coverage,
         scales_exact=exact,
         parity=record,
-        agreement=context.task.compare(logits, own, None).share,
+        agreement=context.task.compare(there, own, None).share,
         figure=first_figure(context.task.accuracies(logits, context.dataset)),
     )
 
@@ -116,6 +120,15 @@ def _takes(port: Port, dataset: Dataset, *, pixels: bool) -> str:
         mean, std = (", ".join(f"{v:.6g}" for v in each) for each in (dataset.mean, dataset.std))
         value = f"(pixel / 255 - mean) / deviation, mean {mean}, deviation {std}"
     return f"{port.words}, {colours}; a value is {value}"
+
+
+def _gives(port: Port, context: Context) -> str:
+    """What a file gives, in words."""
+    words = f"{port.words}: {meaning_of(context.recipe).rule}"
+    if (link := link_of(context.recipe)) is None:
+        return words
+    within = ", outside int8," if context.recipe.target.precision == "int8" else ""
+    return f"{words}; made by {link} in float32{within} behind the last layer"
 
 
 def _outside(found: FileFacts, folded: torch.export.ExportedProgram) -> tuple[str, ...]:
@@ -141,7 +154,7 @@ STAGE = Stage(
     make=verify,
     facts=VerifyFacts,
     after=("export", "fold", "judge_fold"),
-    reads=("task", "target.format", "target.input", "threads"),
+    reads=("task", "target.format", "target.input", "target.output", "threads"),
     code=(*CORE, *COMPARING, *LANE, "formats", "stages/exported.py", "stages/verify.py"),
     packages=(*IMAGES, *QUANTIZING),
     of_format=True,

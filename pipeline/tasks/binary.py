@@ -42,6 +42,9 @@ _MEANING = Meaning(
     brief="One number; sigmoid makes the probability of a yes of it.",
     rule="one number: above 0 it names the second class of labels.txt, else the first; sigmoid "
     "makes the probability of the second of it",
+    brief_of_probabilities="The probability of a yes.",
+    rule_of_probabilities="the probability of the second class of labels.txt: above 0.5 it names "
+    "that class, else the first",
 )
 
 

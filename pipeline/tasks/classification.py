@@ -54,6 +54,9 @@ _MEANING = Meaning(
     brief="A number for every class; softmax makes probabilities of them.",
     rule="one number per class, in the order of labels.txt; the largest names the class, the first "
     "of equal ones; softmax makes probabilities of them",
+    brief_of_probabilities="The probability of every class; together they are 1.",
+    rule_of_probabilities="one probability per class, in the order of labels.txt; the largest "
+    "names the class, the first of equal ones; together they are 1",
 )
 
 

@@ -88,6 +88,10 @@ class Multilabel:
             rule="one number per label, in the order of labels.txt; sigmoid makes the probability "
             f"of each; every label whose number is above {above:.9g}, the logit of "
             f"{self.threshold:g}, is named, any number of them or none",
+            brief_of_probabilities="The probability of every label.",
+            rule_of_probabilities="one probability per label, in the order of labels.txt; every "
+            f"label whose probability is above {self.threshold:g} is named, any number of them or "
+            "none",
             threshold=self.threshold,
             above=above,
             things=LabelAccuracy.THINGS[1],

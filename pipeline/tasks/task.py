@@ -7,10 +7,14 @@ is its target: a class, a mask, boxes. Only the module of a task looks into eith
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from pipeline.recipe.target import Output
+from pipeline.recipe.task import Link
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,6 +99,8 @@ class Meaning:
         threshold: probability above which a label is named; None where labels exclude each other.
         above: the same of a logit, a float32.
         things: what is told apart, several.
+        brief_of_probabilities: `brief` of a file that gives probabilities in place of logits.
+        rule_of_probabilities: likewise.
     """
 
     brief: str
@@ -102,6 +108,24 @@ class Meaning:
     threshold: float | None = None
     above: float | None = None
     things: str = "classes"
+    brief_of_probabilities: str = ""
+    rule_of_probabilities: str = ""
+
+    def given(self, output: Output) -> Meaning:
+        """Of a file that gives logits, or probabilities: `above` is then one, the float32."""
+        if output == "logits":
+            return self
+        return replace(
+            self,
+            brief=self.brief_of_probabilities,
+            rule=self.rule_of_probabilities,
+            above=None if self.threshold is None else _float32(self.threshold),
+        )
+
+
+def _float32(value: float) -> float:
+    """The nearest number that a float32 can be."""
+    return float(struct.unpack("<f", struct.pack("<f", value))[0])
 
 
 class TaskModule(Protocol):
@@ -215,6 +239,7 @@ class Task:
     Attributes:
         title: for people.
         figure: the primary figure of its metric, a share: what guard and budgets judge by.
+        link: what makes probabilities of its answers.
         module: imports what learns and judges, as a recipe's `task` says.
         options: the keys of `task` that it has besides `kind`.
         table: whether a table says what an image is, and not the folder that it lies in.
@@ -222,6 +247,7 @@ class Task:
 
     title: str
     figure: str
+    link: Link
     module: Callable[[TaskConfig], TaskModule]
     options: tuple[str, ...] = ()
     table: bool = False

@@ -10,8 +10,8 @@ it is loaded (`pipeline.recipe.known`).
 from __future__ import annotations
 
 from pipeline.recipe.recipe import Recipe
-from pipeline.recipe.task import THRESHOLD, TaskConfig
-from pipeline.tasks.task import Task, TaskModule
+from pipeline.recipe.task import THRESHOLD, Link, TaskConfig
+from pipeline.tasks.task import Meaning, Task, TaskModule
 
 
 def _classification(_: TaskConfig) -> TaskModule:
@@ -33,17 +33,30 @@ def _multilabel(config: TaskConfig) -> TaskModule:
 
 
 TASKS: dict[str, Task] = {
-    "classification": Task(title="image classification", figure="top-1", module=_classification),
-    "binary": Task(title="yes or no, by one logit", figure="top-1", module=_binary),
+    "classification": Task(
+        title="image classification", figure="top-1", link="softmax", module=_classification
+    ),
+    "binary": Task(title="yes or no, by one logit", figure="top-1", link="sigmoid", module=_binary),
     "multilabel": Task(
         title="several labels an image",
         figure="mAP",
+        link="sigmoid",
         module=_multilabel,
         options=("threshold",),
         table=True,
     ),
 }
 """By the name that `task.kind` of a recipe has."""
+
+
+def link_of(recipe: Recipe) -> Link | None:
+    """What makes probabilities in a recipe's file; None where that gives logits."""
+    return None if recipe.target.output == "logits" else TASKS[recipe.task.kind].link
+
+
+def meaning_of(recipe: Recipe) -> Meaning:
+    """What the numbers that a recipe's file gives say."""
+    return task_of(recipe).meaning().given(recipe.target.output)
 
 
 def task_of(recipe: Recipe) -> TaskModule:

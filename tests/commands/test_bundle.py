@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import random
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from pipeline.commands.bundle.golden import Vectors, write
 from pipeline.commands.bundle.snippets import SOURCES, snippets
 from pipeline.formats.formats import FORMATS
 from pipeline.formats.ports import Port
+from pipeline.measure.probabilities import most_apart, probabilities_of
 from pipeline.recipe.target import CardConfig
+from pipeline.recipe.task import Link
 from pipeline.tasks import classification
 from pipeline.tasks.golden import clearest, spread
 from pipeline.tasks.images.preparation import Preparation
@@ -227,6 +230,71 @@ def test_code_of_several_labels(form: str, tmp_path: Path) -> None:
         with redirect_stdout(said):
             assert code["main"]([str(file)]) == 0
         assert said.getvalue().strip().split("\n  ")[1:] == wanted[name], "on it is not above it"
+
+
+@pytest.mark.parametrize("form", [*FORMATS, "classifier"])
+@pytest.mark.parametrize("kind", ["classes", "yes", "labels"])
+def test_code_of_probabilities_makes_no_second_softmax(
+    kind: str, form: str, tmp_path: Path
+) -> None:
+    by_name = form == "classifier"
+    plain = contract("coreml" if by_name else form, pixels=False)
+    given: dict[str, Any] = {"gives": "probabilities", "name": "probabilities"}
+    given |= (
+        {"kind": "dictionary", "dtype": "float64", "class_name": "classLabel"} if by_name else {}
+    )
+    shapes: dict[str, dict[str, Any]] = {
+        "classes": {"shape": (1, 4), "classes": 4},
+        "yes": {"shape": (1, 1), "classes": 2},
+        "labels": {"shape": (1, 4), "classes": 4, "threshold": 0.2, "above": 0.2},
+    }
+    output = plain.output.model_copy(update=given | shapes[kind])
+    found = snippets(plain.model_copy(update={"output": output}), VERSIONS)
+    for path, text in found.items():
+        assert not any(line != line.rstrip() for line in text.split("\n")), path
+        assert "{%" not in text, path
+        if (parser := GRAMMARS.get(Path(path).suffix)) is not None:
+            assert not parser.parse(text.encode()).root_node.has_error, f"{path}\n{text}"
+        if "photo" not in path.lower():
+            for word in ("exp(", "expf(", "softmax", "sigmoid", "logit"):
+                assert word not in text.lower(), f"{path}: {word}"
+    (tmp_path / "labels.txt").write_text("ant\nbee\ncat\ndog\n")
+    code: dict[str, Any] = {"__file__": str(tmp_path / "python" / "classify.py")}
+    exec(compile(found["python/classify.py"], "classify.py", "exec"), code)
+    answers, wanted = {
+        "classes": ([0.2, 0.1, 0.5, 0.2], ["cat: 50.0%", "ant: 20.0%", "dog: 20.0%", "bee: 10.0%"]),
+        "yes": ([0.75], ["bee: 75.0%", "ant: 25.0%"]),
+        "labels": ([0.2, 0.9, 0.3, 0.1], ["bee: 90.0%", "cat: 30.0%"]),
+    }[kind]
+    file = tmp_path / "photo.png"
+    Image.new("RGB", (40, 40)).save(file)
+    code["open_model"] = lambda: lambda tensor: np.array(answers, np.float32)
+    said = io.StringIO()
+    with redirect_stdout(said):
+        assert code["main"]([str(file)]) == 0
+    assert said.getvalue().strip().split("\n  ")[1:] == wanted
+
+
+def test_golden_probabilities_are_those_of_the_file(tmp_path: Path) -> None:
+    shares = np.array([[0.5, 0.25, 0.125, 0.0625, 0.0625]] * 3, np.float32)
+    found = vectors(logits=np.log(shares), probabilities=shares)
+    write(found, tmp_path / "golden", classification)
+    with (tmp_path / "golden" / "expected.csv").open(newline="") as table:
+        for row in csv.DictReader(table):
+            assert [float(row[f"probability_{n}"]) for n in range(5)] == shares[0].tolist()
+            assert row["named"] == "0"
+
+
+@given(st.lists(st.floats(-9, 9), min_size=2, max_size=5), st.floats(0.001, 3), st.randoms())
+def test_a_tolerance_of_probabilities_holds(
+    logits: list[float], apart: float, draw: random.Random
+) -> None:
+    before = torch.tensor([logits], dtype=torch.float64)
+    moves = torch.tensor([[draw.choice((-apart, apart)) for _ in logits]], dtype=torch.float64)
+    links: tuple[Link, ...] = ("softmax", "sigmoid")
+    for link in links:
+        moved = probabilities_of(before + moves, link) - probabilities_of(before, link)
+        assert float(moved.abs().max()) <= most_apart(apart, link) * (1 + 1e-9)
 
 
 def test_the_grammars_see_errors() -> None:

@@ -123,6 +123,8 @@ def contract(form: str, *, pixels: bool, **changes: Any) -> Contract:
             "shape": (1, CLASSES),
             "dtype": real,
             "classes": CLASSES,
+            "gives": "logits",
+            "link": "softmax",
             "meaning": classification.meaning().rule,
         },
         "golden": {"images": 3, "photos": 14, "tolerance": 2e-05, "why": "so", "computed_by": "it"},

@@ -124,7 +124,9 @@ class ReadsNumbers:
         ]
 
 
-NUMBERS = Task(title="reading of numbers", figure="exact", module=lambda _: ReadsNumbers())
+NUMBERS = Task(
+    title="reading of numbers", figure="exact", link="softmax", module=lambda _: ReadsNumbers()
+)
 
 
 def _answers(

@@ -23,6 +23,7 @@ from pipeline.stages import kept_layers
 from pipeline.stages.carried import output_step, some_pixels
 from pipeline.stages.context import PROGRAM
 from pipeline.stages.finished_run import Finished
+from pipeline.tasks.tasks import link_of
 
 _NOT_HERE = "its program is not here: it lies in the store, beside the run's folder"
 Tracked = Callable[[str, int], AbstractContextManager[Advance]]
@@ -89,6 +90,7 @@ def _asked(run: Finished, images: int) -> Asked:
         step=step,
         program=found,
         no_program=_NOT_HERE if found is None else None,
+        link=link_of(run.recipe),
         modules={} if kept is None else kept.modules,
     )
 

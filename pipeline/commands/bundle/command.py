@@ -17,6 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--out", type=Path, metavar="DIR", help="for the archives; default: each run's folder"
         )
     )
+    parser.add_argument(
+        "--float16",
+        action="store_true",
+        help="also a file of the same weights in float16, for GPUs; of int8 targets",
+    )
     add_data(parser)
 
 
@@ -41,14 +46,17 @@ def run(arguments: argparse.Namespace) -> int:
     refuse_outputs(files=archives)
     passed = True
     with third_party_output_to(arguments.run_dir / LOG) as console:
+        from pipeline.commands.bundle.float16 import why_none
         from pipeline.commands.bundle.write import write_bundle
 
         for path, finished in archives.items():
-            write_bundle(finished, path)
+            write_bundle(finished, path, half=arguments.float16)
             size = f"{path.stat().st_size / 1e6:.1f} MB"
             met = finished.report().passed
             passed = passed and met
             note = "" if met else "; a budget is missed, the model card says which"
+            if arguments.float16 and (why := why_none(finished)) is not None:
+                note += f"; no float16 file: {why}"
             console.print(f"{path}  {size}{note}", highlight=False)
     return OK if passed else BUDGET_MISSED
 

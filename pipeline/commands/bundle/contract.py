@@ -7,15 +7,17 @@ from typing import Literal
 
 from pipeline.base.record import Above0, Positive, Record, Sha256, Share, Text
 from pipeline.commands.bundle import photos
+from pipeline.commands.bundle.float16 import Float16
 from pipeline.commands.bundle.golden import Vectors
+from pipeline.formats.coreml.head import CLASS
 from pipeline.formats.formats import FORMATS, FormatName
 from pipeline.formats.ports import Interface, Port
 from pipeline.recipe.data import Interpolation, Level
+from pipeline.recipe.recipe import Recipe
 from pipeline.report.records import Report
 from pipeline.stages.finished_run import Finished
 from pipeline.tasks.images.preparation import LONGEST, Preparation
-from pipeline.tasks.task import Meaning
-from pipeline.tasks.tasks import task_of
+from pipeline.tasks.tasks import TASKS, meaning_of
 
 CONTRACT = "contract.json"
 
@@ -137,20 +139,30 @@ class Output(Record):
 
     Attributes:
         name: in the file.
+        kind: a tensor, or a dictionary of numbers by the names of the classes, as Core ML's
+            classifiers give it.
+        class_name: in the file, of the output that names the class; null of a tensor.
         shape: null stands for any number of images.
         dtype: of the elements.
+        gives: logits, of which `link` makes probabilities; or probabilities already, of which
+            nothing more is to be made.
+        link: what makes probabilities, of all numbers or of each.
         meaning: what they say.
         labels: file of the names of the classes.
         classes: number of them.
         threshold: probability above which a label is named; null where one class is named.
-        above: the logit above which a label is named, the nearest float32 to that of `threshold`;
-            null likewise.
+        above: the number above which a label is named, the nearest float32 to `threshold` or its
+            logit; null likewise.
         grid: of integer elements; null where they are real numbers already.
     """
 
     name: Text
+    kind: Literal["tensor", "dictionary"] = "tensor"
+    class_name: Text | None = None
     shape: tuple[Positive | None, ...]
-    dtype: Literal["float32", "float16", "uint8", "int8"]
+    dtype: Literal["float64", "float32", "float16", "uint8", "int8"]
+    gives: Literal["logits", "probabilities"]
+    link: Literal["softmax", "sigmoid"]
     meaning: Text
     labels: Text = "labels.txt"
     classes: Positive
@@ -164,12 +176,12 @@ class Golden(Record):
 
     Attributes:
         folder: with NN.png, the same pixels as NN.rgb (rows from the top, a byte a channel), and
-            the logits of every image in expected.csv.
+            the answers to every image in expected.csv.
         images: number of them.
         photos: number of photos in its folder `photos`, with the pixels that they become, which
             are to be the same: photos.csv names NAME.* as it is taken, NAME.ppm, decoded, and
             NAME.rgb, prepared.
-        tolerance: most that a logit may be off.
+        tolerance: most that a number may be off.
         why: where the tolerance comes from.
         computed_by: the runtime and its version, or the reference evaluator.
     """
@@ -183,15 +195,16 @@ class Golden(Record):
 
 
 class Contract(Record):
-    """contract.json, version 2.
+    """contract.json, version 3.
 
     Attributes:
         runtime: the package that runs the file, and the version it was checked with.
         oldest_runtime: the oldest one whose answers to such files are the same; None where none
             is known.
+        float16: a file of the same weights for GPUs; None where none was asked for.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     name: Text
     file: Text
     sha256: Sha256
@@ -203,9 +216,16 @@ class Contract(Record):
     input: Input
     output: Output
     golden: Golden
+    float16: Float16 | None = None
 
 
-def contract_of(run: Finished, report: Report, found: Interface, vectors: Vectors) -> Contract:
+def contract_of(
+    run: Finished,
+    report: Report,
+    found: Interface,
+    vectors: Vectors,
+    float16: Float16 | None = None,
+) -> Contract:
     """The contract of a run's file, whose interface is `found`."""
     (target,) = report.targets
     package = FORMATS[target.format].package
@@ -221,7 +241,7 @@ def contract_of(run: Finished, report: Report, found: Interface, vectors: Vector
         precision=target.precision,
         network=report.model.name,
         input=_input(found.input, run),
-        output=_output(found.output, len(run.classes), task_of(run.recipe).meaning()),
+        output=_output(found.output, len(run.classes), run.recipe),
         golden=Golden(
             images=len(vectors.labels),
             photos=len(photos.KINDS),
@@ -229,6 +249,7 @@ def contract_of(run: Finished, report: Report, found: Interface, vectors: Vector
             why=vectors.why,
             computed_by=by,
         ),
+        float16=float16,
     )
 
 
@@ -245,7 +266,7 @@ def _input(port: Port, run: Finished) -> Input:
     # pydantic checks what the types of a file's own words cannot.
     return Input(
         name=port.name,
-        kind=port.kind,
+        kind=port.kind,  # type: ignore[arg-type]
         shape=port.shape,
         layout=port.layout,  # type: ignore[arg-type]
         dtype=port.dtype,  # type: ignore[arg-type]
@@ -275,11 +296,16 @@ def photo_words(preparation: Preparation) -> PhotoWords:
     )
 
 
-def _output(port: Port, classes: int, meaning: Meaning) -> Output:
+def _output(port: Port, classes: int, recipe: Recipe) -> Output:
+    meaning, by_name = meaning_of(recipe), port.kind == "dictionary"
     return Output(
         name=port.name,
+        kind="dictionary" if by_name else "tensor",
+        class_name=CLASS if by_name else None,
         shape=port.shape,
         dtype=port.dtype,  # type: ignore[arg-type]
+        gives=recipe.target.output,
+        link=TASKS[recipe.task.kind].link,
         meaning=meaning.rule,
         classes=classes,
         threshold=meaning.threshold,

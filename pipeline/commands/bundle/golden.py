@@ -11,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.measure.probabilities import logits_of, most_apart
 from pipeline.report.records import TargetResult
 from pipeline.stages.carried import golden_images, output_step
 from pipeline.stages.finished_run import Finished
 from pipeline.stages.golden import tolerance
 from pipeline.tasks.task import TaskModule
+from pipeline.tasks.tasks import link_of
 
 EXPECTED = "expected.csv"
 
@@ -27,9 +29,10 @@ class Vectors:
     Attributes:
         pixels: uint8 (images, channels, height, width).
         labels: what each image should be answered with.
-        logits: float32 (images, classes), of the file.
-        tolerance: most that a logit may be off.
+        logits: float32 (images, classes), of the file, or those that its probabilities stand for.
+        tolerance: most that an answer of the file may be off.
         why: where the tolerance comes from.
+        probabilities: float32 (images, classes), of the file; None where it gives logits.
     """
 
     pixels: NDArray[np.uint8]
@@ -37,6 +40,7 @@ class Vectors:
     logits: NDArray[np.float32]
     tolerance: float
     why: str
+    probabilities: NDArray[np.float32] | None = None
 
 
 def vectors(run: Finished, target: TargetResult) -> Vectors:
@@ -48,26 +52,41 @@ def vectors(run: Finished, target: TargetResult) -> Vectors:
     """
     images = golden_images(run, target)
     pixels = images.pixels(torch.arange(len(images)))
-    logits = run.logits(pixels)
+    answers, link = run.answers(pixels), link_of(run.recipe)
+    logits = logits_of(answers, link)
     allowed, why = tolerance(target, output_step(run), logits)
+    if link is not None:
+        why = f"what becomes of a probability at most where every logit is {allowed:.4g} off: {why}"
+        allowed = most_apart(allowed, link)
     return Vectors(
         pixels=pixels.numpy(),
         labels=tuple(images.labels.tolist()),
         logits=logits.numpy(),
+        probabilities=None if link is None else answers.numpy(),
         tolerance=allowed,
         why=why,
     )
 
 
 def write(found: Vectors, folder: Path, task: TaskModule) -> None:
-    """Write NN.png and NN.rgb for every image, and expected.csv with the logits."""
+    """Write NN.png and NN.rgb for every image, and expected.csv with the answers."""
     folder.mkdir()
-    heads, rows = task.golden_table(torch.from_numpy(found.logits), found.labels)
-    lines = [",".join(["image", *heads])]
-    for row, (pixels, cells) in enumerate(zip(found.pixels, rows, strict=True)):
+    for row, pixels in enumerate(found.pixels):
         name = f"{row:02d}"
         rgb = np.ascontiguousarray(pixels.transpose(1, 2, 0))
         Image.fromarray(rgb if len(pixels) == 3 else rgb[..., 0]).save(folder / f"{name}.png")
         (folder / f"{name}.rgb").write_bytes(rgb.tobytes())
-        lines.append(",".join([name, *cells]))
-    (folder / EXPECTED).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_expected(found, folder / EXPECTED, task)
+
+
+def write_expected(found: Vectors, path: Path, task: TaskModule) -> None:
+    """Write a line for every image: its name, what it should be answered with, the answers."""
+    heads, rows = task.golden_table(torch.from_numpy(found.logits), found.labels)
+    if found.probabilities is not None:
+        heads = [head.replace("logit_", "probability_") for head in heads]
+        count = found.probabilities.shape[1]
+        numbers = [[f"{value:.9g}" for value in row] for row in found.probabilities.tolist()]
+        rows = [[*row[:-count], *given] for row, given in zip(rows, numbers, strict=True)]
+    lines = [",".join(["image", *heads])]
+    lines += [",".join([f"{row:02d}", *cells]) for row, cells in enumerate(rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

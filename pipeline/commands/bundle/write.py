@@ -6,31 +6,37 @@ import os
 import shutil
 import tempfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from pipeline.base.checksums import flush, seal
 from pipeline.base.errors import InputError, reading
-from pipeline.commands.bundle import golden, photos
+from pipeline.commands.bundle import float16, golden, photos
 from pipeline.commands.bundle.card import model_card
 from pipeline.commands.bundle.contract import CONTRACT, Contract, Golden, contract_of
 from pipeline.commands.bundle.snippets import snippets
 from pipeline.formats.description import labels_text
+from pipeline.measure.probabilities import logits_of
 from pipeline.report.records import Report, TargetResult
 from pipeline.stages.finished_run import Finished
-from pipeline.tasks.tasks import task_of
+from pipeline.tasks.tasks import link_of, task_of
 
 
-def write_bundle(run: Finished, path: Path) -> None:
+def write_bundle(run: Finished, path: Path, *, half: bool = False) -> None:
     """Write the bundle of a run.
 
     Args:
         run: finished.
         path: of the archive, in a folder that is there. In the run's own folder the next run
             removes it with the file that it is of.
+        half: put a float16 file of the same weights in, where the run's is an int8 one.
 
     Raises:
         InputError: the run has no report of this version, or its file is not its program; or, of
-            an older run, its test images are not those it was judged on, or a stage is gone.
+            an older run, its test images are not those it was judged on, or a stage is gone; or
+            a float16 file cannot be made.
     """
     report = run.report()
     (target,) = report.targets
@@ -42,7 +48,7 @@ def write_bundle(run: Finished, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bundle-") as scratch:
         root = Path(scratch, run.recipe.name)
         root.mkdir()
-        _fill(root, run, report, target)
+        _fill(root, run, report, target, half=half)
         seal(root)
         packed = Path(scratch, path.name)
         _pack(root, packed)
@@ -51,7 +57,7 @@ def write_bundle(run: Finished, path: Path) -> None:
     flush(path.parent)
 
 
-def _fill(root: Path, run: Finished, report: Report, target: TargetResult) -> None:
+def _fill(root: Path, run: Finished, report: Report, target: TargetResult, *, half: bool) -> None:
     """Put everything that a bundle holds into a folder."""
     copy = root / run.file.name
     if run.file.is_dir():
@@ -62,9 +68,10 @@ def _fill(root: Path, run: Finished, report: Report, target: TargetResult) -> No
     folder = root / Golden.model_fields["folder"].default
     golden.write(found, folder, task_of(run.recipe))
     photos.write(folder, run.preparation)
+    sibling = _float16(root, folder, run, found) if half and not float16.why_none(run) else None
     with reading(run.file):
         interface = run.format.module().interface(run.file)
-        contract = contract_of(run, report, interface, found)
+        contract = contract_of(run, report, interface, found, sibling)
     texts = {
         CONTRACT: f"{contract.model_dump_json(indent=2)}\n",
         "labels.txt": labels_text(run.classes),
@@ -77,6 +84,20 @@ def _fill(root: Path, run: Finished, report: Report, target: TargetResult) -> No
     for name, text in texts.items():
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")
+
+
+def _float16(root: Path, folder: Path, run: Finished, found: golden.Vectors) -> float16.Float16:
+    """Write the float16 file of a run, and what it answers to the golden images."""
+    made, answers = float16.write(run, root, torch.from_numpy(found.pixels))
+    link = link_of(run.recipe)
+    logits = logits_of(answers, link).numpy()
+    given = None if link is None else answers.numpy()
+    golden.write_expected(
+        replace(found, logits=logits, probabilities=given),
+        folder / made.expected,
+        task_of(run.recipe),
+    )
+    return made
 
 
 def _pack(root: Path, path: Path) -> None:

@@ -13,8 +13,7 @@ from pipeline.formats.ports import Interface, Port
 def describe(path: Path, about: Description) -> None:
     """Give the package the metadata that Xcode shows; the class names under `classes`.
 
-    The package stays one that gives logits. Core ML's own classifier would give a class and a
-    dictionary in their place, which no host but Apple's could check.
+    What is said of the output stands at the first one and, in a classifier, at its probabilities.
     """
     from pipeline.formats.coreml import package as coreml_package
 
@@ -24,12 +23,13 @@ def describe(path: Path, about: Description) -> None:
     metadata.author, metadata.license = about.author or "", about.licence or ""
     for name, value in properties(about).items():
         metadata.userDefined[name] = value
-    (image,), (logits,) = spec.description.input, spec.description.output
+    (image,), outputs = spec.description.input, spec.description.output
     colours = "RGB" if len(about.mean) == 3 else "grey"
     image.shortDescription = f"An upright {colours} image"
     if not about.pixels:
         image.shortDescription += ", (pixel / 255 - mean) / std per channel"
-    logits.shortDescription = about.meaning.removesuffix(".")
+    outputs[0].shortDescription = "The class whose probability is the largest"
+    outputs[-1].shortDescription = about.meaning.removesuffix(".")
     coreml_package.write_specification(spec, path)
 
 
@@ -51,10 +51,15 @@ def interface(path: Path) -> Interface:
         names = {number: name.lower() for name, number in array.ArrayDataType.items()}
         return Port(name=feature.name, shape=shape, dtype=names[array.dataType])
 
+    def shape(feature: Any) -> tuple[int, ...]:
+        return tuple(int(size) for size in feature.type.multiArrayType.shape)
+
     spec = coreml_package.specification(path)
-    (image,), (logits,) = spec.description.input, spec.description.output
-    given, made = (
-        tuple(int(size) for size in feature.type.multiArrayType.shape)
-        for feature in (image, logits)
-    )
-    return Interface(input=port(image, given), output=port(logits, made))
+    (image,), outputs = spec.description.input, spec.description.output
+    given, name = port(image, shape(image)), spec.description.predictedProbabilitiesName
+    if name:
+        classes = coreml_package.read(path).labels or ()
+        made = Port(name=name, shape=(1, len(classes)), dtype="float64", kind="dictionary")
+        return Interface(input=given, output=made)
+    (logits,) = outputs
+    return Interface(input=given, output=port(logits, shape(logits)))

@@ -190,6 +190,7 @@ def inspect(path: Path) -> FileFacts:
             has_int8_data = data is not None and data.type == "dequantize"
             if scales is not None and has_int8_data and output.name in read_as_int8:
                 int8_macs += count
+    ops.update(["classify"] if network.labels else [])
     for op in network.operations:
         # A tensor that is read on another grid than it is written on does not have either.
         if op.type == "dequantize" and (name := op.tensor("input")) in layers:
@@ -241,6 +242,10 @@ class CoreMLRunnable:
         self._model = ct.models.MLModel(str(path))
         (feature,) = self._model.get_spec().description.input
         self._takes_pixels = coreml_package.input_kind(feature) == "image"
+        network = coreml_package.read(path)
+        self._labels, self._name = network.labels, network.outputs[0]
+        if network.labels is not None:
+            self._name = self._model.get_spec().description.predictedProbabilitiesName
         self._input: dict[str, Any] = {}
         self._output: NDArray[np.float32] | None = None
 
@@ -257,10 +262,13 @@ class CoreMLRunnable:
 
     def invoke(self) -> None:
         """Run the network on the image that was set."""
-        self._output = np.asarray(self._model.predict(self._input)[as_onnx.OUTPUT], np.float32)
+        found = self._model.predict(self._input)[self._name]
+        if self._labels is not None:
+            found = [[found[label] for label in self._labels]]
+        self._output = np.asarray(found, np.float32)
 
     def output(self) -> NDArray[np.float32]:
-        """Logits (1, classes) of the last run."""
+        """Logits or probabilities (1, classes) of the last run."""
         assert self._output is not None
         return self._output
 
@@ -273,7 +281,7 @@ class ReferenceRunnable:
     def __init__(self, path: Path, network: coreml_package.Network | None = None) -> None:
         # Of a package as it is, or as `faults` has changed it.
         network = coreml_package.read(path) if network is None else network
-        (self._taken,) = network.inputs
+        (self._taken,), (self._given,) = network.inputs, network.outputs
         self._evaluator = Evaluator(network)
         self.quantized = [op.outputs[0].name for op in network.operations if op.type == "quantize"]
         self._input: NDArray[np.float32] | None = None
@@ -287,10 +295,10 @@ class ReferenceRunnable:
 
     def invoke(self) -> None:
         """Evaluate the network on the images that were set."""
-        self._output = self.tensors([as_onnx.OUTPUT])[as_onnx.OUTPUT]
+        self._output = self.tensors([self._given])[self._given]
 
     def output(self) -> NDArray[np.float32]:
-        """Logits (batch, classes) of the last run."""
+        """Logits or probabilities (batch, classes) of the last run."""
         assert self._output is not None
         return self._output
 

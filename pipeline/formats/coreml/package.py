@@ -93,11 +93,16 @@ class Operation:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Network:
-    """The main function of a package, in the order in which it computes."""
+    """The main function of a package, in the order in which it computes.
+
+    `labels` are the names of the classes of a classifier: `outputs` is then the tensor of their
+    probabilities, and the operation that looks the names up is left out. Else it is None.
+    """
 
     inputs: tuple[Input, ...]
     operations: tuple[Operation, ...]
     outputs: tuple[str, ...]
+    labels: tuple[str, ...] | None = None
 
     def producers(self) -> dict[str, Operation]:
         """The operation behind every tensor that is made inside."""
@@ -147,15 +152,35 @@ def read(path: Path) -> Network:
     function = spec.mlProgram.functions["main"]
     block = function.block_specializations[function.opset]
     blobs = _blob_reader(path)
+    *before, last = block.operations
+    classifies = last.type == "classify"
     features = {feature.name: feature for feature in spec.description.input}
     return Network(
         inputs=tuple(
             Input(value=_value(i.name, i.type), kind=input_kind(features[i.name]))
             for i in function.inputs
         ),
-        operations=tuple(_operation(op, blobs) for op in block.operations),
-        outputs=tuple(str(name) for name in block.outputs),
+        operations=tuple(
+            _operation(op, blobs) for op in (before if classifies else block.operations)
+        ),
+        outputs=(str(last.inputs["probabilities"].arguments[0].name),)
+        if classifies
+        else tuple(str(name) for name in block.outputs),
+        labels=_labels(last) if classifies else None,
     )
+
+
+def _labels(classify: Any) -> tuple[str, ...]:
+    """The names that a classifier gives, in the order of its probabilities.
+
+    Raises:
+        NotImplementedError: they are numbers.
+    """
+    listed = classify.inputs["classes"].arguments[0].value.immediateValue.list.values
+    found = [value.immediateValue.tensor.strings.values for value in listed]
+    if not all(found):
+        raise NotImplementedError("a classifier whose classes are numbers; names are known")
+    return tuple(str(name[0]) for name in found)
 
 
 def input_kind(feature: Any) -> Literal["array", "image"]:

@@ -24,7 +24,7 @@ from pipeline.formats.onnx.amx import gemm_form
 from pipeline.formats.onnx.describe import describe as describe
 from pipeline.formats.onnx.describe import interface as interface
 from pipeline.formats.onnx.elsewhere import laid_out, numbers, quantized_tensors, tapped
-from pipeline.formats.onnx.float_layers import keep_float
+from pipeline.formats.onnx.float_layers import half, keep_float
 from pipeline.formats.pixels import refuse_learned_input, take_pixels
 
 OLDER_OPSET, _OLDER_IR = 17, 8
@@ -46,7 +46,8 @@ def write(
         path: of the file.
         pixels: the program takes pixel values 0..255; the file then takes 8-bit RGB images.
         options: with x86_amx, weights are stored so that ONNX Runtime multiplies them with AMX,
-            which other x86 CPUs are slower with; with opset17, the file is of that opset.
+            which other x86 CPUs are slower with; with float16, all numbers of a float program
+            but what goes in and comes out are such; with opset17, the file is of that opset.
     """
     if pixels:
         refuse_learned_input(program)
@@ -61,6 +62,8 @@ def write(
     if "x86_amx" in options:
         gemm_form(model)
     as_onnx.drop_unused_constants(model)
+    if "float16" in options:
+        model = half(model)
     if "opset17" in options:
         as_older(model)
     onnx.checker.check_model(model)
@@ -292,6 +295,7 @@ class OnnxRunnable:
         )
         image = self._session.get_inputs()[0]
         self._takes_pixels = image.type == "tensor(uint8)"
+        self._given = self._session.get_outputs()[0].name
         self._input: dict[str, Any] = {}
         self._output: NDArray[np.float32] | None = None
         # Files of other tools may be made for one number of images.
@@ -303,10 +307,10 @@ class OnnxRunnable:
 
     def invoke(self) -> None:
         """Run the network on the images that were set."""
-        self._output = self._session.run([as_onnx.OUTPUT], self._input)[0]
+        self._output = self._session.run([self._given], self._input)[0]
 
     def output(self) -> NDArray[np.float32]:
-        """Logits (batch, classes) of the last run."""
+        """Logits or probabilities (batch, classes) of the last run."""
         assert self._output is not None
         return self._output
 

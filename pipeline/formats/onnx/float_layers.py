@@ -54,3 +54,14 @@ def _would_be_rounded(
 
 def _readers(model: onnx.ModelProto, name: str) -> list[onnx.NodeProto]:
     return [node for node in model.graph.node if name in node.input]
+
+
+def half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A float model whose numbers are float16, save for what goes in and comes out."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    converted: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=True)
+    OnnxModel(converted).topological_sort()  # it puts its conversions behind all others
+    del converted.graph.value_info[:]  # of the inference that this took; runtimes do it again
+    return converted

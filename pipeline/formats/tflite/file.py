@@ -70,7 +70,8 @@ def write(
         program: from the fold stage.
         path: of the file.
         pixels: the program takes pixel values 0..255; the file then takes 8-bit RGB images.
-        options: TFLite has none.
+        options: with float16, the weights of a float program are stored as such numbers, which
+            delegates of GPUs compute with; the CPU makes float32 of them when it loads the file.
     """
     refuse_for_tflite(program)
     if pixels:
@@ -79,7 +80,8 @@ def write(
     if quantized := _is_quantized(model):
         mark(model)
     fold_weights(model)
-    converted = _convert(model, quantized=quantized, pixels=pixels)
+    half = "float16" in options
+    converted = _convert(model, quantized=quantized, pixels=pixels, half=half)
     content = without_marks(converted.content)
     path.write_bytes(share_zero_points(name_layers(content, converted.layers, converted.convolved)))
 
@@ -124,7 +126,7 @@ class Converted:
     convolved: dict[str, str]
 
 
-def _convert(model: onnx.ModelProto, *, quantized: bool, pixels: bool) -> Converted:
+def _convert(model: onnx.ModelProto, *, quantized: bool, pixels: bool, half: bool) -> Converted:
     import onnx2tf
     import tensorflow as tf
 
@@ -161,6 +163,9 @@ def _convert(model: onnx.ModelProto, *, quantized: bool, pixels: bool) -> Conver
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if pixels:
             converter.inference_input_type = tf.uint8
+    elif half:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
     names = [operation.name for operation in traced.graph.get_operations()]
     made = {name: convolved.get(("", *name.split("/"))[-2]) for name in names if quantized}
     return Converted(
@@ -258,7 +263,7 @@ class TFLiteRunnable:
         self._interpreter.invoke()
 
     def output(self) -> NDArray[np.float32]:
-        """Logits (1, classes) of the last run."""
+        """Logits or probabilities (1, classes) of the last run."""
         return np.asarray(self._interpreter.get_tensor(self._output["index"]), np.float32)
 
     def partitions(self) -> int:

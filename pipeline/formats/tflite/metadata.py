@@ -52,7 +52,7 @@ _Field = Callable[[Any], None]
 
 
 def metadata(about: Description, height: int, width: int) -> bytes:
-    """The metadata of a file that takes images of so many pixels and gives logits."""
+    """The metadata of a file that takes images of so many pixels."""
     import flatbuffers
 
     builder = flatbuffers.Builder(1024)
@@ -60,13 +60,13 @@ def metadata(about: Description, height: int, width: int) -> bytes:
         builder,
         5,
         _text(builder, 0, LABELS),
-        _text(builder, 1, "Class names, in the order of the logits."),
+        _text(builder, 1, f"Class names, in the order of the {about.output}."),
         lambda b: b.PrependInt8Slot(2, _TENSOR_AXIS_LABELS, 0),
     )
     output = _table(
         builder,
         7,
-        _text(builder, 0, "logits"),
+        _text(builder, 0, about.output),
         _text(builder, 1, about.meaning),
         _offset(6, _vector(builder, [labels])),
     )

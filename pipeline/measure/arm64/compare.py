@@ -21,6 +21,8 @@ from pipeline.measure.lanes.lane import ModelFile
 from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.measure.layers import compare_layers
 from pipeline.measure.parity_record import OutputSteps
+from pipeline.measure.probabilities import logits_of, told
+from pipeline.recipe.task import Link
 
 IMAGES = 50
 """That are run where nothing else is said."""
@@ -43,6 +45,7 @@ class Asked:
         program: that it was written from; None where it is gone, and of a float file.
         no_program: why there is none.
         modules: of the network, by the names of the layers that they make.
+        link: what makes probabilities in the file; None of one that gives logits.
     """
 
     file: ModelFile
@@ -51,6 +54,7 @@ class Asked:
     program: torch.export.ExportedProgram | None
     no_program: str | None
     modules: Mapping[str, str]
+    link: Link | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,6 +104,8 @@ def _answers(program: torch.export.ExportedProgram, images: Tensor) -> Tensor:
 
 
 def _record(asked: Asked, cpu: str, found: Tensor, here: Tensor, wanted: Tensor | None) -> OnCpu:
+    answers, here = found, logits_of(here, asked.link)
+    found = told(answers, here, asked.link)
     same = (found == here).flatten(1).all(1)
     step = asked.step
     traced = _traced(asked, cpu, same) if step is not None else _Traced()
@@ -110,7 +116,9 @@ def _record(asked: Asked, cpu: str, found: Tensor, here: Tensor, wanted: Tensor 
         same=int(same.sum()),
         steps=None if step is None else _steps(found, here, step),
         difference=parity.float_difference({"": found}, {"": here}) if step is None else None,
-        program=None if step is None or wanted is None else _steps(found, wanted, step),
+        program=None
+        if step is None or wanted is None
+        else _steps(told(answers, wanted, asked.link), wanted, step),
         program_missing=missing if step is None or wanted is None else None,
         traced=traced.images,
         layers=traced.layers,
