@@ -63,7 +63,7 @@ timed on this machine.
 - With `shrink: crop`, no side in `sizes` is above `model.input_size`.
 - `target.cpu: x86_amx` is for int8 ONNX files, `target.opset` for ONNX files.
 - `target.products` is for int8 Core ML files.
-- `target.classifier` is for Core ML files with `target.output: probabilities`, of classes that exclude each other.
+- `target.classifier` is for Core ML files with `output: probabilities` of one class an image.
 - The recipes of one call have different names.
 """
 
