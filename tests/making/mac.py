@@ -80,7 +80,11 @@ class MLModel:
         image = np.asarray(image)
         answer = ask(what="predict", path=self.path, unit=self.unit, dtype=str(image.dtype),
                      shape=image.shape, image=image.ravel().tolist())
-        return {"logits": np.array(answer["logits"], np.float32)}
+        found = np.array(answer["logits"], np.float32)
+        if answer.get("labels"):
+            named = dict(zip(answer["labels"], map(float, found[0])))
+            return {"classLabel": max(named, key=named.get), "classLabel_probs": named}
+        return {answer.get("output", "logits"): found}
 
     def get_compiled_model_path(self):
         return self.path
@@ -151,7 +155,7 @@ class Mac:
             if question["what"] == "plan":
                 return {"operations": self._plan(question)}
             if question["what"] == "predict":
-                return {"logits": self._predict(question)}
+                return self._predict(question)
             return {}
 
     def _plan(self, question: dict[str, Any]) -> list[list[str | None]]:
@@ -161,10 +165,10 @@ class Mac:
             for op in network.operations
         ]
 
-    def _predict(self, question: dict[str, Any]) -> list[list[float]]:
+    def _predict(self, question: dict[str, Any]) -> dict[str, Any]:
         path, unit = question["path"], question["unit"]
+        network = coreml_package.read(Path(path))
         if (path, unit) not in self.opened:
-            network = coreml_package.read(Path(path))
             if unit in self.faults:
                 network = faults.with_fault(network, self.faults[unit])
             self.opened[path, unit] = ReferenceRunnable(Path(path), network)
@@ -174,8 +178,8 @@ class Mac:
             image = np.atleast_3d(image).transpose(2, 0, 1)[None].astype(np.float32)
         runnable.set_input(image)
         runnable.invoke()
-        found: list[list[float]] = runnable.output().tolist()
-        return found
+        made = {"output": network.outputs[0], "labels": network.labels}
+        return {"logits": runnable.output().tolist(), **made}
 
 
 def _device(operation: str, unit: str) -> str | None:

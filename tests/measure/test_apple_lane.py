@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from pipeline.base.errors import InputError
-from pipeline.formats.coreml import faults
+from pipeline.formats.coreml import faults, head
 from pipeline.formats.coreml.file import ReferenceRunnable
 from pipeline.formats.pixels import camera_pixels
 from pipeline.measure.device.mac import Plan, Wanted, archive, measured
@@ -175,6 +176,26 @@ def test_images_are_given_as_images(there: StandIn) -> None:
     record = run(Plan(files=(file,), units=("cpu",), rounds=1))
     assert record.files[0].golden[0].largest == 0
     assert {q["dtype"] for q in there.asked if q["what"] == "predict"} == {"uint8"}
+
+
+def test_a_classifier_is_read_by_its_labels(there: StandIn, tmp_path: Path) -> None:
+    path = tmp_path / "model.mlpackage"
+    shutil.copytree(programs.file_of("coreml", "radix2"), path)
+    plain = wanted("classifier", path, count=2)
+    labels = tuple(f"class {number}" for number in range(len(plain.answers[0])))
+    head.add(path, "softmax", labels)
+    file = replace(
+        plain,
+        output=head.DICTIONARY,
+        labels=labels,
+        answers=answers(path, plain.inputs),
+        tolerance=1e-3,
+        wrong={},
+    )
+    assert file.answers.sum(1) == pytest.approx(1, abs=1e-3)
+    record = run(Plan(files=(file,), units=("ne",), rounds=1))
+    (check,) = record.files[0].golden
+    assert check.largest == pytest.approx(0, abs=1e-6)
 
 
 def test_a_system_without_compute_plans_says_so(there: StandIn) -> None:

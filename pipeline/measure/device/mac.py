@@ -50,6 +50,7 @@ class Wanted:
         kind: how apps give the input.
         input: its name.
         output: its name.
+        labels: of a classifier, whose output is a dictionary of them; None of others.
         inputs: the golden ones as Core ML takes them: float (images, C, H, W), or for images uint8
             (images, H, W, 3) or (images, H, W).
         answers: that it should give to them, float32 (images, ...).
@@ -67,6 +68,7 @@ class Wanted:
     inputs: NDArray[Any]
     answers: NDArray[np.float32]
     tolerance: float
+    labels: tuple[str, ...] | None = None
     wrong: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     beside: bool = False
 
@@ -110,7 +112,7 @@ def archive(plan: Plan) -> bytes:
                 {
                     **{"name": file.name, "package": package, "inputs": inputs},
                     **{"expected": expected, "tolerance": file.tolerance, "kind": file.kind},
-                    **{"input": file.input, "output": file.output},
+                    **{"input": file.input, "output": file.output, "labels": file.labels},
                 }
             )
         job = {"files": files, "units": plan.units, "rounds": plan.rounds, "warmup": WARMUP}

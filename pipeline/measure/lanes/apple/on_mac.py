@@ -199,6 +199,8 @@ def checked(job: dict[str, Any], unit: str, file: dict[str, Any]) -> dict[str, A
         began = time.perf_counter()
         answer = model.predict(given)[file["output"]]
         first_ms = first_ms or (time.perf_counter() - began) * 1e3
+        if file["labels"]:  # a classifier gives numbers by name
+            answer = [answer[label] for label in file["labels"]]
         answers.append([float(value) for value in np.asarray(answer, np.float32).ravel()])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     expected = np.load(str(Path(job["folder"], file["expected"])), allow_pickle=False)
