@@ -23,6 +23,7 @@ from pipeline.commands.check import CHECK
 from pipeline.commands.command import BAD_INPUT, EXIT_CODES, INTERNAL_ERROR, Command
 from pipeline.commands.compare.command import COMPARE
 from pipeline.commands.debug.command import DEBUG
+from pipeline.commands.device.command import DEVICE_COMMAND
 from pipeline.commands.gc import GC
 from pipeline.commands.init import INIT
 from pipeline.commands.inspect.command import INSPECT
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Command] = {
     "baseline": BASELINE,
     "bench": BENCH,
     "arm64": ARM64_COMMAND,
+    "device": DEVICE_COMMAND,
     "predict": PREDICT,
     "debug": DEBUG,
     "compare": COMPARE,

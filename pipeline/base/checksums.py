@@ -66,6 +66,17 @@ def damage(directory: Path, *, more_allowed: bool = False) -> str | None:
     return None
 
 
+def listed(directory: Path) -> tuple[str, ...]:
+    """Names of the files that were sealed in a directory.
+
+    Raises:
+        OSError: the list cannot be read.
+        ValueError: it is none.
+    """
+    text = content_of(directory / MANIFEST, _MOST_BYTES).decode("utf-8")
+    return tuple(_entry(line)[0] for line in text.splitlines())
+
+
 def hash_of(file: Path) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()

@@ -18,7 +18,7 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -217,14 +217,21 @@ class Store:
         )
 
 
-def publish(scratch: Path, final: Path) -> None:
+def publish(scratch: Path, final: Path, *, beside: Iterable[Path] = ()) -> None:
     """Seal a complete directory and give it its final name, in place of what may be there.
 
     Everything is flushed to the disk before the rename, so that a crash cannot leave the name
     without the content. Whoever may read the folder around it may read it.
+
+    Args:
+        scratch: the directory.
+        final: its name from now on.
+        beside: files that are moved into it and are no part of what is sealed, such as a log.
     """
     _open_as_around(scratch, final.parent)
     seal(scratch)
+    for path in beside:
+        path.rename(scratch / path.name)
     old: Path | None = None
     if os.path.lexists(final):
         old = final.with_name(f"{OLD}-{final.name}-{os.getpid()}")

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 
 from pipeline.recipe.known import Known, known_format
 from pipeline.recipe.values import Part, Threads, Words
@@ -125,6 +134,49 @@ class TargetConfig(Part):
         return self.input == "uint8_rgb"
 
 
+class LatencyLimits(Part):
+    """Limits of time on several machines, in milliseconds; null is no limit.
+
+    Attributes:
+        host: on the machine that runs the recipe.
+        device: on every device that the file was measured on.
+    """
+
+    host: Annotated[float, Field(gt=0)] | None = None
+    device: Annotated[float, Field(gt=0)] | None = None
+
+
+_LIMITS = "milliseconds above 0, or {host: ..., device: ...}"
+
+
+def _to_limits(value: object) -> object:
+    """A number, or the limits of machines; pydantic's own words are of a union of both."""
+    if value is None or isinstance(value, LatencyLimits):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+        return value
+    try:
+        return LatencyLimits.model_validate(value)
+    except ValidationError:
+        raise ValueError(f"must be {_LIMITS}") from None
+
+
+_MILLISECONDS = {"type": ["number", "null"], "exclusiveMinimum": 0}
+LatencyBudget = Annotated[
+    float | LatencyLimits,
+    BeforeValidator(_to_limits),
+    WithJsonSchema(
+        {
+            "type": ["number", "object"],
+            "exclusiveMinimum": 0,
+            "properties": {"host": _MILLISECONDS, "device": _MILLISECONDS},
+            "additionalProperties": False,
+            "description": _LIMITS,
+        }
+    ),
+]
+
+
 class BudgetsConfig(Part):
     """Limits a target must keep; null is no limit.
 
@@ -133,15 +185,31 @@ class BudgetsConfig(Part):
             where images have several labels.
         size_mb: largest file, in units of 1e6 bytes.
         speedup: least number of times that it is as fast as the float model, timed in turn.
-        latency_ms: most milliseconds of the file for one image on this machine, by the median.
+        latency_ms: most milliseconds of the file for one image on this machine, by the median;
+            `{device: 15}` is on each device that `pocketnest device` measured, on the unit and
+            number of threads that is fastest there.
         latency_share: most of the unpruned file's time; judged where `prune.latency` is given.
     """
 
     accuracy_drop_pt: Annotated[float, Field(ge=0, le=100)] | None = None
     size_mb: Annotated[float, Field(gt=0)] | None = None
     speedup: Annotated[float, Field(gt=0)] | None = None
-    latency_ms: Annotated[float, Field(gt=0)] | None = None
+    latency_ms: LatencyBudget | None = None
     latency_share: Annotated[float, Field(gt=0)] | None = None
+
+    @property
+    def limits(self) -> dict[str, float | None]:
+        """Every limit, by what it judges."""
+        given = self.latency_ms
+        times = given if isinstance(given, LatencyLimits) else LatencyLimits(host=given)
+        return {
+            "accuracy_drop_pt": self.accuracy_drop_pt,
+            "size_mb": self.size_mb,
+            "speedup": self.speedup,
+            "latency_ms": times.host,
+            "device_latency_ms": times.device,
+            "latency_share": self.latency_share,
+        }
 
 
 class MeasureConfig(Part):

@@ -9,7 +9,7 @@ with both, or that contradicts itself cannot be made. Shares are 0..1, a megabyt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -31,6 +31,7 @@ from pipeline.formats.formats import FormatName
 from pipeline.formats.scales import ScalesExact
 from pipeline.measure.arm64.record import OnCpu
 from pipeline.measure.baseline.record import OLDER, Baseline, refuse_other_counts
+from pipeline.measure.device.record import OnDevice
 from pipeline.measure.first_use import FirstUse
 from pipeline.measure.latency import Latency
 from pipeline.measure.parity_record import Parity
@@ -40,7 +41,9 @@ from pipeline.networks.model_info import ModelInfo
 from pipeline.recipe.recipe import RecipeInfo
 from pipeline.tasks.accuracy import AnyAccuracy, Changes, Confusion, accuracy_drop_pt
 
-Metric = Literal["accuracy_drop_pt", "size_mb", "speedup", "latency_ms", "latency_share"]
+Metric = Literal[
+    "accuracy_drop_pt", "size_mb", "speedup", "latency_ms", "device_latency_ms", "latency_share"
+]
 
 
 COMBINED = "combined"
@@ -169,6 +172,8 @@ class TargetResult(MeasuredRecord):
         input: what the file takes: normalised float32, or 8-bit RGB pixels.
         evaluated: by the format's own runtime, or by the reference evaluator.
         arm64: what it does on emulated ARM64 processors; none where `verify.arm64` is not set.
+        devices: what it did on real devices, each with the machine's name; none where it was not
+            measured there.
         agreement: share of test images with the same top-1 as the program it was written from, or
             of the decisions on their labels.
         parity: the gates, over calibration and test images.
@@ -213,6 +218,7 @@ class TargetResult(MeasuredRecord):
     agreement: Share | None
     parity: Parity
     arm64: tuple[OnCpu, ...] = ()
+    devices: tuple[OnDevice, ...] = ()
     scales_exact: ScalesExact | None
     scales_missing: Text | None = None
     int8_coverage: Share | None
@@ -253,7 +259,16 @@ class TargetResult(MeasuredRecord):
     def misses(self) -> tuple[str, ...]:
         """Each gate that it does not pass, in words."""
         there = (f"{cpu.cpu}: {miss}" for cpu in self.arm64 for miss in cpu.misses)
-        return (*self.parity.misses, *there)
+        return (*self.parity.misses, *there, *self._device_misses())
+
+    def _device_misses(self) -> Iterator[str]:
+        for found in self.devices:
+            for check in found.files[0].golden:
+                if check.passed is False:
+                    yield (
+                        f"{found.device.name}, {check.unit}: a golden answer is "
+                        f"{check.largest:.4g} off (at most {check.tolerance:.4g})"
+                    )
 
     @property
     def size_mb(self) -> float:
@@ -264,6 +279,16 @@ class TargetResult(MeasuredRecord):
     def latency_share(self) -> float | None:
         """The file's time as a share of the unpruned network's; None where it was not asked for."""
         return None if self.pruning is None else self.pruning.reached_share
+
+    @property
+    def device_latency_ms(self) -> float | None:
+        """The file's time on the slowest device, on what is fastest there; None without any."""
+        fastest = [
+            min(timing.typical_ms for timing in found.files[0].timings)
+            for found in self.devices
+            if found.files[0].timings
+        ]
+        return max(fastest, default=None)
 
     def figure(self, metric: Metric) -> float | None:
         """What a budget of `metric` judges."""
@@ -280,6 +305,9 @@ class TargetResult(MeasuredRecord):
                 raise ValueError(f"budgets: {item.metric} judges {item.value}, not {figure}")
         if self.passed is not all_met(self.budgets):
             raise ValueError(f"passed: got {self.passed}, against the budgets")
+        for there in self.devices:
+            if [file.sha256 for file in there.files] != [self.sha256]:
+                raise ValueError(f"devices: {there.device.name} ran another file, by its SHA-256")
         refuse_other_counts(self.name, self.accuracy, self.confusion)
         if self.confusion is not None and self.changes is None:
             raise ValueError(f"{self.name}: give changes beside confusion")

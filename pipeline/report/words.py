@@ -18,6 +18,7 @@ UNITS: dict[str, tuple[str, str]] = {
     "size_mb": ("size", " MB"),
     "speedup": ("speedup", "x"),
     "latency_ms": ("latency", " ms"),
+    "device_latency_ms": ("latency on the device", " ms"),
     "latency_share": ("latency against the unpruned file", " of its time"),
 }
 GOALS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from pipeline.base.machine import code_info, host_info, tool_versions
 from pipeline.compress.training.epoch import Epoch
 from pipeline.compress.training.loop import CURVE
 from pipeline.measure.baseline.record import Baseline
+from pipeline.measure.device.record import OnDevice
 from pipeline.measure.ratios import ratio_of
 from pipeline.networks.families import model_info
 from pipeline.recipe.recipe import Recipe, recipe_info
@@ -48,6 +50,7 @@ def assemble(
     elsewhere: Baseline | None = None,
     *,
     folder: Path | None = None,
+    devices: Sequence[OnDevice] = (),
 ) -> Report:
     """The report of one recipe, from the facts of its stages.
 
@@ -58,6 +61,7 @@ def assemble(
         answers: of the float model on its baseline's device, and of the file.
         elsewhere: the baseline, if it was not measured here.
         folder: of the run, from which its recipe names files.
+        devices: what files did on real devices; those of other files are left out.
     """
     judges = {stage.name for stage in JUDGES.values()}
     stages = tuple(_stage(results, name) for name in results if name not in judges)
@@ -71,7 +75,7 @@ def assemble(
         "layers": prune.STAGE.found_in(results).layers,
         "stages": stages,
     }
-    target = _target(recipe, results, of_float, behind)
+    target = with_devices(recipe, _target(recipe, results, of_float, behind), devices)
     return Report(
         recipe=recipe_info(recipe, folder),
         code=code_info(),
@@ -262,13 +266,35 @@ def _pruning(recipe: Recipe, results: Results) -> Pruning | None:
 _NO_SHARE = "prune.latency is not given: there is no unpruned file to compare with"
 
 
+_NO_DEVICE = "not measured on a device: `pocketnest device` does that"
+
+
 def _budgets(
     recipe: Recipe, values: dict[Metric, float | None], why_not: dict[Metric, str | None]
 ) -> tuple[Budget, ...]:
-    limits = {metric: getattr(recipe.budgets, metric) for metric in values}
+    limits = recipe.budgets.limits
     found = []
     for metric, value in values.items():
         missing = (why_not[metric] or _NO_SHARE) if value is None else None
-        if limits[metric] is not None:
-            found.append(budget(metric, limits[metric], value, missing))
+        if (limit := limits[metric]) is not None:
+            found.append(budget(metric, limit, value, missing))
     return tuple(found)
+
+
+def with_devices(recipe: Recipe, target: TargetResult, devices: Sequence[OnDevice]) -> TargetResult:
+    """A target with what its file did on devices, its budgets judged by that.
+
+    Args:
+        recipe: of the target.
+        target: measured on this machine.
+        devices: what files did on real devices; those of other files are left out.
+    """
+    own = [found.only(target.sha256) for found in devices]
+    kept = tuple(found.bare for found in own if found is not None)
+    others = tuple(one for one in target.budgets if one.metric != "device_latency_ms")
+    found = target.model_copy(update={"devices": kept, "budgets": others})
+    limit, value = recipe.budgets.limits["device_latency_ms"], found.device_latency_ms
+    if limit is not None:
+        missing = _NO_DEVICE if value is None else None
+        others = (*others, budget("device_latency_ms", limit, value, missing))
+    return found.model_copy(update={"budgets": others, "passed": all_met(others)})

@@ -29,7 +29,15 @@ from pipeline.measure.baseline.record import BASELINES
 from pipeline.recipe.recipe import Recipe, resolved_yaml
 from pipeline.report.records import Report, TargetResult
 from pipeline.report.write import write_report
-from pipeline.stages import baseline, export, golden, kept_images, kept_layers
+from pipeline.stages import (
+    baseline,
+    devices,
+    export,
+    golden,
+    kept_images,
+    kept_layers,
+    measure,
+)
 from pipeline.stages.assemble import assemble
 from pipeline.stages.context import LOGITS, float_model
 from pipeline.stages.exported import format_of
@@ -52,7 +60,16 @@ def reported(run: RecipeRun, out: Path, tell: Callable[[str], None]) -> tuple[Re
         answers = kept.answering(answers)
     elsewhere = None if kept is None else kept.baseline(dataset, run.context.task)
     folder = out / recipe.name
-    report = assemble(recipe, dataset, results, answers, elsewhere, folder=folder)
+    known = devices.of_file(folder, measure.STAGE.found_in(results).sha256)
+    report = assemble(
+        recipe,
+        dataset,
+        results,
+        answers,
+        elsewhere,
+        folder=folder,
+        devices=() if known is None else known.machines,
+    )
     images = _kept_images(run, report.targets[0])
     return report, publish_run(recipe, report, results, answers, images, out)
 
@@ -153,5 +170,7 @@ def _published(
     places = {name: os.path.relpath(r.directory, final) for name, r in results.items()}
     (scratch / STAGES_FILE).write_text(json.dumps(places, indent=1), encoding="utf-8")
     write_report(report, scratch)
+    # What was measured on a device stays, where the run made the same file again.
+    devices.keep(final, scratch, report.targets[0].sha256)
     publish(scratch, final)
     return final

@@ -2,48 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from pipeline.base.errors import InputError
 from pipeline.measure.device import kept, record
-from pipeline.measure.device.record import (
-    Device,
-    FileOnDevice,
-    GoldenCheck,
-    OnDevice,
-    Source,
-    Timing,
-    timing_of,
-)
-
-SHA = "a" * 64
-
-
-def a_file(**others: Any) -> FileOnDevice:
-    golden = GoldenCheck(unit="cpu", images=10, tolerance=0.2, largest=0.1, passed=True)
-    values: dict[str, Any] = {
-        "name": "android",
-        "format": "tflite",
-        "precision": "int8",
-        "sha256": SHA,
-        "runtime": "litert",
-        "golden": (golden,),
-        "timings": (timing_of("cpu", [3.0, 1.0, 2.0], threads=1),),
-    }
-    return FileOnDevice(**(values | others))
-
-
-def on_device(**others: Any) -> OnDevice:
-    values: dict[str, Any] = {
-        "measured_at": "2026-11-30T12:00:00Z",
-        "source": Source(kind="adb", tool="benchmark_model"),
-        "device": Device(name="Google Pixel 8", identity="0123456789ab"),
-        "files": (a_file(),),
-    }
-    return OnDevice(**(values | others))
+from pipeline.measure.device.record import Device, GoldenCheck, Timing, timing_of
+from tests.making.devices import a_file, on_device
 
 
 def test_a_timing_is_of_its_samples() -> None:

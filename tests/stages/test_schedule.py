@@ -67,12 +67,16 @@ NO_RESULT_DEPENDS_ON_THEM = {
     "compress/__init__.py",
     # The loop over the stages
     *("stages/__init__.py", "stages/assemble.py", "stages/carried.py", "stages/combined.py"),
+    "stages/devices.py",
     *("stages/explain.py", "stages/finished_run.py", "stages/floats.py", "stages/golden.py"),
     *("stages/known.py", "stages/latest.py", "stages/names.py", "stages/presets.py"),
     *("stages/graph.py", "stages/guard.py", "stages/publish.py", "stages/run.py"),
     *("stages/schedule.py", "stages/stage.py"),
 }
-FOLDERS_APART = ("commands/", "measure/baseline/", "recipe/", "report/")
+FOLDERS_APART = (
+    *("commands/", "measure/baseline/", "measure/device/", "measure/lanes/adb/", "recipe/"),
+    "report/",
+)
 """Commands, what other machines measured, recipes (what they say is in the keys), reports."""
 
 

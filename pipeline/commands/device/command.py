@@ -1,0 +1,85 @@
+"""`pocketnest device`: run the files of a run on a phone, check their answers, and time them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline.commands.arguments import add_data, completes_files, completes_folders, positive
+from pipeline.commands.command import BUDGET_MISSED, OK, Command
+from pipeline.measure.lanes.adb.runner import UNITS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Take the folder of a run, the phone, the runner and what is timed."""
+    completes_folders(parser.add_argument("run_dir", type=Path, metavar="RUN_DIR"))
+    parser.add_argument(
+        "--serial", metavar="S", help="of the phone, as `adb devices` lists it, where there are two"
+    )
+    completes_files(
+        parser.add_argument(
+            "--runner",
+            type=Path,
+            required=True,
+            metavar="PATH",
+            help="LiteRT's benchmark_model for the phone's processor",
+        )
+    )
+    parser.add_argument(
+        "--units",
+        type=units,
+        default=("cpu",),
+        metavar="NAMES",
+        help=f"some of {','.join(UNITS)}; cpu where it is not given",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=positive,
+        default=10,
+        metavar="N",
+        help="in which the files take turns; 10",
+    )
+    add_data(parser)
+
+
+def units(text: str) -> tuple[str, ...]:
+    """Names of units, with commas between them.
+
+    Raises:
+        argparse.ArgumentTypeError: one is not of `UNITS`.
+    """
+    names = tuple(dict.fromkeys(text.split(",")))
+    for name in names:
+        if name not in UNITS:
+            raise argparse.ArgumentTypeError(f"got {name!r}; must be some of {','.join(UNITS)}")
+    return names
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure a run's files on a phone.
+
+    Raises:
+        InputError: no finished run, no file that runs on a phone, no phone or several, a runner
+            that does not run there, or a connection that broke.
+    """
+    from pipeline.base.console import LOG, third_party_output_to
+    from pipeline.measure.lanes.adb import phones
+    from pipeline.stages.finished_run import open_runs
+
+    phone = phones.chosen(arguments.serial)
+    runs = open_runs(arguments.run_dir, data=arguments.data)
+    with third_party_output_to(arguments.run_dir / LOG) as console:
+        from pipeline.commands.device.measure import measure
+
+        return OK if measure(arguments, runs, phone, console) else BUDGET_MISSED
+
+
+DEVICE_COMMAND = Command(
+    help="a run's files on a phone: golden images first, then times; over adb",
+    examples=(
+        "pocketnest device artifacts/combined --runner benchmark_model",
+        "pocketnest device artifacts/android-litert-int8 --runner benchmark_model --units cpu,gpu",
+    ),
+    add_arguments=add_arguments,
+    run=run,
+)

@@ -1,0 +1,1 @@
+"""Files on a phone that is connected by adb."""
