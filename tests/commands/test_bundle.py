@@ -25,7 +25,7 @@ from tree_sitter import Language, Parser
 from pipeline.commands.bundle.card import model_card
 from pipeline.commands.bundle.contract import _rounded_up
 from pipeline.commands.bundle.golden import Vectors, write
-from pipeline.commands.bundle.snippets import SOURCES, snippets
+from pipeline.commands.bundle.snippets import INTERPRETER, SOURCES, snippets
 from pipeline.formats.formats import FORMATS
 from pipeline.formats.ports import Port
 from pipeline.measure.probabilities import most_apart, probabilities_of
@@ -44,6 +44,7 @@ pytestmark = pytest.mark.slow
 
 GRAMMARS = {
     ".kt": Parser(Language(tree_sitter_kotlin.language())),
+    ".kts": Parser(Language(tree_sitter_kotlin.language())),
     ".swift": Parser(Language(tree_sitter_swift.language())),
     ".hpp": Parser(Language(tree_sitter_cpp.language())),
     ".cpp": Parser(Language(tree_sitter_cpp.language())),
@@ -143,7 +144,7 @@ def test_code_can_be_parsed_and_says_what_the_contract_says(form: str, pixels: b
         suffix = Path(path).suffix
         if suffix == ".py":
             compile(text, path, "exec")
-        elif suffix != ".md":
+        elif suffix in GRAMMARS:
             tree = GRAMMARS[suffix].parse(text.encode())
             assert not tree.root_node.has_error, f"{path}\n{text}"
         if "lassif" in path:
@@ -155,10 +156,10 @@ def test_code_can_be_parsed_and_says_what_the_contract_says(form: str, pixels: b
     install = f"pip install numpy==1.26.4 pillow==12.0.0 {package}=={VERSIONS[package]}\n"
     assert install in found["README.md"]
     if form == "tflite":
-        assert (
-            f'"com.google.ai.edge.litert:litert:{VERSIONS[package]}"'
-            in found["kotlin/Classifier.kt"]
-        )
+        named = f'"com.google.ai.edge.litert:litert:{VERSIONS[package]}"'
+        assert named in found["kotlin/src/litert/kotlin/Classifier.kt"]
+        gradle = found["kotlin/build.gradle.kts"]
+        assert f'if (interpreter) "{INTERPRETER}" else "{VERSIONS[package]}"' in gradle
 
 
 @pytest.mark.parametrize("preparation", PREPARATIONS.values(), ids=PREPARATIONS)

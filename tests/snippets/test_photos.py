@@ -112,7 +112,7 @@ def test_kotlin_prepares_photos_as_the_pipeline_does(
 ) -> None:
     if shutil.which("kotlinc") is None:
         pytest.skip("no kotlinc")
-    code = snippets(contract_for(preparation), VERSIONS)["kotlin/Photo.kt"]
+    code = snippets(contract_for(preparation), VERSIONS)["kotlin/src/main/kotlin/Photo.kt"]
     (tmp_path / "Photo.kt").write_text(code)
     (tmp_path / "Main.kt").write_text(KOTLIN)
     (tmp_path / "photos").write_bytes(fed(photos))

@@ -1,7 +1,7 @@
 """The bundle's code in compilers: `nox -s snippets` brings them, and ONNX Runtime for C++.
 
 Kotlin is compiled against the API of ONNX Runtime for Android and stubs of Android and LiteRT,
-and run with stubs that keep what the runtime is given. Swift is parsed in
+whose own classes are not to be had from npm or PyPI, and run with stubs that keep what the runtime is given. Swift is parsed in
 tests/commands/test_bundle.py.
 """
 
@@ -36,6 +36,10 @@ ANDROID = PLUGINS / "Android" / "onnxruntime.aar"
 (HEADERS,) = PLUGINS.glob("iOS~/*/ios-arm64_x86_64-simulator/onnxruntime.framework/Headers")
 STUBS = Path(__file__).parent / "stubs"
 ABOVE = np.float32(logit_of(0.3))
+KOTLIN = pytest.mark.parametrize(
+    ("form", "variant"), [("tflite", "litert"), ("tflite", "interpreter"), ("onnx", "main")]
+)
+"""With the source set that holds the classifier."""
 PIXELS = pytest.mark.parametrize("pixels", [False, True], ids=["normalized", "pixels"])
 
 
@@ -55,12 +59,18 @@ def bundle(form: str, folder: Path, *, pixels: bool) -> Path:
     """A bundle's code, its labels and three images, which answer 0 as far as this knows."""
     (folder / "labels.txt").write_text("".join(f"class {n}\n" for n in range(networks.CLASSES)))
     for path, text in snippets(contract(form, pixels=pixels), VERSIONS).items():
-        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), np.uint8)
     keep(folder, images, np.zeros((3, networks.CLASSES), np.float32))
     photos.write(folder / "golden", Preparation(shape=square(32)))
     return folder
+
+
+def kotlin_of(folder: Path, variant: str) -> list[Path]:
+    """The Kotlin files of a bundle's library and its test, built with one classifier."""
+    sets = dict.fromkeys((variant, "main", "androidTest"))
+    return [file for one in sets for file in (folder / "kotlin" / "src" / one).rglob("*.kt")]
 
 
 def keep(folder: Path, images: np.ndarray, logits: np.ndarray) -> None:
@@ -125,8 +135,8 @@ def labels_bundle(form: str, folder: Path) -> Path:
     plain = contract(form, pixels=False)
     several = {"shape": (1, len(LOGITS)), "classes": len(LOGITS), "threshold": 0.3}
     output = plain.output.model_copy(update={**several, "above": float(ABOVE)})
-    for path, text in snippets(plain.model_copy(update={"output": output}), "1.23.0").items():
-        (folder / path).parent.mkdir(exist_ok=True)
+    for path, text in snippets(plain.model_copy(update={"output": output}), VERSIONS).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
     (folder / "labels.txt").write_text("".join(f"label {n}\n" for n in range(len(LOGITS))))
     return folder
@@ -150,12 +160,12 @@ def test_cpp_names_labels_as_python_does(tmp_path: Path) -> None:
     names_as_python_does(folder, well(program, *(f"{one:.9g}" for one in LOGITS)))
 
 
-@pytest.mark.parametrize("form", ["tflite", "onnx"])
+@KOTLIN
 def test_kotlin_names_labels_as_python_does(
-    form: str, stubs: Path, android: Path, tmp_path: Path
+    form: str, variant: str, stubs: Path, android: Path, tmp_path: Path
 ) -> None:
     folder = labels_bundle(form, tmp_path)
-    sources, compiled = [*(folder / "kotlin").glob("*.kt"), STUBS / "Labels.kt"], folder / "c.jar"
+    sources, compiled = [*kotlin_of(folder, variant), STUBS / "Labels.kt"], folder / "c.jar"
     path = f"{android}:{stubs}:{library()}"
     well("kotlinc", *sources, "-cp", path, "-include-runtime", "-d", compiled)
     said = well(
@@ -188,12 +198,12 @@ def library() -> Path:
 
 
 @PIXELS
-@pytest.mark.parametrize("form", ["tflite", "onnx"])
+@KOTLIN
 def test_kotlin_prepares_images_as_python_does(
-    form: str, pixels: bool, stubs: Path, android: Path, tmp_path: Path
+    form: str, variant: str, pixels: bool, stubs: Path, android: Path, tmp_path: Path
 ) -> None:
     folder = bundle(form, tmp_path, pixels=pixels)
-    sources = [*(folder / "kotlin").glob("*.kt"), STUBS / "Main.kt"]
+    sources = [*kotlin_of(folder, variant), STUBS / "Main.kt"]
     compiled = folder / "compiled.jar"
     # The shipped classes come first: the code must fit them, not our idea of them.
     path = f"{android}:{stubs}:{library()}"
@@ -208,3 +218,38 @@ def test_kotlin_prepares_images_as_python_does(
     assert "[1, 3, 0, 2]" in said, "of equal logits the lower class comes first"
     tensor = code_of(folder).tensor_of(rgb_of(folder, 1))
     assert captured.read_bytes() == tensor.tobytes()
+
+
+GIVEN = {
+    "classes": {"shape": (1, 4), "classes": 4},
+    "yes": {"shape": (1, 1), "classes": 2},
+    "labels": {"shape": (1, 4), "classes": 4, "threshold": 0.2, "above": 0.2},
+}
+"""What a file of each task gives."""
+
+
+def probabilities_bundle(form: str, kind: str, folder: Path) -> Path:
+    """The code of a file that gives probabilities."""
+    plain = contract(form, pixels=False)
+    output = plain.output.model_copy(update={"gives": "probabilities", **GIVEN[kind]})
+    for path, text in snippets(plain.model_copy(update={"output": output}), VERSIONS).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_cpp_of_probabilities_compiles(kind: str, tmp_path: Path) -> None:
+    folder = probabilities_bundle("onnx", kind, tmp_path)
+    strict = ("-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only")
+    well("c++", *strict, "-isystem", HEADERS, folder / "cpp" / "golden.cpp")
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_kotlin_of_probabilities_compiles(
+    kind: str, stubs: Path, android: Path, tmp_path: Path
+) -> None:
+    folder = probabilities_bundle("tflite", kind, tmp_path)
+    path = f"{android}:{stubs}:{library()}"
+    sources = kotlin_of(folder, "litert")
+    well("kotlinc", *sources, "-cp", path, "-d", folder / "compiled.jar")

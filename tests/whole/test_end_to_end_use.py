@@ -102,13 +102,24 @@ def bundles(out: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+KOTLIN = {
+    *("kotlin/build.gradle.kts", "kotlin/settings.gradle.kts", "kotlin/gradle.properties"),
+    *("kotlin/src/main/AndroidManifest.xml", "kotlin/src/main/kotlin/Photo.kt"),
+    "kotlin/src/androidTest/kotlin/GoldenTest.kt",
+}
 CODE = {
-    "android-litert-int8": {"kotlin/Classifier.kt", "kotlin/Photo.kt", "kotlin/GoldenTest.kt"},
+    "android-litert-int8": {
+        *KOTLIN,
+        "kotlin/src/litert/kotlin/Classifier.kt",
+        "kotlin/src/interpreter/kotlin/Classifier.kt",
+    },
     "linux-arm-onnxruntime-int8": {
-        *("kotlin/Classifier.kt", "kotlin/Photo.kt", "kotlin/GoldenTest.kt"),
+        *KOTLIN,
+        "kotlin/src/main/kotlin/Classifier.kt",
         *("cpp/classifier.hpp", "cpp/photo.hpp", "cpp/golden.cpp"),
     },
     "iphone-coreml-w8a8": {
+        "Package.swift",
         *("swift/Classifier.swift", "swift/Photo.swift", "swift/GoldenTests.swift"),
     },
 }

@@ -120,7 +120,7 @@ def test_a_float16_file_is_proven_and_described(form: str, bundles: dict[str, Pa
     assert expected[0] == ours[0]
     assert len(expected) == len(ours)
     assert expected != ours
-    tests = {"tflite": "kotlin/GoldenTest.kt", "onnx": "cpp/golden.cpp"}
+    tests = {"tflite": "kotlin/src/androidTest/kotlin/GoldenTest.kt", "onnx": "cpp/golden.cpp"}
     code = (bundle / tests.get(form, "swift/GoldenTests.swift")).read_text()
     assert half.file in code
 

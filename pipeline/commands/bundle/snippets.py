@@ -13,6 +13,15 @@ from pipeline.tasks.images.preparation import LONGEST
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/-]+")
 """What may stand in the quotes of any language: names of ours, and nothing that ends a string."""
+INTERPRETER = "1.4.1"
+"""LiteRT of older apps: the last but one that has the Interpreter alone. Its makers read from the
+program headers of 1.4.0 that the library lies on 16 KB (google-ai-edge/LiteRT, issue 4286)."""
+GRADLE_PLUGIN, KOTLIN_PLUGIN = "8.13.0", "2.2.20"
+ANDROID_ONNXRUNTIME = "1.29.0"
+"""Of Android apps: all its libraries lie on 16 KB, by their program headers, and `nox -s snippets`
+compiles the code with its classes and compares answers of the same version on Linux."""
+MIN_SDK: dict[FormatName, int] = {"tflite": 23, "onnx": 24}
+"""Android's oldest API level that the runtime of a format says it runs on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,35 +44,60 @@ _PYTHON = Source(
     path="python/classify.py",
     what="classifies photos, and checks the golden vectors",
 )
-_KOTLIN_PHOTO = Source(
-    template="Photo.kt.j2",
-    path="kotlin/Photo.kt",
-    what="Kotlin: how a photo becomes pixels",
-)
-_KOTLIN_TEST = Source(
-    template="GoldenTest.kt.j2",
-    path="kotlin/GoldenTest.kt",
-    what="Kotlin: the golden vectors as a test on the device",
+_KOTLIN = (
+    Source(
+        template="build.gradle.kts.j2",
+        path="kotlin/build.gradle.kts",
+        what="Gradle: the Kotlin code and the model as an Android library",
+    ),
+    Source(
+        template="settings.gradle.kts.j2",
+        path="kotlin/settings.gradle.kts",
+        what="Gradle: where the library is built alone",
+    ),
+    Source(
+        template="gradle.properties.j2",
+        path="kotlin/gradle.properties",
+        what="Gradle: likewise",
+    ),
+    Source(
+        template="AndroidManifest.xml.j2",
+        path="kotlin/src/main/AndroidManifest.xml",
+        what="Android: likewise",
+    ),
+    Source(
+        template="Photo.kt.j2",
+        path="kotlin/src/main/kotlin/Photo.kt",
+        what="Kotlin: how a photo becomes pixels",
+    ),
+    Source(
+        template="GoldenTest.kt.j2",
+        path="kotlin/src/androidTest/kotlin/GoldenTest.kt",
+        what="Kotlin: the golden vectors as a test on the device",
+    ),
 )
 SOURCES: dict[FormatName, tuple[Source, ...]] = {
     "tflite": (
         Source(
             template="ClassifierLiteRT.kt.j2",
-            path="kotlin/Classifier.kt",
-            what="Kotlin: the classifier, with LiteRT",
+            path="kotlin/src/litert/kotlin/Classifier.kt",
+            what="Kotlin: the classifier, with LiteRT's CompiledModel",
         ),
-        _KOTLIN_PHOTO,
-        _KOTLIN_TEST,
+        Source(
+            template="ClassifierInterpreter.kt.j2",
+            path="kotlin/src/interpreter/kotlin/Classifier.kt",
+            what="Kotlin: the same with LiteRT's Interpreter, for older apps",
+        ),
+        *_KOTLIN,
         _PYTHON,
     ),
     "onnx": (
         Source(
             template="ClassifierOnnx.kt.j2",
-            path="kotlin/Classifier.kt",
+            path="kotlin/src/main/kotlin/Classifier.kt",
             what="Kotlin: the classifier, with ONNX Runtime",
         ),
-        _KOTLIN_PHOTO,
-        _KOTLIN_TEST,
+        *_KOTLIN,
         Source(
             template="classifier.hpp.j2",
             path="cpp/classifier.hpp",
@@ -82,6 +116,11 @@ SOURCES: dict[FormatName, tuple[Source, ...]] = {
         _PYTHON,
     ),
     "coreml": (
+        Source(
+            template="Package.swift.j2",
+            path="Package.swift",
+            what="the Swift code and the model as a Swift package",
+        ),
         Source(
             template="Classifier.swift.j2",
             path="swift/Classifier.swift",
@@ -157,6 +196,12 @@ def snippets(contract: Contract, tools: Mapping[str, str]) -> dict[str, str]:
         "python_package": package,
         "needed": [f"{name}=={version}" for name, version in needed.items()],
         "runtime_version": needed[package],
+        "android_version": ANDROID_ONNXRUNTIME,
+        "interpreter_version": INTERPRETER,
+        "gradle_plugin": GRADLE_PLUGIN,
+        "kotlin_plugin": KOTLIN_PLUGIN,
+        "min_sdk": MIN_SDK.get(contract.format),
+        "suffix": FORMATS[contract.format].suffix.removeprefix("."),
         "float16": contract.float16,
         "oldest": contract.oldest_runtime,
         "sources": [(source.path, source.what) for source in sources],

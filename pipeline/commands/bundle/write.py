@@ -82,7 +82,7 @@ def _fill(root: Path, run: Finished, report: Report, target: TargetResult, *, ha
         texts["model_card.md"] = model_card(report, run.recipe.card, threshold)
         texts |= snippets(contract, report.tools)
     for name, text in texts.items():
-        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")
 
 
