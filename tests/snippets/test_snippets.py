@@ -1,8 +1,8 @@
 """The bundle's code in compilers: `nox -s snippets` brings them, and ONNX Runtime for C++.
 
 Kotlin is compiled against the API of ONNX Runtime for Android and stubs of Android and LiteRT,
-whose own classes are not to be had from npm or PyPI, and run with stubs that keep what the runtime is given. Swift is parsed in
-tests/commands/test_bundle.py.
+whose own classes are not to be had from npm or PyPI. It is run with stubs that keep what the
+runtime is given. Swift is parsed in tests/commands/test_bundle.py.
 """
 
 from __future__ import annotations
