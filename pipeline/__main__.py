@@ -15,6 +15,7 @@ import shtab
 from pipeline.base.disk import refusal
 from pipeline.base.errors import InputError, MismatchError, printable
 from pipeline.base.signals import Interrupted, cleanly_interruptible
+from pipeline.commands.apple.command import APPLE_COMMAND
 from pipeline.commands.arm64.command import ARM64_COMMAND
 from pipeline.commands.baseline.command import BASELINE
 from pipeline.commands.bench.command import BENCH
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Command] = {
     "bench": BENCH,
     "arm64": ARM64_COMMAND,
     "device": DEVICE_COMMAND,
+    "apple": APPLE_COMMAND,
     "predict": PREDICT,
     "debug": DEBUG,
     "compare": COMPARE,
