@@ -250,6 +250,67 @@ def arm64(session: nox.Session) -> None:
     run(session, "pocketnest", "arm64", *given, success_codes=[0, 3])
 
 
+ADB = (
+    *("adb", "adbd", "android-libbase", "android-libboringssl", "android-libcutils"),
+    *("android-liblog", "android-libziparchive", "libprotobuf32", "libusb-1.0-0"),
+)
+"""Debian's packages of Android's daemon, with the libraries that a server may lack."""
+APT = """\
+Dir::State "{folder}/state";
+Dir::State::status "{folder}/status";
+Dir::Cache "{folder}/cache";
+Dir::Etc::sourcelist "{folder}/sources.list";
+Dir::Etc::sourceparts "-";
+Acquire::Languages "none";
+APT::Update::Post-Invoke "";
+APT::Sandbox::User "root";
+"""
+KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
+MIRROR = "http://deb.debian.org/debian"
+
+
+@nox.session
+def device(session: nox.Session) -> None:
+    """Measure on "phones" that are Android's own daemon on this machine; needs Debian 12 and root.
+
+    Fetches adb and adbd from Debian's backports (5 MB) and unpacks them below .nox: nothing is
+    installed. Arguments after -- go to pytest.
+    """
+    prepare(session)
+    variables = {"POCKETNEST_ADB": str(adb_folder(session)), "POCKETNEST_KILLS": "50"}
+    run(session, "python", "-m", "pytest", "tests/device", *session.posargs, variables=variables)
+
+
+def adb_folder(session: nox.Session) -> Path:
+    """Folder with Debian's packages of adb and adbd, unpacked, made where it is not there.
+
+    The suite bookworm alone has no adbd. apt works in a state of its own, so that the machine's
+    sources and packages stay as they are.
+    """
+    folder = ROOT / ".nox" / "device"
+    if (folder / "root/usr/lib/android-sdk/platform-tools/adbd").is_file():
+        return folder / "root"
+    if shutil.which("apt-get") is None or not Path(KEYS).is_file():
+        session.error(f"adbd is fetched by Debian's apt-get with the keys {KEYS}: not here")
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in ("state/lists/partial", "cache/archives/partial", "root"):
+        (folder / name).mkdir(parents=True)
+    (folder / "status").touch()
+    suites = ("bookworm", "bookworm-backports")
+    lines = [f"deb [signed-by={KEYS}] {MIRROR} {suite} main\n" for suite in suites]
+    (folder / "sources.list").write_text("".join(lines))
+    (folder / "apt.conf").write_text(APT.format(folder=folder))
+    env = {"APT_CONFIG": str(folder / "apt.conf")}
+    session.run("apt-get", "--quiet", "update", env=env, external=True)
+    with session.chdir(folder):
+        wanted = ["--target-release", "bookworm-backports", *ADB]
+        session.run("apt-get", "--quiet", "download", *wanted, env=env, external=True)
+        for package in sorted(folder.glob("*.deb")):
+            session.run("dpkg", "-x", str(package), "root", external=True)
+            package.unlink()
+    return folder / "root"
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, formatting and the direction of imports."""

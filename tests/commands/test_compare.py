@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.base.errors import InputError
-from pipeline.commands.compare.changes import Allowances, Change, changes_between, mcnemar
+from pipeline.commands.compare.change import Allowances, Change
+from pipeline.commands.compare.changes import changes_between, mcnemar
 from pipeline.commands.compare.table import markdown
 from pipeline.formats.scales import ScalesExact
 from pipeline.measure.latency import latency_of

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from sklearn.metrics import average_precision_score, f1_score
 
-from pipeline.commands.compare.changes import Allowances, changes_between
+from pipeline.commands.compare.change import Allowances
+from pipeline.commands.compare.changes import changes_between
 from pipeline.measure.baseline.files import read
 from pipeline.report.markdown import render
 from pipeline.report.records import Report

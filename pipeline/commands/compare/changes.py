@@ -9,10 +9,11 @@ an image or two, and the same file takes another time in every run.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.base.errors import InputError, following, reading
+from pipeline.commands.compare.change import ORDER, Allowances, Change, Verdict
+from pipeline.commands.compare.devices import on_devices
 from pipeline.measure.latency import Latency
 from pipeline.report import words
 from pipeline.report.records import Report, TargetResult
@@ -21,50 +22,7 @@ from pipeline.tasks.accuracy import Changes
 from pipeline.tasks.predictions import PREDICTIONS, Predictions, read_predictions
 from pipeline.tasks.tasks import task_of
 
-Verdict = Literal["regression", "worse", "changed", "better", "same", "unknown"]
-ORDER: tuple[Verdict, ...] = ("regression", "worse", "changed", "unknown", "better", "same")
-"""Worst first."""
-
-
 _MOST_NAMES = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Allowances:
-    """How much worse a run may be before it is a regression.
-
-    Attributes:
-        accuracy_drop_pt: percentage points of the primary figure lost.
-        size_growth: share of the file's bytes.
-        latency_growth: share of the median time.
-        significance: a loss of accuracy counts where chance alone would give it less often.
-    """
-
-    accuracy_drop_pt: float = 0.5
-    size_growth: float = 0.02
-    latency_growth: float = 0.1
-    significance: float = 0.05
-
-
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """One figure of one target, before and after.
-
-    Attributes:
-        target: name of its recipe.
-        what: changed.
-        before: in words.
-        after: in words.
-        note: how much, and how sure that is.
-        verdict: how bad it is.
-    """
-
-    target: str
-    what: str
-    before: str
-    after: str
-    note: str
-    verdict: Verdict
 
 
 def changes_between(
@@ -130,6 +88,7 @@ def _of_target(old: Finished, new: Finished, allowed: Allowances) -> Iterator[Ch
     yield _size(name, "size", one.size_bytes, two.size_bytes, allowed)
     yield _size(name, "download", one.download_bytes, two.download_bytes, allowed)
     yield _latency(before, after, allowed)
+    yield from on_devices(one, two, allowed)
     yield from _inside(one, two)
     yield from _budgets(before, after)
 

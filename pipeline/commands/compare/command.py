@@ -42,7 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         InputError: a run cannot be read, or no target is in both.
     """
-    from pipeline.commands.compare.changes import Allowances, changes_between
+    from pipeline.commands.compare.change import Allowances
+    from pipeline.commands.compare.changes import changes_between
     from pipeline.commands.compare.table import as_json, markdown
     from pipeline.stages.finished_run import open_runs
 

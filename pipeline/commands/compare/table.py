@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from pipeline.commands.compare.changes import Change
+from pipeline.commands.compare.change import Change
 from pipeline.report import words
 
 
