@@ -32,7 +32,10 @@ LANE = ("measure/lanes/host.py", "measure/lanes/lane.py", "measure/lanes/sets.py
 """That of this machine; what others are decides nothing of what is found here."""
 KEEPING = ("stages/kept_images.py", "stages/kept_layers.py")
 """Code that decides what is kept of a result for commands."""
-COMPARING = ("measure/layers.py", "measure/timing.py", "measure/parity.py")
+COMPARING = (
+    *("measure/layers.py", "measure/timing.py", "measure/parity.py"),
+    "measure/probabilities.py",
+)
 
 IMAGES = ("torch", "torchvision", "numpy", "pillow", "scikit-learn")
 """Packages that decide the result of every stage that sees images: they decode and augment them."""

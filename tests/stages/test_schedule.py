@@ -74,8 +74,8 @@ NO_RESULT_DEPENDS_ON_THEM = {
     *("stages/schedule.py", "stages/stage.py"),
 }
 FOLDERS_APART = (
-    *("commands/", "measure/baseline/", "measure/device/", "measure/lanes/adb/", "recipe/"),
-    "report/",
+    *("commands/", "measure/baseline/", "measure/device/", "measure/lanes/adb/"),
+    *("measure/lanes/apple/", "recipe/", "report/"),
 )
 """Commands, what other machines measured, recipes (what they say is in the keys), reports."""
 

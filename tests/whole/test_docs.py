@@ -186,7 +186,7 @@ def test_no_option_is_documented_that_does_not_exist() -> None:
         if page.name == "measurements.md":  # other tools are measured there
             continue
         for span in re.findall(r"`([^`\n]*)`", text):
-            found = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", span))
+            found = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", span))
             assert found <= options | of_others, f"{page.name}: {span}"
 
 

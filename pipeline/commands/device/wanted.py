@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from pipeline.base.errors import InputError, reading
+from pipeline.commands.bundle.golden import vectors
 from pipeline.measure.device.phone import Wanted
-from pipeline.stages.carried import golden_images, output_step
 from pipeline.stages.finished_run import Finished
-from pipeline.stages.golden import tolerance
 
 _CANNOT = {
     "coreml": "Core ML runs on Apple's systems alone",
@@ -41,16 +39,13 @@ def wanted(runs: Sequence[Finished]) -> tuple[tuple[Wanted, ...], dict[str, str]
 
 
 def _wanted(run: Finished) -> Wanted:
-    target = run.report().targets[0]
-    images = golden_images(run, target)
-    pixels = images.pixels(torch.arange(len(images)))
-    answers = run.logits(pixels)
-    allowed, _ = tolerance(target, output_step(run), answers)
+    golden = vectors(run, run.report().targets[0])
     elsewhere = run.format.elsewhere
     assert elsewhere is not None  # else it is among those that cannot
     with reading(run.file):
         interface = run.format.module().interface(run.file)
-        inputs = elsewhere().fed(run.file, run.fed(pixels).numpy())
+        inputs = elsewhere().fed(run.file, run.fed(torch.from_numpy(golden.pixels)).numpy())
+    answers = golden.logits if golden.probabilities is None else golden.probabilities
     return Wanted(
         name=run.recipe.name,
         path=run.file,
@@ -59,6 +54,6 @@ def _wanted(run: Finished) -> Wanted:
         runtime=run.format.runtime,
         interface=interface,
         inputs=inputs,
-        answers=answers.numpy().astype(np.float32),
-        tolerance=allowed,
+        answers=answers,
+        tolerance=golden.tolerance,
     )
