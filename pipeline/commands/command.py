@@ -10,7 +10,7 @@ OK, INTERNAL_ERROR, BAD_INPUT, BUDGET_MISSED = 0, 1, 2, 3
 
 EXIT_CODES = """\
 exit codes: 0 all budgets met, 1 internal error, 2 bad input, 3 a budget is missed or, of
-compare, a regression, or of arm64 and device, an answer that differs"""
+compare, a regression, or of arm64, device and apple, an answer that differs"""
 
 
 @dataclass(frozen=True, kw_only=True)
