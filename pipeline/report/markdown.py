@@ -58,7 +58,12 @@ def _missing(reason: str | None, notes: Sequence[str]) -> str:
 
 def _verdict(report: Report) -> str:
     wrong = [_text(target.name) for target in report.targets if not target.sound]
-    verdict = _budget_verdict(report)
+    there = [
+        f"**{_text(target.name)} not on** {_text(miss)}.\n\n"
+        for target in report.targets
+        for miss in target.device_misses
+    ]
+    verdict = "".join([*there, _budget_verdict(report)])
     if not wrong:
         return verdict
     return (

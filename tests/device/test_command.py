@@ -71,7 +71,7 @@ def test_an_answer_that_is_wrong_is_exit_code_3_and_no_time(
     assert f"not timed: {NAME} on cpu: an answer is" in done.stdout
     (machine,) = json.loads((artifacts / NAME / "device.json").read_text())["machines"]
     assert machine["files"][0]["timings"] == []
-    assert "**Do not ship" in (artifacts / NAME / "report.md").read_text()
+    assert f"**{NAME} not on** Nobody Phone 1, cpu" in (artifacts / NAME / "report.md").read_text()
 
 
 def test_what_cannot_be_measured_is_one_line(

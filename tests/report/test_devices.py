@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from pipeline.commands.bundle.card import model_card
 from pipeline.measure.device.record import Device, GoldenCheck, OnDevice, Source, Timing, timing_of
+from pipeline.recipe.target import CardConfig
 from pipeline.report import device, html
 from pipeline.report.markdown import render
 from pipeline.report.records import Report, TargetResult, budget
@@ -88,12 +90,14 @@ def test_a_file_that_was_not_the_targets_is_refused() -> None:
         measured(on_device(files=(a_file(sha256="f" * 64),)))
 
 
-def test_a_missed_golden_answer_stops_the_file_from_shipping() -> None:
-    golden = GoldenCheck(unit="cpu", images=10, tolerance=0.1, largest=0.5, passed=False)
+def test_a_missed_golden_answer_is_said_of_the_device_and_unit() -> None:
+    golden = GoldenCheck(unit="gpu", images=10, tolerance=0.1, largest=0.5, passed=False)
     found = measured(of(target(), golden=(golden,), timings=()))
-    assert not found.sound
-    assert found.misses == ("Google Pixel 8, cpu: a golden answer is 0.5 off (at most 0.1)",)
-    assert "Do not ship android" in render(report(found))
+    words = "Google Pixel 8, gpu: a golden answer is 0.5 off (at most 0.1)"
+    assert found.device_misses == (words,)
+    assert found.sound, "it answers as its program on this machine"
+    assert f"**android not on** {words}" in render(report(found))
+    assert f"Not on {words}" in html.render(report(found))
 
 
 def test_a_budget_of_devices_judges_the_slowest_device_on_its_fastest_unit() -> None:
@@ -107,3 +111,9 @@ def test_a_budget_of_devices_judges_the_slowest_device_on_its_fastest_unit() -> 
     assert "latency on the device 5 ms, allowed at most 4 ms" in render(report(found))
     with pytest.raises(ValidationError, match=r"device_latency_ms judges 3\.0, not 5\.0"):
         measured(one, budgets=(budget("device_latency_ms", 4.0, 3.0),), passed=True)
+
+
+def test_a_model_card_has_the_devices_times() -> None:
+    found = measured(of(target()), takes="image", gives="logits")
+    text = model_card(report(found), CardConfig())
+    assert "- One image: 2.00 ms (1.20 to 2.80), cpu, 1 thread, on Google Pixel 8 (Tensor" in text

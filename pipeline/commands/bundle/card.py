@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.base.templates import templates
 from pipeline.formats.formats import FORMATS
 from pipeline.recipe.target import CardConfig
-from pipeline.report import words
+from pipeline.report import device, words
 from pipeline.report.labels import by_label
 from pipeline.report.records import Report, TargetResult
 
@@ -53,6 +53,7 @@ def model_card(report: Report, card: CardConfig, threshold: float | None = None)
             unit=unit,
             format=FORMATS[target.format].title,
             words=words,
+            device=device,
             text=words.markdown_text,
             percent=words.percent,
             figure=words.figure,
