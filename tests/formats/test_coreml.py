@@ -160,7 +160,7 @@ def test_quantized_tensors_have_the_programs_names(int8: File) -> None:
 def test_names_of_another_program_are_refused(int8: File, tmp_path: Path) -> None:
     copied = tmp_path / "model.mlpackage"
     shutil.copytree(int8.path, copied)
-    names = coreml_names.quantize_names(int8.source.program.run_decompositions({}))
+    names = coreml_names.quantize_names(int8.source.program)
     coreml_names.stamp_names(copied, names, {})  # a second time changes nothing
     name, producer = next((n, p) for p, n in names.items() if p.startswith("conv2d"))
     without = {p: n for p, n in names.items() if n != name}

@@ -235,10 +235,10 @@ def tflite_with_a_wrong_scale() -> Any:
 
 def core_ml_with_a_wrong_scale() -> Any:
     """coremltools is given a program with one scale changed, as a pass of its own might."""
-    before = "    graph = program.run_decompositions({})\n"
-    writer = copied("pipeline.formats.coreml.file", (before, before + "    wrong_scale(graph)\n"))
+    change = ("for_coremltools(program),", "wrong_scale(for_coremltools(program)),")
+    writer = copied("pipeline.formats.coreml.file", change)
 
-    def wrong_scale(program: torch.export.ExportedProgram) -> None:
+    def wrong_scale(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
         quantize = next(
             n
             for n in program.graph.nodes
@@ -247,6 +247,7 @@ def core_ml_with_a_wrong_scale() -> Any:
         )
         for node in (quantize, *quantize.users):
             node.args = (node.args[0], node.args[1] * 1.5, *node.args[2:])
+        return program
 
     writer.wrong_scale = wrong_scale
     return writer
@@ -286,10 +287,11 @@ SWAPPED_CHANNELS = {
         "            folded = folded[:, ::-1].copy() if weight.shape[1] == 3 else folded\n",
     ),
     "coreml": (
-        "    graph = program.run_decompositions({})\n",
+        "    passes = ct.PassPipeline.DEFAULT\n",
+        "    passes = ct.PassPipeline.DEFAULT\n"
         "    import copy\n"
-        "    graph = copy.deepcopy(program).run_decompositions({})\n"
-        "    stored = [v for v in graph.state_dict.values() if v.dtype == torch.int8]\n"
+        "    program = copy.deepcopy(program)\n"
+        "    stored = [v for v in program.state_dict.values() if v.dtype == torch.int8]\n"
         "    (stem,) = [v for v in stored if v.dim() == 4 and v.shape[1] == 3]\n"
         "    stem.copy_(stem.flip(1))\n",
     ),

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pipeline.base.errors import following
 from pipeline.formats import as_onnx
 from pipeline.formats.coreml import package as coreml_package
+from pipeline.formats.coreml.aten import for_coremltools
 from pipeline.formats.coreml.describe import describe as describe
 from pipeline.formats.coreml.describe import interface as interface
 from pipeline.formats.coreml.evaluator import Evaluator
@@ -86,7 +87,6 @@ def write(
     import coremltools as ct
 
     refuse_divisors(program)
-    graph = program.run_decompositions({})
     passes = ct.PassPipeline.DEFAULT
     passes.remove_passes({_RESCALES_ADDITIONS})
     sparse = "sparse" in options
@@ -95,9 +95,9 @@ def write(
 
         passes.append_pass(coreml_sparse.NAME)
     _append_products(passes, options)
-    with _only_equal_constants_are_one():
+    with _only_equal_constants_are_one(), _unchecked_between_passes():
         model = ct.convert(
-            graph,
+            for_coremltools(program),
             inputs=[_input(program, pixels)],
             outputs=[ct.TensorType(name=as_onnx.OUTPUT)],
             minimum_deployment_target=ct.target.iOS18 if sparse else ct.target.iOS17,
@@ -107,7 +107,7 @@ def write(
     model.save(str(path))
     # Written for ExecuTorch's debugger, half a megabyte that no app reads.
     (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
-    stamp_names(path, quantize_names(graph), learned_scales(graph)[0])
+    stamp_names(path, quantize_names(program), learned_scales(program)[0])
     _number_the_parts(path)
 
 
@@ -137,6 +137,23 @@ def _only_equal_constants_are_one() -> Iterator[None]:
         yield
     finally:
         const_deduplication.DTYPE2ATOL = before
+
+
+@contextmanager
+def _unchecked_between_passes() -> Iterator[None]:
+    """Keep coremltools from checking the whole network after each of its hundred passes.
+
+    That takes a third of the time, and finds faults of passes alone. The file is read again, and
+    computed layer by layer, when it is verified.
+    """
+    from coremltools.converters.mil.mil import Program
+
+    before = Program.validate
+    Program.validate = lambda self, check_essential_scope=False: None
+    try:
+        yield
+    finally:
+        Program.validate = before
 
 
 def _number_the_parts(path: Path) -> None:
