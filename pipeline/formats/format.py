@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from pipeline.formats.delegates import Delegate
     from pipeline.formats.description import Description
     from pipeline.formats.file_facts import FileFacts
     from pipeline.formats.gemm import Gemm, Product, Work
@@ -130,6 +131,13 @@ class HeadModule(Protocol):
         """
 
 
+class DelegatesModule(Protocol):
+    """What says where files of a format run."""
+
+    def checked(self, path: Path) -> tuple[Delegate, ...]:
+        """What is known of each accelerator and the operations of a file."""
+
+
 class LayersModule(Protocol):
     """What cuts files of a format to fewer channels and times their layers."""
 
@@ -228,6 +236,7 @@ class Format:
             one; by an option where that moves it. `nox -s runtimes` proves it.
         module: imports what writes, reads and runs the files.
         head: imports what makes files give probabilities; None where nothing does.
+        delegates: imports what says where its files run; None where nothing does.
         layers: imports what times their layers; None where nothing does.
         gemm: imports what finds the runtime's peak; None where nothing does.
         elsewhere: imports what makes files ready for another Linux machine; None where the
@@ -249,6 +258,7 @@ class Format:
     oldest: Mapping[Option | None, str] = field(default_factory=dict)
     module: Callable[[], FormatModule]
     head: Callable[[], HeadModule] | None = None
+    delegates: Callable[[], DelegatesModule] | None = None
     layers: Callable[[], LayersModule] | None = None
     gemm: Callable[[], GemmModule] | None = None
     elsewhere: Callable[[], ElsewhereModule] | None = None

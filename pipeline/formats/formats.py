@@ -15,6 +15,7 @@ from pydantic import AfterValidator, WithJsonSchema
 
 from pipeline.compress.pruning.stored import Bytes
 from pipeline.formats.format import (
+    DelegatesModule,
     ElsewhereModule,
     FaultsModule,
     Format,
@@ -36,6 +37,12 @@ def _onnx_head() -> HeadModule:
     from pipeline.formats.onnx import head
 
     return head
+
+
+def _onnx_delegates() -> DelegatesModule:
+    from pipeline.formats.onnx import delegates
+
+    return delegates
 
 
 def _onnx_layers() -> LayersModule:
@@ -66,6 +73,12 @@ def _tflite_head() -> HeadModule:
     from pipeline.formats.tflite import head
 
     return head
+
+
+def _tflite_delegates() -> DelegatesModule:
+    from pipeline.formats.tflite import delegates
+
+    return delegates
 
 
 def _tflite_layers() -> LayersModule:
@@ -104,6 +117,12 @@ def _coreml_head() -> HeadModule:
     return head
 
 
+def _coreml_delegates() -> DelegatesModule:
+    from pipeline.formats.coreml import delegates
+
+    return delegates
+
+
 # Limits: runtimes round a few numbers of a layer otherwise than torch, by one step, and Core ML,
 # whose tensors and biases are float16, some more. In a deep network one step here moves others
 # there, until about half of the logits may be a step off, so that their median is 0 or 1 by chance.
@@ -130,6 +149,7 @@ FORMATS: dict[str, Format] = {
         oldest={None: "1.18.1", "opset17": "1.15.1"},
         module=_onnx,
         head=_onnx_head,
+        delegates=_onnx_delegates,
         layers=_onnx_layers,
         gemm=_onnx_gemm,
         elsewhere=_onnx_elsewhere,
@@ -151,6 +171,7 @@ FORMATS: dict[str, Format] = {
         oldest={None: "1.0.1"},
         module=_tflite,
         head=_tflite_head,
+        delegates=_tflite_delegates,
         layers=_tflite_layers,
         gemm=_tflite_gemm,
         elsewhere=_tflite_elsewhere,
@@ -171,6 +192,7 @@ FORMATS: dict[str, Format] = {
         options=frozenset({"classifier", "sparse", "clipped_products", "float16_products"}),
         module=_coreml,
         head=_coreml_head,
+        delegates=_coreml_delegates,
         faults=_coreml_faults,
     ),
 }

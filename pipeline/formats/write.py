@@ -5,12 +5,13 @@ gives the memory back and keeps the noise in the log.
 
     python -m pipeline.formats.write program.pt2 tflite model.tflite [pixels] [sparse] [x86_amx] \
         [opset17] [clipped_products] [float16_products] [classifier] [float16] [--link softmax] \
-        [--description description.json]
+        [--description description.json] [--delegates delegates.json]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -53,6 +54,7 @@ def export(
     classifier: bool = False,
     float16: bool = False,
     description: Path | None = None,
+    delegates: Path | None = None,
     children: Children | None = None,
 ) -> None:
     """Write the program saved at `program` to `path` in a child process.
@@ -74,6 +76,8 @@ def export(
         float16: of a float program, keep weights in float16, where the format can; Core ML's
             packages always do.
         description: what the file is to say of itself, as `Description.write` keeps it.
+        delegates: where to write what is known of accelerators and the file, as JSON; None
+            does not look.
         children: those that the child is to be ended with.
 
     Raises:
@@ -96,6 +100,7 @@ def export(
     command += [option for option, given in asked.items() if given and option in known]
     command += [] if link is None else ["--link", link]
     command += [] if description is None else ["--description", str(description)]
+    command += [] if delegates is None else ["--delegates", str(delegates)]
     status = (children or Children()).run(command, child_environment())
     if status == -signal.SIGKILL:
         raise InputError(
@@ -128,6 +133,11 @@ def _write(arguments: argparse.Namespace) -> None:
         head().add(arguments.path, arguments.link, labels)
     if about is not None:
         module.describe(arguments.path, about)
+    if arguments.delegates is not None:
+        look = FORMATS[arguments.format].delegates
+        found = () if look is None else look().checked(arguments.path)
+        text = json.dumps([one.model_dump(mode="json") for one in found], indent=1)
+        arguments.delegates.write_text(text, encoding="utf-8")
 
 
 def _arguments() -> argparse.Namespace:
@@ -138,6 +148,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("flags", nargs="*")
     parser.add_argument("--link", choices=get_args(Link))
     parser.add_argument("--description", type=Path)
+    parser.add_argument("--delegates", type=Path)
     return parser.parse_args()
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from pipeline.base.errors import InputError
 from pipeline.base.record import Text
+from pipeline.base.safe_files import json_of
+from pipeline.formats.delegates import Delegate
 from pipeline.formats.description import Description, label
 from pipeline.formats.formats import FORMATS
 from pipeline.formats.write import export
@@ -14,13 +16,14 @@ from pipeline.stages.context import PROGRAM, Context, Inputs
 from pipeline.stages.stage import QUANTIZER, Stage, StageFacts
 from pipeline.tasks.tasks import link_of, meaning_of
 
-DESCRIPTION = "description.json"
+DESCRIPTION, DELEGATES = "description.json", "delegates.json"
 
 
 class ExportFacts(StageFacts):
-    """The name of the file, in the stage's directory."""
+    """The name of the file, in the stage's directory, and what is known of where it runs."""
 
     file: Text
+    delegates: tuple[Delegate, ...] = ()
 
 
 def write(context: Context, inputs: Inputs, out: Path) -> ExportFacts:
@@ -42,9 +45,10 @@ def write(context: Context, inputs: Inputs, out: Path) -> ExportFacts:
         link=link_of(context.recipe),
         classifier=context.recipe.target.classifier,
         description=out / DESCRIPTION,
+        delegates=out / DELEGATES,
         children=context.children,
     )
-    return ExportFacts(file=file)
+    return ExportFacts(file=file, delegates=json_of(out / DELEGATES))
 
 
 def refuse_same_labels(classes: Sequence[str]) -> None:
