@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from pipeline.base.templates import templates
 from pipeline.compress.training.epoch import Epoch
-from pipeline.report import arm64, charts, device, words
+from pipeline.report import arm64, charts, delegates, device, words
 from pipeline.report.labels import by_label, shown
 from pipeline.report.records import COMBINED, Report, StageRecord, TargetResult
 from pipeline.tasks.accuracy import Confusion
@@ -66,6 +66,7 @@ def render(report: Report) -> str:
             labelled=labelled,
             missing=partial(_missing, notes),
             arm64=arm64,
+            delegates=delegates,
             device=device,
             percent=words.percent,
             figure=words.figure,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pipeline.compress.pruning.kept import by_reason
 from pipeline.measure.baseline.record import Baseline
 from pipeline.measure.latency import Latency
-from pipeline.report import arm64, device, words
+from pipeline.report import arm64, delegates, device, words
 from pipeline.report.labels import by_label, shown
 from pipeline.report.records import Budget, Report, TargetResult
 from pipeline.report.words import markdown_text as _text
@@ -41,6 +41,7 @@ def render(report: Report) -> str:
         *_labels(report),
         "## The same answers as before export",
         _parities(report, notes),
+        *delegates.section(report),
         *arm64.section(report),
         *device.section(report),
         "## Stages",

@@ -27,6 +27,7 @@ from pipeline.base.record import (
 )
 from pipeline.compress.pruning.kept import Kept
 from pipeline.compress.training.epoch import Epoch
+from pipeline.formats.delegates import Delegate
 from pipeline.formats.formats import FormatName
 from pipeline.formats.scales import ScalesExact
 from pipeline.measure.arm64.record import OnCpu
@@ -181,6 +182,7 @@ class TargetResult(MeasuredRecord):
         left_in_float: what the recipe has in float in an int8 file, by module.
         partitions: parts of the graph that LiteRT gives to XNNPACK; 1 is the whole graph.
         outside: operations that XNNPACK leaves to slower kernels, and why.
+        delegates: what is known of accelerators and its operations; none in older reports.
         takes: the input, in words: name, type, layout, and how a pixel becomes a value. None in
             older reports, as the four below.
         gives: the output, in words.
@@ -228,6 +230,7 @@ class TargetResult(MeasuredRecord):
     partitions: Count | None
     partitions_missing: Text | None = None
     outside: tuple[Text, ...] = ()
+    delegates: tuple[Delegate, ...] = ()
     takes: Text | None = None
     gives: Text | None = None
     intended_use: Text | None = None

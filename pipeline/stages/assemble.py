@@ -10,6 +10,8 @@ from typing import Any
 from pipeline.base.machine import code_info, host_info, tool_versions
 from pipeline.compress.training.epoch import Epoch
 from pipeline.compress.training.loop import CURVE
+from pipeline.formats.delegates import Delegate
+from pipeline.formats.tflite.delegates import xnnpack
 from pipeline.measure.baseline.record import Baseline
 from pipeline.measure.device.record import OnDevice
 from pipeline.measure.ratios import ratio_of
@@ -28,6 +30,7 @@ from pipeline.report.records import (
 )
 from pipeline.stages import arm64, baseline, export, fold, measure, prune, sparsify, verify
 from pipeline.stages.baseline import BaselineFacts
+from pipeline.stages.export import ExportFacts
 from pipeline.stages.judge import JUDGES
 from pipeline.stages.stage import Results
 from pipeline.stages.verify import VerifyFacts
@@ -209,6 +212,7 @@ def _target(
         passed=all_met(budgets),
         left_in_float=fold.STAGE.found_in(results).left_in_float,
         arm64=arm64.STAGE.found_in(results).cpus if "arm64" in results else (),
+        delegates=_delegates(verified, export.STAGE.found_in(results)),
         **_verified(verified),
         **behind,
     )
@@ -231,6 +235,15 @@ def _verified(facts: VerifyFacts) -> dict[str, Any]:
         "gives": facts.gives,
         "partitions_missing": _NO_PARTITIONS if facts.partitions is None else None,
     }
+
+
+def _delegates(verified: VerifyFacts, exported: ExportFacts) -> tuple[Delegate, ...]:
+    """Where the file runs: what `export` found, behind what LiteRT did with it here."""
+    if verified.partitions is None:
+        return exported.delegates
+    left = [words.rpartition(", ")[0] or words for words in verified.outside]
+    first = xnnpack(verified.ops, verified.partitions, left, "LiteRT")
+    return (first, *exported.delegates)
 
 
 def _pruning(recipe: Recipe, results: Results) -> Pruning | None:

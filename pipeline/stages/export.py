@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from pipeline.base.errors import InputError
 from pipeline.base.record import Text
-from pipeline.base.safe_files import json_of
 from pipeline.formats.delegates import Delegate
 from pipeline.formats.description import Description, label
 from pipeline.formats.formats import FORMATS
@@ -16,6 +17,7 @@ from pipeline.stages.context import PROGRAM, Context, Inputs
 from pipeline.stages.stage import QUANTIZER, Stage, StageFacts
 from pipeline.tasks.tasks import link_of, meaning_of
 
+_FOUND = TypeAdapter(tuple[Delegate, ...])
 DESCRIPTION, DELEGATES = "description.json", "delegates.json"
 
 
@@ -48,7 +50,7 @@ def write(context: Context, inputs: Inputs, out: Path) -> ExportFacts:
         delegates=out / DELEGATES,
         children=context.children,
     )
-    return ExportFacts(file=file, delegates=json_of(out / DELEGATES))
+    return ExportFacts(file=file, delegates=_FOUND.validate_json((out / DELEGATES).read_bytes()))
 
 
 def refuse_same_labels(classes: Sequence[str]) -> None:

@@ -74,6 +74,10 @@ def test_every_gate_passes(form: str, out: Path) -> None:
         assert (target["partitions"], target["outside"]) == (1, [])
     kind = "classify" if form == "coreml" else "SOFTMAX" if form == "tflite" else "Softmax"
     assert target["ops"][kind] == 1
+    first = "Core ML, CPU" if form == "coreml" else "ONNX Runtime, CPU"
+    assert target["delegates"][0]["name"] == ("XNNPACK, CPU" if form == "tflite" else first)
+    for page in ("report.md", "report.html"):
+        assert "Where it runs" in (out / NAMES[form] / page).read_text()
 
 
 @pytest.mark.parametrize("form", NAMES)
