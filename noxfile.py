@@ -148,7 +148,7 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         run(session, "python", "-m", "pytest", *session.posargs)
         return
-    together(session, "-m", "not alone", "tests")
+    together(session, "-m", "not alone and not networks", "tests")
     run(session, "python", "-m", "pytest", "-m", "alone")
 
 
@@ -360,12 +360,14 @@ def runtimes(session: nox.Session) -> None:
 def networks(session: nox.Session) -> None:
     """Write networks of the literature, and every operation, in every format, untrained.
 
-    After -- come some of the networks.
+    Without arguments, also the tests that go over networks of full depth. After -- come some of
+    the networks.
     """
     prepare(session)
     run(session, "python", "-m", "tests.networks.table", *session.posargs)
     if not session.posargs:
         run(session, "python", "-m", "tests.networks.operations")
+        run(session, "python", "-m", "pytest", "-m", "networks")
 
 
 @nox.session

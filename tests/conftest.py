@@ -19,16 +19,16 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 SLOW_FILE = re.compile(r"^pytestmark = .*pytest\.mark\.slow\b", re.M)
 """A file that is slow as a whole is not even imported for the quick tests: that, too, costs."""
-LEFT_OUT = ("slow", "alone")
+LEFT_OUT = ("slow", "alone", "networks")
 LONG_FILES = (
     "tests/whole/test_end_to_end_again.py",
-    "tests/whole/test_end_to_end_use.py",
     "tests/whole/test_docs.py",
     "tests/whole/test_soak.py",
     "tests/whole/test_fuzz.py",
-    "tests/whole/test_end_to_end.py",
     "tests/commands/test_peers.py",
-    # It reads what the first has made.
+    # They read what the first has made, and would wait for it beside it.
+    "tests/whole/test_end_to_end_use.py",
+    "tests/whole/test_end_to_end.py",
     "tests/whole/test_end_to_end_pruning.py",
 )
 """What takes longest begins first, so that no process is left alone with it at the end."""

@@ -32,7 +32,13 @@ def groups(variant: str) -> tuple[Group, ...]:
     return groups_of(branched(variant), square(SIDE), structure(branched(variant)))
 
 
-@pytest.mark.parametrize("name", NAMED)
+DEEPEST = ("resnest101", "resnest200", "resnest269")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.networks] if name in DEEPEST else []) for name in NAMED],
+)
 def test_random_masks_on_every_group_of_every_named_network(name: str) -> None:
     """At full depth, a quarter of the width, 64 x 64: every kind of layer and tie is there."""
     original = branch_form(small(name, layers=NAMED[name].layers))
