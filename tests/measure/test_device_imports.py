@@ -124,6 +124,11 @@ def test_text_of_several_calls(tmp_path: Path) -> None:
         read(written(tmp_path, "log.txt", CALL + other))
 
 
+def test_a_name_cannot_write_to_the_terminal(tmp_path: Path) -> None:
+    found = read(written(tmp_path, "log.txt", CALL.replace("model.tflite", "\x1b[31mred")))
+    assert found.model == r"\x1b[31mred"
+
+
 def test_the_result_file_of_benchmark_model(tmp_path: Path) -> None:
     found = read(written(tmp_path, "results.pb", result_file()))
     (timing,) = found.timings
@@ -177,6 +182,7 @@ def test_what_is_none_of_these_is_one_line(tmp_path: Path, profile: str) -> None
     faults: list[tuple[str | bytes | dict[str, Any], str]] = [
         (old, "without all_inference_times.*older version.*profile again"),
         (zero, "damaged, or of a version that is not known"),
+        (zero.replace("[0, 4205]", f"[1{'0' * 400}]"), "damaged.*too large"),
         (no_detail, "damaged, or of a version that is not known.*execution_detail"),
         ({"some": "json"}, "of no source that is known; give the JSON of a profile job"),
         (profile[: len(profile) // 2], "damaged, or of a version that is not known"),

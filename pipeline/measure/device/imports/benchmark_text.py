@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
+from pipeline.base.errors import printable
 from pipeline.measure.device import benchmark_model
 from pipeline.measure.device.benchmark_model import Printed
 from pipeline.measure.device.imports.benchmark_result import TOOL
@@ -60,7 +61,7 @@ def read(text: str, raw: RawOutput) -> Reading:
         device="a device that benchmark_model ran on",
         runtime="litert",
         format="tflite",
-        model=None if graph is None else PurePosixPath(graph).name,
+        model=None if graph is None else printable(PurePosixPath(graph).name) or None,
         megabytes=None if size is None else float(size[1]),
         timings=timings,
         layers=_layers(calls[0]),

@@ -49,7 +49,7 @@ def read(path: Path) -> Reading:
         return _of(path.name, content)
     except NotRead as error:
         raise InputError(f"{path}: {error}") from error
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         cause = _first_fault(error)
         raise InputError(
             f"{path}: damaged, or of a version that is not known ({cause}); download or write it "
@@ -62,7 +62,7 @@ def _of(name: str, content: bytes) -> Reading:
 
     Raises:
         NotRead: it is of no known source, or of one but cannot be used.
-        ValueError: it is damaged; likewise LookupError, TypeError, AttributeError.
+        ValueError: it is damaged; likewise LookupError, TypeError, AttributeError, OverflowError.
     """
     try:
         text = content.decode("utf-8-sig")

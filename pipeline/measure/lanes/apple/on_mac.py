@@ -33,6 +33,7 @@ PREFIX = "pocketnest-apple-"
 SILENCE_SECONDS = 120.0
 CHILD_SECONDS = 900.0
 LARGEST = 1e30
+REMOVALS = 50
 UNITS = {"cpu": "CPU_ONLY", "gpu": "CPU_AND_GPU", "ne": "CPU_AND_NE"}
 DEVICES = {
     "MLCPUComputeDevice": "cpu",
@@ -59,19 +60,43 @@ class Place:
         self.gone = False
         self._lock = threading.Lock()
 
+    def start(self, command: list[str], log: Path) -> subprocess.Popen[bytes]:
+        """Start a process that works here, unless the end has begun."""
+        with self._lock:
+            if self.gone:
+                raise OSError("is being removed")
+            scratch = self.folder / "tmp"
+            scratch.mkdir(exist_ok=True)
+            with log.open("wb") as file:
+                self.child = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    # What Core ML compiles a package to lies there, and is removed with it.
+                    env={**os.environ, "TMPDIR": str(scratch)},
+                    start_new_session=True,
+                )
+            return self.child
+
     def remove(self) -> bool:
         """End the process and remove the folder; whether nothing is left."""
         with self._lock:
+            self.gone = True
             if self.child is not None and self.child.poll() is None:
                 with contextlib.suppress(OSError):
                     os.killpg(self.child.pid, signal.SIGKILL)
                 self.child.wait()
-            shutil.rmtree(self.folder, ignore_errors=True)
-            return not self.folder.exists()
+            # Again where something was written meanwhile, such as by a process of the one killed.
+            for _ in range(REMOVALS):
+                shutil.rmtree(self.folder, ignore_errors=True)
+                if not self.folder.exists():
+                    return True
+                time.sleep(0.1)
+            return False
 
     def give_up(self) -> None:
         """Remove everything and end: nobody listens any more."""
-        self.gone = True
         self.remove()
         os._exit(1)
 
@@ -280,24 +305,13 @@ def in_child(place: Place, what: str, unit: str, number: int = 0) -> dict[str, A
     """One part of the work in a process of its own; `failed` says how it ended where it failed."""
     out, log = place.folder / "result.json", place.folder / "log.txt"
     out.unlink(missing_ok=True)
-    scratch = place.folder / "tmp"
-    scratch.mkdir(exist_ok=True)
     command = [sys.executable, str(place.folder / "on_mac.py"), "child", str(place.folder)]
-    with log.open("wb") as file:
-        place.child = subprocess.Popen(
-            [*command, str(out), what, unit, str(number)],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            # What Core ML compiles a package to lies there, and so is removed with the folder.
-            env={**os.environ, "TMPDIR": str(scratch)},
-            start_new_session=True,
-        )
-        try:
-            status = place.child.wait(CHILD_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(place.child.pid, signal.SIGKILL)
-            status = place.child.wait()
+    process = place.start([*command, str(out), what, unit, str(number)], log)
+    try:
+        status = process.wait(CHILD_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        status = process.wait()
     text = log.read_bytes().decode("utf-8", "replace")[-20_000:]
     if status == 0 and out.exists():
         return {"log": text, **json.loads(out.read_text(encoding="utf-8"))}
