@@ -52,6 +52,7 @@ def test_files_are_checked_and_timed_and_the_report_says_so(
         ("gpu", None, 2),
     ]
     assert "took a part of the graph, in 3 pieces" in file["timings"][3]["fell_back"]
+    assert file["layers"][-1]["operation"] == "DELEGATE"
     assert any("--num_runs=20" in raw["name"] for raw in machine["raw"])
     assert "iphone-coreml-w8a8: not run: Core ML runs on Apple's systems alone" in done.stdout
     assert "linux-arm-onnxruntime-int8: not run: " in done.stdout

@@ -101,6 +101,10 @@ def test_files_take_turns_after_their_answers_were_checked(phone: Phone, tmp_pat
         ]
         * 2
     )
+    assert [name for name in order if name.startswith("operations")] == [
+        "operations of small on cpu",
+        "operations of large on cpu",
+    ]
     assert phone.files() == []
 
 

@@ -102,6 +102,15 @@ def test_a_delegate_that_took_all_did_not_fall_back() -> None:
     assert runner.fell_back(parsed(said()), "cpu") is None
 
 
+def test_a_runner_without_what_golden_images_need_is_too_old() -> None:
+    line = "WARN: Unconsumed cmdline flags: --output_filepath=/data/x --use_gpu=true\n"
+    found = runner.too_old(parsed(line + said()))
+    assert found == "this runner knows no --output_filepath: give a newer benchmark_model"
+    assert (
+        runner.too_old(parsed("WARN: Unconsumed cmdline flags: --use_gpu=true\n" + said())) is None
+    )
+
+
 def test_the_list_of_phones_is_read() -> None:
     text = f"* daemon started successfully\nList of devices attached\n{ONE}\n" + (
         "192.168.1.7:5555 offline\n0A no permissions (missing udev rules?); see [http://x]\n\n"

@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pipeline.measure.device.record import LayerTime
+
 Extent = Literal["all", "part", "none"]
 _NUMBER = r"([-+]?(?:[.\d]+(?:e[-+]?\d+)?|nan|inf))"
 """As C++ prints one; what counts no runs has no mean."""
@@ -36,6 +38,8 @@ _UNKNOWN = re.compile(r"Unconsumed cmdline flags?:(.*)")
 _THREADS = re.compile(r"Num threads: \[(\d+)\]")
 _GRAPH = re.compile(r"Graph: \[([^\]]*)\]")
 _MIB_IN_MB = 1.048576
+_LAYERS = "Operator-wise Profiling Info for Regular Benchmark Runs"
+_TABLE = re.compile(r"=+ Run Order =+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,3 +144,25 @@ def _delegations(text: str) -> dict[str, Delegation]:
         extent: Extent = "all" if how == "completely" else "part"
         found[name] = Delegation(extent=extent, kernels=int(kernels) if kernels else None)
     return found
+
+
+def layers(text: str) -> tuple[LayerTime, ...]:
+    """The operations of `--enable_op_profiling`, in the order they ran; none without it."""
+    place = text.find(_LAYERS)
+    table = _TABLE.search(text, place) if place >= 0 else None
+    if table is None:
+        return ()
+    heads: list[str] = []
+    found = []
+    for line in text[table.end() :].splitlines()[1:]:
+        cells = [cell.strip() for cell in line.split("\t")][1:]
+        if not cells:
+            break
+        if not heads:
+            heads = [cell.strip("[]") for cell in cells]
+            continue
+        row = dict(zip(heads, cells, strict=False))
+        found.append(
+            LayerTime(name=row["Name"], operation=row["node type"], ms=float(row["avg ms"]))
+        )
+    return tuple(found)

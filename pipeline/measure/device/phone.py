@@ -22,6 +22,7 @@ from pipeline.measure.device.record import (
     Conditions,
     FileOnDevice,
     GoldenCheck,
+    LayerTime,
     OnDevice,
     RawOutput,
     Source,
@@ -97,7 +98,8 @@ class Plan:
     def steps(self) -> int:
         """Calls of the runner."""
         checks = sum(len(file.inputs) for file in self.files) * len(self.units)
-        return checks + len(self.groups) * self.rounds * len(self.files)
+        operations = len(self.files) if "cpu" in self.units else 0
+        return checks + len(self.groups) * self.rounds * len(self.files) + operations
 
 
 class _Measuring:
@@ -163,7 +165,9 @@ class _Measuring:
         words = runner.golden_words(
             folder.path, self._remote(number), unit, shape, image, "answer.bin"
         )
-        self._ran(f"golden image {row} of {file.name} on {unit}", words)
+        printed = self._ran(f"golden image {row} of {file.name} on {unit}", words)
+        if (missing := runner.too_old(printed)) is not None:
+            raise InputError(f"{self._plan.runner}: {missing}")
         output = file.interface.output
         kind = np.dtype(output.dtype)
         size = kind.itemsize * file.answers[row].size
@@ -223,9 +227,30 @@ class _Measuring:
 
     def _one(self, number: int, file: Wanted, unit: str, threads: int | None) -> Printed:
         words = runner.timing_words(
-            self._folder.path, self._remote(number), unit, threads, RUNS, WARMUP
+            self._folder.path, self._remote(number), unit, threads, runs=RUNS, warmup=WARMUP
         )
         return self._ran(f"times of {file.name} on {_group(unit, threads)}", words)
+
+    def profiled(self) -> dict[str, tuple[LayerTime, ...]]:
+        """How long each operation takes on one thread of the CPU, by the file's name.
+
+        Apart from the times that count: to look at each operation takes time, too.
+        """
+        return {
+            file.name: self._layers(number, file) for number, file in enumerate(self._plan.files)
+        }
+
+    def _layers(self, number: int, file: Wanted) -> tuple[LayerTime, ...]:
+        words = runner.timing_words(
+            self._folder.path, self._remote(number), "cpu", 1, runs=RUNS, warmup=1, profiled=True
+        )
+        try:
+            self._ran(f"operations of {file.name} on cpu", words)
+            return benchmark_model.layers(self.raw[-1].text)
+        except (RunnerFailed, KeyError, ValueError) as error:
+            # The times that count are taken: a tool of another form does not undo them.
+            self.notes.append(f"{file.name}: operations not timed: {error}")
+            return ()
 
     def _cooled(self, unit: str, threads: int | None) -> None:
         """Wait while the phone is hot; go on after some minutes, and say so."""
@@ -307,6 +332,7 @@ def measured(phone: Adb, plan: Plan, folder: Folder, advance: Advance) -> OnDevi
         checks = measuring.checked()
         missed = list(_missed(checks))
         timings: Mapping[str, Sequence[Timing]] = {} if missed else measuring.timed(checks)
+        layers = measuring.profiled() if "cpu" in plan.units and not missed else {}
         after = state.conditions(phone)
     notes = measuring.notes + [f"not timed: {line}" for line in missed]
     files = tuple(
@@ -318,6 +344,7 @@ def measured(phone: Adb, plan: Plan, folder: Folder, advance: Advance) -> OnDevi
             runtime=file.runtime,
             golden=checks[file.name],
             timings=tuple(timings.get(file.name, ())),
+            layers=layers.get(file.name, ()),
         )
         for file in plan.files
     )

@@ -10,12 +10,10 @@ from pipeline.measure.device import benchmark_model
 from pipeline.measure.device.benchmark_model import Printed
 from pipeline.measure.device.imports.benchmark_result import TOOL
 from pipeline.measure.device.imports.reading import NotRead, Reading
-from pipeline.measure.device.record import LayerTime, RawOutput, Timing
+from pipeline.measure.device.record import RawOutput, Timing
 
 _BEGINS = re.compile(r"^.*\bSTARTING!", re.MULTILINE)
 _SIZE = re.compile(r"input model file size \(MB\): ([-+.\deE]+)")
-_LAYERS = "Operator-wise Profiling Info for Regular Benchmark Runs"
-_TABLE = re.compile(r"=+ Run Order =+")
 _UNITS = {
     **{"XNNPACK": "cpu", "GPU": "gpu", "CoreML": "ne", "COREML": "ne", "Hexagon": "npu"},
     **{"NNAPI": "npu", "QNN": "npu", "EXTERNAL": "npu", "STABLE": "npu"},
@@ -64,7 +62,7 @@ def read(text: str, raw: RawOutput) -> Reading:
         model=None if graph is None else printable(PurePosixPath(graph).name) or None,
         megabytes=None if size is None else float(size[1]),
         timings=timings,
-        layers=_layers(calls[0]),
+        layers=benchmark_model.layers(calls[0]),
         raw=raw,
     )
 
@@ -95,25 +93,3 @@ def _timing(printed: Printed) -> Timing:
         first_ms=printed.first_us / 1e3 if printed.first_us > 0 else None,
         peak_mb=printed.peak_mb,
     )
-
-
-def _layers(text: str) -> tuple[LayerTime, ...]:
-    """The operations of `--enable_op_profiling`, in the order they ran; none without it."""
-    place = text.find(_LAYERS)
-    table = _TABLE.search(text, place) if place >= 0 else None
-    if table is None:
-        return ()
-    heads: list[str] = []
-    found = []
-    for line in text[table.end() :].splitlines()[1:]:
-        cells = [cell.strip() for cell in line.split("\t")][1:]
-        if not cells:
-            break
-        if not heads:
-            heads = [cell.strip("[]") for cell in cells]
-            continue
-        row = dict(zip(heads, cells, strict=False))
-        found.append(
-            LayerTime(name=row["Name"], operation=row["node type"], ms=float(row["avg ms"]))
-        )
-    return tuple(found)

@@ -87,7 +87,14 @@ def golden_words(
 
 
 def timing_words(
-    folder: str, file: str, unit: str, threads: int | None, runs: int, warmup: int
+    folder: str,
+    file: str,
+    unit: str,
+    threads: int | None,
+    *,
+    runs: int,
+    warmup: int,
+    profiled: bool = False,
 ) -> str:
     """A number of inferences of noise, after some that do not count.
 
@@ -98,6 +105,7 @@ def timing_words(
         threads: of the CPU; None where the unit has none.
         runs: that count.
         warmup: that do not.
+        profiled: also print the time of each operation, which takes time itself.
     """
     flags = (
         f"--num_runs={runs}",
@@ -105,6 +113,7 @@ def timing_words(
         f"--warmup_runs={warmup}",
         "--warmup_min_secs=0",
         *([] if threads is None else [f"--num_threads={threads}"]),
+        *(["--enable_op_profiling=true"] if profiled else []),
         *UNITS[unit].flags,
     )
     return _words(folder, file, flags)
@@ -120,6 +129,15 @@ RUNNER = "runner"
 
 def _words(folder: str, file: str, flags: Sequence[str]) -> str:
     return " ".join([f"{folder}/{RUNNER}", f"--graph={folder}/{file}", *flags])
+
+
+def too_old(found: Printed) -> str | None:
+    """Which flag a version of the tool lacks that the golden images need; None where it has all."""
+    needed = ("--input_layer_value_files", "--output_filepath", "--min_secs", "--warmup_min_secs")
+    for flag in found.unknown_flags:
+        if flag.startswith(needed):
+            return f"this runner knows no {flag.split('=')[0]}: give a newer benchmark_model"
+    return None
 
 
 def delegation(found: Printed, unit: str) -> Delegation | None:
