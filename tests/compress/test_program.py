@@ -50,6 +50,17 @@ def test_what_was_saved_comes_back(saved: Path) -> None:
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
+def test_a_program_is_read_once_and_anew_where_its_file_was_replaced(saved: Path) -> None:
+    loaded = program.load(saved)
+    graph = loaded.module().graph
+    for node in graph.nodes:
+        node.meta["changed"] = True
+    assert program.load(saved) is loaded
+    assert not any("changed" in node.meta for node in loaded.graph.nodes)
+    program.save(torch.export.export(nn.Linear(3, 5), (torch.ones(1, 3),)), saved)
+    assert program.load(saved).module()(torch.ones(1, 3)).shape == (1, 5)
+
+
 def rewrite(path: Path, change: Callable[[Members], None]) -> None:
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import zipfile
@@ -39,9 +40,18 @@ def save(program: torch.export.ExportedProgram, path: Path) -> None:
 def load(path: Path) -> torch.export.ExportedProgram:
     """Read a program that `save` wrote; no code in the file runs.
 
+    What was read last is kept: several stages of several recipes read the same program one after
+    the other, and reading takes seconds. So it is not to be changed; `module()` gives a copy.
+
     Raises:
         InputError: it holds something else than a program and its tensors.
     """
+    found = path.stat()
+    return _loaded(path.absolute(), found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(path: Path, *_: int) -> torch.export.ExportedProgram:
     with zipfile.ZipFile(path) as archive:
         names = [name.partition("/")[2] for name in archive.namelist()]
     if odd := [name for name in names if not name.startswith(_PARTS) or _OBJECT in name]:
