@@ -25,6 +25,7 @@ from pipeline.formats.onnx.describe import describe as describe
 from pipeline.formats.onnx.describe import interface as interface
 from pipeline.formats.onnx.elsewhere import laid_out, numbers, quantized_tensors, tapped
 from pipeline.formats.onnx.float_layers import half, keep_float
+from pipeline.formats.onnx.pads import pad_in_convolutions
 from pipeline.formats.pixels import refuse_learned_input, take_pixels
 
 OLDER_OPSET, _OLDER_IR = 17, 8
@@ -52,6 +53,7 @@ def write(
     if pixels:
         refuse_learned_input(program)
     model = as_onnx.to_onnx(program)
+    pad_in_convolutions(model)
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         quantize_biases(model)
         own_weights(model)
