@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import os
 import shutil
 import signal
@@ -21,10 +23,11 @@ import pytest
 from pipeline.base.errors import InputError
 from pipeline.formats.coreml import faults, head
 from pipeline.formats.coreml.file import ReferenceRunnable
+from pipeline.formats.coreml.imports import import_coremltools
 from pipeline.formats.pixels import camera_pixels
 from pipeline.measure.device.mac import Plan, Wanted, archive, measured
 from pipeline.measure.device.record import OnDevice
-from pipeline.measure.lanes.apple import session
+from pipeline.measure.lanes.apple import on_mac, session
 from pipeline.measure.lanes.apple.session import Mac, opened
 from tests.making import programs
 from tests.making.mac import Mac as StandIn
@@ -410,6 +413,42 @@ def test_other_bytes_than_were_sent_are_refused(there: StandIn) -> None:
             event["sha256"] = dict.fromkeys(event["sha256"], "0" * 64)
     with pytest.raises(InputError, match="other bytes arrived on the Mac"):
         lane._record(events, asked)
+
+
+def test_what_the_script_asks_of_coremltools_is_there() -> None:
+    """The stand-in has what the script asks for; the real one must have it under the same names."""
+    import_coremltools()
+    import coremltools
+    from coremltools.models import compute_device, compute_plan
+
+    for unit in on_mac.UNITS.values():
+        assert hasattr(coremltools.ComputeUnit, unit)
+    for device in on_mac.DEVICES:
+        assert issubclass(getattr(compute_device, device), compute_device.MLComputeDevice)
+    asked = {
+        "MLModelStructure": {"program"},
+        "MLModelStructureProgram": {"functions"},
+        "MLModelStructureProgramFunction": {"block"},
+        "MLModelStructureProgramBlock": {"operations"},
+        "MLModelStructureProgramOperation": {"operator_name", "outputs"},
+        "MLModelStructureProgramNamedValueType": {"name"},
+        "MLComputePlanDeviceUsage": {"preferred_compute_device"},
+        "MLComputePlanCost": {"weight"},
+    }
+    for name, fields in asked.items():
+        assert fields <= {field.name for field in dataclasses.fields(getattr(compute_plan, name))}
+    plan = compute_plan.MLComputePlan
+    assert {"path", "compute_units"} <= inspect.signature(plan.load_from_path).parameters.keys()
+    assert hasattr(plan, "model_structure")
+    for method in (
+        "get_compute_device_usage_for_mlprogram_operation",
+        "get_estimated_cost_for_mlprogram_operation",
+    ):
+        assert method in session.SCRIPT.read_text()
+        assert hasattr(plan, method)
+    model = coremltools.models.MLModel
+    assert hasattr(model, "get_compiled_model_path")
+    assert "compute_units" in inspect.signature(model).parameters
 
 
 def test_the_script_knows_nothing_of_this_package() -> None:

@@ -259,8 +259,8 @@ def planned(model: Any, unit: str) -> list[list[Any]]:
     found = []
     for operation in plan.model_structure.program.functions["main"].block.operations:
         usage = plan.get_compute_device_usage_for_mlprogram_operation(operation)
-        if usage is None:
-            continue  # constants
+        if usage is None or operation.operator_name.endswith("const"):
+            continue  # nothing is computed
         preferred = type(usage.preferred_compute_device).__name__
         cost = plan.get_estimated_cost_for_mlprogram_operation(operation)
         output = operation.outputs[0].name if operation.outputs else ""
