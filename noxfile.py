@@ -228,6 +228,19 @@ def snippets(session: nox.Session) -> None:
     run(session, "python", "-m", "pytest", "tests/snippets", *session.posargs, variables=variables)
 
 
+@nox.session
+def swift(session: nox.Session) -> None:
+    """Build and test the bundle's Swift package with Debian's compiler (550 MB fetched; root)."""
+    prepare(session)
+    if os.geteuid() != 0 or not all(map(shutil.which, ("apt-get", "unshare"))):
+        session.error("it takes root, apt and unshare, such as in a container of Debian's")
+    root = ROOT / ".nox" / "swift"
+    run(session, "python", "-m", "tests.snippets.swift_root", str(root))
+    variables = {"POCKETNEST_SWIFT": str(root)}
+    chosen = ["tests/snippets/test_swift.py", *session.posargs]
+    run(session, "python", "-m", "pytest", *chosen, variables=variables)
+
+
 @nox.session(name="arm64-setup")
 def arm64_setup(session: nox.Session) -> None:
     """Make the emulated ARM64 machine of the lane `arm64`, in the user's cache (70 MB fetched)."""
