@@ -64,7 +64,7 @@ def test_nothing_is_left_whenever_it_is_killed(
     assert server.stdout is not None
     seen = ended = 0
     longest = 0.0
-    for turn in range(TIMES):
+    for turn in range(2 * TIMES):  # some have come to their end before they are killed
         server.stdin.write(f"{turn}\n")
         server.stdin.flush()
         pid = int(server.stdout.readline())
@@ -81,11 +81,13 @@ def test_nothing_is_left_whenever_it_is_killed(
         killed = time.monotonic()
         wait_until(lambda: not phone.files() and not phone.programs())
         longest = max(longest, time.monotonic() - killed)
+        if ended == TIMES:
+            break
     server.stdin.close()
     server.wait()
     print(
-        f"{number.name}: {ended} of {TIMES} killed, {seen} with files on the phone; all gone after "
-        f"{longest:.1f} s at most"
+        f"{number.name}: {ended} killed, {seen} times with files on the phone; all gone after "
+        f"{longest:.2f} s at most"
     )
-    assert ended > TIMES // 2
+    assert ended == TIMES
     assert seen > TIMES // 3
