@@ -26,6 +26,7 @@ import tarfile
 import tempfile
 import threading
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +156,7 @@ def machine() -> dict[str, Any]:
         "soc": told("sysctl", "-n", "machdep.cpu.brand_string") or None,
         "os": "macOS" if name else platform.system(),
         "os_version": name or platform.release(),
-        "abi": platform.machine() or None,
-        "page_size": resource.getpagesize(),
+        **{"abi": platform.machine() or None, "page_size": resource.getpagesize()},
         "cores": os.cpu_count(),
         "identity": identity(),
     }
@@ -188,9 +188,8 @@ def thermal() -> None:
     objc = ctypes.CDLL("/usr/lib/libobjc.dylib")
     objc.objc_getClass.restype = objc.sel_registerName.restype = ctypes.c_void_p
     objc.objc_getClass.argtypes = objc.sel_registerName.argtypes = [ctypes.c_char_p]
-    send = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(
-        ("objc_msgSend", objc)
-    )
+    pointer = ctypes.c_void_p
+    send = ctypes.CFUNCTYPE(pointer, pointer, pointer)(("objc_msgSend", objc))
     info = send(objc.objc_getClass(b"NSProcessInfo"), objc.sel_registerName(b"processInfo"))
     state = send(info, objc.sel_registerName(b"thermalState")) or 0
     sys.stdout.write(THERMAL[state] if state < len(THERMAL) else "")
@@ -256,15 +255,15 @@ def planned(model: Any, unit: str) -> list[list[Any]]:
         path=str(model.get_compiled_model_path()),
         compute_units=getattr(ct.ComputeUnit, UNITS[unit]),
     )
-    found = []
-    for operation in plan.model_structure.program.functions["main"].block.operations:
+    found, program = [], plan.model_structure.program
+    for operation in program.functions["main"].block.operations:
         usage = plan.get_compute_device_usage_for_mlprogram_operation(operation)
         if usage is None or operation.operator_name.endswith("const"):
             continue  # nothing is computed
         preferred = type(usage.preferred_compute_device).__name__
         cost = plan.get_estimated_cost_for_mlprogram_operation(operation)
         output = operation.outputs[0].name if operation.outputs else ""
-        weight = None if cost is None else float(cost.weight)
+        weight = cost and float(cost.weight)
         found.append([output, operation.operator_name, DEVICES.get(preferred), weight])
     return found
 
@@ -324,22 +323,12 @@ def missing() -> str | None:
     """What of Python is not here; None where nothing is missing."""
     try:
         import numpy  # noqa: F401
+
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            import coremltools  # noqa: F401
     except ImportError as error:
         return f"{sys.executable}: {error}"
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        try:
-            import coremltools  # noqa: F401
-        except ImportError as error:
-            return f"{sys.executable}: {error}"
     return None
-
-
-def versions() -> dict[str, str]:
-    """Of Python and the packages that compute here."""
-    from importlib.metadata import version
-
-    found = {name: version(name) for name in ("coremltools", "numpy")}
-    return {"python": platform.python_version(), **found}
 
 
 def unpack(place: Place) -> dict[str, Any]:
@@ -349,10 +338,8 @@ def unpack(place: Place) -> dict[str, Any]:
     if hashlib.sha256(content).hexdigest() != sent["sha256"]:
         raise ValueError("the archive did not arrive whole")
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        if hasattr(tarfile, "data_filter"):
-            archive.extractall(place.folder, filter="data")
-        else:
-            archive.extractall(place.folder)
+        safe: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        archive.extractall(place.folder, **safe)
     job: dict[str, Any] = json.loads((place.folder / "job.json").read_text(encoding="utf-8"))
     return job
 
@@ -360,7 +347,8 @@ def unpack(place: Place) -> dict[str, Any]:
 def work(place: Place, job: dict[str, Any]) -> None:
     """Check every package on every unit; time them where all of them answer as they should."""
     sys.argv[0] = str(place.folder / "on_mac.py")
-    say("machine", machine=machine(), versions=versions(), conditions=conditions())
+    versions = {name: version(name) for name in ("coremltools", "numpy")}
+    say("machine", machine=machine(), versions=versions, conditions=conditions())
     say("files", sha256={f["name"]: sha256_of(place.folder / f["package"]) for f in job["files"]})
     sound, units = True, []
     for unit in job["units"]:
