@@ -249,3 +249,18 @@ def test_missing_files_folders_and_an_empty_call_are_refused(folder: Path) -> No
     ]
     with pytest.raises(InputError, match="name at least one YAML file"):
         load_recipes([])
+
+
+def test_a_budget_of_time_is_of_this_machine_or_of_each(folder: Path) -> None:
+    def limits(latency: str) -> tuple[float | None, float | None]:
+        found = load(changed(f"budgets: {{latency_ms: {latency}}}\n")).budgets.limits
+        return found["latency_ms"], found["device_latency_ms"]
+
+    assert limits("20") == (20, None)
+    assert limits("{device: 15}") == (None, 15)
+    assert limits("{host: 20, device: 15.5}") == (20, 15.5)
+    assert limits("null") == (None, None)
+    for wrong in ("-1", "0", "true", "{phone: 15}", "{device: 0}", "{device: fast}", "[1]"):
+        (line,) = problems(changed(f"budgets: {{latency_ms: {wrong}}}\n"))
+        assert "budgets.latency_ms" in line
+        assert "must be milliseconds above 0, or {host: ..., device: ...}" in line
