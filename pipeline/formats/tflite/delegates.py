@@ -93,7 +93,11 @@ def checked(path: Path) -> tuple[Delegate, ...]:
             _MEDIATEK_CODE,
         ),
         unknown("Google Tensor in LiteRT", "no list of operations was found"),
-        unknown("NNAPI", "deprecated since Android 15; the three before it follow it", _NNAPI),
+        unknown(
+            "NNAPI",
+            "deprecated since Android 15; NPUs are reached through their vendors' plugins",
+            _NNAPI,
+        ),
     )
 
 
