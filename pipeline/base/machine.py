@@ -18,7 +18,6 @@ TOOLS = (
     "torch-pruning",
     "neural-compressor",
     "onnx",
-    "onnxscript",
     "onnxruntime",
     "onnx2tf",
     "tensorflow",

@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Collection
 from pathlib import Path
 from typing import get_args
 
@@ -46,13 +47,8 @@ def export(
     path: Path,
     *,
     pixels: bool = False,
-    sparse: bool = False,
-    amx: bool = False,
-    opset17: bool = False,
-    products: str = "quantized",
+    options: Collection[Option] = (),
     link: Link | None = None,
-    classifier: bool = False,
-    float16: bool = False,
     description: Path | None = None,
     delegates: Path | None = None,
     children: Children | None = None,
@@ -64,17 +60,9 @@ def export(
         format_name: of `FORMATS`.
         path: of the file to write.
         pixels: the program takes pixel values 0..255, so the file is to take 8-bit RGB images.
-        sparse: store int8 weights with many zeros sparsely, where the format can; the others
-            write every weight.
-        amx: store weights so that the runtime multiplies them with AMX, where the format can.
-        opset17: have the file say that it is of ONNX opset 17, where the format can.
-        products: how int8 files multiply tensors, where the format can do so in several ways: as
-            `target.products` has it.
+        options: how the file is to differ; those that the format does not have change nothing. A
+            classifier needs `link` and `description`.
         link: what is to make probabilities of the logits in the file; None leaves logits.
-        classifier: have the file name a class, where the format can; needs `link` and
-            `description`.
-        float16: of a float program, keep weights in float16, where the format can; Core ML's
-            packages always do.
         description: what the file is to say of itself, as `Description.write` keeps it.
         delegates: where to write what is known of accelerators and the file, as JSON; None
             does not look.
@@ -87,17 +75,8 @@ def export(
     # -P: a folder named pipeline where the user stands must not take this package's place.
     module = ["-P", "-m", "pipeline.formats.write"]
     command = [sys.executable, *module, str(program), format_name, str(path)]
-    asked: dict[Option, bool] = {
-        "sparse": sparse,
-        "x86_amx": amx,
-        "opset17": opset17,
-        "clipped_products": products == "clipped",
-        "float16_products": products == "float16",
-    }
-    asked |= {"classifier": classifier, "float16": float16}
-    known = FORMATS[format_name].options
     command += [_PIXELS] if pixels else []
-    command += [option for option, given in asked.items() if given and option in known]
+    command += sorted(FORMATS[format_name].options & set(options))
     command += [] if link is None else ["--link", link]
     command += [] if description is None else ["--description", str(description)]
     command += [] if delegates is None else ["--delegates", str(delegates)]

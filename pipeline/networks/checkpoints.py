@@ -23,6 +23,7 @@ from pipeline.networks.checkpoint_files import file_in, opened
 from pipeline.networks.checkpoint_fit import REPLACE, is_counter, mismatch, surplus
 from pipeline.networks.checkpoint_names import Found, Wanted
 from pipeline.networks.family import Checkpoint
+from pipeline.networks.own_state import take_state
 from pipeline.networks.sanity import not_finite
 
 WEIGHTS = "weights.safetensors"
@@ -89,7 +90,7 @@ def load_checkpoint(
     said = said_of(path, given if given.is_dir() else None)
     if head and classes is not None and (other := said.other_than(classes)):
         raise InputError(f"{path}: {other}, or {REPLACE}")
-    model.load_state_dict(cast)
+    take_state(model, cast)
     return (*_told(found, others, passed), *said.notes)
 
 

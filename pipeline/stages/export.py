@@ -11,8 +11,10 @@ from pipeline.base.errors import InputError
 from pipeline.base.record import Text
 from pipeline.formats.delegates import Delegate
 from pipeline.formats.description import Description, label
+from pipeline.formats.format import Option
 from pipeline.formats.formats import FORMATS
 from pipeline.formats.write import export
+from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import PROGRAM, Context, Inputs
 from pipeline.stages.stage import QUANTIZER, Stage, StageFacts
 from pipeline.tasks.tasks import link_of, meaning_of
@@ -40,17 +42,27 @@ def write(context: Context, inputs: Inputs, out: Path) -> ExportFacts:
         name,
         out / file,
         pixels=context.recipe.target.takes_pixels,
-        sparse=context.recipe.sparsify is not None,
-        amx=context.recipe.target.cpu == "x86_amx",
-        opset17=context.recipe.target.opset == 17,
-        products=context.recipe.target.products,
+        options=options_of(context.recipe),
         link=link_of(context.recipe),
-        classifier=context.recipe.target.classifier,
         description=out / DESCRIPTION,
         delegates=out / DELEGATES,
         children=context.children,
     )
     return ExportFacts(file=file, delegates=_FOUND.validate_json((out / DELEGATES).read_bytes()))
+
+
+def options_of(recipe: Recipe) -> set[Option]:
+    """How a recipe wants its file to differ from others of its network."""
+    target = recipe.target
+    asked: dict[Option, bool] = {
+        "classifier": target.classifier,
+        "opset17": target.opset == 17,
+        "sparse": recipe.sparsify is not None,
+        "x86_amx": target.cpu == "x86_amx",
+        "clipped_products": target.products == "clipped",
+        "float16_products": target.products == "float16",
+    }
+    return {option for option, given in asked.items() if given}
 
 
 def refuse_same_labels(classes: Sequence[str]) -> None:

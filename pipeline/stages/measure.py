@@ -17,7 +17,7 @@ from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.measure.latency import Latency
 from pipeline.stages.context import LOGITS, Context, Inputs, fed, first_figure, float_model
 from pipeline.stages.exported import file_of, model_file
-from pipeline.stages.stage import CORE, IMAGES, LANE, Stage, StageFacts
+from pipeline.stages.stage import CORE, IMAGES, LANE, QUANTIZING, Stage, StageFacts
 from pipeline.stages.times import unpruned_file
 from pipeline.tasks.accuracy import AnyAccuracy
 from pipeline.tasks.predictions import NAMED
@@ -146,7 +146,7 @@ STAGE = Stage(
         "measure/first_use.py",
         *("stages/exported.py", "stages/measure.py", "stages/times.py"),
     ),
-    packages=IMAGES,
+    packages=(*IMAGES, *QUANTIZING),
     of_format=True,
     sees_tests=True,
     on_host=True,

@@ -145,9 +145,10 @@ def test_the_child_process_is_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
         return 0
 
     monkeypatch.setattr(Children, "run", run)
-    for products in ("quantized", "clipped", "float16"):
+    options: list[set[Option]] = [set(), {"clipped_products"}, {"float16_products"}]
+    for asked in options:
         for name in ("tflite", "coreml"):
-            write.export(Path("program.pt2"), name, Path("model"), products=products)
+            write.export(Path("program.pt2"), name, Path("model"), options=asked)
     assert told == [[], [], [], ["clipped_products"], [], ["float16_products"]]
 
 

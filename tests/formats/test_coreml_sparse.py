@@ -283,7 +283,9 @@ def test_only_core_ml_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Children, "run", run)
     for name in ("onnx", "tflite", "coreml"):
         for pixels in (False, True):
-            write.export(Path("program.pt2"), name, Path("model"), pixels=pixels, sparse=True)
+            write.export(
+                Path("program.pt2"), name, Path("model"), pixels=pixels, options={"sparse"}
+            )
     assert told == [[], ["pixels"], [], ["pixels"], ["sparse"], ["pixels", "sparse"]]
 
 

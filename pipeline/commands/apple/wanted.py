@@ -22,7 +22,7 @@ from pipeline.measure.device.mac import Wanted
 from pipeline.measure.probabilities import logits_of, most_apart
 from pipeline.stages.carried import golden_images, output_step
 from pipeline.stages.context import TWIN
-from pipeline.stages.export import DESCRIPTION
+from pipeline.stages.export import DESCRIPTION, options_of
 from pipeline.stages.finished_run import Finished
 from pipeline.stages.golden import tolerance
 from pipeline.tasks.tasks import link_of
@@ -96,8 +96,8 @@ def _beside(run: Finished, pixels: Tensor, path: Path) -> Wanted:
         _FORMAT,
         path,
         pixels=target.takes_pixels,
+        options=options_of(run.recipe) & {"classifier"},
         link=link,
-        classifier=target.classifier,
         description=run.stage("export", DESCRIPTION),
     )
     fed = run.fed(pixels).numpy()

@@ -18,13 +18,15 @@ from pipeline.measure.probabilities import logits_of, most_apart, told
 from pipeline.measure.timing import sha256_of, size_bytes
 from pipeline.stages.carried import some_pixels
 from pipeline.stages.context import TWIN
-from pipeline.stages.export import DESCRIPTION
+from pipeline.stages.export import DESCRIPTION, options_of
 from pipeline.stages.finished_run import Finished
 from pipeline.tasks.tasks import link_of, task_of
 
 STEM = "model_float16"
 EXPECTED = "expected_float16.csv"
 """The file's answers to the golden images, beside those of the int8 file."""
+_KEPT = {"classifier", "opset17"}
+"""Ways in which the file differs as the int8 one does."""
 _IMAGES = 50
 _LIMIT = 1e-2
 """Most difference to the float program, as a share of the largest logit, at the 99th percentile:
@@ -85,10 +87,8 @@ def write(run: Finished, folder: Path, pixels: Tensor) -> tuple[Float16, Tensor]
         target.format,
         file,
         pixels=target.takes_pixels,
-        opset17=target.opset == 17,
+        options={*(options_of(run.recipe) & _KEPT), "float16"},
         link=link,
-        classifier=target.classifier,
-        float16=True,
         description=run.stage("export", DESCRIPTION),
     )
     fed = run.fed(some_pixels(run, _IMAGES))

@@ -155,12 +155,27 @@ def snippets(contract: Contract, tools: Mapping[str, str]) -> dict[str, str]:
     """
     package = FORMATS[contract.format].package
     needed = {name: _version(tools, name) for name in ("numpy", "pillow", package)}
-    given, made = contract.input, contract.output
-    for name in (contract.name, contract.file, given.name, made.name, *needed.values()):
+    names = (contract.name, contract.file, contract.input.name, contract.output.name)
+    for name in (*names, *needed.values()):
         if not _PLAIN.fullmatch(name):
             raise ValueError(f"got the name {name!r}; only {_PLAIN.pattern} can stand in code")
     sources = SOURCES[contract.format]
     values = {
+        **_of_network(contract),
+        **_of_tools(contract, needed),
+        "sources": [(source.path, source.what) for source in sources],
+        "check": _listed([source.path for source in sources if "olden" in source.path]),
+        **{form: form == contract.format for form in SOURCES},
+    }
+    named = {"README.md": "README.md.j2", **{s.path: s.template for s in sources}}
+    every = templates("pipeline.commands.bundle")
+    return {path: every.get_template(name).render(values) for path, name in named.items()}
+
+
+def _of_network(contract: Contract) -> dict[str, object]:
+    """What the templates say of the file, of what it takes and of what it gives."""
+    given, made = contract.input, contract.output
+    return {
         "name": contract.name,
         "file": contract.file,
         "height": given.height,
@@ -193,6 +208,13 @@ def snippets(contract: Contract, tools: Mapping[str, str]) -> dict[str, str]:
         "dtype": given.dtype,
         "input_name": given.name,
         "output_name": made.name,
+    }
+
+
+def _of_tools(contract: Contract, needed: Mapping[str, str]) -> dict[str, object]:
+    """What the templates say of packages; `needed` are those of Python, with their versions."""
+    package = FORMATS[contract.format].package
+    return {
         "python_package": package,
         "needed": [f"{name}=={version}" for name, version in needed.items()],
         "runtime_version": needed[package],
@@ -204,13 +226,7 @@ def snippets(contract: Contract, tools: Mapping[str, str]) -> dict[str, str]:
         "suffix": FORMATS[contract.format].suffix.removeprefix("."),
         "float16": contract.float16,
         "oldest": contract.oldest_runtime,
-        "sources": [(source.path, source.what) for source in sources],
-        "check": _listed([source.path for source in sources if "olden" in source.path]),
-        **{form: form == contract.format for form in SOURCES},
     }
-    named = {"README.md": "README.md.j2", **{s.path: s.template for s in sources}}
-    every = templates("pipeline.commands.bundle")
-    return {path: every.get_template(name).render(values) for path, name in named.items()}
 
 
 def _version(tools: Mapping[str, str], name: str) -> str:

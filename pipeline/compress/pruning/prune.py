@@ -21,6 +21,7 @@ from pipeline.compress.pruning.widths import Plan, in_tiles, weakest
 from pipeline.networks.count import count
 from pipeline.networks.family import AnyFamily, Structure
 from pipeline.networks.lowering.places import FloatPlaces
+from pipeline.networks.own_state import take_state
 from pipeline.recipe.compression import PruneConfig, PruneTarget
 from pipeline.recipe.input_shape import InputShape
 
@@ -245,7 +246,7 @@ def take_shapes(model: nn.Module, state: dict[str, Tensor]) -> None:
             if (path := f"{name}.{key}".lstrip(".")) in state:
                 tensor.data = torch.empty_like(state[path])
         _take_widths(module)
-    model.load_state_dict(state)
+    take_state(model, state)
 
 
 def _take_widths(module: nn.Module) -> None:

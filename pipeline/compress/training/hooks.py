@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pipeline.compress.training.resume import State
+from pipeline.networks.own_state import take_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,6 @@ class Hooks:
     after_step: Callable[[], None] = lambda: None
     adjust_loss: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda images, logits, loss: loss
     set_training: Callable[[nn.Module, bool], object] = lambda model, mode: model.train(mode)
-    load: Callable[[Any, State], object] = lambda model, state: model.load_state_dict(state)
+    load: Callable[[Any, State], object] = take_state
     state: Callable[[], State] = dict
     set_state: Callable[[State], None] = lambda state: None
