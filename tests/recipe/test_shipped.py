@@ -24,7 +24,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 SCHEMA = RECIPES / "recipe.schema.json"
 OFFLINE = (
     *("resnest50", "efficientnet_lite0", "mobilenet_v2", "resnet18", "resnext50"),
-    "shiftresnet20",
+    *("shiftresnet20", "squeezenet", "tresnet_m"),
 )
 FILES = sorted(RECIPES.rglob("*.yaml"))
 BENCHMARKS = [p for p in FILES if p.parent.name == "bench" and p.name != "base.yaml"]
