@@ -18,6 +18,7 @@ TOOLS = (
     "torch-pruning",
     "neural-compressor",
     "onnx",
+    "onnxscript",
     "onnxruntime",
     "onnx2tf",
     "tensorflow",

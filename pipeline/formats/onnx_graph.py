@@ -46,20 +46,25 @@ class Graph:
             self._constants[name] = values.detach().numpy()
         return name
 
-    def constant(self, values: object, kind: type[np.generic], of: str) -> str:
-        """The name of a constant; equal ones are one, called after the first that needs it."""
+    def is_zero(self, node: fx.Node) -> bool:
+        """Whether a parameter holds nothing but zeros."""
+        return node.name in self._stored and not bool(self._stored[node.name][1].any())
+
+    def constant(self, values: object, kind: type[np.generic]) -> str:
+        """The name of a constant; equal ones are one."""
         array = np.asarray(values, kind)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._shared:
-            self._shared[key] = of
-            self._constants[of] = array
+            # Short, since the names of scales and zero points are a tenth of a small file.
+            name = f"val_{len(self._constants)}"
+            self._shared[key] = name
+            self._constants[name] = array
         return self._shared[key]
 
-    def name_of(self, value: Any, reader: fx.Node) -> str:
+    def name_of(self, value: Any) -> str:
         """The name of what a node reads: a tensor, or a number, which becomes a constant."""
         if not isinstance(value, fx.Node):
-            place = len(self._constants)
-            return self.constant(value, np.float32, f"{reader.name}.number_{place}")
+            return self.constant(value, np.float32)
         return self._names[value] if value in self._names else self.stored(value)
 
     def add(self, op: str, node: fx.Node, inputs: list[str], **attributes: Any) -> None:

@@ -1,8 +1,9 @@
 """What each operation of a program is in ONNX: a function and a line in `OPERATIONS`.
 
-Programs hold the operations that `networks.lowering` leaves and the roundings of quantization, and
-no others, so that each is written as it stands. torch's own exporter decomposes a program anew and
-optimizes what it has written, which takes twenty times as long; the tests compare with it.
+Quantized programs hold the operations that `networks.lowering` leaves and the roundings of
+quantization, and no others, so that each is written as it stands. torch's own exporter decomposes a
+program anew and optimizes what it has written, which takes twenty times as long; the tests compare
+with it. Programs of float targets may hold anything.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchao.quantization.pt2e  # noqa: F401  registers the quantized_decomposed operations
-from torch import fx
+from torch import Tensor, fx
 
 from pipeline.formats.onnx_graph import Graph
 
@@ -44,29 +45,29 @@ def _axis(node: fx.Node, dim: int) -> int:
 def _quantize(
     g: Graph, n: fx.Node, x: fx.Node, scale: float, zero: int, *_: Any, **kinds: Any
 ) -> None:
-    g.add("QuantizeLinear", n, [g.name_of(x, n), *_grid(g, n, scale, zero)])
+    g.add("QuantizeLinear", n, [g.name_of(x), *_grid(g, scale, zero)])
 
 
 def _dequantize(
     g: Graph, n: fx.Node, x: fx.Node, scale: float, zero: int, *_: Any, **kinds: Any
 ) -> None:
     """Several readers of a rounded tensor have a node each; the file has one for all of them."""
-    inputs = [g.name_of(x, n), *_grid(g, n, scale, zero)]
+    inputs = [g.name_of(x), *_grid(g, scale, zero)]
     if g.once(("dequantized", *inputs), n):
         g.add("DequantizeLinear", n, inputs)
 
 
-def _grid(g: Graph, n: fx.Node, scale: float, zero: int) -> list[str]:
+def _grid(g: Graph, scale: float, zero: int) -> list[str]:
     return [
-        g.constant(scale, np.float32, f"{n.name}.scale"),
-        g.constant(zero, np.int8, f"{n.name}.zero_point"),
+        g.constant(scale, np.float32),
+        g.constant(zero, np.int8),
     ]
 
 
 def _dequantize_weights(
     g: Graph, n: fx.Node, x: fx.Node, scales: fx.Node, zeros: fx.Node, axis: int, *_: Any, **k: Any
 ) -> None:
-    zero = g.constant(np.zeros(_shape(scales)), np.int8, f"{n.name}.zero_point")
+    zero = g.constant(np.zeros(_shape(scales)), np.int8)
     g.add("DequantizeLinear", n, [g.stored(x), g.stored(scales), zero], axis=axis)
 
 
@@ -86,11 +87,12 @@ def _convolution(
         padding = 0
     if padding == "same":  # even: what is not was made a padding of its own
         padding = [(k - 1) * d // 2 for k, d in zip(kernel, spread, strict=True)]
-    inputs = [one for one in (x, weight, bias) if one is not None]
+    # Zeros would become an addition of their own, which converters take out with its name.
+    inputs = [x, weight] if bias is None or g.is_zero(bias) else [x, weight, bias]
     g.add(
         "Conv",
         n,
-        [g.name_of(one, n) for one in inputs],
+        [g.name_of(one) for one in inputs],
         kernel_shape=list(kernel),
         strides=list(_pair(stride)),
         pads=_around(padding),
@@ -105,7 +107,7 @@ def _both(op: str) -> Operation:
     def add(g: Graph, n: fx.Node, x: Any, y: Any, *, alpha: float = 1) -> None:
         if alpha != 1:
             raise NotImplementedError(f"{n.name}: alpha {alpha}; only 1 is written")
-        g.add(op, n, [g.name_of(x, n), g.name_of(y, n)])
+        g.add(op, n, [g.name_of(x), g.name_of(y)])
 
     return add
 
@@ -114,22 +116,22 @@ def _each(op: str) -> Operation:
     """An operation number by number."""
 
     def add(g: Graph, n: fx.Node, x: fx.Node) -> None:
-        g.add(op, n, [g.name_of(x, n)])
+        g.add(op, n, [g.name_of(x)])
 
     return add
 
 
 def _rsqrt(g: Graph, n: fx.Node, x: fx.Node) -> None:
-    g.add("Reciprocal", n, [g.add_before("Sqrt", n, [g.name_of(x, n)])])
+    g.add("Reciprocal", n, [g.add_before("Sqrt", n, [g.name_of(x)])])
 
 
 def _clip(g: Graph, n: fx.Node, x: fx.Node, low: float = -1, high: float = 1) -> None:
-    ends = [g.constant(end, np.float32, f"{n.name}.{end}") for end in (low, high)]
-    g.add("Clip", n, [g.name_of(x, n), *ends])
+    ends = [g.constant(end, np.float32) for end in (low, high)]
+    g.add("Clip", n, [g.name_of(x), *ends])
 
 
 def _leaky_relu(g: Graph, n: fx.Node, x: fx.Node, slope: float = 0.01) -> None:
-    g.add("LeakyRelu", n, [g.name_of(x, n)], alpha=float(slope))
+    g.add("LeakyRelu", n, [g.name_of(x)], alpha=float(slope))
 
 
 def _elu(
@@ -137,15 +139,15 @@ def _elu(
 ) -> None:
     if (scale, input_scale) != (1, 1):
         raise NotImplementedError(f"{n.name}: scales {scale}, {input_scale}; only 1 is written")
-    g.add("Elu", n, [g.name_of(x, n)], alpha=float(alpha))
+    g.add("Elu", n, [g.name_of(x)], alpha=float(alpha))
 
 
 def _gelu(g: Graph, n: fx.Node, x: fx.Node, *, approximate: str = "none") -> None:
-    g.add("Gelu", n, [g.name_of(x, n)], approximate=approximate)
+    g.add("Gelu", n, [g.name_of(x)], approximate=approximate)
 
 
 def _softmax(g: Graph, n: fx.Node, x: fx.Node, dim: int, dtype: object = None) -> None:
-    g.add("Softmax", n, [g.name_of(x, n)], axis=_axis(x, dim))
+    g.add("Softmax", n, [g.name_of(x)], axis=_axis(x, dim))
 
 
 def _mean(
@@ -159,9 +161,9 @@ def _mean(
     rank = len(_shape(x))
     axes = sorted(_axis(x, one) for one in ([dim] if isinstance(dim, int) else dim or range(rank)))
     if (rank, axes, keepdim) == (4, [2, 3], True):
-        return g.add("GlobalAveragePool", n, [g.name_of(x, n)])
-    given = g.constant(axes, np.int64, f"{n.name}.axes")
-    return g.add("ReduceMean", n, [g.name_of(x, n), given], keepdims=int(keepdim))
+        return g.add("GlobalAveragePool", n, [g.name_of(x)])
+    given = g.constant(axes, np.int64)
+    return g.add("ReduceMean", n, [g.name_of(x), given], keepdims=int(keepdim))
 
 
 def _max_pool(
@@ -177,7 +179,7 @@ def _max_pool(
     g.add(
         "MaxPool",
         n,
-        [g.name_of(x, n)],
+        [g.name_of(x)],
         kernel_shape=list(_pair(kernel)),
         strides=list(_pair(stride or kernel)),
         pads=_around(padding),
@@ -201,7 +203,7 @@ def _average_pool(
     g.add(
         "AveragePool",
         n,
-        [g.name_of(x, n)],
+        [g.name_of(x)],
         kernel_shape=list(_pair(kernel)),
         strides=list(_pair(stride or kernel)),
         pads=_around(padding),
@@ -211,7 +213,7 @@ def _average_pool(
 
 
 def _concatenate(g: Graph, n: fx.Node, parts: Sequence[fx.Node], dim: int = 0) -> None:
-    g.add("Concat", n, [g.name_of(one, n) for one in parts], axis=_axis(n, dim))
+    g.add("Concat", n, [g.name_of(one) for one in parts], axis=_axis(n, dim))
 
 
 def _slice(
@@ -225,11 +227,8 @@ def _slice(
 ) -> None:
     size = _shape(x)[_axis(x, dim)]
     ends = (start or 0, size if end is None else min(end, size), _axis(x, dim), step)
-    given = [
-        g.constant([value], np.int64, f"{n.name}.{what}")
-        for what, value in zip(("start", "end", "axis", "step"), ends, strict=True)
-    ]
-    g.add("Slice", n, [g.name_of(x, n), *given])
+    given = [g.constant([value], np.int64) for value in ends]
+    g.add("Slice", n, [g.name_of(x), *given])
 
 
 def _reshape(g: Graph, n: fx.Node, x: fx.Node, *_: Any) -> None:
@@ -238,35 +237,35 @@ def _reshape(g: Graph, n: fx.Node, x: fx.Node, *_: Any) -> None:
     if None in sizes[1:] or (sizes[0] is None) != (not isinstance(_shape(x)[0], int)):
         raise NotImplementedError(f"{n.name}: a reshape of {_shape(x)} that moves the batch")
     shape = [0 if size is None else size for size in sizes]
-    g.add("Reshape", n, [g.name_of(x, n), g.constant(shape, np.int64, f"{n.name}.shape")])
+    g.add("Reshape", n, [g.name_of(x), g.constant(shape, np.int64)])
 
 
 def _pad(g: Graph, n: fx.Node, x: fx.Node, pads: Sequence[int], value: float = 0) -> None:
     before, after = [0] * len(_shape(x)), [0] * len(_shape(x))
     for place, axis in enumerate(range(len(before) - 1, len(before) - 1 - len(pads) // 2, -1)):
         before[axis], after[axis] = pads[2 * place : 2 * place + 2]
-    around = g.constant([*before, *after], np.int64, f"{n.name}.pads")
-    given = [around] if value == 0 else [around, g.name_of(value, n)]
-    g.add("Pad", n, [g.name_of(x, n), *given])
+    around = g.constant([*before, *after], np.int64)
+    given = [around] if value == 0 else [around, g.name_of(value)]
+    g.add("Pad", n, [g.name_of(x), *given])
 
 
 def _transpose(g: Graph, n: fx.Node, x: fx.Node, one: int, other: int) -> None:
     order = list(range(len(_shape(x))))
     one, other = _axis(x, one), _axis(x, other)
     order[one], order[other] = other, one
-    g.add("Transpose", n, [g.name_of(x, n)], perm=order)
+    g.add("Transpose", n, [g.name_of(x)], perm=order)
 
 
 def _permute(g: Graph, n: fx.Node, x: fx.Node, dims: Sequence[int]) -> None:
-    g.add("Transpose", n, [g.name_of(x, n)], perm=[_axis(x, dim) for dim in dims])
+    g.add("Transpose", n, [g.name_of(x)], perm=[_axis(x, dim) for dim in dims])
 
 
 def _pixel_shuffle(g: Graph, n: fx.Node, x: fx.Node, factor: int) -> None:
-    g.add("DepthToSpace", n, [g.name_of(x, n)], blocksize=factor, mode="CRD")
+    g.add("DepthToSpace", n, [g.name_of(x)], blocksize=factor, mode="CRD")
 
 
 def _nothing(g: Graph, n: fx.Node, x: fx.Node, *_: Any, **given: Any) -> None:
-    g.take(n, g.name_of(x, n))
+    g.take(n, g.name_of(x))
 
 
 OPERATIONS: dict[Any, Operation] = {
@@ -276,7 +275,6 @@ OPERATIONS: dict[Any, Operation] = {
     aten.conv2d.default: _convolution,
     aten.conv2d.padding: _convolution,
     aten.add.Tensor: _both("Add"),
-    aten.add_.Tensor: _both("Add"),
     aten.sub.Tensor: _both("Sub"),
     aten.mul.Tensor: _both("Mul"),
     aten.div.Tensor: _both("Div"),
@@ -284,7 +282,6 @@ OPERATIONS: dict[Any, Operation] = {
     aten.minimum.default: _both("Min"),
     aten.pow.Tensor_Scalar: _both("Pow"),
     aten.relu.default: _each("Relu"),
-    aten.relu_.default: _each("Relu"),
     aten.sigmoid.default: _each("Sigmoid"),
     aten.tanh.default: _each("Tanh"),
     aten.exp.default: _each("Exp"),
@@ -315,3 +312,15 @@ OPERATIONS: dict[Any, Operation] = {
     aten.dropout.default: _nothing,
 }
 """By the operation of torch."""
+
+
+def are_all_known(program: torch.export.ExportedProgram) -> bool:
+    """Whether a program holds these operations alone: none of a float network's own, none in place.
+
+    Sizes are no operations.
+    """
+    return all(
+        node.target in OPERATIONS
+        for node in program.graph.nodes
+        if node.op == "call_function" and isinstance(node.meta.get("val"), Tensor)
+    )

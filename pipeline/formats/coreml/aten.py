@@ -9,6 +9,8 @@ from torch import fx
 from torch._export.verifier import Verifier
 from torch.export import ExportedProgram
 
+from pipeline.formats.onnx_operations import are_all_known
+
 aten = torch.ops.aten
 _VIEWS = {aten.flatten.using_ints, aten.reshape.default}
 
@@ -17,12 +19,15 @@ def for_coremltools(program: ExportedProgram) -> ExportedProgram:
     """The program as one of the dialect that coremltools reads (ATEN), for one image.
 
     `ExportedProgram.run_decompositions` gives it that dialect by tracing it anew, which takes as
-    long as half of the conversion. Programs hold no operation in place and none for training, so
-    that only the label is another, and the two operations that the dialect has as a view:
+    long as half of the conversion. Where a program holds known operations alone, none of them in
+    place, only the label is another, and the two operations that the dialect has as a view:
 
     before: y = flatten(x, 1);            y = reshape(x, (batch, 8, 32))
     after:  y = view(x, (1, channels));   y = view(x, (1, 8, 32))
     """
+    if not are_all_known(program):
+        decomposed: ExportedProgram = program.run_decompositions({})
+        return decomposed
     module = copy.deepcopy(program.graph_module)
     for node in module.graph.nodes:
         if node.target in _VIEWS or node.target is aten.view.default:
