@@ -14,11 +14,14 @@ import pytest
 import torch
 from coremltools.models.utils import load_spec
 from coremltools.proto import MIL_pb2
+from torch import nn
 
+from pipeline.compress.quantization.fold import float_program
 from pipeline.formats import as_onnx
 from pipeline.formats.coreml import file as coreml_file
 from pipeline.formats.coreml import names as coreml_names
 from pipeline.formats.coreml import package as coreml_package
+from pipeline.formats.coreml.aten import for_coremltools
 from pipeline.formats.file_facts import FileFacts, scales_exact
 from pipeline.tasks.images.pixels import normalize
 from tests.making import networks, programs
@@ -169,6 +172,15 @@ def test_names_of_another_program_are_refused(int8: File, tmp_path: Path) -> Non
     twice = names | {producer: names[as_onnx.INPUT]}
     with pytest.raises(RuntimeError, match=f"quantize '{name}' .* quantizes once only"):
         coreml_names.stamp_names(copied, twice, {})
+
+
+def test_an_image_may_be_called_as_something_of_python() -> None:
+    """As that of an `nn.Sequential` is: a copy of a graph gives it another name."""
+    program = float_program(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), torch.zeros(2, 3, 8, 8))
+    assert program.graph_signature.user_inputs == ("input",)
+    labelled = for_coremltools(program)
+    assert labelled.dialect == "ATEN"
+    assert [n.name for n in labelled.graph.nodes] == [n.name for n in program.graph.nodes]
 
 
 def test_a_change_of_one_scale_shows(int8: File, tmp_path: Path) -> None:

@@ -156,7 +156,9 @@ def test_cpp_of_a_bundle_follows_the_rule(tmp_path: Path) -> None:
 
 def test_kotlin_and_swift_of_a_bundle_state_the_rule() -> None:
     """Compiled by `nox -s snippets`, and parsed in tests/commands/test_bundle.py."""
-    kotlin = snippets(contract("tflite", pixels=False), VERSIONS)["kotlin/Classifier.kt"]
+    kotlin = snippets(contract("tflite", pixels=False), VERSIONS)[
+        "kotlin/src/litert/kotlin/Classifier.kt"
+    ]
     assert "logits.indices.sortedByDescending { logits[it] + 0f }" in kotlin
     swift = snippets(contract("coreml", pixels=False), VERSIONS)["swift/Classifier.swift"]
     assert "logits[$0] == logits[$1] ? $0 < $1 : logits[$0] > logits[$1]" in swift

@@ -29,6 +29,11 @@ def for_coremltools(program: ExportedProgram) -> ExportedProgram:
         decomposed: ExportedProgram = program.run_decompositions({})
         return decomposed
     module = copy.deepcopy(program.graph_module)
+    for copied, node in zip(module.graph.nodes, program.graph.nodes, strict=True):
+        # A copy has `input_1` for what is called as something of Python's is, such as `input`.
+        copied.name = node.name
+        if node.op == "placeholder":
+            copied.target = node.target
     for node in module.graph.nodes:
         if node.target in _VIEWS or node.target is aten.view.default:
             node.args = (node.args[0], _of_one_image(node))
