@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import shtab
@@ -42,6 +43,19 @@ def add_data(parser: argparse.ArgumentParser) -> None:
             "data.test lay in (or data.path)",
         )
     )
+
+
+def some_of(known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
+    """A type of argument: some of `known`, with commas between them."""
+
+    def names(text: str) -> tuple[str, ...]:
+        found = tuple(dict.fromkeys(text.split(",")))
+        for name in found:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"got {name!r}; must be some of {','.join(known)}")
+        return found
+
+    return names
 
 
 def positive(text: str) -> int:

@@ -24,12 +24,7 @@ _MOST = 3
 
 def section(report: Report) -> list[str]:
     """The section of report.md; nothing where no file was run on a processor."""
-    if not (found := rows(report)):
-        return []
-    cells = [[words.markdown_text(cell) for cell in row] for row in found]
-    said = [f"- {words.markdown_text(line)}" for line in notes(report)]
-    parts = [words.table(HEADER, cells), MEANING, "\n".join(said)]
-    return ["## On ARM64, emulated", *filter(None, parts)]
+    return words.section("On ARM64, emulated", HEADER, rows(report), MEANING, notes(report))
 
 
 def rows(report: Report) -> list[list[str]]:

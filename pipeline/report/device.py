@@ -34,12 +34,7 @@ _KINDS = {"adb": "over adb by {tool}", "apple": "on the Mac by {tool}", "importe
 
 def section(report: Report) -> list[str]:
     """The section of report.md; nothing where no file was measured on a device."""
-    if not (found := rows(report)):
-        return []
-    cells = [[words.markdown_text(cell) for cell in row] for row in found]
-    said = [f"- {words.markdown_text(line)}" for line in notes(report)]
-    parts = [words.table(HEADER, cells), MEANING, "\n".join(said)]
-    return ["## On devices", *filter(None, parts)]
+    return words.section("On devices", HEADER, rows(report), MEANING, notes(report))
 
 
 def rows(report: Report) -> list[list[str]]:

@@ -313,6 +313,21 @@ def markdown_text(value: str) -> str:
     return re.sub(r"^(?=[-+=])|^(\d+)(?=[.)](?: |$))", r"\1\\", line)
 
 
+def section(
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    meaning: str,
+    notes: Iterable[str],
+) -> list[str]:
+    """The parts of a section of report.md with one table, of plain text; none without a row."""
+    if not rows:
+        return []
+    cells = [[markdown_text(cell) for cell in row] for row in rows]
+    said = "\n".join(f"- {markdown_text(line)}" for line in notes)
+    return [f"## {title}", *filter(None, [table(header, cells), meaning, said])]
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Write a table of Markdown; the cells are Markdown already."""
     lines = [header, ["---"] * len(header), *rows]

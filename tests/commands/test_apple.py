@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.apple.command import host, units
+from pipeline.commands.apple.command import UNITS, host
+from pipeline.commands.arguments import some_of
 from pipeline.measure.device.record import DeviceRecord
 from tests.making.cli import pocketnest
 from tests.making.mac import Mac, mac
@@ -22,9 +23,9 @@ NAME = "iphone-coreml-w8a8"
 
 
 def test_units_are_names_with_commas() -> None:
-    assert units("ne,cpu,ne") == ("ne", "cpu")
+    assert some_of(UNITS)("ne,cpu,ne") == ("ne", "cpu")
     with pytest.raises(argparse.ArgumentTypeError, match="got 'npu'; must be some of cpu,gpu,ne"):
-        units("npu,cpu")
+        some_of(UNITS)("npu,cpu")
 
 
 @pytest.mark.parametrize("text", ["", "-oProxyCommand=x", "a mac", "mac\n"])

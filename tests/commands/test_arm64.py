@@ -10,17 +10,18 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from pipeline.commands.arm64.command import processors
+from pipeline.commands.arguments import some_of
 from pipeline.measure.arm64.record import json_schema
+from pipeline.measure.lanes.arm64.lane import CPUS
 from tests.making.arm64 import INSTRUCTIONS, native_machine
 from tests.making.cli import pocketnest
 from tests.making.runs import narrow_runs
 
 
 def test_processors_are_names_with_commas() -> None:
-    assert processors("max,cortex-a53,max") == ("max", "cortex-a53")
+    assert some_of(CPUS)("max,cortex-a53,max") == ("max", "cortex-a53")
     with pytest.raises(argparse.ArgumentTypeError, match="got 'cortex'; must be some"):
-        processors("max,cortex")
+        some_of(CPUS)("max,cortex")
 
 
 @pytest.fixture

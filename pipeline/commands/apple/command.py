@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline.commands.arguments import add_data, completes_folders, positive
+from pipeline.commands.arguments import add_data, completes_folders, positive, some_of
 from pipeline.commands.command import BUDGET_MISSED, OK, Command
 
 UNITS = ("cpu", "gpu", "ne")
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--units",
-        type=units,
+        type=some_of(UNITS),
         default=UNITS,
         metavar="NAMES",
         help=f"some of {','.join(UNITS)}; all where it is not given",
@@ -35,19 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="in which the packages take turns; 50",
     )
     add_data(parser)
-
-
-def units(text: str) -> tuple[str, ...]:
-    """Names of compute units, with commas between them.
-
-    Raises:
-        argparse.ArgumentTypeError: one is not of `UNITS`.
-    """
-    names = tuple(dict.fromkeys(text.split(",")))
-    for name in names:
-        if name not in UNITS:
-            raise argparse.ArgumentTypeError(f"got {name!r}; must be some of {','.join(UNITS)}")
-    return names
 
 
 def host(text: str) -> str:

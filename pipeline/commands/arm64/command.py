@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from pipeline.commands.arguments import add_data, completes_folders, positive
+from pipeline.commands.arguments import add_data, completes_folders, positive, some_of
 from pipeline.commands.command import BUDGET_MISSED, OK, Command
 from pipeline.measure.lanes.arm64.lane import CPUS
 
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     completes_folders(parser.add_argument("run_dir", type=Path, metavar="RUN_DIR"))
     parser.add_argument(
         "--cpu",
-        type=processors,
+        type=some_of(CPUS),
         default=tuple(CPUS),
         metavar="NAMES",
         help=f"some of {','.join(CPUS)}; all where it is not given",
@@ -24,19 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=positive, metavar="N", help="images to run; 50")
     parser.add_argument("--out", type=Path, metavar="DIR", help="for arm64.json; the run's folder")
     add_data(parser)
-
-
-def processors(text: str) -> tuple[str, ...]:
-    """Names of processors, with commas between them.
-
-    Raises:
-        argparse.ArgumentTypeError: one is not of `CPUS`.
-    """
-    names = tuple(dict.fromkeys(text.split(",")))
-    for name in names:
-        if name not in CPUS:
-            raise argparse.ArgumentTypeError(f"got {name!r}; must be some of {','.join(CPUS)}")
-    return names
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline.commands.arguments import add_data, completes_files, completes_folders, positive
+from pipeline.commands.arguments import (
+    add_data,
+    completes_files,
+    completes_folders,
+    positive,
+    some_of,
+)
 from pipeline.commands.command import BUDGET_MISSED, OK, Command
 from pipeline.measure.lanes.adb.runner import UNITS
 
@@ -40,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--units",
-        type=units,
+        type=some_of(UNITS),
         default=("cpu",),
         metavar="NAMES",
         help=f"some of {','.join(UNITS)}; cpu where it is not given",
@@ -53,19 +59,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="in which the files take turns; 10",
     )
     add_data(parser)
-
-
-def units(text: str) -> tuple[str, ...]:
-    """Names of units, with commas between them.
-
-    Raises:
-        argparse.ArgumentTypeError: one is not of `UNITS`.
-    """
-    names = tuple(dict.fromkeys(text.split(",")))
-    for name in names:
-        if name not in UNITS:
-            raise argparse.ArgumentTypeError(f"got {name!r}; must be some of {','.join(UNITS)}")
-    return names
 
 
 def run(arguments: argparse.Namespace) -> int:
