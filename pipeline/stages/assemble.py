@@ -49,7 +49,7 @@ def assemble(
     recipe: Recipe,
     dataset: Dataset,
     results: Results,
-    answers: dict[str, Predictions[Any]],
+    answers: dict[str, Predictions],
     elsewhere: Baseline | None = None,
     *,
     folder: Path | None = None,

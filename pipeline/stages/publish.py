@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.markup import escape
@@ -130,7 +129,7 @@ def publish_run(
     recipe: Recipe,
     report: Report,
     results: Results,
-    answers: dict[str, Predictions[Any]],
+    answers: dict[str, Predictions],
     images: dict[str, KeptSet],
     out: Path,
 ) -> Path:
@@ -149,7 +148,7 @@ def _published(
     recipe: Recipe,
     report: Report,
     results: Results,
-    answers: dict[str, Predictions[Any]],
+    answers: dict[str, Predictions],
     images: dict[str, KeptSet],
     out: Path,
 ) -> Path:

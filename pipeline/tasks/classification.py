@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -134,22 +133,25 @@ def confirms(named: Sequence[int], targets: Tensor, accuracy: AnyAccuracy) -> bo
 
 def keep(answers: Mapping[str, Tensor], dataset: Dataset, path: Path) -> None:
     """Keep which class was named for every test image."""
-    write_named(named(answers, dataset), path)
+    write_named({name: first_class(answers[name]) for name in dataset.tests}, path)
 
 
-def changes(before: Predictions[Any], after: Predictions[Any]) -> Changes:
+def changes(before: Predictions, after: Predictions) -> Changes:
     """Which images one file, and another, gave their own class."""
-    return changes_of(before.labels, before.file, after.file)
+    return changes_of(before.labels.tolist(), before.file.tolist(), after.file.tolist())
 
 
-def counted(predictions: Mapping[str, Predictions[Any]]) -> Counted:
+def counted(predictions: Mapping[str, Predictions]) -> Counted:
     """Which classes were named for which, and what became of the float network's right ones."""
-    every = predictions.items()
-    return Counted(
-        float_model={name: confusion_of(one.labels, one.float_model) for name, one in every},
-        file={name: confusion_of(one.labels, one.file) for name, one in every},
-        changes={name: changes_of(one.labels, one.float_model, one.file) for name, one in every},
-    )
+    float_model, file, changes = {}, {}, {}
+    for name, found in predictions.items():
+        labels, before, after = (
+            one.tolist() for one in (found.labels, found.float_model, found.file)
+        )
+        float_model[name] = confusion_of(labels, before)
+        file[name] = confusion_of(labels, after)
+        changes[name] = changes_of(labels, before, after)
+    return Counted(float_model=float_model, file=file, changes=changes)
 
 
 def prediction(

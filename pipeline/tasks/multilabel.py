@@ -173,19 +173,17 @@ class Multilabel:
 
     def keep(self, answers: Mapping[str, Tensor], dataset: Dataset, path: Path) -> None:
         """Keep which labels were named for every test image."""
-        write_named(self.named(answers, dataset), path)
+        write_named({name: self._named(answers[name]) for name in dataset.tests}, path)
 
-    def gathered(
-        self, dataset: Dataset, baseline: Path, file: Path
-    ) -> dict[str, Predictions[list[int]]]:
+    def gathered(self, dataset: Dataset, baseline: Path, file: Path) -> dict[str, Predictions]:
         """What two stages kept."""
         return gathered(dataset, baseline, file)
 
-    def changes(self, before: Predictions[list[int]], after: Predictions[list[int]]) -> Changes:
+    def changes(self, before: Predictions, after: Predictions) -> Changes:
         """Of which images fewer labels are told rightly, and of which more."""
         return _changes(before.labels, before.file, after.file)
 
-    def counted(self, predictions: Mapping[str, Predictions[list[int]]]) -> Counted:
+    def counted(self, predictions: Mapping[str, Predictions]) -> Counted:
         """What became of the labels of images; nothing of classes taken for others."""
         return Counted(
             float_model=None,
@@ -239,14 +237,18 @@ def _folders(config: DataConfig) -> ImageFolderData:
     return config
 
 
-def _changes(
-    labels: Sequence[Sequence[int]], before: Sequence[Sequence[int]], after: Sequence[Sequence[int]]
-) -> Changes:
-    """Count the images by how many of their labels are told rightly, before and after."""
-    has, one, two = (torch.tensor(each, dtype=torch.int32) for each in (labels, before, after))
-    first, second = (one == has).sum(1), (two == has).sum(1)
+def _changes(labels: Tensor, before: Tensor, after: Tensor) -> Changes:
+    """Count the images by how many of their labels are told rightly, before and after.
+
+    Raises:
+        ValueError: they are not of the same images and labels.
+    """
+    if not labels.shape == before.shape == after.shape:
+        shapes = ", ".join(str(list(each.shape)) for each in (labels, before, after))
+        raise ValueError(f"labels named for other images, or other labels: {shapes}")
+    first, second = ((one == labels).sum(1) for one in (before, after))
     same = first == second
-    whole = same & (first == has.shape[1])
+    whole = same & (first == labels.shape[1])
     return Changes(
         kept=int(whole.sum()),
         lost=int((second < first).sum()),

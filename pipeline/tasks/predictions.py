@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
 
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from pipeline.base.errors import following
 from pipeline.tasks.images.dataset import Dataset
@@ -19,13 +19,11 @@ PREDICTIONS = "predictions.safetensors"
 """Name of the file in a run's directory that says what its file answered to every test image."""
 
 
-Named = TypeVar("Named")
-"""What is named for one image: the number of a class; or 0 or 1 for every label."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Predictions(Generic[Named]):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions:
     """What is named for the images of one test set.
+
+    Whole numbers: int [N], the number of a class; or uint8 [N, labels], 0 or 1 for every label.
 
     Attributes:
         labels: what should be.
@@ -33,47 +31,53 @@ class Predictions(Generic[Named]):
         file: named by the exported file.
     """
 
-    labels: list[Named]
-    float_model: list[Named]
-    file: list[Named]
+    labels: Tensor
+    float_model: Tensor
+    file: Tensor
 
 
-def write_named(named: Mapping[str, Sequence[Any]], path: Path) -> None:
-    """Keep what was named for every test image: int32 [N, ...] by test set, as safetensors."""
-    kept = {name: torch.tensor(found, dtype=torch.int32) for name, found in named.items()}
+def write_named(named: Mapping[str, Tensor], path: Path) -> None:
+    """Keep what was named for every test image, by test set, as safetensors."""
+    kept = {name: _kept(found) for name, found in named.items()}
     safetensors.torch.save_file(kept, path)
 
 
-def read_named(path: Path) -> dict[str, list[Any]]:
+def _kept(named: Tensor) -> Tensor:
+    """Of as few bytes as do: 50,000 images of 1,000 labels are 50 million numbers."""
+    return named.to(torch.int32 if named.ndim == 1 else torch.uint8).contiguous()
+
+
+def read_named(path: Path) -> dict[str, Tensor]:
     """What `write_named` kept."""
-    return {name: kept.tolist() for name, kept in safetensors.torch.load_file(path).items()}
+    return safetensors.torch.load_file(path)
 
 
-def gathered(dataset: Dataset, baseline: Path, file: Path) -> dict[str, Predictions[Any]]:
+def gathered(dataset: Dataset, baseline: Path, file: Path) -> dict[str, Predictions]:
     """What two stages kept with `write_named` in their directories, by test set of `dataset`."""
     float_model, exported = read_named(baseline / NAMED), read_named(file / NAMED)
     return {
         name: Predictions(
-            labels=images.labels.tolist(), float_model=float_model[name], file=exported[name]
+            labels=_kept(images.labels), float_model=float_model[name], file=exported[name]
         )
         for name, images in dataset.tests.items()
     }
 
 
-def write_predictions(predictions: Mapping[str, Predictions[Any]], path: Path) -> None:
-    """Keep what was named for every test image: int32 tensors TEST_SET/labels, /float, /file."""
+def write_predictions(predictions: Mapping[str, Predictions], path: Path) -> None:
+    """Keep what was named for every test image: tensors TEST_SET/labels, /float, /file."""
     kept = {}
     for name, found in predictions.items():
         every = {"labels": found.labels, "float": found.float_model, "file": found.file}
         for whose, named in every.items():
-            kept[f"{name}/{whose}"] = torch.tensor(named, dtype=torch.int32)
+            # A copy: safetensors refuses tensors that share memory.
+            kept[f"{name}/{whose}"] = _kept(named).clone()
     safetensors.torch.save_file(kept, path)
 
 
 @following("what was named for images")
-def read_predictions(path: Path) -> dict[str, Predictions[Any]]:
+def read_predictions(path: Path) -> dict[str, Predictions]:
     """What `write_predictions` kept, by test set."""
-    kept = {name: found.tolist() for name, found in safetensors.torch.load_file(path).items()}
+    kept = safetensors.torch.load_file(path)
     return {
         name: Predictions(
             labels=kept[f"{name}/labels"],

@@ -199,13 +199,13 @@ class TaskModule(Protocol):
     def keep(self, answers: Answers, dataset: Dataset, path: Path) -> None:
         """Keep in a stage's directory what its network, or file, makes of every test image."""
 
-    def gathered(self, dataset: Dataset, baseline: Path, file: Path) -> dict[str, Predictions[Any]]:
+    def gathered(self, dataset: Dataset, baseline: Path, file: Path) -> dict[str, Predictions]:
         """What two stages kept in their directories, by test set of `dataset`."""
 
-    def changes(self, before: Predictions[Any], after: Predictions[Any]) -> Changes:
+    def changes(self, before: Predictions, after: Predictions) -> Changes:
         """What became of the images of a test set from one file to another."""
 
-    def counted(self, predictions: Mapping[str, Predictions[Any]]) -> Counted:
+    def counted(self, predictions: Mapping[str, Predictions]) -> Counted:
         """What kept predictions come to."""
 
     def prediction(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -74,7 +75,8 @@ def run(
     )
     write_report(whole, folder)
     if kept:
-        found = Predictions(labels=labels, float_model=labels, file=named)
+        right = torch.tensor(labels)
+        found = Predictions(labels=right, float_model=right, file=torch.tensor(named))
         write_predictions({"test": found}, folder / PREDICTIONS)
     return left_behind(folder, device_recipe(form="tflite"), classes=classes)
 

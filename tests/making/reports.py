@@ -36,22 +36,38 @@ IMAGES = 450
 
 
 def full(
-    targets: int = 6, classes: Sequence[str] = DIGITS, seed: int = 0, **changes: Any
+    targets: int = 6,
+    classes: Sequence[str] = DIGITS,
+    seed: int = 0,
+    *,
+    images: int = IMAGES,
+    right: float = 0.97,
+    **changes: Any,
 ) -> Report:
-    """A combined report of so many targets; every third is one that cannot be timed here."""
+    """A combined report of so many targets; every third is one that cannot be timed here.
+
+    Args:
+        targets: number of files.
+        classes: their names.
+        seed: of what is drawn.
+        images: of the test set.
+        right: share of them that the float model names rightly; a file, a point fewer.
+        changes: to the report.
+    """
     draw = random.Random(seed)
-    labels = [draw.randrange(len(classes)) for _ in range(IMAGES)]
-    named = _named(draw, labels, len(classes), 0.97)
+    labels = [draw.randrange(len(classes)) for _ in range(images)]
+    named = _named(draw, labels, len(classes), right)
     accuracy = {"test": _accuracy(labels, named)}
     float_cpu = float_model(accuracy=accuracy)
     baseline = float_model(
         accuracy=accuracy, confusion={"test": confusion_of(labels, named)}, confusion_missing=None
     )
-    made = [_target(draw, number, labels, named, len(classes)) for number in range(targets)]
-    found = report(*made, name="combined", baseline=baseline, float_cpu=float_cpu)
-    data = found.data.model_copy(update={"classes": tuple(classes)})
+    every = range(len(classes))
+    made = [_target(draw, number, labels, named, every, right - 0.01) for number in range(targets)]
+    data = DATA.model_copy(update={"classes": tuple(classes), "test_sets": {"test": images}})
+    found = report(*made, name="combined", baseline=baseline, float_cpu=float_cpu, data=data)
     model = found.model.model_copy(update={"num_classes": len(classes)})
-    return Report(**dict(found) | {"data": data, "model": model} | changes)
+    return Report(**dict(found) | {"model": model} | changes)
 
 
 def faster_than_float(latency: Latency | None) -> float | None:
@@ -69,10 +85,15 @@ def _accuracy(labels: Sequence[int], named: Sequence[int]) -> Accuracy:
 
 
 def _target(
-    draw: random.Random, number: int, labels: list[int], before: list[int], classes: int
+    draw: random.Random,
+    number: int,
+    labels: list[int],
+    before: list[int],
+    classes: range,
+    right: float,
 ) -> TargetResult:
     form = FORMATS[number % 3]
-    named = _named(draw, labels, classes, 0.96)
+    named = _named(draw, labels, len(classes), right)
     accuracy = {"test": _accuracy(labels, named)}
     base = {"test": _accuracy(labels, before)}
     samples = [10 + number + draw.random() for _ in range(30)]
@@ -142,6 +163,7 @@ def _curve(epochs: int) -> tuple[Epoch, ...]:
     )
 
 
+DATA = DataInfo(name="digits", sha256="c" * 64, train_images=1167, test_sets={"test": 450})
 NO_PHONE = "Core ML runs on Apple systems only."
 
 
@@ -244,9 +266,7 @@ def report(*targets: TargetResult, name: str = "android", **changes: Any) -> Rep
             params=25_600_000,
             macs=5_400_000_000,
         ),
-        "data": DataInfo(
-            name="digits", sha256="c" * 64, train_images=1167, test_sets={"test": 450}
-        ),
+        "data": DATA,
         "baseline": float_model(),
         "float_cpu": float_model(),
         "stages": (

@@ -101,7 +101,7 @@ class ReadsNumbers:
         return {name: tuple(self.number(answers[name]).tolist()) for name in dataset.tests}
 
     def keep(self, answers: Mapping[str, Tensor], dataset: Dataset, path: Path) -> None:
-        write_named(self.named(answers, dataset), path)
+        write_named({name: self.number(answers[name]) for name in dataset.tests}, path)
 
     def prediction(
         self, image: str, answers: Mapping[str, Tensor], classes: Sequence[str], top: int

@@ -93,8 +93,8 @@ def test_a_further_task_is_learned_exported_and_judged(finished: Path, asked: As
     task = TASKS["numbers"].module(run.recipe.task)
     assert task.accuracies({"test": answers}, dataset) == target.accuracy
     kept = read_predictions(finished / PREDICTIONS)["test"]
-    assert tuple(kept.file) == task.named({"test": answers}, dataset)["test"]
-    assert kept.labels == dataset.tests["test"].labels.tolist()
+    assert tuple(kept.file.tolist()) == task.named({"test": answers}, dataset)["test"]
+    assert kept.labels.tolist() == dataset.tests["test"].labels.tolist()
     # Calibration images stand beside the test images where the file is verified.
     assert ("model.onnx", 40 + len(dataset.calibration)) in asked
     assert Report.model_validate_json((finished / "report.json").read_bytes()) == report

@@ -169,9 +169,9 @@ def test_how_far_a_decision_is_from_the_threshold() -> None:
 
 
 def test_an_image_is_lost_where_fewer_of_its_labels_are_right() -> None:
-    labels = [[1, 0], [1, 1], [0, 0], [0, 1], [1, 0]]
-    before = [[1, 0], [1, 0], [0, 0], [1, 0], [0, 1]]
-    after = [[1, 0], [1, 1], [1, 0], [1, 1], [0, 1]]
+    labels = torch.tensor([[1, 0], [1, 1], [0, 0], [0, 1], [1, 0]])
+    before = torch.tensor([[1, 0], [1, 0], [0, 0], [1, 0], [0, 1]])
+    after = torch.tensor([[1, 0], [1, 1], [1, 0], [1, 1], [0, 1]])
     one = Predictions(labels=labels, float_model=labels, file=before)
     two = Predictions(labels=labels, float_model=before, file=after)
     found = TASK.changes(one, two)
@@ -182,10 +182,29 @@ def test_an_image_is_lost_where_fewer_of_its_labels_are_right() -> None:
     assert counted.missing
 
 
-def test_kept_predictions_come_back(tmp_path: Path) -> None:
-    kept = Predictions(labels=[[1, 0], [0, 0]], float_model=[[1, 1], [0, 0]], file=[[1, 0], [0, 1]])
+@pytest.mark.parametrize("labels", [[[1, 0], [0, 0]], [3, 70_000]], ids=["labels", "classes"])
+def test_kept_predictions_come_back(labels: list[Any], tmp_path: Path) -> None:
+    right = torch.tensor(labels)
+    wrong = right.flip(0)
+    kept = Predictions(labels=right, float_model=right, file=wrong)
     write_predictions({"test": kept}, tmp_path / "p.safetensors")
-    assert read_predictions(tmp_path / "p.safetensors") == {"test": kept}
+    (found,) = read_predictions(tmp_path / "p.safetensors").values()
+    for one, two in ((found.labels, right), (found.float_model, right), (found.file, wrong)):
+        assert torch.equal(one.long(), two)
+
+
+def test_labels_take_a_byte_each(tmp_path: Path) -> None:
+    right = torch.zeros(500, 100, dtype=torch.int64)
+    kept = Predictions(labels=right, float_model=right, file=right)
+    write_predictions({"test": kept}, tmp_path / "p.safetensors")
+    assert (tmp_path / "p.safetensors").stat().st_size < 3 * right.numel() + 1000
+
+
+def test_labels_of_other_images_are_not_compared() -> None:
+    one, two = (torch.zeros(n, 2, dtype=torch.uint8) for n in (3, 4))
+    kept = Predictions(labels=one, float_model=one, file=two)
+    with pytest.raises(ValueError, match=r"\[3, 2\], \[3, 2\], \[4, 2\]"):
+        TASK.counted({"test": kept})
 
 
 def test_kept_results_confirm_their_metric() -> None:

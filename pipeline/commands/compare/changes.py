@@ -9,7 +9,6 @@ an image or two, and the same file takes another time in every run.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from pipeline.base.errors import InputError, following, reading
 from pipeline.commands.compare.change import ORDER, Allowances, Change, Verdict
@@ -23,6 +22,8 @@ from pipeline.tasks.predictions import PREDICTIONS, Predictions, read_prediction
 from pipeline.tasks.tasks import task_of
 
 _MOST_NAMES = 5
+_Kept = dict[str, Predictions] | None
+"""By test set; None of a run that did not keep them."""
 
 
 def changes_between(
@@ -114,7 +115,7 @@ def _other_classes(old: Finished, new: Finished) -> Change:
     )
 
 
-def _predictions(run: Finished) -> dict[str, Predictions[Any]] | None:
+def _predictions(run: Finished) -> _Kept:
     """What a run's file made of every test image; None for a run that did not keep it."""
     file = run.directory / PREDICTIONS
     if not file.exists():
@@ -127,11 +128,12 @@ def _accuracies(
     old: Finished, new: Finished, before: Report, after: Report, allowed: Allowances
 ) -> Iterator[Change]:
     (one,), (two,) = before.targets, after.targets
+    kept = _predictions(old), _predictions(new)
     for name in {**(one.accuracy or {}), **(two.accuracy or {})}:
         first, second = (one.accuracy or {}).get(name), (two.accuracy or {}).get(name)
         kind = first or second
         assert kind is not None  # the name is of one of them
-        paired = _paired(old, new, before, after, name)
+        paired = _paired(new, kept, before, after, name)
         for figure in dict.fromkeys((kind.FIGURE, kind.PAIRED)):
             share, other = (
                 None if found is None else found.columns.get(figure) for found in (first, second)
@@ -153,10 +155,18 @@ def _accuracies(
 
 
 def _paired(
-    old: Finished, new: Finished, before: Report, after: Report, name: str
+    new: Finished, kept: tuple[_Kept, _Kept], before: Report, after: Report, name: str
 ) -> Changes | str:
-    """What became of the images of a test set; or why that is not known."""
-    ours, theirs = _predictions(old), _predictions(new)
+    """What became of the images of a test set; or why that is not known.
+
+    Args:
+        new: the later run.
+        kept: predictions of both runs, by test set.
+        before: the report of the earlier run.
+        after: that of the later one.
+        name: of the test set.
+    """
+    ours, theirs = kept
     if before.data.sha256 != after.data.sha256 or ours is None or theirs is None:
         return "not paired: other images, or a run of an older PocketNest"
     with reading(new.directory / PREDICTIONS):

@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -57,8 +56,8 @@ class KeptBaseline:
     def baseline(self, dataset: Dataset, task: TaskModule) -> Baseline:
         """The baseline of a report; `dataset` holds the very images it was measured with."""
         found = self.found
-        labels = {name: images.labels.tolist() for name, images in dataset.tests.items()}
-        named = {name: list(found.named[name]) for name in labels}
+        labels = {name: images.labels for name, images in dataset.tests.items()}
+        named = {name: torch.tensor(found.named[name]) for name in labels}
         counted = task.counted(
             {
                 name: Predictions(labels=labels[name], float_model=named[name], file=named[name])
@@ -86,10 +85,10 @@ class KeptBaseline:
             ),
         )
 
-    def answering(self, answers: Mapping[str, Predictions[Any]]) -> dict[str, Predictions[Any]]:
+    def answering(self, answers: Mapping[str, Predictions]) -> dict[str, Predictions]:
         """The answers of this machine, those of the float model replaced by the baseline's."""
         return {
-            name: replace(found, float_model=list(self.found.named[name]))
+            name: replace(found, float_model=torch.tensor(self.found.named[name]))
             for name, found in answers.items()
         }
 
