@@ -391,6 +391,17 @@ def pretrained(session: nox.Session) -> None:
 
 
 @nox.session
+def scale(session: nox.Session) -> None:
+    """Measure a part where there is much of everything, such as `-- report`; fails a missed bar."""
+    prepare(session)
+    variables = {}
+    if session.posargs[:1] == ["report"]:
+        chromium = installed(session, "chromium", "chromium", "chromium-browser", "google-chrome")
+        variables = {"POCKETNEST_CHROMIUM": chromium}
+    run(session, "python", "-m", "tests.scale", *session.posargs, variables=variables)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Time 224 x 224 files of a ResNeSt-50 beside torch and other tools' files of the same network.
 

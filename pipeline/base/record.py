@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -48,3 +49,15 @@ class MeasuredRecord(Record):
             if paired and (fields[figure] is None) == (fields[reason] is None):
                 raise ValueError(f"give {figure} or {reason}, the reason why not, and not both")
         return self
+
+
+def short_lists(content: str) -> str:
+    """Indented JSON with lists of numbers on one line each: a report has thousands.
+
+    No string has a line break in it, so none is taken for a list.
+    """
+    return re.sub(
+        r"\[\n(?:[\d\s.,e+-]|null)*\]",
+        lambda found: "[" + " ".join(found[0][1:-1].split()) + "]",
+        content,
+    )

@@ -5,6 +5,7 @@ All it says comes from the report; pipeline.report.charts draws, the template wo
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +18,8 @@ from markupsafe import Markup
 from pipeline.base.templates import templates
 from pipeline.compress.training.epoch import Epoch
 from pipeline.report import arm64, charts, delegates, device, words
-from pipeline.report.labels import by_label, shown
+from pipeline.report.classes import by_class, counts_link, worst
+from pipeline.report.labels import by_label, precisions_link, shown
 from pipeline.report.records import COMBINED, Report, StageRecord, TargetResult
 from pipeline.tasks.accuracy import Confusion
 
@@ -77,6 +79,9 @@ def render(report: Report) -> str:
             classes=words.class_names(report),
             by_class=by_class(report),
             by_label=by_label(report),
+            worst=worst,
+            counts_link=partial(counts_link, report),
+            precisions_link=partial(precisions_link, report),
             precision=shown,
             kinds=next(iter(report.baseline.accuracy.values())),
             whole_matrix=report.model.num_classes <= MOST_IN_A_MATRIX,
@@ -134,24 +139,6 @@ def _missing(notes: Sequence[str], reason: str | None) -> Markup:
     return Markup(text).format(number)
 
 
-def by_class(report: Report) -> dict[str, list[tuple[str, list[tuple[int, int] | None]]]]:
-    """For every test set and class, (right, images) of the float model and of every target."""
-    found = {}
-    classes = words.class_names(report)
-    every = [report.baseline.confusion, *(target.confusion for target in report.targets)]
-    for name in report.data.test_sets:
-        columns: list[list[tuple[int, int]] | None] = [
-            None if one is None or name not in one else one[name].by_class(len(classes))
-            for one in every
-        ]
-        if any(column is not None for column in columns):
-            found[name] = [
-                (label, [None if column is None else column[row] for column in columns])
-                for row, label in enumerate(classes)
-            ]
-    return found
-
-
 def matrix(confusion: Confusion, classes: int) -> list[list[Cell]]:
     """Every cell of a confusion matrix, row by row; drawn as strong as its share of the row."""
     counts = {(true, said): number for true, said, number in confusion.cells}
@@ -170,7 +157,7 @@ def _cell(true: int, said: int, number: int, images: int) -> Cell:
 def largest(confusion: Confusion) -> list[Cell]:
     """The classes that are most often taken for another, most images first."""
     wrong = [cell for cell in confusion.cells if cell[0] != cell[1]]
-    ordered = sorted(wrong, key=lambda cell: (-cell[2], cell[0], cell[1]))[:_LISTED]
+    ordered = heapq.nsmallest(_LISTED, wrong, key=lambda cell: (-cell[2], cell[0], cell[1]))
     return [_cell(true, said, number, 0) for true, said, number in ordered]
 
 
@@ -180,7 +167,7 @@ def changed(before: Confusion, after: Confusion) -> list[Cell]:
     for true, said, number in after.cells:
         counts[true, said] = counts.get((true, said), 0) + number
     differing = [(pair, number) for pair, number in counts.items() if number]
-    ordered = sorted(differing, key=lambda one: (-abs(one[1]), one[0]))[:_LISTED]
+    ordered = heapq.nsmallest(_LISTED, differing, key=lambda one: (-abs(one[1]), one[0]))
     return [_cell(true, said, number, 0) for (true, said), number in ordered]
 
 

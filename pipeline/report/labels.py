@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pipeline.report import words
+from pipeline.report.classes import csv_link, worst
 from pipeline.report.records import Report
 from pipeline.tasks.accuracy import AnyAccuracy
 from pipeline.tasks.label_accuracy import LabelAccuracy
@@ -27,6 +28,12 @@ class LabelRow:
     float_model: float | None
     files: tuple[float | None, ...]
 
+    @property
+    def loss(self) -> float:
+        """Average precision that the worst file loses; 0 where it was not measured."""
+        before, after = self.float_model, [found for found in self.files if found is not None]
+        return 0.0 if before is None else max((before - found for found in after), default=0.0)
+
 
 def by_label(report: Report) -> dict[str, list[LabelRow]]:
     """Every label, by test set; nothing where an image has one class alone."""
@@ -45,6 +52,40 @@ def by_label(report: Report) -> dict[str, list[LabelRow]]:
             for row, label in enumerate(words.class_names(report))
         ]
     return found
+
+
+def precisions_link(report: Report, rows: Iterable[LabelRow]) -> str:
+    """Address that holds every label with its images and average precisions."""
+    header = ["label", "images", "float", *(target.name for target in report.targets)]
+    lines = [
+        [
+            row.name,
+            str(row.images),
+            *("" if ap is None else f"{ap:.6g}" for ap in (row.float_model, *row.files)),
+        ]
+        for row in rows
+    ]
+    return csv_link(header, lines)
+
+
+def section(report: Report) -> list[str]:
+    """The part of report.md: labels of every test set; nothing where an image has one class."""
+    parts = []
+    names = [words.markdown_text(target.name) for target in report.targets]
+    for test_set, rows in by_label(report).items():
+        lines = [
+            [words.markdown_text(row.name), str(row.images), shown(row, row.float_model)]
+            + [shown(row, found) for found in row.files]
+            for row in worst(rows)
+        ]
+        parts.append(f"### Average precision by label: {words.markdown_text(test_set)}")
+        if len(lines) < len(rows):
+            parts.append(
+                f"The {len(lines)} of {len(rows)} labels that lose most, worst first; "
+                "`report.json` has them all."
+            )
+        parts.append(words.table(["label", "images", "float baseline", *names], lines))
+    return parts
 
 
 def _precisions(

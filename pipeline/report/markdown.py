@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pipeline.compress.pruning.kept import by_reason
 from pipeline.measure.baseline.record import Baseline
 from pipeline.measure.latency import Latency
-from pipeline.report import arm64, delegates, device, words
-from pipeline.report.labels import by_label, shown
+from pipeline.report import arm64, delegates, device, labels, words
 from pipeline.report.records import Budget, Report, TargetResult
 from pipeline.report.words import markdown_text as _text
 from pipeline.report.words import table
@@ -38,7 +37,7 @@ def render(report: Report) -> str:
         *_pruning_section(report, notes),
         "## Accuracy",
         _accuracies(report, notes),
-        *_labels(report),
+        *labels.section(report),
         "## The same answers as before export",
         _parities(report, notes),
         *delegates.section(report),
@@ -278,23 +277,6 @@ def _accuracy_rows(label: str, found: dict[str, AnyAccuracy], agreement: str) ->
         ]
         for name, a in found.items()
     ]
-
-
-def _labels(report: Report) -> list[str]:
-    """The labels of every test set; nothing where an image has one class alone."""
-    sections = []
-    names = [_text(target.name) for target in report.targets]
-    for test_set, rows in by_label(report).items():
-        lines = [
-            [_text(row.name), str(row.images), shown(row, row.float_model)]
-            + [shown(row, found) for found in row.files]
-            for row in rows
-        ]
-        sections += [
-            f"### Average precision by label: {_text(test_set)}",
-            table(["label", "images", "float baseline", *names], lines),
-        ]
-    return sections
 
 
 def _parities(report: Report, notes: Sequence[str]) -> str:

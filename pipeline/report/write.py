@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.record import short_lists
 from pipeline.base.safe_files import write_whole
 from pipeline.recipe.recipe import RecipeInfo
 from pipeline.report import html
@@ -105,7 +106,7 @@ def write_report(report: Report, directory: Path) -> list[Path]:
         The paths, in that order.
     """
     content = json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False)
-    texts = (f"{content}\n", render(report), html.render(report))
+    texts = (f"{short_lists(content)}\n", render(report), html.render(report))
     directory.mkdir(parents=True, exist_ok=True)
     for name, text in zip(FILES, texts, strict=True):
         write_whole(directory / name, text)

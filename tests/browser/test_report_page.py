@@ -33,7 +33,9 @@ def hostile() -> Report:
 PAGES = {
     "six targets": lambda: reports.full(6),
     "hostile names": hostile,
-    "a thousand classes": lambda: reports.full(2, [f"class {n}" for n in range(1000)]),
+    "a thousand classes": lambda: reports.full(
+        2, [f"class {n}" for n in range(1000)], images=50_000, right=0.76
+    ),
     "nothing that runs here": lambda: reports.report(reports.target("x", top1=None)),
     "an older report": lambda: Report.model_validate_json(OLDER.read_text(encoding="utf-8")),
 }
@@ -261,3 +263,18 @@ def test_names_are_text(shown: Shown) -> None:
     for name in ODD_NAMES[:4]:
         assert " ".join(name.split()) in " ".join(text.split())
     assert shown.page.evaluate("document.scripts.length") == 0
+
+
+@pytest.mark.parametrize(
+    "shown", [("a thousand classes", 1400, "light")], indirect=True, ids=["a thousand classes"]
+)
+def test_all_classes_go_with_the_page_as_a_file(shown: Shown) -> None:
+    page = shown.page
+    page.evaluate("() => document.querySelectorAll('details').forEach((d) => { d.open = true })")
+    with page.expect_download() as started:
+        page.click("a[download]")
+    assert started.value.suggested_filename == "classes-test.csv"
+    lines = Path(started.value.path()).read_text(encoding="utf-8-sig").splitlines()
+    assert lines[0] == "class,images,float,device-0,device-1"
+    assert len(lines) == 1001
+    assert shown.said == [], "the page's policy lets it"

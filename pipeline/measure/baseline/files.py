@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from pipeline.base.errors import InputError, listed
+from pipeline.base.record import short_lists
 from pipeline.base.safe_files import content_of, refuse_link, write_whole
 from pipeline.measure.baseline.record import (
     BASELINES,
@@ -136,16 +137,8 @@ def save(found: FloatBaseline, out: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file_name(found.model_sha256, found.device)
     content = json.dumps(found.model_dump(mode="json"), indent=1, ensure_ascii=False)
-    write_whole(path, _short_lists(content) + "\n")
+    write_whole(path, short_lists(content) + "\n")
     return path
-
-
-def _short_lists(content: str) -> str:
-    """Indented JSON with lists of numbers on one line each: there are thousands.
-
-    No string has a line break in it, so none is taken for a list.
-    """
-    return re.sub(r"\[\n[\d\s.,e+-]*\]", lambda found: " ".join(found[0].split()), content)
 
 
 def read(path: Path) -> KeptBaseline:
