@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,13 +19,18 @@ _MOST_BYTES = 64 * 2**20
 """Of a manifest."""
 
 
-def seal(directory: Path) -> None:
+def seal(directory: Path, but: Collection[str] = ()) -> None:
     """List every file of `directory` with its SHA-256, and flush them all to the disk.
+
+    Args:
+        directory: to be sealed.
+        but: names of files that are not listed, since they have checksums of their own.
 
     Raises:
         OSError: a file could not be read or written.
     """
-    lines = [f"{hash_of(file)}  {name}\n" for name, file in sorted(_files(directory))]
+    files = [(name, file) for name, file in sorted(_files(directory)) if name not in but]
+    lines = [f"{hash_of(file)}  {name}\n" for name, file in files]
     (directory / MANIFEST).write_text("".join(lines), encoding="utf-8")
     for path in (*directory.rglob("*"), directory):
         flush(path)

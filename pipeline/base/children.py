@@ -8,6 +8,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pipeline.base.machine import cores
+
 CHILD_BYTES = 3 * 2**30
 """Memory that the largest child takes: TensorFlow's converter on an unpruned ResNeSt-50."""
 
@@ -68,10 +70,9 @@ def end_with_parent() -> None:
 
 def at_once(count: int) -> int:
     """How many of `count` children to run at the same time, by cores and free memory."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     free = free_bytes()
     room = count if free is None else free // CHILD_BYTES
-    return max(1, min(count, cores or 1, room))
+    return max(1, min(count, cores(), room))
 
 
 def free_bytes(root: Path = Path("/")) -> int | None:

@@ -64,8 +64,14 @@ def host_info() -> HostInfo:
     import torch
 
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return HostInfo(cpu=_cpu_name(), cores=cores or 1, gpu=gpu)
+    return HostInfo(cpu=_cpu_name(), cores=cores(), gpu=gpu)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def cpu_flags() -> frozenset[str] | None:

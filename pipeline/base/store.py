@@ -18,7 +18,7 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -40,6 +40,8 @@ STORE = ".store"
 STAGES_FILE = "stages.json"
 """In a run's directory: where the store keeps the result of every stage."""
 LOCKS, PARTIAL, IMAGES, LATEST = ".locks", ".partial", "images", ".latest"
+INDEX = ".index"
+"""In the folder of images: what is known of the files of every folder."""
 RUN = "run"
 """What the names of the locks begin with that a run holds from its first stage to its last."""
 MAKING, OLD = ".making", ".old"
@@ -217,7 +219,9 @@ class Store:
         )
 
 
-def publish(scratch: Path, final: Path, *, beside: Iterable[Path] = ()) -> None:
+def publish(
+    scratch: Path, final: Path, *, beside: Iterable[Path] = (), unsealed: Collection[str] = ()
+) -> None:
     """Seal a complete directory and give it its final name, in place of what may be there.
 
     Everything is flushed to the disk before the rename, so that a crash cannot leave the name
@@ -227,9 +231,10 @@ def publish(scratch: Path, final: Path, *, beside: Iterable[Path] = ()) -> None:
         scratch: the directory.
         final: its name from now on.
         beside: files that are moved into it and are no part of what is sealed, such as a log.
+        unsealed: names of files in it whose hashes are not listed.
     """
     _open_as_around(scratch, final.parent)
-    seal(scratch)
+    seal(scratch, unsealed)
     for path in beside:
         path.rename(scratch / path.name)
     old: Path | None = None

@@ -14,6 +14,7 @@ from pipeline.base.locks import is_held, remove_lock
 from pipeline.base.safe_files import json_of, real, remove
 from pipeline.base.store import (
     IMAGES,
+    INDEX,
     LATEST,
     LOCKS,
     MAKING,
@@ -213,7 +214,8 @@ def _images(
     """Decoded images, which runs of `out` and recipes may look for, and what was left there."""
     locks = {lock: is_held(lock) for lock in sorted((cache / LOCKS).glob("*.json"))}
     busy = {lock.stem for lock, at_work in locks.items() if at_work}
-    entries = [path for path in sorted(cache.glob("*")) if path.name != LOCKS]
+    entries = [path for path in sorted(cache.glob("*")) if path.name not in {LOCKS, INDEX}]
+    entries += sorted((cache / INDEX).glob("*"))
     entries = [path for path in entries if not any(name in path.name for name in busy)]
     kept = [path for path in entries if not path.name.startswith(".")]
     if wanted.at_work:
@@ -231,10 +233,14 @@ def _images(
         return found + [_found(path, "it is not known who needs it", goes=False) for path in kept]
     for path in kept:
         if path in needed:
-            found.append(_found(path, "decoded images of a run, or of a recipe", goes=False))
+            found.append(_found(path, f"{_what(path)} of a run, or of a recipe", goes=False))
         else:
-            found.append(wanted.judged(path, path, "decoded images that no run would look for"))
+            found.append(wanted.judged(path, path, f"{_what(path)} that no run would look for"))
     return found
+
+
+def _what(path: Path) -> str:
+    return "hashes of images" if path.parent.name == INDEX else "decoded images"
 
 
 def _needed_images(files: list[Path], cache: Path) -> set[Path]:

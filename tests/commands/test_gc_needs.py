@@ -126,7 +126,8 @@ def test_images_of_a_recipe_that_ended_early_stay(
     assert decoded(out) == needed
     assert found["train-1"] == ("stays", "of the latest run of phone.yaml")
     assert {found[place.name] for place in needed} == {
-        ("stays", "decoded images of a run, or of a recipe")
+        ("stays", f"{what} of a run, or of a recipe")
+        for what in ("decoded images", "hashes of images")
     }
 
 

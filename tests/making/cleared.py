@@ -22,7 +22,9 @@ def images(out: Path) -> Path:
 
 
 def decoded(out: Path) -> set[Path]:
-    return {path for path in images(out).iterdir() if not path.name.startswith(".")}
+    """Where images lie decoded, and the indexes of their folders."""
+    found = {path for path in images(out).iterdir() if not path.name.startswith(".")}
+    return found | set((images(out) / ".index").iterdir())
 
 
 def told(out: Path, *arguments: str) -> dict[str, tuple[str, str]]:

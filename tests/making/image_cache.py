@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.recipe.data import ImageFolderData
 from pipeline.recipe.input_shape import square
-from pipeline.tasks.images import pixels as images_module
+from pipeline.tasks.images import stored
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.load import load_dataset
 from tests.making.photos import (
@@ -31,13 +31,13 @@ def refuse(*_: object) -> list[bytes]:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are read from now on, as they come."""
     seen: list[str] = []
-    read = images_module.bytes_of
+    read = stored.bytes_of
 
     def noted(file: Path) -> bytes:
         seen.append(file.name)
         return read(file)
 
-    monkeypatch.setattr(images_module, "bytes_of", noted)
+    monkeypatch.setattr(stored, "bytes_of", noted)
     return seen
 
 

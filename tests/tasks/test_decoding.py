@@ -23,6 +23,7 @@ from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.load import decoded, load_dataset
 from pipeline.tasks.images.pixels import Images, decode
 from pipeline.tasks.images.preparation import LONGEST
+from pipeline.tasks.images.stored import Files
 from tests.making.datasets import GENTLE, complaint, in_memory, torn
 from tests.making.photos import (
     SIZE,
@@ -40,7 +41,7 @@ def test_what_does_not_fit_in_memory_is_decoded_on_demand(
     monkeypatch.setattr(images_module, "MEMORY_LIMIT_BYTES", 0)
     lazy = load_dataset(folders, square(SIZE))
     assert isinstance(kept.train.source, torch.Tensor)
-    assert isinstance(lazy.train.source, tuple)
+    assert isinstance(lazy.train.source, Files)
     assert_same(kept, lazy)
     assert lazy.train.pixels(torch.tensor([], dtype=torch.int64)).shape == (0, 3, SIZE, SIZE)
 
@@ -138,7 +139,7 @@ def test_random_parts_are_taken_from_what_lies_around_the_middle() -> None:
     pixels = torch.zeros(40, 3, 8, 8, dtype=torch.uint8)
     pixels[:, :, 2:6, 2:6] = 255  # all that evaluation sees
     labels = torch.arange(40) % 2
-    images = Images(labels=labels, shape=square(4), source=pixels.numpy(), margin=(2, 2))
+    images = Images(labels=labels, shape=square(4), source=pixels, margin=(2, 2))
     dataset = replace(in_memory(4)[1], train=images)
     generator = torch.Generator().manual_seed(0)
     plain = next(iter(batches(images, 40, dataset)))[0]

@@ -99,7 +99,7 @@ def _content(file: Path) -> bytes:
         InputError: they cannot be read.
     """
     from pipeline.tasks.images.files import MOST_BYTES
-    from pipeline.tasks.images.pixels import bytes_of
+    from pipeline.tasks.images.stored import bytes_of
 
     if str(file) == "-":
         if sys.stdin is None:  # closed before Python began

@@ -46,7 +46,7 @@ def listed_classes(path: Path, fewest: int = 2) -> tuple[str, ...]:
 
 def unlisted(scan: Scan, classes: Sequence[str], path: Path) -> list[str]:
     """What is wrong with the class folders of a scan, where the file at `path` names `classes`."""
-    odd = sorted(set(scan.files) - set(classes))
+    odd = sorted(set(scan.counts) - set(classes))
     if not odd:
         return []
     names = listed(repr(name) for name in odd)

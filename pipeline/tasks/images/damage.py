@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.base.errors import InputError, listed
-from pipeline.tasks.images.pixels import DAMAGED
+from pipeline.tasks.images.dataset import others
 from pipeline.tasks.images.scan import Scan
 
 
-def undamaged(scan: Scan, digests: Sequence[bytes], most: float) -> Tensor:
+def undamaged(scan: Scan, digests: NDArray[np.uint8], most: float) -> Tensor:
     """Which files of a folder could be decoded: int64 [M], in order.
 
     Args:
         scan: of the folder.
-        digests: of every file; `DAMAGED` where it could not be.
+        digests: of every file, [N, 32]; zeros where it could not be.
         most: share of the files that may be damaged.
 
     Raises:
         InputError: more are, or every image of a class is.
     """
-    rows = [row for row, digest in enumerate(digests) if digest != DAMAGED]
+    sound = digests.any(1)
+    rows = torch.from_numpy(sound.nonzero()[0])
     lost = len(digests) - len(rows)
     if lost > most * len(digests):
         raise InputError(
@@ -31,28 +32,26 @@ def undamaged(scan: Scan, digests: Sequence[bytes], most: float) -> Tensor:
             f"data.damaged_share allows {most:g} of them ({_names(scan, rows)}); replace or remove "
             "them, or raise it"
         )
-    left, begin = set(rows), 0
-    for name, files in scan.files.items():
-        if left.isdisjoint(range(begin, begin + len(files))):
+    begin = 0
+    for name, count in scan.counts.items():
+        if not sound[begin : begin + count].any():
             raise InputError(
                 f"{scan.key}: class '{name}' has damaged images only; replace them, or remove the "
                 "folder from every set"
             )
-        begin += len(files)
-    return torch.tensor(rows, dtype=torch.int64)
+        begin += count
+    return rows
 
 
 def skipped(scan: Scan, rows: Tensor) -> list[str]:
     """A line for the user about the files that are left out, if there are any."""
-    files = sum(map(len, scan.files.values()))
+    files = len(scan.images)
     if len(rows) == files:
         return []
-    names = _names(scan, rows.tolist())
+    names = _names(scan, rows)
     return [f"{scan.key}: {files - len(rows)} of {files} image files are damaged, skipped: {names}"]
 
 
-def _names(scan: Scan, rows: Sequence[int]) -> str:
-    kept = set(rows)
-    files = [file for group in scan.files.values() for file in group]
-    lost = [file for row, file in enumerate(files) if row not in kept]
-    return listed(file.relative_to(scan.root) for file in lost)
+def _names(scan: Scan, rows: Tensor) -> str:
+    lost = others(len(scan.images), rows).tolist()
+    return listed(scan.images.path(row).relative_to(scan.root) for row in lost)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.base.errors import InputError
 from pipeline.tasks.images.pixels import Images, fits_in_memory
 
+Digests = NDArray[np.uint8]
+"""SHA-256 of the content of images: [N, 32]."""
+_LABELS_AT_A_TIME = 2**16
 Channels = tuple[float, ...]
 """A number for each channel."""
 
@@ -86,8 +91,9 @@ def draw_stratified(labels: Tensor, count: int, seed: int) -> Tensor:
     leftover = count - int(quota.sum())
     quota[remainder.argsort(descending=True, stable=True)[:leftover]] += 1
     picks = []
-    for label, number in enumerate(quota.tolist()):
-        members = (labels == label).nonzero().flatten()
+    sizes = torch.bincount(labels).tolist()
+    by_class = torch.split(labels.argsort(stable=True), sizes)
+    for members, number in zip(by_class, quota.tolist(), strict=True):
         picks.append(members[torch.randperm(len(members), generator=generator)[:number]])
     drawn = torch.cat(picks)
     return drawn[torch.randperm(len(drawn), generator=generator)]
@@ -123,29 +129,38 @@ TRAINING_SETS = ("train", "calibration")
 
 
 def fingerprints(
-    classes: Sequence[str], sets: Mapping[str, Images], digests: Mapping[str, Sequence[bytes]]
+    classes: Sequence[str], sets: Mapping[str, Images], digests: Mapping[str, Digests]
 ) -> tuple[str, str]:
     """`sha256` and `training_sha256` of a dataset.
 
     Args:
         classes: their names.
         sets: all images by set, those of `TRAINING_SETS` among them.
-        digests: of every image's content, in order, by set.
+        digests: of every image's content, in order, by set: uint8 [N, 32].
     """
     training = {name: sets[name] for name in TRAINING_SETS}
     return fingerprint(classes, sets, digests), fingerprint(classes, training, digests)
 
 
 def fingerprint(
-    classes: Sequence[str], sets: Mapping[str, Images], digests: Mapping[str, Sequence[bytes]]
+    classes: Sequence[str], sets: Mapping[str, Images], digests: Mapping[str, Digests]
 ) -> str:
     """SHA-256 of the class names, and of the labels and contents of every set."""
     whole = hashlib.sha256(json.dumps(list(classes)).encode())
     for name, images in sets.items():
-        whole.update(json.dumps([name, images.labels.tolist()]).encode())
-        for digest in digests[name]:
-            whole.update(digest)
+        for text in _as_json(name, images.labels):
+            whole.update(text.encode())
+        whole.update(np.ascontiguousarray(digests[name]).data)
     return whole.hexdigest()
+
+
+def _as_json(name: str, labels: Tensor) -> Iterator[str]:
+    """A set's name and labels as one JSON list, some of it at a time."""
+    yield f"[{json.dumps(name)}, ["
+    for begin in range(0, len(labels), _LABELS_AT_A_TIME):
+        part = json.dumps(labels[begin : begin + _LABELS_AT_A_TIME].tolist())[1:-1]
+        yield f"{', ' if begin else ''}{part}"
+    yield "]]"
 
 
 def array_dataset(
@@ -161,7 +176,8 @@ def array_dataset(
         assert isinstance(images.source, Tensor)
         stored = images.source.numpy()
         rows = range(len(images)) if images.rows is None else images.rows.tolist()
-        digests[key] = [hashlib.sha256(stored[row].tobytes()).digest() for row in rows]
+        found = b"".join(hashlib.sha256(stored[row].tobytes()).digest() for row in rows)
+        digests[key] = np.frombuffer(found, np.uint8).reshape(-1, 32)
     sha256, training_sha256 = fingerprints(classes, sets, digests)
     return Dataset(
         name=name,

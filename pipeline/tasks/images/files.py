@@ -44,7 +44,13 @@ def extensions() -> tuple[str, ...]:
 
 def is_image(file: Path) -> bool:
     """Whether a file is read as an image, by its name."""
-    return file.suffix.lower() in extensions() and not file.name.startswith(".")
+    return names_image(file.name)
+
+
+def names_image(name: str) -> bool:
+    """Whether a file of this name, without its folder, is read as an image."""
+    dot = name.rfind(".")
+    return dot > 0 and name[dot:].lower() in extensions() and not name.startswith(".")
 
 
 def is_passed_over(file: Path) -> bool:

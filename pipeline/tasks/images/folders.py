@@ -16,8 +16,15 @@ from pipeline.recipe.values import name_fault
 from pipeline.tasks.images.cache import kept_or_decoded, place_of
 from pipeline.tasks.images.classes import listed_classes, unlisted
 from pipeline.tasks.images.damage import skipped, undamaged
-from pipeline.tasks.images.dataset import Dataset, draw, fingerprints, split_calibration
+from pipeline.tasks.images.dataset import (
+    Dataset,
+    Digests,
+    draw,
+    fingerprints,
+    split_calibration,
+)
 from pipeline.tasks.images.files import suffixes
+from pipeline.tasks.images.index import index_of
 from pipeline.tasks.images.pixels import Images, fits_in_memory
 from pipeline.tasks.images.preparation import Preparation, preparation_of
 from pipeline.tasks.images.scan import Scan, class_differences, scan_all, scan_folder
@@ -95,7 +102,7 @@ def folder_classes(config: ImageFolderData) -> tuple[str, ...]:
     scan = scan_folder(TRAIN, train)
     if scan.problems:
         raise InputError("\n".join(scan.problems))
-    return tuple(scan.files)
+    return tuple(scan.counts)
 
 
 def folders_dataset(
@@ -138,10 +145,10 @@ def as_dataset(
     damaged = {
         key.removeprefix("data.").removeprefix("test."): lost
         for key, scan in scans.items()
-        if (lost := sum(map(len, scan.files.values())) - len(sets[key]))
+        if (lost := len(scan.images) - len(sets[key]))
     }
     parts = _division(sets, scans, config, seed, split)
-    digests |= {name: [digests[key][row] for row in rows] for name, (key, rows) in parts.items()}
+    digests |= {name: digests[key][rows.numpy()] for name, (key, rows) in parts.items()}
     drawn = {name: sets[key].take(rows) for name, (key, rows) in parts.items()}
     tests = {key: images for key, images in sets.items() if key.startswith(TEST)}
     sets = {**drawn, **tests}
@@ -195,21 +202,23 @@ def folder_places(config: ImageFolderData, shape: InputShape, cache: Path) -> se
 def places_of(
     scans: Mapping[str, Scan], config: ImageFolderData, shape: InputShape, cache: Path
 ) -> set[Path]:
-    """Where in `cache` the decoded images of scanned folders are looked for.
+    """Where in `cache` the decoded images of scanned folders, and their indexes, are looked for.
 
     Raises:
         InputError: a folder cannot be looked at.
     """
     preparation = preparation_of(config, shape)
     try:
-        return {place_of(scan.root, files_of(scan), preparation, cache) for scan in scans.values()}
+        return {
+            place
+            for scan in scans.values()
+            for place in (
+                index_of(cache, scan.root),
+                place_of(scan.images, preparation, cache),
+            )
+        }
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be looked at ({error.strerror})") from error
-
-
-def files_of(scan: Scan) -> list[Path]:
-    """The images of a folder, in order."""
-    return [file for group in scan.files.values() for file in group]
 
 
 def _scanned(config: ImageFolderData) -> tuple[dict[str, Scan], tuple[str, ...]]:
@@ -228,7 +237,7 @@ def _scanned(config: ImageFolderData) -> tuple[dict[str, Scan], tuple[str, ...]]
         classes = listed_classes(given)
         wrong = [line for scan in scans.values() for line in unlisted(scan, classes, given)]
     else:
-        classes = tuple(scans[TRAIN].files)
+        classes = tuple(scans[TRAIN].counts)
         found = scans.values() if classes else ()
         wrong = [line for scan in found for line in class_differences(scan, set(classes))]
     if config.calibration is not None:
@@ -242,15 +251,15 @@ def _numbers(scan: Scan, classes: Sequence[str]) -> Tensor:
     """The class of every image: int64 (images)."""
     # Images to calibrate on have no classes: theirs is never asked for.
     number = {name: label for label, name in enumerate(classes)}
-    labels = [number.get(name, 0) for name, group in scan.files.items() for _ in group]
-    return torch.tensor(labels, dtype=torch.int64)
+    labels = torch.tensor([number.get(name, 0) for name in scan.counts], dtype=torch.int64)
+    return labels.repeat_interleave(torch.tensor([*scan.counts.values()], dtype=torch.int64))
 
 
 def _as_images(scan: Scan, labels: Tensor, preparation: Preparation) -> Images:
     return Images(
         labels=labels,
         shape=preparation.shape,
-        source=tuple(files_of(scan)),
+        source=scan.images,
         margin=preparation.margin,
         interpolation=preparation.interpolation,
         background=preparation.background,
@@ -262,17 +271,16 @@ def _read(
     sets: Mapping[str, Images],
     config: ImageFolderData,
     cache: Path | None,
-) -> tuple[dict[str, Images], dict[str, list[bytes]], list[str]]:
+) -> tuple[dict[str, Images], dict[str, Digests], list[str]]:
     """The sets, decoded where there is room for them; the digest of every file; notes."""
     skip = config.damaged == "skip"
     whole = next(iter(sets.values())).preparation.whole
     in_memory = fits_in_memory(sum(len(images) for images in sets.values()), whole)
     read, digests, problems, notes = {}, {}, [], []
     for key, images in sets.items():
-        assert isinstance(images.source, tuple)
         try:
             kept = kept_or_decoded(
-                *(scans[key].root, images.source, images.preparation, cache),
+                *(scans[key].root, scans[key].images, images.preparation, cache),
                 in_memory=in_memory,
                 skip=skip,
             )
@@ -285,7 +293,7 @@ def _read(
         read[key] = replace(images, source=kept.source)
         if len(rows) < len(images):
             read[key] = read[key].take(rows)
-        digests[key] = [kept.digests[row] for row in rows.tolist()]
+        digests[key] = kept.digests[rows.numpy()]
     if problems:
         raise InputError("\n".join(problems))
     return read, digests, notes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.base.errors import InputError, listed
 from pipeline.recipe.data import ImageFolderData
-from pipeline.tasks.images.folders import CALIBRATION, files_of
+from pipeline.tasks.images.folders import CALIBRATION
 from pipeline.tasks.images.label_table import LAYOUTS, NAME, Row, Table, read_table
 from pipeline.tasks.images.scan import Scan
 
@@ -61,7 +61,7 @@ def matched(tables: Mapping[str, Table], scans: Mapping[str, Scan]) -> Rows:
     found: Rows = {}
     for table in dict.fromkeys(tables.values()):
         of_table = [scans[key] for key, one in tables.items() if one is table]
-        images = {place(file) for scan in of_table for file in files_of(scan)}
+        images = {place(file) for scan in of_table for file in scan.images}
         folders = dict.fromkeys([table.path.parent, *(scan.root for scan in of_table)])
         for row in table.rows:
             hits = list(_hits(row, folders, images))
@@ -105,7 +105,7 @@ def without_row(
     for key, table in tables.items():
         if key == CALIBRATION:
             continue
-        files = [file for file in files_of(scans[key]) if place(file) not in rows]
+        files = [file for file in scans[key].images if place(file) not in rows]
         none = "," + ",".join("0" for _ in table.columns or ())
         for file in files[:_SHOWN]:
             name = os.path.relpath(file, table.path.parent)

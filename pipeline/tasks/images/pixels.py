@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -21,12 +20,13 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.base.errors import InputError
-from pipeline.base.safe_files import content_of
+from pipeline.base.machine import cores
 from pipeline.recipe.data import WHITE, Colour, Interpolation
 from pipeline.recipe.input_shape import InputShape
-from pipeline.tasks.images.files import MOST_BYTES
+from pipeline.tasks.images.kept import KeptImages
 from pipeline.tasks.images.plugins import plugged_in
 from pipeline.tasks.images.preparation import Preparation, fit, prepared
+from pipeline.tasks.images.stored import Stored, unreadable
 
 MEMORY_LIMIT_BYTES = 2 * 2**30
 """Decoded pixels of one dataset up to this size are kept in memory."""
@@ -42,7 +42,9 @@ DAMAGED = bytes(32)
 """In the place of a digest, of a file that cannot be decoded."""
 _LARGE_PIXELS = 25_000_000
 _ONE_AT_A_TIME = Lock()
-_WORKERS = min(8, os.cpu_count() or 1)
+WORKERS = min(32, cores())
+"""Threads that read and decode: Pillow leaves the interpreter free for most of the time."""
+_MOST_AT_A_TIME = 256
 _RESIZE_CHUNK_BYTES = 2**25
 _LUMA = (19595, 38470, 7471)
 
@@ -59,11 +61,10 @@ class Images:
         labels: int64 [N], class indices; or uint8 [N, labels], 1 where an image has a label.
         shape: C, H and W of a delivered image.
         source: uint8 [M, 3, R, S] in memory (resized when asked for), the delivered images with
-            their margin in memory or in a file that is mapped for reading, or the M files to decode
-            when asked for.
+            their margin in memory or kept in a file, or the M files to decode when asked for.
         rows: int64 [N], which of `source` are the set's, in its order; None for all of them.
         margin: rows above and below, and columns left and right, that `source` has besides, in
-            files and where it is mapped.
+            files and where it is kept.
         interpolation: of files that are decoded when asked for, and of the parts that training
             takes.
         background: of files that are decoded when asked for.
@@ -71,7 +72,7 @@ class Images:
 
     labels: Tensor
     shape: InputShape
-    source: Tensor | NDArray[np.uint8] | tuple[Path, ...]
+    source: Tensor | KeptImages | Stored
     rows: Tensor | None = None
     margin: tuple[int, int] = (0, 0)
     interpolation: Interpolation = "bilinear"
@@ -105,14 +106,9 @@ class Images:
         rows = indices if self.rows is None else self.rows[indices]
         if isinstance(self.source, Tensor):
             return scaled(_copied(self.source.numpy(), rows), preparation)
-        if isinstance(self.source, np.ndarray):
-            return _copied(self.source, rows)
-        files = [self.source[row] for row in rows.tolist()]
-        if not files:
-            return torch.empty(preparation.whole.batch(0), dtype=torch.uint8)
-        with ThreadPoolExecutor(_WORKERS) as pool:
-            decoded = pool.map(lambda file: decode(bytes_of(file), file, preparation), files)
-            return torch.from_numpy(np.stack(list(decoded)))
+        if isinstance(self.source, KeptImages):
+            return torch.from_numpy(self.source.take(rows.numpy()))
+        return torch.from_numpy(decoded(self.source, rows.numpy(), preparation))
 
     def take(self, indices: Tensor) -> Images:
         """The images at `indices` (int64 [B]), in that order, as a set of its own.
@@ -178,61 +174,101 @@ def decode(content: bytes, file: Path, preparation: Preparation) -> NDArray[np.u
         with Image.open(io.BytesIO(content), formats=FORMATS) as image, _turn(image):
             return prepared(image, preparation)
     except _DECODE_ERRORS as error:
-        raise DamagedError(_unreadable(file, error)) from error
+        raise DamagedError(unreadable(file, error)) from error
+
+
+def decoded(
+    files: Stored, rows: NDArray[np.int64], preparation: Preparation, threads: int | None = None
+) -> NDArray[np.uint8]:
+    """The images of some files, as `prepared` makes them: uint8 [B, C, H, W].
+
+    Args:
+        files: image files.
+        rows: which of them, [B].
+        preparation: of a decoded image.
+        threads: that decode; as many as there are cores where left out.
+
+    Raises:
+        InputError: one cannot be read, or not be decoded.
+    """
+    images = np.empty(preparation.whole.batch(len(rows)), np.uint8)
+
+    def put(place: int) -> None:
+        row = int(rows[place])
+        images[place] = decode(files.content(row), files.path(row), preparation)
+
+    with ThreadPoolExecutor(threads or WORKERS) as pool:
+        for _ in pool.map(put, range(len(rows))):
+            pass
+    return images
 
 
 def read_files(
-    files: Sequence[Path],
+    files: Stored,
+    rows: NDArray[np.int64],
     preparation: Preparation,
     keep: Callable[[int, NDArray[np.uint8]], None] | None,
     *,
     skip: bool = False,
-) -> list[bytes]:
-    """Read every file once, several at a time.
+) -> NDArray[np.uint8]:
+    """Read files once each, on all cores.
 
     Args:
-        files: N image files.
+        files: image files.
+        rows: which of them, [B].
         preparation: of a decoded image.
-        keep: called from several threads with the index and the uint8 [C, H, W] of every image.
+        keep: called from several threads with the row and the uint8 [C, H, W] of every image.
             Without it nothing is decoded, only the file headers are checked, unless `skip`.
         skip: whether damaged files are passed over.
 
     Returns:
-        The SHA-256 digest of each file's bytes, `DAMAGED` of one that was passed over.
+        The SHA-256 of each file's bytes, `DAMAGED` of one that was passed over: uint8 [B, 32].
 
     Raises:
         InputError: files cannot be read; the first ten are named.
     """
+    digests = np.zeros((len(rows), len(DAMAGED)), np.uint8)
+    problems: list[tuple[int, str]] = []
 
-    def read(index: int) -> tuple[bytes, str | None]:
+    def read(place: int) -> None:
+        row = int(rows[place])
         try:
-            content = bytes_of(files[index])
+            content = files.content(row)
             if keep is None and not skip:
-                _check_header(content, files[index])
+                _check_header(content, files.path(row))
             else:
-                pixels = decode(content, files[index], preparation)
+                pixels = decode(content, files.path(row), preparation)
         except InputError as error:
-            skipped = skip and isinstance(error, DamagedError)
-            return DAMAGED, None if skipped else str(error)
+            if not (skip and isinstance(error, DamagedError)):
+                problems.append((place, str(error)))
+            return
         if keep is not None:
-            keep(index, pixels)
-        return hashlib.sha256(content).digest(), None
+            keep(row, pixels)
+        digests[place] = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
 
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        results = list(pool.map(read, range(len(files))))
-    problems = [problem for _, problem in results if problem is not None]
-    if len(problems) > 10:
-        problems[10:] = [f"... and {len(problems) - 10} more unreadable images"]
-    if problems:
-        raise InputError("\n".join(problems))
-    return [digest for digest, _ in results]
+    def read_all(places: range) -> None:
+        for place in places:
+            read(place)
+
+    # Some at a time: what a thread is to do takes a kilobyte until it is done.
+    size = max(1, min(_MOST_AT_A_TIME, len(rows) // (64 * WORKERS)))
+    parts = [range(begin, min(begin + size, len(rows))) for begin in range(0, len(rows), size)]
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for _ in pool.map(read_all, parts):
+            pass
+    told = [problem for _, problem in sorted(problems)]
+    if len(told) > 10:
+        told[10:] = [f"... and {len(told) - 10} more unreadable images"]
+    if told:
+        raise InputError("\n".join(told))
+    return digests
 
 
 def _check_header(content: bytes, file: Path) -> None:
     try:
         Image.open(io.BytesIO(content), formats=FORMATS).close()
     except _DECODE_ERRORS as error:
-        raise DamagedError(_unreadable(file, error)) from error
+        raise DamagedError(unreadable(file, error)) from error
 
 
 def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -251,27 +287,7 @@ def _copied(pixels: NDArray[np.uint8], rows: Tensor) -> Tensor:
     return torch.from_numpy(pixels[rows.numpy()])
 
 
-def bytes_of(file: Path) -> bytes:
-    """The content of an image file.
-
-    Raises:
-        InputError: it cannot be read, or is too large.
-    """
-    try:
-        return content_of(file, MOST_BYTES)
-    except OSError as error:
-        raise InputError(_unreadable(file, error)) from error
-
-
 def _turn(image: Image.Image) -> AbstractContextManager[object]:
     """Large images are decoded one after the other: each takes gigabytes."""
     large = image.width * image.height > _LARGE_PIXELS
     return _ONE_AT_A_TIME if large else nullcontext()
-
-
-def _unreadable(file: Path, error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    reason = " ".join(text.split()) or type(error).__name__
-    if "cannot identify image file" in reason:
-        reason = "not an image"
-    return f"cannot read image {file}: {reason}; replace the file or remove it"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from pipeline.tasks.images.files import (
     is_image,
     is_passed_over,
     is_picture,
+    names_image,
     passed_over,
 )
+from pipeline.tasks.images.stored import Files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +27,8 @@ class Scan:
     Attributes:
         key: of the recipe, which names the folder.
         root: the folder.
-        files: the images of every class, both sorted.
+        images: of all classes, one class after the other; classes and images are sorted.
+        counts: of images, by class.
         empty: names of folders without images, which are no classes.
         others: files that are passed over, pictures of other kinds among them, and images that lie
             in no class folder.
@@ -33,10 +37,19 @@ class Scan:
 
     key: str
     root: Path
-    files: Mapping[str, list[Path]]
+    images: Files
+    counts: Mapping[str, int]
     empty: tuple[str, ...] = ()
     others: tuple[Path, ...] = ()
     problems: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> Iterator[tuple[str, Files]]:
+        """Every class and its images."""
+        begin = 0
+        for name, count in self.counts.items():
+            yield name, self.images[begin : begin + count]
+            begin += count
 
     def notes(self) -> list[str]:
         """What the user is to know of it, a line each."""
@@ -67,31 +80,35 @@ def scan_folder(key: str, root: Path, fewest: int = 2) -> Scan:
     if not root.is_dir():
         state = "is not a folder" if root.exists() else "does not exist"
         told = f"{key}: {root} {state}; give a folder that holds one folder per class"
-        return Scan(key=key, root=root, files={}, problems=(told,))
+        return _nothing(key, root, told)
     entries = sorted(root.iterdir())
     folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    below = {folder.name: _files_below(folder) for folder in folders}
-    files = {name: [file for file in found if is_image(file)] for name, found in below.items()}
-    others = {name: _passed_over(found) for name, found in below.items()}
+    images, others = {}, {}
+    for folder in folders:
+        names = _names_below(folder)
+        images[folder.name] = Files.of(root, (f"{folder.name}/{name}" for name in _images(names)))
+        others[folder.name] = _passed_over(folder, names)
     unread = {
         name: pictures
         for name, found in others.items()
-        if not files[name] and (pictures := [file for file in found if is_picture(file)])
+        if not images[name] and (pictures := [file for file in found if is_picture(file)])
     }
-    classes = {name: found for name, found in files.items() if found}
+    counts = {name: len(found) for name, found in images.items() if found}
     problems = [
         f"{key}: class '{name}' has no images in {root / name} that are read; {line}"
         for name, pictures in unread.items()
         for line in passed_over(pictures)
     ]
     if not problems:
-        problems = _too_few(key, root, list(classes), [*(files.keys() - classes.keys())], fewest)
+        empty = [name for name in images if name not in counts]
+        problems = _too_few(key, root, list(counts), empty, fewest)
     beside = [entry for entry in entries if entry.is_file()]
     return Scan(
         key=key,
         root=root,
-        files=classes,
-        empty=tuple(name for name in files if name not in classes and name not in unread),
+        images=Files.joined(root, list(images.values())),
+        counts=counts,
+        empty=tuple(name for name in images if name not in counts and name not in unread),
         others=(
             *(file for found in others.values() for file in found),
             *(file for file in beside if is_image(file) or is_passed_over(file)),
@@ -110,23 +127,23 @@ def scan_all(key: str, root: Path, leave: Callable[[Path], bool] = lambda file: 
     """
     if not root.is_dir():
         state = "is not a folder" if root.exists() else "does not exist"
-        told = f"{key}: {root} {state}; give a folder of images"
-        return Scan(key=key, root=root, files={}, problems=(told,))
-    found = [file for file in _files_below(root) if not leave(file)]
-    files, others = [file for file in found if is_image(file)], _passed_over(found)
+        return _nothing(key, root, f"{key}: {root} {state}; give a folder of images")
+    names = _names_below(root)
+    images = Files.of(root, _images(names))
     told = f"{key}: {root} holds no images that are read ({' '.join(extensions())})"
     return Scan(
         key=key,
         root=root,
-        files={"": files},
-        others=tuple(others),
-        problems=() if files else (told,),
+        images=images,
+        counts={"": len(images)},
+        others=tuple(file for file in _passed_over(root, names) if not leave(file)),
+        problems=() if images else (told,),
     )
 
 
 def class_differences(scan: Scan, expected: set[str]) -> list[str]:
     """What is wrong with the classes of a scan, where train has `expected`; [] if nothing."""
-    names = set(scan.files)
+    names = set(scan.counts)
     if not names or names == expected:
         return []
     missing = [
@@ -159,9 +176,32 @@ def _too_few(key: str, root: Path, names: list[str], empty: list[str], fewest: i
     return []
 
 
-def _files_below(folder: Path) -> list[Path]:
-    return sorted(Path(place, name) for place, _, names in os.walk(folder) for name in names)
+def _nothing(key: str, root: Path, told: str) -> Scan:
+    return Scan(key=key, root=root, images=Files.of(root, ()), counts={}, problems=(told,))
 
 
-def _passed_over(files: Iterable[Path]) -> list[Path]:
-    return [file for file in files if is_passed_over(file)]
+def _names_below(folder: Path) -> list[str]:
+    """Names of the files below a folder, from there, in the order of their paths.
+
+    Links to folders are not followed, and folders that cannot be read are passed over.
+    """
+    found, left = [], [("", os.fspath(folder))]
+    while left:
+        prefix, place = left.pop()
+        with suppress(OSError), os.scandir(place) as entries:
+            for entry in entries:
+                if not entry.is_dir():
+                    found.append(prefix + entry.name)
+                elif not entry.is_symlink():
+                    left.append((f"{prefix}{entry.name}/", entry.path))
+    # Paths are ordered part by part: what ends a part comes before any letter.
+    return sorted(found, key=lambda name: name.replace("/", "\0"))
+
+
+def _images(names: Iterable[str]) -> Iterator[str]:
+    return (name for name in names if names_image(name.rpartition("/")[2]))
+
+
+def _passed_over(folder: Path, names: Iterable[str]) -> list[Path]:
+    others = (folder / name for name in names if not names_image(name.rpartition("/")[2]))
+    return [file for file in others if is_passed_over(file)]

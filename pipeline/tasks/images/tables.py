@@ -19,7 +19,6 @@ from pipeline.tasks.images.folders import (
     TRAIN,
     FoundImages,
     as_dataset,
-    files_of,
     image_folders,
     places_of,
 )
@@ -163,7 +162,7 @@ def _refuse(problems: str) -> None:
 
 def _of_training(scan: Scan, table: Table, labels: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """The labels that training images have: in the order of the columns, or else by name."""
-    seen = {label for file in files_of(scan) for label in labels[place(file)]}
+    seen = {label for file in scan.images for label in labels[place(file)]}
     if not seen:
         raise InputError(f"{TRAIN}: {table.path} gives no training image a label; add some")
     return tuple(
@@ -209,7 +208,7 @@ def _note_missing(tables: Sequence[Table], names: Sequence[str]) -> None:
 def _numbers(scan: Scan, labels: Mapping[str, Sequence[str]], names: Sequence[str]) -> Tensor:
     """1 where an image has a label: uint8 (images, labels)."""
     number = {name: column for column, name in enumerate(names)}
-    files = files_of(scan)
+    files = scan.images
     found = torch.zeros((len(files), len(names)), dtype=torch.uint8)
     for row, file in enumerate(files):
         found[row, [number[label] for label in labels.get(place(file), ())]] = 1
