@@ -26,7 +26,9 @@ class Parity(MeasuredRecord):
     """Whether a file answers as the program it was written from.
 
     Attributes:
-        images: calibration and test images that both answered.
+        images: calibration and test images that both answered, which the gates are taken on.
+        available: as many as there are, of which those were drawn; None in older reports, where
+            they are all.
         agreement: share of them with the same result, for a classifier the same class.
         steps: how far the logits are apart; None for a float file.
         difference: of a float file, the 99th percentile of the logits' differences, as a share
@@ -41,6 +43,7 @@ class Parity(MeasuredRecord):
     """
 
     images: Positive
+    available: Positive | None = None
     agreement: Share
     steps: OutputSteps | None
     difference: Annotated[float, Field(ge=0)] | None
@@ -50,6 +53,11 @@ class Parity(MeasuredRecord):
     misses: tuple[Text, ...] = ()
     first_difference: Text | None = None
     passed: bool
+
+    @property
+    def sampled(self) -> bool:
+        """Whether there are more images than the gates are taken on."""
+        return self.available is not None and self.available > self.images
 
     @model_validator(mode="after")
     def _judged(self) -> Self:

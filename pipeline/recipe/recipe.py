@@ -67,7 +67,7 @@ class Recipe(Part):
         sparsify: zeroing of single weights; null leaves every weight.
         qat: quantization-aware training.
         target: the device and its file.
-        verify: where the file is verified beside this machine.
+        verify: on how many images the file is verified, and where beside this machine.
         budgets: limits that the file must keep, else the exit code is 3.
         measure: timing.
         save: states of a training, to go on from.

@@ -225,14 +225,18 @@ class MeasureConfig(Part):
 
 
 class VerifyConfig(Part):
-    """Where files are verified beside the machine that writes them.
+    """How files are verified, and where beside the machine that writes them.
 
     Attributes:
+        images: at most so many calibration images, and as many of each test set, are what a file
+            must answer as its program does. Of a larger set they are drawn, in proportion to its
+            classes, always the same ones. The file's accuracy is that of whole test sets.
         arm64: also on emulated ARM64 processors, with the runtimes that phones have: a file that
             computes otherwise there stops the run. Only ONNX and TFLite files; the machine that
             runs the recipe must be Debian 12 on x86-64. It takes minutes.
     """
 
+    images: Annotated[int, Field(ge=500)] = 1000
     arm64: bool = False
 
 

@@ -259,7 +259,7 @@ def _accuracies(report: Report, notes: Sequence[str]) -> str:
             missing = _missing(target.accuracy_missing, notes)
             rows.append([_text(target.name), "all", *[missing] * (2 + len(words.columns(report)))])
         else:
-            agreement = words.percent(target.agreement)
+            agreement = words.percent_of(target.agreement, target.agreement_images)
             rows += _accuracy_rows(_text(target.name), target.accuracy, agreement)
     same = f"{words.same(report)} as before export"
     header = ["target", "test set", "images", *words.columns(report), same]
@@ -307,7 +307,7 @@ def _parities(report: Report, notes: Sequence[str]) -> str:
                 _text(target.name),
                 "its runtime" if target.evaluated == "runtime" else "reference evaluator",
                 target.input,
-                str(parity.images),
+                words.answered(parity),
                 words.percent(parity.agreement),
                 f"{parity.layers_alike}/{parity.layers}" if parity.layers else words.NOT_APPLICABLE,
                 *apart,
@@ -345,7 +345,9 @@ def _stages(report: Report, notes: Sequence[str]) -> str:
             words.figure(stage.seconds),
             count(stage.params),
             count(stage.macs),
-            count(None) if stage.figure is None else words.percent(stage.figure),
+            count(None)
+            if stage.figure is None
+            else words.percent_of(stage.figure, stage.top1_images),
         ]
         for stage in report.stages
     ]

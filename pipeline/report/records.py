@@ -76,7 +76,8 @@ class DataInfo(MeasuredRecord):
 class StageRecord(MeasuredRecord):
     """One stage of the run; a figure the stage does not measure is None.
 
-    `curve` is that of a stage that trains.
+    `curve` is that of a stage that trains. `top1_images` is how many images of the first test set
+    `top1` is of; None where it is of all.
     """
 
     name: Text
@@ -85,6 +86,7 @@ class StageRecord(MeasuredRecord):
     params: Count | None = None
     macs: Count | None = None
     top1: Share | None = None
+    top1_images: Positive | None = None
     curve: tuple[Epoch, ...] = ()
 
     @property
@@ -177,7 +179,8 @@ class TargetResult(MeasuredRecord):
             measured there.
         agreement: share of test images with the same top-1 as the program it was written from, or
             of the decisions on their labels.
-        parity: the gates, over calibration and test images.
+        agreement_images: how many test images that is of; None where it is of all.
+        parity: the gates, over calibration and test images, or a sample of them.
         int8_coverage: share of multiply-accumulates that run in int8 kernels.
         left_in_float: what the recipe has in float in an int8 file, by module.
         partitions: parts of the graph that LiteRT gives to XNNPACK; 1 is the whole graph.
@@ -218,6 +221,7 @@ class TargetResult(MeasuredRecord):
     accuracy_missing: Text | None = None
     accuracy_drop_pt: float | None
     agreement: Share | None
+    agreement_images: Positive | None = None
     parity: Parity
     arm64: tuple[OnCpu, ...] = ()
     devices: tuple[OnDevice, ...] = ()

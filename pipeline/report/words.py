@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pipeline.formats.formats import FORMATS
 from pipeline.measure.baseline.record import Baseline
 from pipeline.measure.latency import Latency
+from pipeline.measure.parity_record import Parity
 from pipeline.report.records import Budget, DataInfo, Report, TargetResult
 
 NOT_APPLICABLE = "n/a"
@@ -43,6 +44,16 @@ def percent(share: float) -> str:
         if share in (0, 1) or float(text) not in (0, 100):
             break
     return f"{text} %"
+
+
+def percent_of(share: float, images: int | None) -> str:
+    """Write a share of some images in percent; None of all that there are."""
+    return percent(share) if images is None else f"{percent(share)} (of {images})"
+
+
+def answered(parity: Parity) -> str:
+    """Write how many images the gates are taken on, and of how many those were drawn."""
+    return f"{parity.images} of {parity.available}" if parity.sampled else str(parity.images)
 
 
 def count(number: int) -> str:

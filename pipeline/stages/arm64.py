@@ -17,15 +17,15 @@ from pipeline.measure.arm64.record import OnCpu
 from pipeline.measure.lanes.arm64 import machine
 from pipeline.measure.lanes.arm64.lane import CPUS
 from pipeline.measure.probabilities import told
-from pipeline.stages.context import LOGITS, PROGRAM, Context, Inputs, fed
+from pipeline.stages.context import LOGITS, PROGRAM, Context, Inputs
 from pipeline.stages.exported import (
     CALIBRATION,
     file_of,
+    for_gates,
     format_of,
     model_file,
     own_rounding,
     step_of,
-    with_calibration,
 )
 from pipeline.stages.kept_images import spread_rows
 from pipeline.stages.stage import COMPARING, CORE, LANE, QUANTIZING, Stage, StageFacts
@@ -53,7 +53,7 @@ class Arm64Facts(StageFacts):
 
 def emulate(context: Context, inputs: Inputs, out: Path) -> Arm64Facts:
     """Run the exported file on every processor, beside this machine and the program."""
-    dataset = fed(context).dataset
+    dataset = for_gates(context)
     name, tested = next(iter(dataset.tests.items()))
     rows = spread_rows(len(tested), IMAGES)
     folded = program.load(inputs["fold"] / PROGRAM)
@@ -70,8 +70,7 @@ def emulate(context: Context, inputs: Inputs, out: Path) -> Arm64Facts:
         modules={layer.name: layer.module for layer in layers.layers_of(folded)},
     )
     limits = format_of(context).limits
-    wide = with_calibration(dataset)
-    rounding = own_rounding(folded, wide, expected[CALIBRATION], limits.epsilon)
+    rounding = own_rounding(folded, dataset, expected[CALIBRATION], limits.epsilon)
     allowed = parity.widened(limits, rounding)
     with context.tracked("run the file on ARM64", len(rows) * len(CPUS)) as advance:
         found = tuple(

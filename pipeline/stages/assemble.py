@@ -147,7 +147,8 @@ def _stage(results: Results, name: str) -> StageRecord:
     """One stage, with what the one that judges its network found."""
     result = results[name]
     judge = results.get(JUDGES[name].name) if name in JUDGES else None
-    figure = (judge or result).facts.figure
+    facts = (judge or result).facts
+    figure, images = facts.figure, facts.figure_images
     if name in JUDGES and judge is None:  # it left the network as it was
         figure = baseline.STAGE.found_in(results).figure
     curve = result.directory / CURVE
@@ -159,6 +160,7 @@ def _stage(results: Results, name: str) -> StageRecord:
         params=result.facts.params,
         macs=result.facts.macs,
         top1=figure,
+        top1_images=images,
         curve=tuple(Epoch(**epoch) for epoch in epochs),
     )
 
@@ -224,6 +226,7 @@ def _verified(facts: VerifyFacts) -> dict[str, Any]:
         "runtime": facts.runtime,
         "evaluated": facts.evaluated,
         "agreement": facts.agreement,
+        "agreement_images": facts.agreement_images if facts.parity.sampled else None,
         "parity": facts.parity,
         "scales_exact": facts.scales_exact,
         "scales_missing": None if facts.scales_exact else "a float file has no scales",

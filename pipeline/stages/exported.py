@@ -15,9 +15,10 @@ from pipeline.formats.formats import FORMATS
 from pipeline.measure import layers, parity
 from pipeline.measure.lanes.lane import ModelFile
 from pipeline.measure.parity_record import OutputSteps
-from pipeline.stages.context import Context, Inputs
+from pipeline.stages.context import Context, Inputs, fed
 from pipeline.tasks.evaluation import predictions
-from pipeline.tasks.images.dataset import Dataset
+from pipeline.tasks.images.dataset import Dataset, sample_rows
+from pipeline.tasks.images.pixels import Images
 
 CALIBRATION = "(calibration)"
 """Key of the calibration images beside the test sets; no test set can be named so."""
@@ -30,6 +31,25 @@ _FEWEST_IMAGES, _FEWEST_NUMBERS = 64, 2**14
 def with_calibration(dataset: Dataset) -> Dataset:
     """The dataset with its calibration images as a further test set."""
     return replace(dataset, tests={**dataset.tests, CALIBRATION: dataset.calibration})
+
+
+def for_gates(context: Context) -> Dataset:
+    """The images that gates are taken on, as program and file are given them.
+
+    Those of `with_calibration`, of each set at most `verify.images`.
+    """
+    whole, most = fed(context).dataset, context.recipe.verify.images
+
+    def some(images: Images) -> Images:
+        return images if len(images) <= most else images.take(sample_rows(images, most))
+
+    tests = {name: some(images) for name, images in whole.tests.items()}
+    return with_calibration(replace(whole, tests=tests, calibration=some(whole.calibration)))
+
+
+def tests_of(context: Context, gates: Dataset) -> Dataset:
+    """The test sets alone of the images that gates are taken on."""
+    return replace(gates, tests={name: gates.tests[name] for name in context.dataset.tests})
 
 
 def step_of(folded: torch.export.ExportedProgram, answers: Tensor) -> float | None:

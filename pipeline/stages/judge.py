@@ -24,11 +24,10 @@ from pipeline.stages.context import (
     Context,
     Inputs,
     accuracy_of,
-    fed,
     first_figure,
     pruned_model,
 )
-from pipeline.stages.exported import with_calibration
+from pipeline.stages.exported import for_gates, tests_of
 from pipeline.stages.stage import (
     COMPARING,
     CORE,
@@ -53,12 +52,12 @@ def judge(stage: str, context: Context, inputs: Inputs, out: Path) -> JudgeFacts
 
 
 def judge_program(context: Context, inputs: Inputs, out: Path) -> JudgeFacts:
-    """Accuracy of the program, and its logits on calibration and test images for `verify`.
+    """Accuracy of the program, and its logits on the images of `verify`'s gates.
 
     Raises:
         MismatchError: a logit is not finite.
     """
-    dataset = with_calibration(fed(context).dataset)
+    dataset = for_gates(context)
     logits = timing.program_logits(program.load(inputs["fold"] / PROGRAM), dataset)
     if misses := parity.finite_misses(logits):
         raise MismatchError(
@@ -67,7 +66,12 @@ def judge_program(context: Context, inputs: Inputs, out: Path) -> JudgeFacts:
         )
     torch.save(logits, out / LOGITS)
     _keep_for_debug(context, out)
-    return JudgeFacts(figure=first_figure(context.task.accuracies(logits, context.dataset)))
+    accuracies = context.task.accuracies(logits, tests_of(context, dataset))
+    first, images = next(iter(context.dataset.tests.items()))
+    some = len(dataset.tests[first])
+    return JudgeFacts(
+        figure=first_figure(accuracies), figure_images=some if some < len(images) else None
+    )
 
 
 def _keep_for_debug(context: Context, out: Path) -> None:
@@ -104,7 +108,7 @@ FOLD = Stage(
     make=judge_program,
     facts=JudgeFacts,
     after=("fold",),
-    reads=("task", "target.input", "target.precision", "threads"),
+    reads=("task", "target.input", "target.precision", "threads", "verify.images"),
     code=(
         *(*CORE, *QUANTIZER, *COMPARING),
         *("stages/exported.py", "stages/judge.py", "stages/kept_images.py"),

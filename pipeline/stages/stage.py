@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pipeline.base.record import Count, Share
+from pipeline.base.record import Count, Positive, Share
 from pipeline.base.store import Facts, Result
 from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import Context, Inputs
@@ -49,11 +49,13 @@ class StageFacts(Facts):
         params: of the network, where the stage counts them.
         macs: multiply-accumulates of the network for one image, where the stage counts them.
         figure: the task's primary figure on the first test set, a share, where the stage tests.
+        figure_images: how many images of that set it is of; None where it is of all.
     """
 
     params: Count | None = None
     macs: Count | None = None
     figure: Share | None = None
+    figure_images: Positive | None = None
 
     def told(self, primary: str) -> list[str]:
         """What is shown of the result at the terminal; `primary` is the name of the figure."""
@@ -64,7 +66,8 @@ class StageFacts(Facts):
             parts.append(f"{self.params / 1e6:.2f} M parameters")
         parts += self.details()
         if self.figure is not None:
-            parts.append(f"{primary} {self.figure:.2%}")
+            of = "" if self.figure_images is None else f" (of {self.figure_images} images)"
+            parts.append(f"{primary} {self.figure:.2%}{of}")
         return parts
 
     def details(self) -> list[str]:

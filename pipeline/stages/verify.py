@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -18,20 +20,22 @@ from pipeline.formats.scales import ScalesExact
 from pipeline.measure import layers, parity
 from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.measure.lanes.sets import answers_to_tests
-from pipeline.measure.parity_record import Parity
+from pipeline.measure.parity_record import OutputSteps, Parity
 from pipeline.measure.probabilities import logits_of, told
 from pipeline.stages.context import LOGITS, PROGRAM, Context, Inputs, fed, first_figure
 from pipeline.stages.exported import (
     CALIBRATION,
     file_of,
+    for_gates,
     format_of,
     model_file,
     own_rounding,
     step_of,
+    tests_of,
     with_calibration,
 )
 from pipeline.stages.stage import COMPARING, CORE, IMAGES, LANE, QUANTIZING, Stage, StageFacts
-from pipeline.tasks.images.dataset import Dataset
+from pipeline.tasks.images.dataset import Dataset, sample_rows
 from pipeline.tasks.tasks import link_of, meaning_of
 
 
@@ -49,50 +53,38 @@ class VerifyFacts(StageFacts):
     scales_exact: ScalesExact | None
     parity: Parity
     agreement: Share
+    agreement_images: Positive
 
 
 def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
-    """Run the exported file on all calibration and test images beside the quantized program."""
-    dataset = with_calibration(fed(context).dataset)
+    """Run the exported file on all test images, and compare it with the quantized program.
+
+    The program answered a sample of them (`exported.for_gates`), and that is what is compared.
+    """
+    whole, gates = fed(context).dataset, for_gates(context)
     file, form = file_of(context, inputs), format_of(context)
     folded = program.load(inputs["fold"] / PROGRAM)
     module = form.module()
     found = module.inspect(file)
     exact = scales_exact(folded, found)
-    images = sum(len(test) for test in dataset.tests.values())
-    answers, link = _answers(context, dataset, file, images), link_of(context.recipe)
+    answers, link = _answers(context, file, whole, gates), link_of(context.recipe)
     logits = {name: logits_of(found, link) for name, found in answers.items()}
     torch.save(logits, out / LOGITS)
     with reading(inputs["judge_fold"] / LOGITS):
         expected = torch.load(inputs["judge_fold"] / LOGITS, weights_only=True)
-    limits = form.limits
     step = step_of(folded, expected[CALIBRATION])
-    there = {name: told(found, expected[name], link) for name, found in answers.items()}
+    there = {n: told(found, expected[n], link) for n, found in _sampled(context, answers).items()}
     compared = parity.compare_logits(there, expected, step, context.task.compare)
-    rounding = own_rounding(folded, dataset, expected[CALIBRATION], limits.epsilon)
-    trace = partial(module.trace, file)
-    traced = (
-        layers.compare_layers(folded, None, trace, layers.probes(dataset))
-        if exact is not None
-        else []
-    )
-    misses = [
+    rounding = own_rounding(folded, gates, expected[CALIBRATION], form.limits.epsilon)
+    traced: list[layers.LayerSums] = []
+    if exact is not None:
+        trace = partial(module.trace, file)
+        traced = layers.compare_layers(folded, None, trace, layers.probes(whole))
+    misses = (
         *parity.file_misses(found, exact, program_macs(folded)),
         *parity.finite_misses(answers),
-        *parity.output_misses(compared, parity.widened(limits, rounding)),
+        *parity.output_misses(compared, parity.widened(form.limits, rounding)),
         *parity.layer_misses(traced, learned_scales(folded)[0]),
-    ]
-    record = Parity(
-        images=images,
-        agreement=compared.results.share,
-        steps=compared.steps,
-        difference=compared.difference,
-        rounding=rounding,
-        layers=len(traced),
-        layers_alike=sum(not layer.at_fault for layer in traced),
-        misses=tuple(misses),
-        first_difference=parity.describe_first_difference(traced) if misses and traced else None,
-        passed=not misses,
     )
     ports = module.interface(file)
     own = {name: expected[name] for name in context.dataset.tests}
@@ -102,13 +94,40 @@ def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
         ops=found.ops,
         partitions=found.partitions,
         outside=_outside(found, folded),
-        takes=_takes(ports.input, dataset, pixels=context.recipe.target.takes_pixels),
+        takes=_takes(ports.input, whole, pixels=context.recipe.target.takes_pixels),
         gives=_gives(ports.output, context),
         int8_coverage=found.int8_coverage,
         scales_exact=exact,
-        parity=record,
+        parity=_parity(
+            compared, rounding, traced, misses, _count(gates), _count(with_calibration(whole))
+        ),
         agreement=context.task.compare(there, own, None).share,
+        agreement_images=_count(tests_of(context, gates)),
         figure=first_figure(context.task.accuracies(logits, context.dataset)),
+    )
+
+
+def _parity(
+    compared: parity.Compared,
+    rounding: OutputSteps | None,
+    traced: list[layers.LayerSums],
+    misses: tuple[str, ...],
+    images: int,
+    available: int,
+) -> Parity:
+    first = parity.describe_first_difference(traced) if misses and traced else None
+    return Parity(
+        images=images,
+        available=available,
+        agreement=compared.results.share,
+        steps=compared.steps,
+        difference=compared.difference,
+        rounding=rounding,
+        layers=len(traced),
+        layers_alike=sum(not layer.at_fault for layer in traced),
+        misses=misses,
+        first_difference=first,
+        passed=not misses,
     )
 
 
@@ -137,16 +156,29 @@ def _outside(found: FileFacts, folded: torch.export.ExportedProgram) -> tuple[st
     return tuple(f"{titles.get(name, name)}, {why}" for name, why in found.outside.items())
 
 
-def _answers(context: Context, dataset: Dataset, file: Path, images: int) -> dict[str, Tensor]:
-    """What the file answers to all `images` of the test sets, with a progress bar."""
-    with context.tracked("run the file", images) as advance:
+def _answers(context: Context, file: Path, whole: Dataset, gates: Dataset) -> dict[str, Tensor]:
+    """What the file answers to all test images, and to the calibration images of the gates."""
+    asked = with_calibration(replace(whole, calibration=gates.calibration))
+    with context.tracked("run the file", _count(asked)) as advance:
         return answers_to_tests(
             LANES[HOST],
             model_file(context, file),
-            dataset,
+            asked,
             context.recipe.threads,
             lambda done: advance(done, ""),
         )
+
+
+def _sampled(context: Context, answers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The answers to the images of the gates, of those that `_answers` has."""
+    most, tests = context.recipe.verify.images, context.dataset.tests
+    rows = {name: sample_rows(images, most) for name, images in tests.items()}
+    return {name: found[rows[name]] if name in rows else found for name, found in answers.items()}
+
+
+def _count(dataset: Dataset) -> int:
+    """Images of all test sets."""
+    return sum(len(images) for images in dataset.tests.values())
 
 
 STAGE = Stage(
@@ -154,7 +186,7 @@ STAGE = Stage(
     make=verify,
     facts=VerifyFacts,
     after=("export", "fold", "judge_fold"),
-    reads=("task", "target.format", "target.input", "target.output", "threads"),
+    reads=("task", "target.format", "target.input", "target.output", "threads", "verify.images"),
     code=(*CORE, *COMPARING, *LANE, "formats", "stages/exported.py", "stages/verify.py"),
     packages=(*IMAGES, *QUANTIZING),
     of_format=True,

@@ -134,6 +134,7 @@ def test_the_contract_names_are_in_report_json(tmp_path: Path) -> None:
         "input", "evaluated", "parity", "partitions", "partitions_missing", "outside",
         "takes", "gives", "intended_use", "first_use", "measured_at",
         "download_bytes", "accuracy", "accuracy_missing", "accuracy_drop_pt", "agreement",
+        "agreement_images",
         "scales_exact", "scales_missing", "int8_coverage", "coverage_missing", "ops",
         "left_in_float", "arm64", "devices", "delegates",
         "latency_ms", "latency_missing", "latency_by_threads", "speedup", "speedup_p10",

@@ -185,6 +185,7 @@ def test_files_that_may_differ_may_be_worse(monkeypatch: pytest.MonkeyPatch) -> 
         scales_exact=None,
         parity=reports.parity(passed=False, misses=("all",)),
         agreement=0.1,
+        agreement_images=1,
         figure=0.1,
     )
     found["verify"] = replace(found["verify"], facts=facts)

@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline.base.errors import InputError
 from pipeline.recipe.data import CifarData, DigitsData, ImageFolderData
 from pipeline.recipe.input_shape import square
-from pipeline.tasks.images.dataset import Dataset, draw_stratified
+from pipeline.tasks.images.dataset import Dataset, draw_stratified, sample_rows
 from pipeline.tasks.images.load import load_dataset
 from pipeline.tasks.images.pixels import Images, decode
 from tests.making.datasets import GENTLE
@@ -164,6 +164,29 @@ def test_a_stratified_draw_is_proportional_and_leaves_one_of_each(
 def test_drawing_more_than_there_is_to_spare_is_refused() -> None:
     with pytest.raises(ValueError, match="got 3; at most 2"):
         draw_stratified(torch.tensor([0, 0, 1, 1]), 3, seed=0)
+
+
+def images_of(labels: torch.Tensor) -> Images:
+    pixels = torch.zeros(len(labels), 3, 1, 1, dtype=torch.uint8)
+    return Images(labels=labels, shape=square(1), source=pixels)
+
+
+def test_a_sample_has_of_every_class_its_share_and_is_in_order() -> None:
+    labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)[torch.randperm(100)]
+    rows = sample_rows(images_of(labels), 20)
+    assert torch.bincount(labels[rows]).tolist() == [12, 6, 2]
+    assert rows.tolist() == sorted(set(rows.tolist()))
+    assert torch.equal(rows, sample_rows(images_of(labels), 20))
+    # A class of one image can be drawn as well as others.
+    assert len(sample_rows(images_of(torch.arange(50)), 49)) == 49
+
+
+def test_a_sample_of_few_images_is_all_and_of_several_labels_is_drawn() -> None:
+    assert sample_rows(images_of(torch.tensor([1, 0, 2])), 3).tolist() == [0, 1, 2]
+    several = torch.ones(40, 4, dtype=torch.uint8)
+    rows = sample_rows(images_of(several), 10)
+    assert len(set(rows.tolist())) == 10
+    assert rows.tolist() == sorted(rows.tolist())
 
 
 def test_loading_twice_gives_the_same_images(folders: ImageFolderData, digits: Dataset) -> None:

@@ -67,22 +67,23 @@ def pixel_values(dataset: Dataset) -> Dataset:
     return replace(dataset, mean=(0.0,) * channels, std=(1 / 255,) * channels)
 
 
-def draw_stratified(labels: Tensor, count: int, seed: int) -> Tensor:
+def draw_stratified(labels: Tensor, count: int, seed: int, *, keep: int = 1) -> Tensor:
     """Indices of `count` images, drawn from the classes in proportion to what they can spare.
 
-    A class of n images can spare n - 1, so no class is used up. Rounding is by largest
+    A class of n images can spare n - `keep`, so with 1 no class is used up. Rounding is by largest
     remainder. The result, int64 [count], is in mixed order.
 
     Args:
         labels: int64 [N].
-        count: 0 to N minus the number of classes.
+        count: 0 to what all classes can spare.
         seed: the same seed gives the same draw.
+        keep: images of every class that are not drawn.
 
     Raises:
         ValueError: more images are asked for than the classes can spare.
     """
     generator = torch.Generator().manual_seed(seed)
-    spare = (torch.bincount(labels) - 1).clamp(min=0)
+    spare = (torch.bincount(labels) - keep).clamp(min=0)
     total = int(spare.sum())
     if count > total:
         raise ValueError(f"count: got {count}; at most {total} can be drawn")
@@ -102,6 +103,19 @@ def draw_stratified(labels: Tensor, count: int, seed: int) -> Tensor:
 def draw(count: int, wanted: int, seed: int) -> Tensor:
     """Indices of `wanted` of `count` images, int64, in mixed order; of a seed always the same."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:wanted]
+
+
+def sample_rows(images: Images, most: int) -> Tensor:
+    """Rows of a set that stand for all of it, int64, in order: all where there are `most` or fewer.
+
+    Of more, `most` are drawn, of a set always the same ones: in proportion to the classes where an
+    image has one, else evenly from all.
+    """
+    if len(images) <= most:
+        return torch.arange(len(images))
+    if images.labels.dim() == 1:
+        return draw_stratified(images.labels, most, 0, keep=0).sort().values
+    return draw(len(images), most, 0).sort().values
 
 
 def others(count: int, drawn: Tensor) -> Tensor:
