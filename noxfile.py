@@ -416,4 +416,25 @@ def bench(session: nox.Session) -> None:
     run(session, "pocketnest", "run", *recipes, *options, success_codes=[0, 3])
     folders = [f"{out}/{Path(recipe).stem}" for recipe in recipes]
     bars = ["--peers", "--bars", "recipes/bench/bars.yml", "--rounds", "20", "--out", out]
+    bars += [option for python in newest_runtimes(session) for option in ("--newer", str(python))]
     run(session, "pocketnest", "bench", *folders, *bars, *session.posargs)
+
+
+def newest_runtimes(session: nox.Session) -> list[Path]:
+    """The Python of an environment for each runtime, with its newest version; offline as it is."""
+    found = interpreter()
+    assert found is not None, "prepare comes first"
+    pythons = []
+    for package in ("onnxruntime", "ai-edge-litert"):
+        folder = ROOT / ".nox" / "newest" / package
+        python = folder / "bin" / "python"
+        if not python.is_file():
+            session.run(found[0], "-m", "venv", str(folder), external=True)
+        pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]
+        done = subprocess.run([str(python), *pip, package], check=False)
+        there = subprocess.run([str(python), "-m", "pip", "show", "--quiet", package], check=False)
+        if there.returncode == 0:
+            pythons.append(python)
+        if done.returncode != 0:
+            session.warn(f"{package}: its newest version could not be fetched")
+    return pythons

@@ -241,6 +241,7 @@ def test_kept_files_that_cannot_be_read_now_are_not_made_again(
 ) -> None:
     peer = Peer(
         name="x",
+        tool="a tool",
         format="onnx",
         precision="float",
         path=None,

@@ -16,7 +16,9 @@ INT8 = [plan.name for plan in PLANS if plan.precision == "int8"]
 STATIC, COMPRESSOR, OIQT, *_ = INT8
 TFLITE_FLOAT, COREML = "tflite float, onnx2tf", "coreml float16, coremltools"
 LAYERS = {"layers": ONE_BLOCK}
-NO_TOOL = PeerPlan(name="no such tool", format="onnx", precision="int8", file="no.onnx", start=0)
+NO_TOOL = PeerPlan(
+    tool="a tool", name="no such tool", format="onnx", precision="int8", file="no.onnx", start=0
+)
 
 
 def networks() -> dict[str, nn.Module]:

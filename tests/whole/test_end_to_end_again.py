@@ -201,7 +201,8 @@ def test_a_benchmark_beside_other_tools(out: Path, tmp_path: Path) -> None:
     bars = tmp_path / "bars.yml"
     bars.write_text(
         "- {fast: [android-litert-int8], slow: [torch eager], at_least: 1.01}\n"
-        "- {fast: [android-litert-int8], slow: [torch eager], at_least: 1000}\n"
+        "- {fast: [android-litert-int8], slow: [torch eager], at_least: 100000}\n"
+        "- {within_pt: 1.0, format: tflite, bytes_at_most: 1}\n"
     )
     options = ["--peers", "--rounds", "4", "--bars", bars, "--out", tmp_path]
     done = pocketnest("bench", out / "combined", *options)
@@ -226,6 +227,10 @@ def test_a_benchmark_beside_other_tools(out: Path, tmp_path: Path) -> None:
     for peer in peers:
         assert peer["path"] is not None, peer["missing"]
         assert peer["accuracy"] is None or peer["accuracy"]["images"] == 450
+    alike = {(one["bound_pt"], one["format"]) for one in found["within"]}
+    assert alike == {(bound, form) for bound in (0.5, 1.0) for form in ("onnx", "tflite")}
+    for name, target in reports.items():
+        assert contestants[name]["drop_pt"] == target["accuracy_drop_pt"]
     assert set(found["rooflines"]) == {"android-litert-int8", "linux-arm-onnxruntime-int8"}
     assert "<svg" in (tmp_path / "bench.svg").read_text()
 

@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from pipeline.base.errors import InputError
 from pipeline.base.safe_files import content_of
+from pipeline.commands.bench.within import Within
+from pipeline.formats.formats import FORMATS, FormatName
 from pipeline.measure.latency import Latency
 from pipeline.measure.ratios import Ratio, ratio_of
 from pipeline.tasks.accuracy import AnyAccuracy
 
+NOISY = 0.2
+"""A ratio whose 90th percentile over the rounds is more than this share above its 10th was measured
+on a machine that did something else; on a quiet one these ratios spread by a tenth. It leaves a bar
+undecided, unless the bar lies below the 10th percentile, or as many times above the 90th as that is
+the 10th."""
 _MOST_BYTES = 2**20
 _Name = Annotated[str, Field(min_length=1)]
 _Above0 = Annotated[float, Field(gt=0)]
@@ -29,23 +36,37 @@ class Bar(BaseModel):
         slow: what it is compared with; of several, the fastest counts.
         at_least: how many times as fast it must be.
         not_less_accurate: whether its top-1 must not be lower than that of `slow` either.
-        share_of_peak: of the runtime's own matrix products; in place of `slow` and `at_least`.
+        within_pt: points of float that a file may lose. In place of `fast` and `slow`, the
+            fastest of our files and the fastest of the other tools' that lose no more.
+        format: of these files.
+        bytes_at_most: how large ours may be, as a share of the other.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    fast: tuple[_Name, ...]
+    fast: tuple[_Name, ...] = ()
     slow: tuple[_Name, ...] = ()
     at_least: _Above0 | None = None
     not_less_accurate: bool = False
-    share_of_peak: _Above0 | None = None
+    within_pt: _Above0 | None = None
+    format: FormatName | None = None
+    bytes_at_most: _Above0 | None = None
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> Self:
-        compares = bool(self.slow) and self.at_least is not None
-        if compares == (self.share_of_peak is not None) or not self.fast:
-            raise ValueError("give fast with slow and at_least, or fast with share_of_peak")
+        asked = (self.at_least is not None) + (self.bytes_at_most is not None)
+        named = bool(self.fast and self.slow) and self.at_least is not None
+        alike = self.within_pt is not None and self.format is not None
+        mixed = (self.within_pt or self.format) if named else (self.fast or self.slow)
+        if asked != 1 or mixed or not (named or alike):
+            raise ValueError(
+                "give fast with slow and at_least, or within_pt with format and either at_least "
+                "or bytes_at_most"
+            )
         return self
+
+
+Verdict = Literal["met", "missed", "undecided"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,18 +75,16 @@ class Outcome:
 
     Attributes:
         bar: in words.
-        limit: the least that was asked.
+        limit: the least that was asked, or the most.
         found: what was measured; None where it could not be.
-        told_apart: whether the spread of the rounds leaves no doubt which is faster.
-        passed: found, told apart, and no less than the limit.
-        why: why it did not pass.
+        verdict: undecided where the rounds spread too much to say that it was missed.
+        why: it is not met.
     """
 
     bar: str
     limit: float
     found: float | None
-    told_apart: bool
-    passed: bool
+    verdict: Verdict
     why: str | None
 
 
@@ -76,12 +95,12 @@ class Measured:
     Attributes:
         latencies: timed in turn.
         accuracies: on the first test set.
-        shares: of the peak, of files whose roofline was taken.
+        within: the best files of every runtime within some points of float.
     """
 
     latencies: Mapping[str, Latency]
     accuracies: Mapping[str, AnyAccuracy]
-    shares: Mapping[str, float]
+    within: Sequence[Within]
 
 
 def load_bars(path: Path) -> tuple[Bar, ...]:
@@ -110,8 +129,8 @@ def judge(bars: Sequence[Bar], measured: Measured) -> list[Outcome]:
 
 
 def _judge(bar: Bar, measured: Measured) -> Outcome:
-    if bar.share_of_peak is not None:
-        return _judge_share(bar, measured, bar.share_of_peak)
+    if bar.within_pt is not None:
+        return _judge_within(bar, measured)
     assert bar.at_least is not None
     words = f"{_words(bar.fast)} at least {bar.at_least:g} times as fast as {_words(bar.slow)}"
     if bar.not_less_accurate:
@@ -119,48 +138,68 @@ def _judge(bar: Bar, measured: Measured) -> Outcome:
     fast, slow = (_fastest(names, measured.latencies) for names in (bar.fast, bar.slow))
     if fast is None or slow is None:
         missing = bar.fast if fast is None else bar.slow
-        return _unmeasured(words, bar.at_least, missing)
+        return _unmeasured(words, bar.at_least, f"{_words(missing)} was not measured")
     ratio = ratio_of(measured.latencies[slow], measured.latencies[fast])
-    why = _why_not(bar, ratio, fast, slow, measured)
+    less = _less_accurate(fast, slow, measured) if bar.not_less_accurate else None
+    return _of_ratio(words, bar.at_least, ratio, fast, slow, less)
+
+
+def _judge_within(bar: Bar, measured: Measured) -> Outcome:
+    """The best file of ours against the best of the others, of those that lose no more points."""
+    limit = bar.at_least or bar.bytes_at_most
+    assert limit is not None
+    assert bar.format is not None
+    what = f"{FORMATS[bar.format].title} within {bar.within_pt:g} points of float"
+    if bar.at_least is not None:
+        words = f"{what}: at least {limit:g} times as fast as the best of other tools"
+    else:
+        words = f"{what}: at most {limit:g} of the bytes of the best of other tools"
+    found = next(
+        (w for w in measured.within if (w.bound_pt, w.format) == (bar.within_pt, bar.format)), None
+    )
+    if found is None or found.ours is None or not found.others:
+        whose = "of ours" if found is None or found.ours is None else "of another tool"
+        return _unmeasured(words, limit, f"no file {whose} that was timed is within it")
+    ours, other = found.ours, found.others[0]
+    if bar.at_least is not None:
+        assert found.ratio is not None
+        return _of_ratio(words, limit, found.ratio, ours.name, other.name, None)
+    share = ours.size_bytes / other.size_bytes
+    why = None if share <= limit else f"{ours.name} has {share:.2f} of the bytes of {other.name}"
     return Outcome(
-        bar=words,
-        limit=bar.at_least,
-        found=ratio.median,
-        told_apart=ratio.verdict != "not told apart",
-        passed=why is None,
-        why=why,
+        bar=words, limit=limit, found=share, verdict="met" if why is None else "missed", why=why
     )
 
 
-def _why_not(bar: Bar, ratio: Ratio, fast: str, slow: str, measured: Measured) -> str | None:
-    assert bar.at_least is not None
-    if ratio.median < bar.at_least:
-        return f"{fast} is {ratio.median:.2f} times as fast as {slow}"
-    if ratio.verdict == "not told apart":
-        return f"the rounds spread from {ratio.p10:.2f} to {ratio.p90:.2f}: no difference is shown"
-    if bar.not_less_accurate:
-        own, other = (measured.accuracies.get(name) for name in (fast, slow))
-        if own is None or other is None:
-            return f"the accuracy of {fast if own is None else slow} was not measured"
-        if own.figure < other.figure:
-            told = f"{own.figure:.2%}, that of {slow} {other.figure:.2%}"
-            return f"{own.FIGURE} of {fast} is {told}"
-    return None
+def _of_ratio(
+    words: str, limit: float, ratio: Ratio, fast: str, slow: str, less: str | None
+) -> Outcome:
+    """A bar of speed; `less` says how much less accurate the faster one is, where that matters."""
+    told = f"{fast} is {ratio.median:.2f} times as fast as {slow}"
+    spread = f"{told}; the rounds spread from {ratio.p10:.2f} to {ratio.p90:.2f}"
+    noisy = ratio.p90 > (1 + NOISY) * ratio.p10 or ratio.verdict == "not told apart"
+    verdict: Verdict = "met"
+    why = less
+    if less is not None:
+        verdict = "missed"
+    elif noisy and ratio.p10 < limit <= ratio.p90 * ratio.p90 / ratio.p10:
+        verdict, why = "undecided", f"{spread}: take a quieter machine"
+    elif ratio.median < limit:
+        verdict, why = "missed", told
+    return Outcome(bar=words, limit=limit, found=ratio.median, verdict=verdict, why=why)
 
 
-def _judge_share(bar: Bar, measured: Measured, limit: float) -> Outcome:
-    words = f"{_words(bar.fast)} at {limit:.0%} of the runtime's own matrix products or more"
-    found = [measured.shares[name] for name in bar.fast if name in measured.shares]
-    if not found:
-        return _unmeasured(words, limit, bar.fast)
-    best = max(found)
-    why = None if best >= limit else f"it is at {best:.0%}"
-    return Outcome(bar=words, limit=limit, found=best, told_apart=True, passed=why is None, why=why)
+def _less_accurate(fast: str, slow: str, measured: Measured) -> str | None:
+    own, other = (measured.accuracies.get(name) for name in (fast, slow))
+    if own is None or other is None:
+        return f"the accuracy of {fast if own is None else slow} was not measured"
+    if own.figure >= other.figure:
+        return None
+    return f"{own.FIGURE} of {fast} is {own.figure:.2%}, that of {slow} {other.figure:.2%}"
 
 
-def _unmeasured(words: str, limit: float, names: Sequence[str]) -> Outcome:
-    why = f"{_words(names)} was not measured"
-    return Outcome(bar=words, limit=limit, found=None, told_apart=False, passed=False, why=why)
+def _unmeasured(words: str, limit: float, why: str) -> Outcome:
+    return Outcome(bar=words, limit=limit, found=None, verdict="missed", why=why)
 
 
 def _fastest(names: Sequence[str], latencies: Mapping[str, Latency]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pipeline.commands.arguments import add_data, completes_folders, positive
 from pipeline.commands.command import BUDGET_MISSED, OK, Command
@@ -27,6 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FILE",
         help="YAML list of what must hold; exit code 3 where it does not",
+    )
+    parser.add_argument(
+        "--newer",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PYTHON",
+        help="of an environment with a newer onnxruntime or ai-edge-litert, to time the same files",
     )
     parser.add_argument(
         "--lane",
@@ -53,6 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.lane not in LANES:
         raise InputError(f"--lane: got {arguments.lane!r}; must be one of {', '.join(LANES)}")
+    if arguments.newer and not LANES[arguments.lane].takes_calls:
+        raise InputError(f"--newer: is timed on this machine; leave out --lane {arguments.lane}")
     directories: list[Path] = arguments.run_dirs
     data: Path | None = arguments.data
     runs = [one for directory in directories for one in open_runs(directory, data=data)]
@@ -65,20 +76,23 @@ def run(arguments: argparse.Namespace) -> int:
         peers.mkdir(exist_ok=True)
         refuse_outputs(files=[peers / KEPT])
     with third_party_output_to(out / LOG) as console:
+        from pipeline.commands.bench import newer
         from pipeline.commands.bench.bars import load_bars
         from pipeline.commands.bench.benchmark import benchmark, write_json
         from pipeline.commands.bench.plot import write_plot
         from pipeline.commands.bench.table import show
 
         bars = [bar for file in arguments.bars for bar in load_bars(file)]
-        found = benchmark(
-            runs,
-            rounds=arguments.rounds,
-            peers=peers if arguments.peers else None,
-            bars=bars,
-            lane=arguments.lane,
-            tracked=partial(tracked, console),
-        )
+        with TemporaryDirectory() as scratch, newer.opened(arguments.newer, Path(scratch)) as other:
+            found = benchmark(
+                runs,
+                rounds=arguments.rounds,
+                peers=peers if arguments.peers else None,
+                bars=bars,
+                lane=arguments.lane,
+                tracked=partial(tracked, console),
+                newer=other,
+            )
         write_json(found, table)
         show(found, console)
         written = [table]

@@ -30,6 +30,8 @@ from pipeline.tasks.images.dataset import Dataset, pixel_values
 from pipeline.tasks.task import TaskModule
 
 EAGER = "torch eager"
+OURS = "PocketNest"
+"""The tool that made the files of runs."""
 
 Invocation = Callable[[], object]
 
@@ -40,6 +42,7 @@ class Contestant:
 
     Attributes:
         name: unique in a benchmark.
+        tool: that made its file; of calls, that computes them.
         runtime: what computes it.
         precision: float or int8.
         path: of its file; None for torch.
@@ -52,9 +55,13 @@ class Contestant:
         image: that the file is given, (1, 3, side, side).
         note: what is to be said of it, in a line.
         missing: why it cannot be timed, in a line.
+        clock: milliseconds that the last call took where it was made, in another process; None of
+            calls that this process times.
+        same_as: name of the contestant whose file it is, where only the runtime is another.
     """
 
     name: str
+    tool: str
     runtime: str
     precision: str
     path: Path | None
@@ -66,6 +73,8 @@ class Contestant:
     image: Tensor | None = None
     note: str | None = None
     missing: str | None = None
+    clock: Callable[[], float] | None = None
+    same_as: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +157,7 @@ def of_torch(
     return [
         Contestant(
             name=name,
+            tool="torch",
             runtime="torch",
             precision="float",
             path=None,
@@ -176,6 +186,7 @@ def of_run(run: Finished, dataset: Dataset, lane: Lane) -> Contestant:
     fed = pixel_values(dataset) if run.recipe.target.takes_pixels else dataset
     return Contestant(
         name=run.recipe.name,
+        tool=OURS,
         runtime=target.runtime,
         precision=target.precision,
         path=run.file,
@@ -207,6 +218,7 @@ def of_peer(peer: Peer, dataset: Dataset, task: TaskModule, lane: Lane) -> Conte
         accuracy = first(task.accuracies(answers, dataset))
     return Contestant(
         name=peer.name,
+        tool=peer.tool,
         runtime=FORMATS[peer.format].runtime,
         precision=peer.precision,
         path=peer.path,

@@ -31,6 +31,7 @@ class Peer:
 
     Attributes:
         name: which tool, and how.
+        tool: its name alone.
         format: of `FORMATS`.
         precision: float or int8.
         path: of the file; None where it could not be made.
@@ -40,6 +41,7 @@ class Peer:
     """
 
     name: str
+    tool: str
     format: str
     precision: str
     path: Path | None
@@ -141,6 +143,7 @@ def _peer(
 ) -> Peer:
     return Peer(
         name=plan.name,
+        tool=plan.tool,
         format=plan.format,
         precision=plan.precision,
         path=path,

@@ -25,6 +25,7 @@ class PeerPlan:
 
     Attributes:
         name: of the peer.
+        tool: that makes it.
         format: of the file.
         precision: that most of the network is computed in.
         file: its name.
@@ -35,6 +36,7 @@ class PeerPlan:
     """
 
     name: str
+    tool: str
     format: FormatName
     precision: Literal["float", "int8"]
     file: str
@@ -52,6 +54,7 @@ NAIVE_TIMM = "onnx float, naive export of timm's"
 PLANS = (
     PeerPlan(
         name=NAIVE,
+        tool="torch",
         format="onnx",
         precision="float",
         file="onnx-float-naive.onnx",
@@ -59,6 +62,7 @@ PLANS = (
     ),
     PeerPlan(
         name="onnx int8, onnxruntime quantize_static",
+        tool="ONNX Runtime",
         format="onnx",
         precision="int8",
         file="onnx-int8-quantize-static.onnx",
@@ -67,6 +71,7 @@ PLANS = (
     ),
     PeerPlan(
         name="onnx int8, neural-compressor",
+        tool="neural-compressor",
         format="onnx",
         precision="int8",
         file="onnx-int8-neural-compressor.onnx",
@@ -75,6 +80,7 @@ PLANS = (
     ),
     PeerPlan(
         name="tflite float, onnx2tf",
+        tool="onnx2tf",
         format="tflite",
         precision="float",
         file="tflite-float-onnx2tf.tflite",
@@ -83,6 +89,7 @@ PLANS = (
     ),
     PeerPlan(
         name="tflite int8, onnx2tf -oiqt",
+        tool="onnx2tf",
         format="tflite",
         precision="int8",
         file="tflite-int8-onnx2tf.tflite",
@@ -91,6 +98,7 @@ PLANS = (
     ),
     PeerPlan(
         name=NAIVE_TIMM,
+        tool="torch",
         format="onnx",
         precision="float",
         file="onnx-float-naive-timm.onnx",
@@ -99,6 +107,7 @@ PLANS = (
     ),
     PeerPlan(
         name="onnx int8, quantize_static of timm's",
+        tool="ONNX Runtime",
         format="onnx",
         precision="int8",
         file="onnx-int8-quantize-static-timm.onnx",
@@ -108,6 +117,7 @@ PLANS = (
     ),
     PeerPlan(
         name="tflite int8, onnx2tf -oiqt of timm's",
+        tool="onnx2tf",
         format="tflite",
         precision="int8",
         file="tflite-int8-onnx2tf-timm.tflite",
@@ -117,6 +127,7 @@ PLANS = (
     ),
     PeerPlan(
         name="coreml float16, coremltools",
+        tool="coremltools",
         format="coreml",
         precision="float",
         file="coreml-float16.mlpackage",
