@@ -229,6 +229,8 @@ class Format:
         runtime_title: the same for people.
         traced_by: what computes the tensors inside a file.
         folder: a file of the format is a folder.
+        own_threads: its runtime spreads a run over the machine by itself, whatever threads it is
+            given: files are run one after the other there.
         limits: for a file against the program it was written from.
         bytes: what files spend on a network's parts, by precision.
         options: how its files can differ.
@@ -252,6 +254,7 @@ class Format:
     runtime_title: str
     traced_by: ComputedBy
     folder: bool = False
+    own_threads: bool = False
     limits: Limits
     bytes: Mapping[Precision, Bytes]
     options: frozenset[Option] = frozenset()

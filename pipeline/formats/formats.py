@@ -184,6 +184,7 @@ FORMATS: dict[str, Format] = {
         runtime_title="Core ML",
         traced_by="reference",
         folder=True,
+        own_threads=True,
         limits=Limits(median=1, p99=3, difference=1e-2, epsilon=FLOAT16_EPSILON),
         bytes={
             "int8": Bytes(weight=1, channel=5, pool_channel=5, layer=3426),

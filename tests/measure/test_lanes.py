@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,50 @@ def test_files_answer_batch_after_batch_as_their_runtime_does(written: ModelFile
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("form", ["onnx", "tflite", "coreml"])
+def test_an_answer_depends_on_no_number_of_threads_and_in_runtimes_of_no_batch(form: str) -> None:
+    file = ModelFile(path=programs.file_of(form), format=form)
+    images = networks.images(31)
+    found = {}
+    # The evaluator of Core ML packages sums in float32, in an order that goes by the batch.
+    others = () if form == "coreml" else ((1, 31), (4, 1))
+    for threads, batch in ((1, 4), (3, 4), *others):
+        before = torch.get_num_threads()
+        inputs = iter(torch.split(images, batch))
+        found[threads, batch] = LANE.answers({"file": file}, inputs, threads)["file"]
+        assert torch.get_num_threads() == before
+    wanted = found[1, 4]
+    assert len(wanted) == 31
+    for how, answers in found.items():
+        assert torch.equal(answers, wanted), how
+
+
+def test_batches_are_prepared_as_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead, done, given = [0], [0], []
+
+    def inputs() -> Iterator[torch.Tensor]:
+        for number in range(50):
+            given.append(number)
+            ahead.append(len(given) - done[-1])
+            yield torch.full((1, 3, 2, 2), float(number))
+
+    opened: list[Counting] = []
+
+    def open_one(file: ModelFile, threads: int) -> Counting:
+        assert threads == 1
+        opened.append(Counting())
+        return opened[-1]
+
+    monkeypatch.setattr(host, "_opened", open_one)
+    file = ModelFile(path=Path("model"), format="onnx")
+    found = LANE.answers({"file": file}, inputs(), 3, done.append)["file"]
+    assert found.flatten().tolist() == list(range(50)), "in their order"
+    assert max(ahead) <= 4, "one more than are run at the same time"
+    assert len(opened) <= 3
+    assert sum(one.runs for one in opened) == 50
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("settled", [False, True])
 def test_files_and_calls_take_turns(written: ModelFile, settled: bool) -> None:
     calls: list[int] = []
@@ -72,12 +116,13 @@ class Counting:
 
     def set_input(self, images: NDArray[np.float32]) -> None:
         assert images.shape[0] == 1
+        self._first = images[0, 0, 0, 0]
 
     def invoke(self) -> None:
         self.runs += 1
 
     def output(self) -> NDArray[np.float32]:
-        return np.zeros((1, 1), np.float32)
+        return np.full((1, 1), self._first, np.float32)
 
 
 def test_untimed_runs_come_before_each_that_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:

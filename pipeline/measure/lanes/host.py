@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from pipeline.base.errors import reading
@@ -29,22 +31,78 @@ def answers(
     threads: int,
     advance: Advance = silent,
 ) -> dict[str, Tensor]:
-    """What files answer here; see `lane.Answers`."""
+    """What files answer here; see `lane.Answers`.
+
+    As many batches are answered at the same time as there are threads, each on one thread by a
+    file opened for it. Runtimes let go of the interpreter's lock, so no image is copied between
+    processes. An answer does not depend on the number of threads: an arithmetic in float32 sums in
+    another order on several. A batch more than that is held, whatever the number of images.
+    """
     import torch
 
-    from pipeline.measure.timing import run_images
-
-    opened = {name: _opened(file, threads) for name, file in files.items()}
+    together = 1 if any(map(_chooses_its_threads, files.values())) else threads
+    answer = _Answering(files, threads if together == 1 else 1)
     found: dict[str, list[Tensor]] = {name: [] for name in files}
+    waiting: deque[Future[dict[str, Tensor]]] = deque()
     done = 0
-    with torch.inference_mode():
-        for images in inputs:
-            for name, runnable in opened.items():
-                with reading(files[name].path):
-                    found[name].append(run_images(runnable, images))
-            done += len(images)
-            advance(done)
+
+    def take() -> None:
+        nonlocal done
+        parts = waiting.popleft().result()
+        for name, part in parts.items():
+            found[name].append(part)
+        done += len(part)
+        advance(done)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(together) as pool:
+            for images in inputs:
+                waiting.append(pool.submit(answer, images))
+                if len(waiting) > together:
+                    take()
+            while waiting:
+                take()
+    finally:
+        torch.set_num_threads(before)
     return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+class _Answering:
+    """Files, opened as often as batches are answered at the same time."""
+
+    def __init__(self, files: Mapping[str, ModelFile], threads: int) -> None:
+        self._files, self._threads = files, threads
+        # A file that cannot be opened is to be said before any image is read.
+        self._idle = [self._open()]
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """What every file answers to a batch."""
+        import torch
+
+        from pipeline.measure.timing import run_images
+
+        try:
+            opened = self._idle.pop()
+        except IndexError:  # all others are at work
+            opened = self._open()
+        found = {}
+        with torch.inference_mode():
+            for name, runnable in opened.items():
+                with reading(self._files[name].path):
+                    found[name] = run_images(runnable, images)
+        self._idle.append(opened)
+        return found
+
+    def _open(self) -> dict[str, Runnable]:
+        return {name: _opened(file, self._threads) for name, file in self._files.items()}
+
+
+def _chooses_its_threads(file: ModelFile) -> bool:
+    """Whether a runtime spreads its work over the machine by itself, as Core ML does."""
+    form = FORMATS[file.format]
+    return form.own_threads and form.module().evaluated() == "runtime"
 
 
 def times(
