@@ -64,6 +64,8 @@ class ImageFolderData(Part):
         damaged: what becomes of image files that cannot be decoded. refuse names them and stops;
             skip leaves them out, and the report counts them.
         damaged_share: of a folder's files, that `damaged: skip` may leave out at most.
+        workers: processes that decode the next images while the network works on these, where they
+            are not kept decoded; decides no result. null is one for every core, 16 at most.
         mean: of the red, green and blue channel, pixels as shares 0..1.
         std: likewise. Where a recipe does not say `crop_pct`, `interpolation`, `mean` or `std`, a
             network of torchvision or timm takes those of its published weights.
@@ -82,6 +84,7 @@ class ImageFolderData(Part):
     background: Annotated[Colour, Field(strict=False)] = WHITE
     damaged: Literal["refuse", "skip"] = "refuse"
     damaged_share: Share = 0.01
+    workers: Annotated[int, Field(ge=0, le=256)] | None = None
     mean: Annotated[tuple[Share, Share, Share], Field(strict=False)] = IMAGENET_MEAN
     std: Annotated[tuple[Deviation, Deviation, Deviation], Field(strict=False)] = IMAGENET_STD
 

@@ -1,12 +1,12 @@
-"""Measure one part at scale, and fail where a bar is missed: python -m tests.scale report."""
+"""Measure one part at scale, and fail where a bar is missed: python -m tests.scale NAME."""
 
 from __future__ import annotations
 
 import sys
 
-from tests.scale import report
+from tests.scale import images, report
 
-PARTS = {"report": report.main}
+PARTS = {"images": images.main, "report": report.main}
 """By name; each takes the arguments behind it and returns an exit code."""
 
 

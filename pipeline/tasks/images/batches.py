@@ -12,6 +12,7 @@ from pipeline.recipe.training import AugmentConfig
 from pipeline.tasks.images.augment import augment_as, by_policy, draw_changes, random_parts
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.pixels import Images, normalize
+from pipeline.tasks.images.workers import pixels_in_turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,21 +92,19 @@ def _batches(
     if order is None:
         count = len(images)
         order = torch.randperm(count, generator=generator) if shuffled else torch.arange(count)
-    for start in range(0, len(order), batch_size):
-        indices = order[start : start + batch_size]
-        if shuffled and len(indices) < 2 * share.parts:
-            return
+    fewest = 2 * share.parts if shuffled else 1
+    taken = [part for part in torch.split(order, batch_size) if len(part) >= fewest]
+    crop = None if augment_config is None else augment_config.crop
+    wanted = [part.numpy() for indices in taken for part in share.of(indices)]
+    decoded = pixels_in_turn(images, wanted, margin=crop is not None)
+    for indices in taken:
         changes = None
         if augment_config is not None and generator is not None:
             changes = draw_changes(len(indices), augment_config, generator)
         for part in share.of(torch.arange(len(indices))):
-            if augment_config is not None and augment_config.crop is not None:
-                whole = images.with_margin(indices[part])
-                pixels = random_parts(
-                    whole, augment_config.crop, images.shape, images.interpolation
-                )
-            else:
-                pixels = images.pixels(indices[part])
+            pixels = next(decoded)
+            if crop is not None:
+                pixels = random_parts(pixels, crop, images.shape, images.interpolation)
             if augment_config is not None and augment_config.policy is not None:
                 pixels = by_policy(pixels, augment_config.policy)
             x = normalize(pixels.to(place), dataset.mean, dataset.std)

@@ -138,7 +138,10 @@ def as_dataset(
     """
     scans, classes = found.scans, found.classes
     preparation = preparation_of(config, shape)
-    sets = {key: _as_images(scan, found.labels[key], preparation) for key, scan in scans.items()}
+    sets = {
+        key: _as_images(scan, found.labels[key], preparation, config.workers)
+        for key, scan in scans.items()
+    }
     # Before anything is read, which takes long; damaged files only make fewer images.
     _division(sets, scans, config, seed, split)
     sets, digests, notes = _read(scans, sets, config, cache)
@@ -255,7 +258,7 @@ def _numbers(scan: Scan, classes: Sequence[str]) -> Tensor:
     return labels.repeat_interleave(torch.tensor([*scan.counts.values()], dtype=torch.int64))
 
 
-def _as_images(scan: Scan, labels: Tensor, preparation: Preparation) -> Images:
+def _as_images(scan: Scan, labels: Tensor, preparation: Preparation, workers: int | None) -> Images:
     return Images(
         labels=labels,
         shape=preparation.shape,
@@ -263,6 +266,7 @@ def _as_images(scan: Scan, labels: Tensor, preparation: Preparation) -> Images:
         margin=preparation.margin,
         interpolation=preparation.interpolation,
         background=preparation.background,
+        workers=workers,
     )
 
 

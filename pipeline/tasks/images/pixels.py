@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from pipeline.base.errors import InputError
 from pipeline.base.machine import cores
@@ -68,6 +69,8 @@ class Images:
         interpolation: of files that are decoded when asked for, and of the parts that training
             takes.
         background: of files that are decoded when asked for.
+        workers: processes that decode files ahead, where they come batch by batch; None for as many
+            as there are cores.
     """
 
     labels: Tensor
@@ -77,6 +80,7 @@ class Images:
     margin: tuple[int, int] = (0, 0)
     interpolation: Interpolation = "bilinear"
     background: Colour = WHITE
+    workers: int | None = None
 
     def __len__(self) -> int:
         """Number of images, N."""
@@ -108,7 +112,8 @@ class Images:
             return scaled(_copied(self.source.numpy(), rows), preparation)
         if isinstance(self.source, KeptImages):
             return torch.from_numpy(self.source.take(rows.numpy()))
-        return torch.from_numpy(decoded(self.source, rows.numpy(), preparation))
+        threads = None if get_worker_info() is None else 1  # there is a process for every core
+        return torch.from_numpy(decoded(self.source, rows.numpy(), preparation, threads))
 
     def take(self, indices: Tensor) -> Images:
         """The images at `indices` (int64 [B]), in that order, as a set of its own.
