@@ -264,7 +264,7 @@ def main(arguments: list[str]) -> int:
         shutil.rmtree(folder / "cache", ignore_errors=True)
         shutil.rmtree(folder / "some", ignore_errors=True)
         missed = False
-        for part in (starts, decoding, lambda folder: libraries(folder)):
+        for part in (starts, decoding, libraries):
             for found in part(folder):
                 print(found.line(), flush=True)
                 missed |= found.limit is not None and found.value > found.limit

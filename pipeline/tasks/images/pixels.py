@@ -45,6 +45,8 @@ _LARGE_PIXELS = 25_000_000
 _ONE_AT_A_TIME = Lock()
 WORKERS = min(32, cores())
 """Threads that read and decode: Pillow leaves the interpreter free for most of the time."""
+_READERS = min(32, 4 * cores())
+"""Threads that only read and hash: they wait for the disk most of the time."""
 _MOST_AT_A_TIME = 256
 _RESIZE_CHUNK_BYTES = 2**25
 _LUMA = (19595, 38470, 7471)
@@ -258,7 +260,8 @@ def read_files(
     # Some at a time: what a thread is to do takes a kilobyte until it is done.
     size = max(1, min(_MOST_AT_A_TIME, len(rows) // (64 * WORKERS)))
     parts = [range(begin, min(begin + size, len(rows))) for begin in range(0, len(rows), size)]
-    with ThreadPoolExecutor(WORKERS) as pool:
+    threads = WORKERS if keep is not None or skip else _READERS
+    with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(read_all, parts):
             pass
     told = [problem for _, problem in sorted(problems)]
