@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     whole = argparse.ArgumentParser(
         prog="pocketnest",
-        description="Compress a trained ResNeSt for phones: ONNX, TFLite and Core ML.",
+        description="Compress trained convolutional networks for phones: ONNX, TFLite, Core ML.",
         epilog=f"{EXIT_CODES}\n\n{_examples(c.examples[0] for c in COMMANDS.values())}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

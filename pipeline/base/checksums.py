@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline.base.passing import is_passing
+from pipeline.base.profile import span
 from pipeline.base.safe_files import content_of, open_file
 
 MANIFEST = "SHA256SUMS"
@@ -19,6 +20,7 @@ _MOST_BYTES = 64 * 2**20
 """Of a manifest."""
 
 
+@span("hash", "what was made")
 def seal(directory: Path, but: Collection[str] = ()) -> None:
     """List every file of `directory` with its SHA-256, and flush them all to the disk.
 
@@ -36,6 +38,7 @@ def seal(directory: Path, but: Collection[str] = ()) -> None:
         flush(path)
 
 
+@span("hash", "what is kept")
 def damage(directory: Path, *, more_allowed: bool = False) -> str | None:
     """What differs in `directory` from what was sealed; None where nothing does.
 

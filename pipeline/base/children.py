@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.base.machine import cores
+from pipeline.base.profile import for_children, span
 
 CHILD_BYTES = 3 * 2**30
 """Memory that the largest child takes: TensorFlow's converter on an unpruned ResNeSt-50."""
@@ -22,6 +23,7 @@ class Children:
         self._ended = False
         self._lock = threading.Lock()
 
+    @span("wait", "a child process")
     def run(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
         """Run a command to its end and return its exit status; below 0, a signal ended it.
 
@@ -33,7 +35,7 @@ class Children:
                 raise RuntimeError(f"not started, because the others were ended: {command}")
             process = subprocess.Popen(
                 command,
-                env=environment,
+                env={**environment, **for_children()},
                 stdin=subprocess.PIPE,  # closed when this process ends, in whatever way
                 start_new_session=True,  # what is typed at the terminal is this process's to answer
             )

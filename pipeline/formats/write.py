@@ -23,6 +23,7 @@ from typing import get_args
 from pipeline.base.children import Children, end_with_parent
 from pipeline.base.disk import is_full, refusal
 from pipeline.base.errors import InputError
+from pipeline.base.profile import span, start_in_child
 from pipeline.formats.description import label, read_description
 from pipeline.formats.format import Option
 from pipeline.formats.formats import FORMATS
@@ -97,6 +98,7 @@ def export(
         )
 
 
+@span("convert", "the file")
 def _write(arguments: argparse.Namespace) -> None:
     from pipeline.compress.quantization.program import load
 
@@ -132,6 +134,7 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    start_in_child()
     end_with_parent()
     given = _arguments()
     try:

@@ -16,6 +16,7 @@ import torchao.quantization.pt2e  # noqa: F401  registers the quantized_decompos
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
+from pipeline.base.profile import span
 from pipeline.compress.quantization import grid
 from pipeline.compress.quantization.other_rounding import QUANTIZE
 from pipeline.compress.quantization.quantizer import CLAMPS
@@ -315,6 +316,7 @@ def decibels(signal: float, noise: float) -> float:
     return 10 * math.log10(signal / noise) if signal > 0.0 else -math.inf
 
 
+@span("compare", "layers")
 def compare_layers(
     program: torch.export.ExportedProgram,
     twin: torch.export.ExportedProgram | None,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline.base.errors import InputError
+from pipeline.base.profile import span
 from pipeline.base.safe_files import json_of, refuse_link
 from pipeline.report.records import COMBINED, Report
 from pipeline.report.write import FILES, combine, write_report
@@ -60,6 +61,7 @@ def withdraw(out: Path, name: str, report: Report | None = None) -> bool:
     return True
 
 
+@span("render", "the report of all")
 def write_combined(
     reports: Sequence[Report], out: Path, tell: Callable[[str], None]
 ) -> tuple[Report, Path] | None:

@@ -9,6 +9,7 @@ import torch
 
 from pipeline.base.errors import reading
 from pipeline.base.machine import utc_now
+from pipeline.base.profile import span
 from pipeline.base.record import Positive, Record, Sha256, Text, UtcTime
 from pipeline.measure import timing
 from pipeline.measure.first_use import FirstUse
@@ -91,6 +92,7 @@ def measure(context: Context, inputs: Inputs, out: Path) -> MeasureFacts:
     )
 
 
+@span("time", "first use")
 def _first_use(context: Context, inputs: Inputs) -> FirstUse | None:
     ask, threads = LANES[HOST].first_use, context.recipe.target.threads
     if ask is None:
@@ -99,6 +101,7 @@ def _first_use(context: Context, inputs: Inputs) -> FirstUse | None:
     return ask(file, timing.first_image(fed(context).dataset), threads)
 
 
+@span("time", "the file and the float network")
 def _times(context: Context, inputs: Inputs) -> dict[str, BesideFloat]:
     """Latencies of the float network and the file, timed in turn, by number of threads."""
     recipe = context.recipe

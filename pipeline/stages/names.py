@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline.base.console import LOG
 from pipeline.base.errors import InputError
+from pipeline.base.profile import PAGE, TRACE
 from pipeline.base.store import STORE
 from pipeline.measure.baseline.record import BASELINES
 from pipeline.recipe.recipe import Recipe
@@ -14,6 +15,8 @@ RESERVED = {
     BASELINES: "the folder of `pocketnest baseline`",
     COMBINED: "the folder of the report of several recipes",
     LOG: "the file of what a run prints",
+    TRACE: "the trace of `pocketnest run --profile`",
+    PAGE: "the page of `pocketnest run --profile`",
 }
 """What lies beside the folders of runs, by its name."""
 

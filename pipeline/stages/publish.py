@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.base.errors import printable, reading
 from pipeline.base.locks import held
+from pipeline.base.profile import span
 from pipeline.base.safe_files import remove
 from pipeline.base.store import LOCKS, MAKING, STAGES_FILE, STORE, publish
 from pipeline.formats.description import labels_text
@@ -49,6 +50,7 @@ from pipeline.tasks.predictions import PREDICTIONS, Predictions, write_predictio
 from pipeline.tasks.tasks import link_of
 
 
+@span("render", "the report")
 def reported(run: RecipeRun, out: Path, tell: Callable[[str], None]) -> tuple[Report, Path]:
     """The report of a run whose stages are done, and the folder it was published in."""
     recipe, dataset, results = run.context.recipe, run.context.dataset, run.results

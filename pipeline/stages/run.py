@@ -21,6 +21,7 @@ from pipeline.base.children import Children
 from pipeline.base.console import tracked
 from pipeline.base.errors import printable
 from pipeline.base.locks import held
+from pipeline.base.profile import span
 from pipeline.base.store import IMAGES, LOCKS, RUN, STORE, Result, Store, refuse_links
 from pipeline.measure.lanes.arm64 import machine
 from pipeline.recipe.input_shape import InputShape
@@ -189,7 +190,8 @@ def _prepared(
         shape = recipe.model.input_shape
         key = (recipe.task.kind, recipe.data.model_dump_json(), shape)
         if key not in datasets:
-            with torchrun.first_before_others():  # who find the images decoded
+            # The first process before others, who find the images decoded.
+            with torchrun.first_before_others(), span("decode", "images"):
                 datasets[key] = task_of(recipe).load(recipe.data, shape, cache=store / IMAGES)
             for note in (*datasets[key].notes, *check_calibration(datasets[key])):
                 console.print(escape(printable(note)), highlight=False)

@@ -23,6 +23,7 @@ from pipeline.base.children import at_once
 from pipeline.base.errors import InputError, printable
 from pipeline.base.machine import host_info
 from pipeline.base.memory import keep_freed_memory
+from pipeline.base.profile import span
 from pipeline.base.store import Place, Result, Store, key_of
 from pipeline.base.torchrun import device, has_bfloat16
 from pipeline.formats.formats import FORMATS
@@ -162,10 +163,11 @@ def _obtained(
         assert facts is not None, f"{stage.name}: the first process has no facts"
         return facts
 
-    ingredients = stage_ingredients(stage, run.context, run.keys)
-    result = store.obtain(stage.name, ingredients, make, stage.facts)
-    run.remember(stage.name, result.directory.name)
-    return result
+    with span("stage", stage.name):
+        ingredients = stage_ingredients(stage, run.context, run.keys)
+        result = store.obtain(stage.name, ingredients, make, stage.facts)
+        run.remember(stage.name, result.directory.name)
+        return result
 
 
 def _made(stage: Stage[F], run: RecipeRun, place: Place) -> F | None:
@@ -191,6 +193,7 @@ def _obtained_together(stage: Stage[F], run: RecipeRun, store: Store) -> Result[
     return word
 
 
+@span("hash", "the key")
 def stage_ingredients(
     stage: Stage[Any], context: Context, keys: Mapping[str, str]
 ) -> dict[str, object]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.base.errors import reading
+from pipeline.base.profile import span
 from pipeline.base.record import Count, Positive, Share, Text
 from pipeline.compress.quantization import program
 from pipeline.formats.file_facts import FileFacts, learned_scales, program_macs, scales_exact
@@ -156,6 +157,7 @@ def _outside(found: FileFacts, folded: torch.export.ExportedProgram) -> tuple[st
     return tuple(f"{titles.get(name, name)}, {why}" for name, why in found.outside.items())
 
 
+@span("compare", "answers")
 def _answers(context: Context, file: Path, whole: Dataset, gates: Dataset) -> dict[str, Tensor]:
     """What the file answers to all test images, and to the calibration images of the gates."""
     asked = with_calibration(replace(whole, calibration=gates.calibration))

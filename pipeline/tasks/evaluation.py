@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.base import torchrun
+from pipeline.base.profile import span
 from pipeline.networks.sanity import refuse_bad_logits
 from pipeline.recipe.input_shape import InputShape
 from pipeline.tasks.images.batches import batches
@@ -23,6 +24,7 @@ def evaluation_batch(shape: InputShape) -> int:
     return max(2, min(_EVALUATION_BATCH, _EVALUATION_PIXELS // shape.area))
 
 
+@span("evaluate", "test images")
 def predictions(predict: Callable[[Tensor], Tensor], images: Images, dataset: Dataset) -> Tensor:
     """Answers (images, ...) of `predict`, float32 on the CPU, in the order of `images`.
 

@@ -71,9 +71,9 @@ def main(arguments: list[str]) -> int:
         return end.code if isinstance(end.code, int) else 1
 
 
-def narrow_device_runs(out: Path) -> subprocess.CompletedProcess[str]:
+def narrow_device_runs(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """`pocketnest run` of the device recipes on the narrow network, in a process of its own."""
-    return process("run", *DEVICE_RECIPES.values(), "--out", out, *settings(*NARROW))
+    return process("run", *DEVICE_RECIPES.values(), "--out", out, *settings(*NARROW), *options)
 
 
 def python_for_writers() -> str:

@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 
 from pipeline.base.console import Advance
+from pipeline.base.profile import PAGE, TRACE
 from pipeline.base.store import LATEST
 from pipeline.commands.bench.peer_files import peer_files
 from pipeline.commands.bundle.write import contract_in
@@ -61,12 +62,16 @@ def test_a_second_run_reuses_everything(out: Path) -> None:
     before = times()
     # CPU time, since the clock on the wall also counts what else the machine does.
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = narrow_device_runs(out)
+    done = narrow_device_runs(out, "--profile")
     assert done.returncode == 0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime < 60
     assert times() == before
     assert {s["status"] for s in report_of(out, "combined")["stages"]} == {"reused"}
+    spans = json.loads((out / TRACE).read_text())["traceEvents"]
+    kinds = {span["cat"] for span in spans if span["ph"] == "X"}
+    assert kinds == {"stage", "import", "decode", "hash", "render"}
+    assert f"{out / PAGE}" in done.stdout
 
 
 def test_a_budget_does_not_retrain_and_a_missed_one_gives_exit_code_3(out: Path) -> None:

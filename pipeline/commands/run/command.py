@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run nothing: say which stages would be reused, and what changed for the others",
     )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="show where the seconds and the memory go, and leave profile.html and profile.json",
+    )
     output = parser.add_mutually_exclusive_group()
     output.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     output.add_argument(
@@ -43,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from pipeline.base.console import LOG, third_party_output_to
     from pipeline.base.safe_files import refuse_outputs
+    from pipeline.commands.run.profile import profiled
     from pipeline.recipe.recipe import load_recipes
     from pipeline.report.records import COMBINED
     from pipeline.stages.known import KNOWN
@@ -53,7 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
     # torchrun started it to help another process, which says what there is to say.
     helps = "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0"
     quiet = arguments.quiet or arguments.json or helps
-    with third_party_output_to(out / LOG, quiet=quiet and not arguments.explain) as console:
+    with (
+        third_party_output_to(out / LOG, quiet=quiet and not arguments.explain) as console,
+        profiled(out, console, wanted=arguments.profile),
+    ):
         # Imported here: torch and what it loads print while they load.
         from pipeline.commands.run.table import as_json, show, show_stages
         from pipeline.stages.run import explain_recipes, run_recipes

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torchao.quantization.pt2e import FakeQuantizeBase
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
+from pipeline.base.profile import span
 from pipeline.compress.quantization import grid
 from pipeline.compress.quantization.fake_quantize import ActivationFakeQuantize, only_round
 from pipeline.compress.quantization.quantizer import CLAMPS, CONVOLUTIONS
@@ -306,6 +307,7 @@ def float_program(model: nn.Module, example: Tensor) -> torch.export.ExportedPro
     return _exported(graph, example)
 
 
+@span("trace", "the program")
 def _exported(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad():

@@ -14,6 +14,7 @@ import torch
 import torchao.quantization.pt2e  # noqa: F401  registers the quantized_decomposed operations
 
 from pipeline.base.errors import InputError
+from pipeline.base.profile import span
 
 _PARTS = (
     *("archive_format", "archive_version", "byteorder", "version", ".data/", "models/"),
@@ -24,6 +25,7 @@ _OBJECT = "custom_obj"
 _ONLY_TENSORS = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
+@span("trace", "the program, saved")
 def save(program: torch.export.ExportedProgram, path: Path) -> None:
     """Write `program` to `path` (.pt2).
 
@@ -51,6 +53,7 @@ def load(path: Path) -> torch.export.ExportedProgram:
 
 
 @functools.lru_cache(maxsize=2)
+@span("trace", "the program, read")
 def _loaded(path: Path, *_: int) -> torch.export.ExportedProgram:
     with zipfile.ZipFile(path) as archive:
         names = [name.partition("/")[2] for name in archive.namelist()]

@@ -15,6 +15,7 @@ from torchao.quantization.pt2e.prepare import prepare as pt2e_prepare
 from torchao.quantization.pt2e.utils import _get_node_name_to_scope
 
 from pipeline.base.errors import InputError
+from pipeline.base.profile import span
 from pipeline.compress.quantization import grid
 from pipeline.compress.quantization.bias_correction import InputMeans
 from pipeline.compress.quantization.concatenations import tie_concatenations
@@ -36,6 +37,7 @@ _SMALLEST_GAMMA = 1e-6
 _MOMENTUM = 0.1
 
 
+@span("trace", "the network, to quantize")
 def prepare(
     model: nn.Module,
     shape: InputShape,
@@ -240,6 +242,7 @@ class Schedule:
         set_training(self._graph, True, batch_norms="freeze_bn" not in begun)
 
 
+@span("evaluate", "ranges")
 def calibrate(
     graph: fx.GraphModule,
     batches: Callable[[], Iterable[Tensor]],

@@ -15,6 +15,7 @@ from pipeline.base import torchrun
 from pipeline.base.errors import InputError
 from pipeline.base.memory import keep_freed_memory
 from pipeline.base.passing import is_passing
+from pipeline.base.profile import span
 from pipeline.base.signals import deferred
 from pipeline.base.torchrun import device
 from pipeline.compress.training.batch import forward_backward
@@ -44,6 +45,7 @@ CURVE = "curve.json"
 """Name of the file in which a stage keeps its learning curve."""
 
 
+@span("train", "epochs")
 def fit(
     model: nn.Module,
     dataset: Dataset,

@@ -7,11 +7,13 @@ import copy
 import torch
 from torch import fx, nn
 
+from pipeline.base.profile import span
 from pipeline.networks.lowering.lower import lower
 from pipeline.networks.lowering.places import FloatPlaces
 from pipeline.recipe.input_shape import InputShape
 
 
+@span("trace", "the network, rewritten")
 def lowered(
     model: nn.Module,
     shape: InputShape,
