@@ -27,6 +27,7 @@ from pipeline.compress.pruning.widths import Plan, choose
 from pipeline.formats.format import LayersModule
 from pipeline.formats.formats import FORMATS
 from pipeline.measure import timing
+from pipeline.measure.attempt import Attempt
 from pipeline.measure.file_layers import FileLayer, sized_layers
 from pipeline.measure.latency import Latency
 
@@ -230,15 +231,6 @@ def _milliseconds(layer: FileLayer, fitted: Fit, widths: Widths) -> float:
     products, inputs, outputs = layer.features(widths, fitted.tile)
     a, b, c, d = fitted.factors
     return a * products + b * inputs + c * outputs + d
-
-
-@dataclass(frozen=True, kw_only=True)
-class Attempt:
-    """Widths that were tried: predicted and measured share of the unpruned file's time."""
-
-    widths: dict[str, int]
-    predicted: float
-    measured: float
 
 
 def choose_in_time(

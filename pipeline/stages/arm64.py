@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pipeline.base.errors import reading
 from pipeline.base.record import Text
-from pipeline.compress.quantization import program
 from pipeline.formats.limits import Limits
-from pipeline.measure import layers, parity
-from pipeline.measure.arm64.compare import FLOAT, IMAGES, Asked, Ran, compared
 from pipeline.measure.arm64.record import OnCpu
 from pipeline.measure.lanes.arm64 import machine
 from pipeline.measure.lanes.arm64.lane import CPUS
@@ -32,6 +30,9 @@ from pipeline.stages.stage import COMPARING, CORE, LANE, QUANTIZING, Stage, Stag
 from pipeline.stages.stage import IMAGES as SEEING
 from pipeline.tasks.images.pixels import normalize
 from pipeline.tasks.tasks import link_of
+
+if TYPE_CHECKING:
+    from pipeline.measure.arm64.compare import Ran
 
 
 class Arm64Facts(StageFacts):
@@ -53,6 +54,10 @@ class Arm64Facts(StageFacts):
 
 def emulate(context: Context, inputs: Inputs, out: Path) -> Arm64Facts:
     """Run the exported file on every processor, beside this machine and the program."""
+    from pipeline.compress.quantization import program
+    from pipeline.measure import layers, parity
+    from pipeline.measure.arm64.compare import FLOAT, IMAGES, Asked, compared
+
     dataset = for_gates(context)
     name, tested = next(iter(dataset.tests.items()))
     rows = spread_rows(len(tested), IMAGES)
@@ -84,6 +89,8 @@ def _judged(
     context: Context, ran: Ran, wanted: Tensor, step: float | None, limits: Limits
 ) -> OnCpu:
     """A processor's record, with the gates that `verify` has for this machine's answers."""
+    from pipeline.measure import parity
+
     there = {"images": told(ran.answers, wanted, link_of(context.recipe))}
     ours = {"images": wanted}
     compared = parity.compare_logits(there, ours, step, context.task.compare)

@@ -8,8 +8,6 @@ from typing import Literal
 from pipeline.base import torchrun
 from pipeline.base.record import Count, Positive
 from pipeline.base.torchrun import device
-from pipeline.measure import timing
-from pipeline.measure.baseline.calls import timed_exact
 from pipeline.measure.baseline.forms import FORMS, round_products, settings_kept
 from pipeline.measure.baseline.record import EXACT
 from pipeline.measure.latency import Latency
@@ -42,6 +40,9 @@ class BaselineFacts(StageFacts):
 
 def baseline(context: Context, inputs: Inputs, out: Path) -> BaselineFacts | None:
     """Accuracy, size and latency of the float network on this machine's best device."""
+    from pipeline.measure import timing
+    from pipeline.measure.baseline.calls import timed_exact
+
     recipe, place = context.recipe, device()
     model = float_model(context, inputs).to(place)
     with settings_kept():

@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 
 from pipeline.base.errors import InputError, reading
-from pipeline.compress.quantization.program import load
-from pipeline.measure.layers import layers_of
 from pipeline.report.records import TargetResult
 from pipeline.stages import golden, kept_images, kept_layers
 from pipeline.stages.context import PROGRAM
@@ -141,6 +139,9 @@ def output_step(run: Finished) -> float | None:
     Raises:
         InputError: the run does not carry it, and its program is gone.
     """
+    from pipeline.compress.quantization.program import load
+    from pipeline.measure.layers import layers_of
+
     if run.recipe.target.precision == "float":
         return None
     if (kept := kept_layers.read(run.directory / kept_layers.LAYERS_FILE)) is not None:

@@ -13,8 +13,6 @@ from torch import Tensor, fx, nn
 from pipeline.base.children import Children
 from pipeline.base.console import Advance
 from pipeline.base.errors import reading
-from pipeline.compress.pruning.prune import take_shapes
-from pipeline.compress.quantization import qat
 from pipeline.networks.checkpoints import WEIGHTS, load_checkpoint, read_checkpoint
 from pipeline.networks.families import family_of
 from pipeline.networks.family import AnyFamily
@@ -115,6 +113,8 @@ def small_model(context: Context, inputs: Inputs) -> nn.Module:
 
 def pruned_model(context: Context, inputs: Inputs, stage: str) -> nn.Module:
     """The network in prunable form as `stage` left it."""
+    from pipeline.compress.pruning.prune import take_shapes
+
     model = branched_model(context)
     weights = inputs[stage] / WEIGHTS
     with reading(weights):
@@ -149,6 +149,8 @@ def float_places(recipe: Recipe) -> FloatPlaces:
 
 def quantized_graph(context: Context, model: nn.Module) -> fx.GraphModule:
     """A network in prunable form, ready for quantization-aware training."""
+    from pipeline.compress.quantization import qat
+
     recipe = context.recipe
     deploy = deployed(context, model)
     pixels = recipe.target.takes_pixels

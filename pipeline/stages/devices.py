@@ -22,7 +22,6 @@ from pipeline.base.safe_files import json_of, remove
 from pipeline.base.store import LOCKS, MAKING, STORE, publish
 from pipeline.measure.device import kept
 from pipeline.measure.device.record import DEVICE, DeviceRecord, OnDevice
-from pipeline.measure.timing import sha256_of
 from pipeline.recipe.recipe import Recipe
 from pipeline.report.records import COMBINED, Report
 from pipeline.report.write import FILES, write_report
@@ -70,6 +69,8 @@ def take_in(runs: Sequence[Finished], found: OnDevice, tell: Tell) -> list[Path]
     Raises:
         InputError: it is of none of the runs' files; or a run cannot be read or written.
     """
+    from pipeline.measure.timing import sha256_of
+
     own = [(run, found.only(sha256_of(run.file))) for run in runs]
     taken = [(run, part) for run, part in own if part is not None]
     if not taken:
@@ -85,6 +86,8 @@ def take_in(runs: Sequence[Finished], found: OnDevice, tell: Tell) -> list[Path]
 
 
 def _taken_in(run: Finished, found: OnDevice) -> Path:
+    from pipeline.measure.timing import sha256_of
+
     with _locked(run):
         record = kept.with_newer(of_file(run.directory, sha256_of(run.file)), found)
         _publish(run, with_record(run.recipe, run.report(), record), record)

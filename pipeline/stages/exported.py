@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from pipeline.compress.quantization import grid
-from pipeline.compress.quantization.other_rounding import rounded_otherwise
 from pipeline.formats.format import Format
 from pipeline.formats.formats import FORMATS
-from pipeline.measure import layers, parity
 from pipeline.measure.lanes.lane import ModelFile
 from pipeline.measure.parity_record import OutputSteps
 from pipeline.stages.context import Context, Inputs, fed
@@ -62,6 +60,8 @@ def step_of(folded: torch.export.ExportedProgram, answers: Tensor) -> float | No
         folded: the program.
         answers: of it, for the calibration images.
     """
+    from pipeline.measure import layers
+
     if not layers.layers_of(folded):
         return None
     scale = layers.output_scale(folded)
@@ -88,6 +88,9 @@ def own_rounding(
         epsilon: of the arithmetic that it is compared in.
         biases: whether what it is compared with does not round them.
     """
+    from pipeline.compress.quantization.other_rounding import rounded_otherwise
+    from pipeline.measure import parity
+
     step = step_of(folded, expected)
     if step is None:
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pipeline.base.errors import InputError
-from pipeline.compress.quantization.float_layers import float_operations
 from pipeline.networks.lowering.check import lowered
 from pipeline.stages.context import Context, branched_model, deployed, float_places
 
@@ -28,6 +27,8 @@ def refuse_bad_float(context: Context) -> None:
         InputError: names the pattern, or the operation that no format has in float either; or
             widths are to be searched for by the times of layers, which are timed in int8 alone.
     """
+    from pipeline.compress.quantization.float_layers import float_operations
+
     recipe = context.recipe
     places = float_places(recipe)
     if not places.patterns:

@@ -11,12 +11,7 @@ from torch import Tensor, fx, nn
 
 from pipeline.base.errors import MismatchError, listed, reading
 from pipeline.base.record import Share
-from pipeline.compress.quantization import program, qat
-from pipeline.compress.quantization.fake_quantize import only_round
-from pipeline.compress.quantization.fold import float_program, float_twin, quantized_program
 from pipeline.formats.file_facts import program_macs
-from pipeline.measure import parity, timing
-from pipeline.measure.left_in_float import left_in_float, tensor_places
 from pipeline.networks.checkpoints import WEIGHTS, read_checkpoint
 from pipeline.networks.float_layer import FloatLayer
 from pipeline.stages import kept_images, kept_layers
@@ -74,6 +69,12 @@ def fold(context: Context, inputs: Inputs, out: Path) -> FoldFacts:
     Raises:
         MismatchError: the program does not answer as the trained network does.
     """
+    from pipeline.compress.quantization import program, qat
+    from pipeline.compress.quantization.fake_quantize import only_round
+    from pipeline.compress.quantization.fold import float_program, float_twin, quantized_program
+    from pipeline.measure import parity, timing
+    from pipeline.measure.left_in_float import left_in_float
+
     example = torch.zeros(context.recipe.model.input_shape.batch(2))
     dataset = replace(fed(context).dataset, tests={})
     small = small_model(context, inputs)
@@ -119,6 +120,8 @@ def _keep_for_commands(
     out: Path,
 ) -> None:
     """Keep what `inspect`, `bundle` and `debug` want to know, wherever the run is moved."""
+    from pipeline.measure.left_in_float import tensor_places
+
     shape, images = context.recipe.model.input_shape, context.dataset.calibration
     found = kept_layers.KeptLayers(
         layers=kept_layers.sized_layers(branched_model(context), small, shape),

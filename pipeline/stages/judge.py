@@ -14,8 +14,6 @@ from typing import Any
 import torch
 
 from pipeline.base.errors import MismatchError
-from pipeline.compress.quantization import program
-from pipeline.measure import parity, timing
 from pipeline.recipe.recipe import Recipe
 from pipeline.stages import kept_images, prune, sparsify
 from pipeline.stages.context import (
@@ -57,6 +55,9 @@ def judge_program(context: Context, inputs: Inputs, out: Path) -> JudgeFacts:
     Raises:
         MismatchError: a logit is not finite.
     """
+    from pipeline.compress.quantization import program
+    from pipeline.measure import parity, timing
+
     dataset = for_gates(context)
     logits = timing.program_logits(program.load(inputs["fold"] / PROGRAM), dataset)
     if misses := parity.finite_misses(logits):

@@ -11,7 +11,6 @@ from pipeline.base.errors import reading
 from pipeline.base.machine import utc_now
 from pipeline.base.profile import span
 from pipeline.base.record import Positive, Record, Sha256, Text, UtcTime
-from pipeline.measure import timing
 from pipeline.measure.first_use import FirstUse
 from pipeline.measure.lanes.lane import Rounds
 from pipeline.measure.lanes.lanes import HOST, LANES
@@ -72,6 +71,8 @@ class MeasureFacts(StageFacts):
 
 def measure(context: Context, inputs: Inputs, out: Path) -> MeasureFacts:
     """Accuracy, size and latency of the exported file."""
+    from pipeline.measure import timing
+
     file = file_of(context, inputs)
     with reading(inputs["verify"] / LOGITS):
         logits = torch.load(inputs["verify"] / LOGITS, weights_only=True)
@@ -94,6 +95,8 @@ def measure(context: Context, inputs: Inputs, out: Path) -> MeasureFacts:
 
 @span("time", "first use")
 def _first_use(context: Context, inputs: Inputs) -> FirstUse | None:
+    from pipeline.measure import timing
+
     ask, threads = LANES[HOST].first_use, context.recipe.target.threads
     if ask is None:
         return None
@@ -104,6 +107,8 @@ def _first_use(context: Context, inputs: Inputs) -> FirstUse | None:
 @span("time", "the file and the float network")
 def _times(context: Context, inputs: Inputs) -> dict[str, BesideFloat]:
     """Latencies of the float network and the file, timed in turn, by number of threads."""
+    from pipeline.measure import timing
+
     recipe = context.recipe
     network = timing.float_run(float_model(context, inputs), timing.first_image(context.dataset))
     # As `bench` times: a file must not pay for the float network having emptied the caches.
@@ -127,6 +132,8 @@ def _beside_unpruned(context: Context, inputs: Inputs) -> BesideUnpruned:
     Without the float network between them: its weights would push both files' out of the caches,
     and the file that runs after it would pay for that.
     """
+    from pipeline.measure import timing
+
     files = {
         "target": model_file(context, file_of(context, inputs)),
         "unpruned": model_file(context, unpruned_file(context, inputs)),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +15,10 @@ from pipeline.base import torchrun
 from pipeline.base.passing import is_passing
 from pipeline.base.record import Count, Record
 from pipeline.base.safe_files import json_of
-from pipeline.compress.pruning.costs import Widths
-from pipeline.compress.pruning.groups import Removed
-from pipeline.compress.pruning.importance import BY_NORM
 from pipeline.compress.pruning.kept import Kept, by_reason
-from pipeline.compress.pruning.prune import Goal, plan_of, prune_to, take_shapes
-from pipeline.compress.pruning.widths import choose
 from pipeline.compress.training.hooks import Hooks
 from pipeline.compress.training.loop import CURVE
-from pipeline.measure import width_times
+from pipeline.measure.attempt import Attempt
 from pipeline.networks.checkpoints import WEIGHTS, save_checkpoint
 from pipeline.networks.count import count
 from pipeline.networks.layer_width import LayerWidth
@@ -33,6 +29,12 @@ from pipeline.stages.fitting import Curve, taught, trained
 from pipeline.stages.stage import CORE, CUTTING, GOALS, IMAGES, PRUNING, Stage, StageFacts
 from pipeline.stages.times import goal_and_file, refuse_too_slow
 from pipeline.tasks.images.batches import batches
+
+if TYPE_CHECKING:
+    from pipeline.compress.pruning.costs import Widths
+    from pipeline.compress.pruning.groups import Removed
+    from pipeline.compress.pruning.prune import Goal
+    from pipeline.measure import width_times
 
 _IMPORTANCE_BATCH, _IMPORTANCE_MACS = 8, 1.5e11
 """Where channels are judged by gradients: images a gradient is taken of at once, and the most
@@ -59,12 +61,14 @@ class GoalFacts(Record):
     limit: float
     whole: float
     predicted: float
-    attempts: tuple[width_times.Attempt, ...]
+    attempts: tuple[Attempt, ...]
     kept: tuple[Kept, ...]
     by_norm: tuple[str, ...]
 
     def told(self) -> list[str]:
         """What was found out on the way, for the terminal."""
+        from pipeline.compress.pruning.importance import BY_NORM
+
         parts = []
         if self.attempts:
             share = self.attempts[-1].measured
@@ -127,6 +131,8 @@ def _prune(
     context: Context, inputs: Inputs, model: nn.Module, config: PruneConfig, out: Path
 ) -> tuple[nn.Module, GoalFacts, float]:
     """Prune in the recipe's steps, with training after each."""
+    from pipeline.compress.pruning.prune import take_shapes
+
     goal, file = goal_and_file(context, inputs, model)
     cuts: list[_Cut] = []
     curve: Curve = []
@@ -170,7 +176,7 @@ class _Cut:
     widths: Widths
     removed: Removed
     difference: float
-    attempts: list[width_times.Attempt]
+    attempts: list[Attempt]
     by_norm: tuple[str, ...]
 
 
@@ -182,12 +188,16 @@ def _cut(
     step: int,
 ) -> _Cut:
     """Remove the channels of one step."""
+    from pipeline.compress.pruning.prune import plan_of, prune_to
+    from pipeline.compress.pruning.widths import choose
+    from pipeline.measure import width_times
+
     shape = context.recipe.model.input_shape
     goal, file = wanted
     images = partial(_judged_images, context, model)
     plan = plan_of(model, shape, context.family.structure(model), goal, config, images)
     limit = goal.after(step, config.steps)
-    attempts: list[width_times.Attempt] = []
+    attempts: list[Attempt] = []
     if file is None:
         widths = choose(plan, limit, config.scope)
     else:
@@ -208,14 +218,14 @@ def _cut(
 
 
 def _remembered(
-    context: Context, name: str, try_them: Callable[[], list[width_times.Attempt]]
-) -> list[width_times.Attempt]:
+    context: Context, name: str, try_them: Callable[[], list[Attempt]]
+) -> list[Attempt]:
     """What was measured before this stage was stopped: another time would give other widths."""
     if context.partial is None:
         return try_them()
     file = context.partial / name
     try:
-        return [width_times.Attempt(**attempt) for attempt in json_of(file)]
+        return [Attempt(**attempt) for attempt in json_of(file)]
     except (OSError, ValueError, TypeError) as error:
         if is_passing(error):  # what was measured stays, and is read another time
             raise

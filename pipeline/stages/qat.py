@@ -10,10 +10,6 @@ from torch import Tensor, fx
 
 from pipeline.base.errors import listed
 from pipeline.compress.pruning.sparsify import keep_zeros, zero_masks
-from pipeline.compress.quantization import qat
-from pipeline.compress.quantization.bias_correction import InputMeans, correct_biases
-from pipeline.compress.quantization.equalization import equalize
-from pipeline.compress.quantization.ranges import Ranges
 from pipeline.compress.training.hooks import Hooks
 from pipeline.compress.training.loop import CURVE
 from pipeline.networks.checkpoints import WEIGHTS, save_checkpoint
@@ -57,6 +53,8 @@ class QatFacts(StageFacts):
 
 def quantize(context: Context, inputs: Inputs, out: Path) -> QatFacts:
     """Quantization-aware training from calibrated ranges."""
+    from pipeline.compress.quantization import qat
+
     recipe = context.recipe
     torch.manual_seed(recipe.seed)
     small = small_model(context, inputs)
@@ -91,6 +89,11 @@ def quantize(context: Context, inputs: Inputs, out: Path) -> QatFacts:
 
 def _calibrated(context: Context, graph: fx.GraphModule) -> dict[str, Tensor]:
     """Set the grids of a graph from the calibration images; what was added to its biases."""
+    from pipeline.compress.quantization import qat
+    from pipeline.compress.quantization.bias_correction import InputMeans, correct_biases
+    from pipeline.compress.quantization.equalization import equalize
+    from pipeline.compress.quantization.ranges import Ranges
+
     config = context.recipe.qat
     ranges = Ranges(kind=config.ranges, percentile=config.percentile)
 

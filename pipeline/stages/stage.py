@@ -23,6 +23,7 @@ CORE = (
 """Code that decides the result of every stage that has the network in its hands."""
 PRUNING, QUANTIZER = ("compress/pruning",), ("compress/quantization",)
 GOALS = (
+    "measure/attempt.py",
     "measure/file_layers.py",
     "measure/width_times.py",
     "stages/exported.py",

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,14 +14,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.base.errors import InputError
-from pipeline.compress.pruning.followed import followed
-from pipeline.compress.pruning.prune import Goal, goal_of
-from pipeline.compress.quantization import program, qat
-from pipeline.compress.quantization.fold import quantized_program
 from pipeline.formats.formats import FORMATS
 from pipeline.formats.write import export
-from pipeline.measure import timing, width_times
-from pipeline.measure.file_layers import file_layers
+from pipeline.measure.attempt import Attempt
 from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import (
@@ -49,6 +45,10 @@ from pipeline.stages.stage import (
 )
 from pipeline.tasks.images.dataset import Dataset
 
+if TYPE_CHECKING:
+    from pipeline.compress.pruning.prune import Goal
+    from pipeline.measure import width_times
+
 SAMPLES = "samples.json"
 _TOLERANCE, _LISTED = 0.1, 6
 
@@ -69,6 +69,10 @@ def times(context: Context, inputs: Inputs, out: Path) -> TimesFacts:
     Raises:
         InputError: this host cannot time the target's format, or the target is not int8.
     """
+    from pipeline.compress.quantization import program, qat
+    from pipeline.compress.quantization.fold import quantized_program
+    from pipeline.measure import width_times
+
     recipe = context.recipe
     assert recipe.prune is not None
     target, shape = recipe.target, recipe.model.input_shape
@@ -110,6 +114,11 @@ def unpruned_file(context: Context, inputs: Inputs) -> Path:
 
 def timed_file(context: Context, inputs: Inputs) -> width_times.TimedFile:
     """The unpruned network's file that the stage `times` left."""
+    from pipeline.compress.pruning.followed import followed
+    from pipeline.compress.quantization import program
+    from pipeline.measure import width_times
+    from pipeline.measure.file_layers import file_layers
+
     recipe, shape = context.recipe, context.recipe.model.input_shape
     model = branched_model(context)
     found = followed(model, shape, context.family.structure(model))
@@ -127,6 +136,8 @@ def timed_file(context: Context, inputs: Inputs) -> width_times.TimedFile:
 
 def _image(dataset: Dataset) -> NDArray[np.float32]:
     """An image to time with: none of a test set, on which the widths then would depend."""
+    from pipeline.measure import timing
+
     image = timing.first_image(replace(dataset, tests={CALIBRATION: dataset.calibration}))
     found: NDArray[np.float32] = image.numpy()
     return found
@@ -142,6 +153,9 @@ def goal_and_file(
         inputs: earlier results.
         model: the network in prunable form, before anything is removed.
     """
+    from pipeline.compress.pruning.prune import Goal, goal_of
+    from pipeline.measure import width_times
+
     recipe = context.recipe
     config = recipe.prune
     assert config is not None
@@ -170,12 +184,14 @@ def goal_and_file(
     return goal, file
 
 
-def refuse_too_slow(goal: Goal, attempts: Sequence[width_times.Attempt], limit: float) -> None:
+def refuse_too_slow(goal: Goal, attempts: Sequence[Attempt], limit: float) -> None:
     """Stop before training where no file that was timed comes near the time asked for.
 
     Raises:
         InputError: gives the nearest time that was measured, and the layers at their floor.
     """
+    from pipeline.measure import width_times
+
     wanted = limit / goal.whole
     best = width_times.nearest(attempts, wanted)
     if best.measured <= wanted * (1 + _TOLERANCE):

@@ -14,11 +14,9 @@ from torch import Tensor
 from pipeline.base.errors import reading
 from pipeline.base.profile import span
 from pipeline.base.record import Count, Positive, Share, Text
-from pipeline.compress.quantization import program
 from pipeline.formats.file_facts import FileFacts, learned_scales, program_macs, scales_exact
 from pipeline.formats.ports import Port
 from pipeline.formats.scales import ScalesExact
-from pipeline.measure import layers, parity
 from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.measure.lanes.sets import answers_to_tests
 from pipeline.measure.parity_record import OutputSteps, Parity
@@ -62,6 +60,9 @@ def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
 
     The program answered a sample of them (`exported.for_gates`), and that is what is compared.
     """
+    from pipeline.compress.quantization import program
+    from pipeline.measure import layers, parity
+
     whole, gates = fed(context).dataset, for_gates(context)
     file, form = file_of(context, inputs), format_of(context)
     folded = program.load(inputs["fold"] / PROGRAM)
@@ -153,6 +154,8 @@ def _gives(port: Port, context: Context) -> str:
 
 def _outside(found: FileFacts, folded: torch.export.ExportedProgram) -> tuple[str, ...]:
     """What the delegate leaves out, by the names of the network, and why."""
+    from pipeline.measure import layers
+
     titles = {layer.name: layer.title for layer in layers.layers_of(folded)}
     return tuple(f"{titles.get(name, name)}, {why}" for name, why in found.outside.items())
 

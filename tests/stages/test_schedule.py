@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -56,7 +57,13 @@ NO_RESULT_DEPENDS_ON_THEM = {
     # How results are kept, and what goes wrong
     *("base/__init__.py", "base/checksums.py", "base/children.py", "base/console.py"),
     *("base/disk.py", "base/errors.py", "base/locks.py", "base/memory.py", "base/passing.py"),
-    *("base/safe_files.py", "base/signals.py", "base/store.py", "base/templates.py"),
+    *(
+        "base/profile.py",
+        "base/safe_files.py",
+        "base/signals.py",
+        "base/store.py",
+        "base/templates.py",
+    ),
     # Facts of the machine: those that count are in the keys
     "base/machine.py",
     # What is done with results
@@ -86,6 +93,14 @@ def test_times_are_taken_anew_for_a_network_of_another_shape() -> None:
     (recipe,) = load_recipes([DEVICE_RECIPES["onnx"]])
     read = {*times.reads, *times.also_reads(recipe)}
     assert {f"model.{key}" for key in shape} == {key for key in read if key.startswith("model")}
+
+
+def test_a_run_loads_only_what_its_stages_need() -> None:
+    # They take seconds, also where every stage is reused.
+    heavy = "{'torchao', 'torch_pruning', 'torchvision', 'timm', 'sklearn', 'matplotlib'}"
+    script = "import sys, pipeline.stages.run; from pipeline.tasks.images import digits; "
+    script += f"digits.grey_digits(); print({heavy} & sys.modules.keys())"
+    assert subprocess.check_output(python(script), cwd=PACKAGE.parent, text=True) == "set()\n"
 
 
 def test_every_module_is_in_the_keys_or_decides_no_result() -> None:

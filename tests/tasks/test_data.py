@@ -14,11 +14,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from pipeline.base.errors import InputError
 from pipeline.recipe.data import CifarData, DigitsData, ImageFolderData
 from pipeline.recipe.input_shape import square
 from pipeline.tasks.images.dataset import Dataset, draw_stratified, sample_rows
+from pipeline.tasks.images.digits import grey_digits
 from pipeline.tasks.images.load import load_dataset
 from pipeline.tasks.images.pixels import Images, decode
 from tests.making.datasets import GENTLE
@@ -90,6 +92,13 @@ def test_fewer_test_images_leave_the_other_sets_alone(digits: Dataset) -> None:
 def test_digits_are_the_same_everywhere(digits: Dataset) -> None:
     # The split must not move with a new torch, numpy or scikit-learn: figures would shift.
     assert digits.sha256 == DIGITS_SHA256
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    grey, labels = grey_digits()
+    given = load_digits()
+    assert torch.equal(grey, torch.from_numpy(given.images))
+    assert torch.equal(labels, torch.from_numpy(given.target))
 
 
 def test_digits_mean_and_std_are_those_of_the_stored_training_pixels() -> None:

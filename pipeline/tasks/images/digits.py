@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,15 +29,10 @@ DIGITS = tuple(str(digit) for digit in range(10))
 
 def digits_dataset(config: DigitsData, shape: InputShape, seed: int) -> Dataset:
     """The handwritten digits of scikit-learn, each drawn larger."""
-    # scikit-learn takes a second to import, and only this dataset needs it.
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    grey = torch.from_numpy(digits.images)  # 1,797 images of 8 x 8, values 0 to 16
+    grey, labels = grey_digits()
     pixels = (grey * 255 / 16).round().to(torch.uint8)[:, None].repeat(1, 3, 1, 1)
     if config.tile is not None:
         pixels = _tiled(pixels, config.tile, shape)
-    labels = torch.from_numpy(digits.target).to(torch.int64)
     images = Images(labels=labels, shape=shape, source=pixels)
     tested = draw_stratified(labels, _DIGITS_TEST, seed=0).sort().values
     rest = images.take(others(len(images), tested))
@@ -41,6 +40,20 @@ def digits_dataset(config: DigitsData, shape: InputShape, seed: int) -> Dataset:
     test = images.take(tested[: config.test_images])
     sets = {"train": rest.take(left), "calibration": rest.take(drawn), "test": test}
     return array_dataset("digits", DIGITS, sets, *mean_and_std(config, shape.channels))
+
+
+def grey_digits() -> tuple[Tensor, Tensor]:
+    """1,797 images of 8 x 8, values 0 to 16, float64, and their classes, int64.
+
+    From the file that scikit-learn's `load_digits` reads: to import that takes longer than
+    everything else that a run does whose stages are all reused.
+    """
+    package = find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    rows = torch.from_numpy(np.loadtxt(file, delimiter=","))
+    return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].to(torch.int64)
 
 
 def _tiled(pixels: Tensor, tile: int, shape: InputShape) -> Tensor:
