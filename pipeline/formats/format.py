@@ -231,6 +231,8 @@ class Format:
         folder: a file of the format is a folder.
         own_threads: its runtime spreads a run over the machine by itself, whatever threads it is
             given: files are run one after the other there.
+        in_process: the writer is small, silent and quick: it works in the process that asks. The
+            others have one of their own, which gives their gigabytes back.
         limits: for a file against the program it was written from.
         bytes: what files spend on a network's parts, by precision.
         options: how its files can differ.
@@ -255,6 +257,7 @@ class Format:
     traced_by: ComputedBy
     folder: bool = False
     own_threads: bool = False
+    in_process: bool = False
     limits: Limits
     bytes: Mapping[Precision, Bytes]
     options: frozenset[Option] = frozenset()

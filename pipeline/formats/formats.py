@@ -140,6 +140,7 @@ FORMATS: dict[str, Format] = {
         runtime="onnxruntime",
         runtime_title="ONNX Runtime",
         traced_by="runtime",
+        in_process=True,
         limits=Limits(median=1),
         bytes={
             "int8": Bytes(weight=1, channel=13, pool_channel=5, layer=1040),

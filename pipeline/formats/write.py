@@ -1,7 +1,7 @@
-"""Write one file from a saved program, in a process of its own.
+"""Write one file from a saved program.
 
-TensorFlow and coremltools take gigabytes and seconds to load and print a lot; a child process
-gives the memory back and keeps the noise in the log.
+TensorFlow and coremltools take gigabytes and seconds to load and print a lot: they write in a child
+process, which gives the memory back and keeps the noise in the log.
 
     python -m pipeline.formats.write program.pt2 tflite model.tflite [pixels] [sparse] [x86_amx] \
         [opset17] [clipped_products] [float16_products] [classifier] [float16] [--link softmax] \
@@ -16,7 +16,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -54,7 +55,7 @@ def export(
     delegates: Path | None = None,
     children: Children | None = None,
 ) -> None:
-    """Write the program saved at `program` to `path` in a child process.
+    """Write the program saved at `program` to `path`, in a child process where the format asks.
 
     Args:
         program: from the fold stage.
@@ -70,17 +71,25 @@ def export(
         children: those that the child is to be ended with.
 
     Raises:
-        InputError: the disk or the memory was not enough.
+        InputError: the disk or the memory of a child was not enough.
+        OSError: the disk was not enough, without a child.
         RuntimeError: the child failed; its output is where this process's own output goes.
     """
+    asked = _Asked(
+        program=program,
+        format=format_name,
+        path=path,
+        flags=[_PIXELS] * pixels + sorted(FORMATS[format_name].options & set(options)),
+        link=link,
+        description=description,
+        delegates=delegates,
+    )
+    if FORMATS[format_name].in_process:
+        _write(asked)
+        return
     # -P: a folder named pipeline where the user stands must not take this package's place.
     module = ["-P", "-m", "pipeline.formats.write"]
-    command = [sys.executable, *module, str(program), format_name, str(path)]
-    command += [_PIXELS] if pixels else []
-    command += sorted(FORMATS[format_name].options & set(options))
-    command += [] if link is None else ["--link", link]
-    command += [] if description is None else ["--description", str(description)]
-    command += [] if delegates is None else ["--delegates", str(delegates)]
+    command = [sys.executable, *module, *asked.words()]
     status = (children or Children()).run(command, child_environment())
     if status == -signal.SIGKILL:
         raise InputError(
@@ -98,13 +107,33 @@ def export(
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What is to be written, as the command line of the child has it; see `export`."""
+
+    program: Path
+    format: str
+    path: Path
+    flags: Sequence[str]
+    link: Link | None
+    description: Path | None
+    delegates: Path | None
+
+    def words(self) -> list[str]:
+        """The arguments that `_arguments` reads."""
+        words = [str(self.program), self.format, str(self.path), *self.flags]
+        named = {"link": self.link, "description": self.description, "delegates": self.delegates}
+        return words + [f"--{key}={value}" for key, value in named.items() if value is not None]
+
+
 @span("convert", "the file")
-def _write(arguments: argparse.Namespace) -> None:
+def _write(arguments: _Asked) -> None:
     from pipeline.compress.quantization.program import load
 
-    module, flags = FORMATS[arguments.format].module(), set(arguments.flags)
+    module, flags = FORMATS[arguments.format].module(), arguments.flags
     program, pixels = load(arguments.program), _PIXELS in flags
-    module.write(program, arguments.path, pixels=pixels, options=flags - {_PIXELS})
+    options = {option for option in FORMATS[arguments.format].options if option in flags}
+    module.write(program, arguments.path, pixels=pixels, options=options)
     about = None if arguments.description is None else read_description(arguments.description)
     if arguments.link is not None:
         head = FORMATS[arguments.format].head
@@ -121,7 +150,7 @@ def _write(arguments: argparse.Namespace) -> None:
         arguments.delegates.write_text(text, encoding="utf-8")
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments() -> _Asked:
     parser = argparse.ArgumentParser()
     parser.add_argument("program", type=Path)
     parser.add_argument("format", choices=list(FORMATS))
@@ -130,7 +159,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--link", choices=get_args(Link))
     parser.add_argument("--description", type=Path)
     parser.add_argument("--delegates", type=Path)
-    return parser.parse_args()
+    return _Asked(**vars(parser.parse_args()))
 
 
 if __name__ == "__main__":
