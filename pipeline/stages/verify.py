@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -36,6 +36,9 @@ from pipeline.stages.exported import (
 from pipeline.stages.stage import COMPARING, CORE, IMAGES, LANE, QUANTIZING, Stage, StageFacts
 from pipeline.tasks.images.dataset import Dataset, sample_rows
 from pipeline.tasks.tasks import link_of, meaning_of
+
+if TYPE_CHECKING:
+    from pipeline.measure import layers, parity
 
 
 class VerifyFacts(StageFacts):
@@ -117,6 +120,8 @@ def _parity(
     images: int,
     available: int,
 ) -> Parity:
+    from pipeline.measure import parity
+
     first = parity.describe_first_difference(traced) if misses and traced else None
     return Parity(
         images=images,
