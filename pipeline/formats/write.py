@@ -87,23 +87,27 @@ def export(
     if FORMATS[format_name].in_process:
         _write(asked)
         return
+    _in_child(asked, children or Children())
+
+
+def _in_child(asked: _Asked, children: Children) -> None:
     # -P: a folder named pipeline where the user stands must not take this package's place.
     module = ["-P", "-m", "pipeline.formats.write"]
     command = [sys.executable, *module, *asked.words()]
-    status = (children or Children()).run(command, child_environment())
+    status = children.run(command, child_environment())
     if status == -signal.SIGKILL:
         raise InputError(
-            f"writing the {format_name} file was ended by SIGKILL, as happens where memory runs "
+            f"writing the {asked.format} file was ended by SIGKILL, as happens where memory runs "
             "out; free some and run the same command again, finished stages are kept"
         )
     if status == _DISK_REFUSED:
         raise InputError(
-            f"writing the {format_name} file failed, the disk refused it; the end of the log has "
+            f"writing the {asked.format} file failed, the disk refused it; the end of the log has "
             "the cause"
         )
     if status != 0:
         raise RuntimeError(
-            f"writing the {format_name} file failed (exit {status}); the log has the cause"
+            f"writing the {asked.format} file failed (exit {status}); the log has the cause"
         )
 
 
