@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -140,6 +141,25 @@ def test_what_is_damaged_is_known(
     seen.clear()
     load(skipping, cache)
     assert len(seen) == 25, "another decoder may decode others"
+
+
+@pytest.mark.usefixtures("no_room")
+def test_a_disk_without_room_for_an_index_is_done_without(
+    folders: ImageFolderData, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = errno.ENOSPC
+
+    def fails(file: object, **_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(np, "savez", fails)
+    expected = load(folders, None).sha256
+    for _ in range(2):
+        assert load(folders, cache).sha256 == expected
+        assert indexes(cache) == []
+    number = errno.EIO
+    with pytest.raises(OSError, match="Input/output"):
+        load(folders, cache)
 
 
 def test_a_pixel_that_changed_is_decoded_again_and_put_back(

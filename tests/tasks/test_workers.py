@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from pipeline.base.errors import InputError
+from pipeline.base.signals import cleanly_interruptible, deferred
 from pipeline.compress.training.hooks import Hooks, Step
 from pipeline.compress.training.resume import Saves
 from pipeline.recipe.data import ImageFolderData
@@ -75,8 +77,6 @@ def test_processes_take_their_parts_with_workers(photos: Dataset) -> None:
 
 
 def test_a_batch_that_is_not_asked_for_leaves_no_worker(photos: Dataset) -> None:
-    import multiprocessing
-
     given = batches(by(2, photos).train, 2, photos)
     next(given)
     running = multiprocessing.active_children()
@@ -99,6 +99,20 @@ def test_a_worker_that_is_killed_is_named(photos: Dataset, monkeypatch: pytest.M
     monkeypatch.setattr(workers_module._Asked, "pixels", killed)
     with pytest.raises(InputError, match=r"data\.workers: a process that decodes images ended"):
         epoch(by(1, photos), None)
+
+
+def test_what_is_typed_at_the_terminal_ends_no_worker(photos: Dataset) -> None:
+    """Ctrl-C reaches all processes; the training takes its step to the end, and saves."""
+    seen = 0
+    with cleanly_interruptible(), deferred() as asked:
+        for _ in batches(by(2, photos).train, 2, photos):
+            seen += 1
+            if seen == 2:
+                for one in (*multiprocessing.active_children(), multiprocessing.current_process()):
+                    assert one.pid is not None
+                    os.kill(one.pid, signal.SIGINT)
+        assert asked() == signal.SIGINT
+    assert seen == 6
 
 
 def test_workers_are_for_files_of_several_batches(

@@ -206,11 +206,11 @@ def _hashed(folder: _Folder, *, skip: bool) -> NDArray[np.uint8]:
             )
             _learn(index, rows, digests, decoded=skip)
             if (now := time.monotonic()) - began > wait:
-                write_index(folder.index, index)
+                _remember(folder, index)
                 began = time.monotonic()
                 wait = max(_SECONDS, (began - now) / _MOST_OF_THE_TIME)
         if unknown.any():
-            write_index(folder.index, index)
+            _remember(folder, index)
     damaged = index.known == DAMAGED
     if not skip:
         _refuse_damaged(folder, damaged.nonzero()[0])
@@ -225,6 +225,15 @@ def _index(folder: _Folder) -> Index:
     if found is None:
         return Index.empty(folder.states, decoder)
     return found.of(folder.states, decoder)
+
+
+def _remember(folder: _Folder, index: Index) -> None:
+    """Write an index; on a full disk there is none, and the files are hashed again."""
+    try:
+        write_index(folder.index, index)
+    except OSError as error:
+        if not disk.is_full(error, folder.cache):
+            raise
 
 
 def _learn(
@@ -296,7 +305,7 @@ def _make(folder: _Folder, *, skip: bool) -> None:
         publish(scratch, place, unsealed=(PIXELS,))
         index = Index.empty(folder.states, _decoder_key())
         _learn(index, np.arange(len(digests)), digests, decoded=True)
-        write_index(folder.index, replace(index, place=f"{_earlier_key(folder)} {place.name}"))
+        _remember(folder, replace(index, place=f"{_earlier_key(folder)} {place.name}"))
     except OSError as error:
         if disk.is_full(error, place.parent):
             raise _NoRoomError(full) from error
