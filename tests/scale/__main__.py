@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from tests.scale import images, report
+from tests.scale import images, report, verify
 
-PARTS = {"images": images.main, "report": report.main}
+PARTS = {"images": images.main, "report": report.main, "verify": verify.main}
 """By name; each takes the arguments behind it and returns an exit code."""
 
 

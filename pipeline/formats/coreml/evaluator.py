@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.base.errors import following
-from pipeline.formats.coreml.ops import OPS
+from pipeline.formats.coreml.ops import CHOOSING, OPS
 from pipeline.formats.coreml.package import Constant, Network, Operation, Value
 
 Arithmetic = Literal["float16", "float32"]
@@ -43,6 +43,7 @@ class _Step:
         fixed: its arguments that are no tensors.
         reads: names of its tensors, or of several, by argument.
         drops: tensors that no later step reads.
+        rounded: whether what it gives has the type that the file declares without being rounded.
     """
 
     operation: Operation
@@ -50,6 +51,7 @@ class _Step:
     fixed: dict[str, Any] = field(default_factory=dict)
     reads: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
     drops: tuple[str, ...] = ()
+    rounded: bool = False
 
     def tensors(self) -> list[str]:
         return [n for r in self.reads.values() for n in ([r] if isinstance(r, str) else r)]
@@ -115,11 +117,14 @@ class Evaluator:
     def _bound(self, network: Network) -> list[_Step]:
         stored: dict[str, Constant] = {}
         steps = []
+        declared = {value.name: value.dtype for value in self._inputs}
         for op in network.operations:
+            declared |= {value.name: value.dtype for value in op.outputs}
             if op.type == "const":
                 stored[op.outputs[0].name] = op.attributes["val"]
                 continue
             step, constants = _bind(op, stored)
+            step = replace(step, rounded=_is_rounded(step, declared))
             known = self._constants
             read = {n: _tensor(c) for n, c in constants.items() if n not in known}
             if all(name in known or name in read for name in step.tensors()):
@@ -159,7 +164,7 @@ class Evaluator:
                     f"{op.type} '{op.name}' gave {tensor.dtype} {tuple(tensor.shape)}; the file "
                     f"declares {value.dtype} {value.shape}"
                 )
-            results[value.name] = self._stored(tensor, value.dtype)
+            results[value.name] = tensor if step.rounded else self._stored(tensor, value.dtype)
         return results
 
     def _stored(self, tensor: Tensor, dtype: str) -> Tensor:
@@ -208,6 +213,13 @@ def _bind(op: Operation, stored: Mapping[str, Constant]) -> tuple[_Step, dict[st
             given = stored[given[0]]
         step.fixed[argument] = given if isinstance(given, str) else given.tolist()
     return step, constants
+
+
+def _is_rounded(step: _Step, declared: Mapping[str, str]) -> bool:
+    """Whether float16 numbers go in and come out as they are: half of a step's time is rounding."""
+    given = [declared.get(name) for name in step.tensors()]
+    types = {*given, *(value.dtype for value in step.operation.outputs)}
+    return step.operation.type in CHOOSING and types == {"float16"}
 
 
 def _with_drops(steps: Sequence[_Step], outputs: Sequence[str]) -> list[_Step]:

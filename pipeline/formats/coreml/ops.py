@@ -85,10 +85,10 @@ def _quantize(
 def _dequantize(
     input: Tensor, scale: Tensor, zero_point: Tensor | None = None, axis: int | None = None
 ) -> Tensor:
-    steps = input.float()
+    steps = input.to(torch.float32, copy=True)
     if zero_point is not None:
-        steps = steps - _along(zero_point, axis, input)
-    return steps * _along(scale, axis, input)
+        steps.sub_(_along(zero_point, axis, input))
+    return steps.mul_(_along(scale, axis, input))
 
 
 def _constexpr_affine_dequantize(
@@ -267,6 +267,14 @@ def _pad(x: Tensor, pad: Ints, mode: str = "constant", constant_val: float = 0.0
     return padded(x, list(zip(pad[::2], pad[1::2], strict=True)), constant_val)
 
 
+CHOOSING = frozenset(
+    {
+        *("concat", "expand_dims", "identity", "max_pool", "maximum", "minimum", "pixel_shuffle"),
+        *("reduce_max", "relu", "reshape", "slice_by_index", "slice_by_size", "split", "squeeze"),
+        *("transpose",),
+    }
+)
+"""Operations that compute no number: each that they give is one that they were given, or 0."""
 OPS: dict[str, Callable[..., Any]] = {
     "abs": _unary(torch.abs),
     "add": _binary(torch.add),
