@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,11 +16,12 @@ import torch
 from torch import Tensor
 
 from pipeline.base.errors import InputError
-from pipeline.commands.bench.benchmark import _time, _upgrades
+from pipeline.commands.bench.benchmark import Benchmark, _time, _upgrades, as_json
 from pipeline.commands.bench.contestants import Contestant
 from pipeline.commands.bench.newer import Newer, _differs, opened
 from pipeline.measure.lanes.lane import ModelFile
 from pipeline.measure.lanes.lanes import HOST, LANES
+from pipeline.recipe.input_shape import square
 from tests.making import programs
 from tests.making.baselines import silent
 from tests.making.networks import SIDE
@@ -67,6 +69,20 @@ def test_a_file_answers_as_here_and_is_timed_in_turn(newer: Newer, form: str, pi
     assert timed.latencies[other.name].runs == timed.latencies[one.name].runs == 3
     assert other.clock is not None
     assert timed.latencies[other.name].samples_ms[-1] == other.clock(), "by its own clock"
+    found = Benchmark(
+        lane=HOST,
+        shape=square(SIDE),
+        contestants=(one, other),
+        timed=(timed,),
+        counted={},
+        within=(),
+        upgrades=_upgrades([one, other], timed.latencies),
+        rooflines={},
+        outcomes=(),
+    )
+    told = json.loads(json.dumps(as_json(found)))
+    assert told["contestants"][1]["same_as"] == one.name
+    assert set(told["upgrades"]) == {other.name}
     assert set(_upgrades([one, other], timed.latencies)) == {other.name}
     assert _upgrades([other], timed.latencies).keys() == {other.name}
     assert _upgrades([one], timed.latencies) == {}

@@ -263,7 +263,7 @@ def as_json(found: Benchmark) -> dict[str, Any]:
             # Of the folder it lies in: where that lies is nobody else's business.
             key: f"{value.parent.name}/{value.name}" if isinstance(value, Path) else value
             for key, value in vars(contestant).items()
-            if key not in {"call", "file", "image", "accuracy"}
+            if key not in {"call", "clock", "file", "image", "accuracy"}
         }
         | {
             "accuracy": contestant.accuracy and contestant.accuracy.model_dump(),
