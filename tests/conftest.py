@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.making import shared
 
@@ -16,6 +17,10 @@ from tests.making import shared
 # by spinning makes both slower, tenfold on a busy machine. Read when torch loads, in children too.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+# An example takes as long as the machine lets it.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 SLOW_FILE = re.compile(r"^pytestmark = .*pytest\.mark\.slow\b", re.M)
 """A file that is slow as a whole is not even imported for the quick tests: that, too, costs."""

@@ -25,10 +25,9 @@ from pipeline.measure.layers import led_integers, step_counts
 from tests.making import networks, programs
 from tests.making.packages import Array, answers, network, normal, of_x
 
-pytestmark = pytest.mark.slow
-
 # A batching rule that torch lacks makes one operation of many images a slow loop.
-pytestmark = pytest.mark.filterwarnings("error:There is a performance drop")
+_NO_LOOP = pytest.mark.filterwarnings("error:There is a performance drop")
+pytestmark = [pytest.mark.slow, _NO_LOOP]
 
 
 def changed(net: coreml_package.Network, name: str, **fields: Any) -> coreml_package.Network:
