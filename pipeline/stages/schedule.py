@@ -117,7 +117,7 @@ def run_together(
             failures.append(error)
             return None
 
-    with ThreadPoolExecutor(together) as pool:
+    with span("wait", stage.name), ThreadPoolExecutor(together) as pool:
         futures = {pool.submit(attempt, same[0]): same for same in equal}
         try:
             _announce_wait(console, stage)
