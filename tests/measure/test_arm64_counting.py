@@ -163,8 +163,8 @@ def test_every_operation_of_a_file_is_counted_by_itself(
 
 def contestant(name: str, missing: str | None = None) -> Contestant:
     return Contestant(
-        name=name, runtime="litert", precision="int8", path=None, size_bytes=10**6,
-        made_in_s=None, accuracy=None, missing=missing,
+        name=name, tool="PocketNest", runtime="litert", precision="int8", path=None,
+        size_bytes=10**6, made_in_s=None, accuracy=None, missing=missing,
     )  # fmt: skip
 
 
@@ -178,6 +178,8 @@ def benchmark() -> Benchmark:
             "ours": CountedFile(total=5_969_154, products=3_479_978, least=3_456_163),
             "a peer": CountedFile(total=7_000_000, products=3_500_000, least=None),
         },
+        within=(),
+        upgrades={},
         rooflines={},
         outcomes=(),
     )
@@ -224,8 +226,8 @@ def test_the_accuracy_of_other_tools_files_is_taken_here(
     path = tmp_path / "peer.tflite"
     path.write_bytes(b"a peer")
     peer = Peer(
-        name="peer", format="tflite", precision="int8", path=path, seconds=1.0, peak_bytes=None,
-        missing=None,
+        name="peer", tool="a tool", format="tflite", precision="int8", path=path, seconds=1.0,
+        peak_bytes=None, missing=None,
     )  # fmt: skip
     task = task_of(device_recipe())
     found = contestants.of_peer(peer, networks.dataset(), task, LANES["arm64-max"])
