@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, ParamSpec, TypeVar
+from typing import Literal
 
 Kind = Literal[
     "stage",
@@ -49,9 +49,6 @@ _STARTED = "POCKETNEST_PROFILE_STARTED"
 _SECONDS_BETWEEN = 0.05
 _SHORTEST_IMPORT = 1e-3
 _STATM = Path("/proc/self/statm")
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass
