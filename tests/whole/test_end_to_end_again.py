@@ -70,7 +70,7 @@ def test_a_second_run_reuses_everything(out: Path) -> None:
     assert {s["status"] for s in report_of(out, "combined")["stages"]} == {"reused"}
     spans = json.loads((out / TRACE).read_text())["traceEvents"]
     kinds = {span["cat"] for span in spans if span["ph"] == "X"}
-    assert kinds == {"stage", "import", "decode", "hash", "render"}
+    assert kinds == {"stage", "wait", "import", "decode", "hash", "render"}
     assert f"{out / PAGE}" in done.stdout
 
 
