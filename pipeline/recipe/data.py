@@ -17,6 +17,9 @@ Level = Annotated[int, Field(ge=0, le=255)]
 Colour = tuple[Level, Level, Level]
 """Red, green and blue."""
 WHITE = (255, 255, 255)
+LABEL = "cls, folder, or json: and the name of a field"
+PHOTOS = ("image_folder", "webdataset")
+"""Kinds of data that are photos on a disk."""
 
 
 class DigitsData(Part):
@@ -36,7 +39,64 @@ class DigitsData(Part):
     calibration_images: Annotated[int, Field(ge=1, le=1000)] = 180
 
 
-class ImageFolderData(Part):
+class PhotoData(Part):
+    """Photos on a disk, as all of their kinds have them.
+
+    Attributes:
+        kind: of the data.
+        path: folder that holds all of them, in place of `train` and `test`.
+        classes: text file with the name of a class in every line, in the order of the outputs.
+        calibration: the images to calibrate on, in place of some of `train`.
+        train: the training images.
+        test: the images of every test set, by the name the report uses.
+        calibration_images: images to calibrate on.
+        crop_pct: side of the square that is cut from an image's middle.
+        interpolation: how photos are scaled.
+        background: under transparent pictures.
+        damaged: what becomes of image files that cannot be decoded.
+        damaged_share: of a set's files, that `damaged: skip` may leave out at most.
+        workers: processes that decode the next images; decides no result.
+        mean: of the red, green and blue channel, pixels as shares 0..1.
+        std: likewise.
+    """
+
+    kind: Literal["image_folder", "webdataset"]
+    path: PathOnDisk | None = None
+    classes: PathOnDisk | None = None
+    calibration: PathOnDisk | None = None
+    train: PathOnDisk | None = None
+    test: Annotated[dict[FileName, PathOnDisk], Field(min_length=1, description=NAME)] | None = None
+    calibration_images: Annotated[int, Field(ge=1)] = 256
+    crop_pct: Annotated[float, Field(ge=0.5, le=1)] = 1.0
+    interpolation: Interpolation = "bilinear"
+    background: Annotated[Colour, Field(strict=False)] = WHITE
+    damaged: Literal["refuse", "skip"] = "refuse"
+    damaged_share: Share = 0.01
+    workers: Annotated[int, Field(ge=0, le=256)] | None = None
+    mean: Annotated[tuple[Share, Share, Share], Field(strict=False)] = IMAGENET_MEAN
+    std: Annotated[tuple[Deviation, Deviation, Deviation], Field(strict=False)] = IMAGENET_STD
+
+    @field_validator("train", "test")
+    @classmethod
+    def _once(cls, value: object, info: ValidationInfo) -> object:
+        if "path" not in info.data:
+            return value
+        if value is None and info.data["path"] is None:
+            given = (info.data.get("classes"), info.data.get("calibration"))
+            if info.field_name == "train" and None not in given:
+                return value
+            raise PydanticCustomError("missing", "Field required")
+        if value is not None and info.data["path"] is not None:
+            raise ValueError("data.path says where the images are; remove one of them")
+        return value
+
+    @property
+    def trains(self) -> bool:
+        """Whether there are images to train on."""
+        return self.path is not None or self.train is not None
+
+
+class ImageFolderData(PhotoData):
     """Folders with one subfolder of images per class, or with a table of the labels of images.
 
     Attributes:
@@ -72,40 +132,51 @@ class ImageFolderData(Part):
     """
 
     kind: Literal["image_folder"] = "image_folder"
-    path: PathOnDisk | None = None
-    classes: PathOnDisk | None = None
     labels: PathOnDisk | None = None
-    calibration: PathOnDisk | None = None
-    train: PathOnDisk | None = None
-    test: Annotated[dict[FileName, PathOnDisk], Field(min_length=1, description=NAME)] | None = None
-    calibration_images: Annotated[int, Field(ge=1)] = 256
-    crop_pct: Annotated[float, Field(ge=0.5, le=1)] = 1.0
-    interpolation: Interpolation = "bilinear"
-    background: Annotated[Colour, Field(strict=False)] = WHITE
-    damaged: Literal["refuse", "skip"] = "refuse"
-    damaged_share: Share = 0.01
-    workers: Annotated[int, Field(ge=0, le=256)] | None = None
-    mean: Annotated[tuple[Share, Share, Share], Field(strict=False)] = IMAGENET_MEAN
-    std: Annotated[tuple[Deviation, Deviation, Deviation], Field(strict=False)] = IMAGENET_STD
 
-    @field_validator("train", "test")
-    @classmethod
-    def _once(cls, value: object, info: ValidationInfo) -> object:
-        if "path" not in info.data:
-            return value
-        if value is None and info.data["path"] is None:
-            given = (info.data.get("classes"), info.data.get("calibration"))
-            if info.field_name == "train" and None not in given:
-                return value
-            raise PydanticCustomError("missing", "Field required")
-        if value is not None and info.data["path"] is not None:
-            raise ValueError("data.path says where the images are; remove one of them")
-        return value
 
-    @property
-    def trains(self) -> bool:
-        """Whether there are images to train on."""
-        return self.path is not None or self.train is not None
+class WebDatasetData(PhotoData):
+    """WebDataset shards: tar archives in which an image and its label lie side by side.
+
+    Attributes:
+        kind: of the data.
+        path: folder that holds all of them, in place of `train` and `test`: the training shards in
+            `train`, and a test set in every folder whose name begins with test or val.
+        classes: text file with the name of a class in every line, in the order of the network's
+            outputs. Labels that are whole numbers count its lines from 0, unless a name in it is a
+            number; others are names in it. Sets may then lack some of the classes; without it the
+            labels of `train` are the classes, in the order of the numbers or else by name.
+        calibration: shards of the images to calibrate on, with labels or not, in place of some of
+            `train`.
+        train: shards of the training images: a folder of .tar files, one .tar file, or several by
+            a * in their name; may be left out beside `calibration` and `classes`, where nothing is
+            trained.
+        test: shards of every test set, by the name the report uses.
+        label: what says the class of an image. cls: the member of its sample that ends in .cls, a
+            whole number or a name. folder: the folder that the image lies in. json:FIELD: that
+            field of the member that ends in .json.
+        calibration_images: images to calibrate on, drawn from `calibration` (or all of it, where
+            it holds fewer), or else taken out of `train`.
+        crop_pct: side of the square that is cut from an image's middle, as a share of the image's
+            shorter side: 0.875 is 224 of 256 pixels. `augment.crop` takes its random parts from
+            what lies around that square, too.
+        interpolation: how photos are scaled, with averaging where they become smaller: bilinear or
+            bicubic, as the weights were trained.
+        background: red, green and blue, 0 to 255, that transparent pictures are laid on.
+        damaged: what becomes of images that cannot be decoded. refuse names them and stops;
+            skip leaves them out, and the report counts them.
+        damaged_share: of a set's files, that `damaged: skip` may leave out at most.
+        workers: processes that decode the next images while the network works on these, where they
+            are not kept decoded; decides no result. null is one for every core, 16 at most.
+        mean: of the red, green and blue channel, pixels as shares 0..1.
+        std: likewise. Where a recipe does not say `crop_pct`, `interpolation`, `mean` or `std`, a
+            network of torchvision or timm takes those of its published weights.
+    """
+
+    kind: Literal["webdataset"] = "webdataset"
+    label: Annotated[str, Field(pattern=r"^(?:cls|folder|json:.{1,100})$", description=LABEL)] = (
+        "cls"
+    )
 
 
 class CifarData(Part):
@@ -124,4 +195,5 @@ class CifarData(Part):
     calibration_images: Annotated[int, Field(ge=1)] = 256
 
 
-DataConfig = Annotated[DigitsData | ImageFolderData | CifarData, Field(discriminator="kind")]
+Photos = ImageFolderData | WebDatasetData
+DataConfig = Annotated[DigitsData | Photos | CifarData, Field(discriminator="kind")]

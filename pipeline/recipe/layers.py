@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pipeline.recipe.data import PHOTOS
 from pipeline.recipe.tree import Value, absolute_paths, find, merge, plain
 
 _CARD = "card"
 _FOLDERS = ("path", "train", "test")
 _PATHS = ("data.path", "data.train", "data.test.*")
-_OF_FOLDERS = "image_folder"
-"""The kind of data that its folders name; other kinds are the same wherever they lie."""
 
 
 def lay(base: Value, over: Value) -> Value:
@@ -28,8 +27,9 @@ def _brings_other_data(base: Value, over: Value) -> bool:
     kinds = before.get("kind"), after.get("kind")
     if kinds[0] != kinds[1]:
         return True
+    # Photos are what their folders name; other kinds are the same wherever they lie.
     named = [key for key in _FOLDERS if before.get(key) is not None]
-    return kinds[1] == _OF_FOLDERS and any(before[key] != after.get(key) for key in named)
+    return kinds[1] in PHOTOS and any(before[key] != after.get(key) for key in named)
 
 
 def _data(tree: Value) -> dict[str, object]:

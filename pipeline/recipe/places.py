@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,9 @@ def data_in(data: DataConfig, folder: Path) -> DataConfig:
         raise InputError(
             f"--data {folder}: the images of this run, {data.kind}, lie in no folder; leave it out"
         )
-    above = os.path.commonpath([os.path.abspath(path) for path in found.values()])
+    above = os.path.commonpath([os.path.abspath(_folder(path)) for path in found.values()])
     parts = {key: os.path.relpath(path, above) for key, path in found.items()}
-    gone = [key for key, part in parts.items() if not (folder / part).exists()]
+    gone = [key for key, part in parts.items() if not _exists(folder / part)]
     if gone:
         wanted = listed(dict.fromkeys(part for part in parts.values() if part != "."))
         holds = f"; give the folder that holds {wanted}" if wanted else ""
@@ -89,6 +90,31 @@ def data_in(data: DataConfig, folder: Path) -> DataConfig:
         place = Path(os.path.normpath(folder / part))
         changed[name] = (changed.get(name, {}) | {inner: place}) if inner else place
     return data.model_copy(update=changed)
+
+
+def meant(path: Path) -> list[str]:
+    """Names in a folder that a name with * means; its other letters mean themselves.
+
+    Raises:
+        OSError: the folder cannot be looked at.
+    """
+    form = re.compile(".*".join(map(re.escape, path.name.split("*"))), re.DOTALL)
+    return [
+        name
+        for name in sorted(os.listdir(path.parent))
+        if form.fullmatch(name) and not name.startswith(".")
+    ]
+
+
+def _exists(path: Path) -> bool:
+    if "*" not in path.name:
+        return path.exists()
+    return path.parent.is_dir() and bool(meant(path))
+
+
+def _folder(path: Path) -> Path:
+    """What shards lie in, and the images of a folder: that folder."""
+    return path.parent if "*" in path.name or path.suffix.lower() == ".tar" else path
 
 
 def _paths(data: DataConfig) -> Iterator[tuple[str, Path]]:

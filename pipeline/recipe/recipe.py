@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pipeline.base.errors import InputError
 from pipeline.base.record import MeasuredRecord, Sha256, Text
 from pipeline.recipe.compression import PruneConfig, QatConfig, SparsifyConfig
-from pipeline.recipe.data import DataConfig, ImageFolderData
+from pipeline.recipe.data import DataConfig, ImageFolderData, PhotoData
 from pipeline.recipe.known import Known, with_names
 from pipeline.recipe.layers import lay
 from pipeline.recipe.loading import read_overrides, read_tree, write_yaml
@@ -133,7 +133,7 @@ class Recipe(Part):
     def _has_images(cls, part: Part | None, info: ValidationInfo) -> Part | None:
         """Without training images nothing can be trained; `qat` may set ranges alone."""
         data, model = info.data.get("data"), info.data.get("model")
-        if part is None or not isinstance(data, ImageFolderData) or data.trains:
+        if part is None or not isinstance(data, PhotoData) or data.trains:
             return part
         if isinstance(part, TrainConfig) and model is not None:
             trains = model.checkpoint is None or model.head == "replace"

@@ -53,6 +53,7 @@ directory.
 
 - `task.kind: multilabel` needs `data.kind: image_folder`; `task.threshold` and `data.labels` are \
 for it alone.
+- `data.label` is for `data.kind: webdataset`, which takes `task.kind: classification` or `binary`.
 - `prune` takes one of `macs`, `params`, `size_mb` and `latency`. A recipe that extends one with \
 `macs` sets `macs: null` to ask for another.
 - `prune.latency` needs `target.precision: int8`, `target.cpu: any` and a runtime that can be \

@@ -241,7 +241,7 @@ def test_images_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
         if not name.startswith(".")
     ]
     assert found == sorted(walked)
-    assert {name: list(files) for name, files in scan.classes} == {
+    assert {name: list(scan.images[rows]) for name, rows in scan.by_class()} == {
         part: [path for path in found if path.relative_to(tmp_path).parts[0] == part]
         for part in ("one", "two", "two-2")
     }

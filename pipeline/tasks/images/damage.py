@@ -9,10 +9,10 @@ from torch import Tensor
 
 from pipeline.base.errors import InputError, listed
 from pipeline.tasks.images.dataset import others
-from pipeline.tasks.images.scan import Scan
+from pipeline.tasks.images.scan import Scanned
 
 
-def undamaged(scan: Scan, digests: NDArray[np.uint8], most: float) -> Tensor:
+def undamaged(scan: Scanned, digests: NDArray[np.uint8], most: float) -> Tensor:
     """Which files of a folder could be decoded: int64 [M], in order.
 
     Args:
@@ -32,18 +32,16 @@ def undamaged(scan: Scan, digests: NDArray[np.uint8], most: float) -> Tensor:
             f"data.damaged_share allows {most:g} of them ({_names(scan, rows)}); replace or remove "
             "them, or raise it"
         )
-    begin = 0
-    for name, count in scan.counts.items():
-        if not sound[begin : begin + count].any():
+    for name, having in scan.by_class():
+        if not sound[having].any():
             raise InputError(
                 f"{scan.key}: class '{name}' has damaged images only; replace them, or remove the "
-                "folder from every set"
+                "class from every set"
             )
-        begin += count
     return rows
 
 
-def skipped(scan: Scan, rows: Tensor) -> list[str]:
+def skipped(scan: Scanned, rows: Tensor) -> list[str]:
     """A line for the user about the files that are left out, if there are any."""
     files = len(scan.images)
     if len(rows) == files:
@@ -52,6 +50,6 @@ def skipped(scan: Scan, rows: Tensor) -> list[str]:
     return [f"{scan.key}: {files - len(rows)} of {files} image files are damaged, skipped: {names}"]
 
 
-def _names(scan: Scan, rows: Tensor) -> str:
+def _names(scan: Scanned, rows: Tensor) -> str:
     lost = others(len(scan.images), rows).tolist()
-    return listed(scan.images.path(row).relative_to(scan.root) for row in lost)
+    return listed(scan.images.name(row) for row in lost)

@@ -27,7 +27,7 @@ class Dataset:
     """A dataset as the pipeline uses it.
 
     Attributes:
-        name: digits, image_folder, cifar10 or cifar100.
+        name: digits, image_folder, webdataset, cifar10 or cifar100.
         classes: class names in the order of the labels.
         train: images to train on; none of them is in `calibration`. There may be none.
         calibration: images that set activation ranges, classes mixed, in a fixed order. Their

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +16,8 @@ EXTENSIONS: tuple[str, ...] = (
     *(".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
 )
 """Read everywhere."""
+LINKS = "links"
+"""In the place of a suffix, of what is no file in an archive."""
 _AVIF, _HEIF = (".avif",), (".heic", ".heif", ".hif")
 _OTHERS = (
     *(".gif", ".ico", ".j2k", ".jp2", ".jxl", ".psd", ".svg", ".tga"),
@@ -25,8 +27,10 @@ _FIXES = {
     **dict.fromkeys(_HEIF, "`pip install pillow-heif` reads them, or save them as JPEG or PNG"),
     **dict.fromkeys(_AVIF, "Pillow 11.3 or later reads them, or save them as JPEG or PNG"),
     **dict.fromkeys(_OTHERS, "save them as JPEG or PNG"),
+    LINKS: "links and devices in archives are not followed; write the images themselves",
 }
 """Pictures that are not read, by suffix, and what to do."""
+_NO_SUFFIX = "no suffix"
 _OF_SYSTEMS = ("desktop.ini", "thumbs.db")
 """What systems leave beside pictures, as they do hidden files."""
 
@@ -66,18 +70,28 @@ def is_picture(file: Path) -> bool:
 
 def suffixes(files: Iterable[Path]) -> dict[str, int]:
     """How many files have each suffix, in lower case, the most frequent first."""
-    return dict(Counter(file.suffix.lower() or "no suffix" for file in files).most_common())
+    return dict(Counter(file.suffix.lower() or _NO_SUFFIX for file in files).most_common())
 
 
 def passed_over(files: Iterable[Path]) -> Iterator[str]:
     """Lines about files that are passed over: how many of which suffix, and what to do."""
-    groups: dict[str, list[Path]] = {}
+    files = list(files)
+    first: dict[str, Path] = {}
     for file in files:
-        fix = _FIXES.get(file.suffix.lower(), "no image by its name")
-        groups.setdefault(fix, []).append(file)
+        first.setdefault(file.suffix.lower() or _NO_SUFFIX, file)
+    counts = suffixes(files)
+    return told_of({suffix: (counts[suffix], file) for suffix, file in first.items()})
+
+
+def told_of(counts: Mapping[str, tuple[int, object]]) -> Iterator[str]:
+    """The same of how many there are of each suffix, and one of them."""
+    groups: dict[str, list[str]] = {}
+    for suffix in counts:
+        groups.setdefault(_FIXES.get(suffix, "no image by its name"), []).append(suffix)
     for fix, group in groups.items():
-        counts = listed(f"{count} {suffix}" for suffix, count in suffixes(group).items())
-        yield f"passed over: {counts} (such as {group[0]}); {fix}"
+        ordered = sorted(group, key=lambda suffix: -counts[suffix][0])
+        told = listed(f"{counts[suffix][0]} {suffix}" for suffix in ordered)
+        yield f"passed over: {told} (such as {counts[group[0]][1]}); {fix}"
 
 
 def image_files(path: Path) -> tuple[list[Path], list[Path]]:

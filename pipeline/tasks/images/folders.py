@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.base.errors import InputError
-from pipeline.recipe.data import ImageFolderData
+from pipeline.recipe.data import ImageFolderData, Photos
 from pipeline.recipe.input_shape import InputShape
 from pipeline.recipe.values import name_fault
 from pipeline.tasks.images.cache import kept_or_decoded, place_of
@@ -23,11 +24,10 @@ from pipeline.tasks.images.dataset import (
     fingerprints,
     split_calibration,
 )
-from pipeline.tasks.images.files import suffixes
 from pipeline.tasks.images.index import index_of
 from pipeline.tasks.images.pixels import Images, fits_in_memory
 from pipeline.tasks.images.preparation import Preparation, preparation_of
-from pipeline.tasks.images.scan import Scan, class_differences, scan_all, scan_folder
+from pipeline.tasks.images.scan import Scan, Scanned, class_differences, scan_all, scan_folder
 from pipeline.tasks.images.statistics import mean_and_std
 
 TRAIN, CALIBRATION, TEST = "data.train", "data.calibration", "data.test."
@@ -49,15 +49,13 @@ class FoundImages:
         notes: what the user is to know, a line each.
     """
 
-    scans: Mapping[str, Scan]
+    scans: Mapping[str, Scanned]
     classes: tuple[str, ...]
     labels: Mapping[str, Tensor]
     notes: tuple[str, ...] = ()
 
 
-def image_folders(
-    config: ImageFolderData, layout: str = _LAYOUT
-) -> tuple[Path | None, dict[str, Path]]:
+def image_folders(config: Photos, layout: str = _LAYOUT) -> tuple[Path | None, dict[str, Path]]:
     """Where the training images are, if there are any, and every test set.
 
     Args:
@@ -117,7 +115,7 @@ def folders_dataset(
 
 def as_dataset(
     found: FoundImages,
-    config: ImageFolderData,
+    config: Photos,
     shape: InputShape,
     seed: int,
     cache: Path | None,
@@ -157,7 +155,7 @@ def as_dataset(
     sets = {**drawn, **tests}
     mean, std = mean_and_std(config, shape.channels)
     sha256, training_sha256 = fingerprints(classes, sets, digests)
-    others = [file for scan in scans.values() for file in scan.others]
+    passed_over = sum((Counter(scan.passed_over()) for scan in scans.values()), Counter[str]())
     return Dataset(
         name=config.kind,
         classes=classes,
@@ -170,14 +168,14 @@ def as_dataset(
         training_sha256=training_sha256,
         notes=(*found.notes, *(note for scan in scans.values() for note in scan.notes()), *notes),
         damaged=damaged,
-        passed_over=suffixes(others),
+        passed_over=dict(passed_over.most_common()),
     )
 
 
 def _division(
     sets: Mapping[str, Images],
-    scans: Mapping[str, Scan],
-    config: ImageFolderData,
+    scans: Mapping[str, Scanned],
+    config: Photos,
     seed: int,
     split: Split,
 ) -> dict[str, tuple[str, Tensor]]:
@@ -203,7 +201,7 @@ def folder_places(config: ImageFolderData, shape: InputShape, cache: Path) -> se
 
 
 def places_of(
-    scans: Mapping[str, Scan], config: ImageFolderData, shape: InputShape, cache: Path
+    scans: Mapping[str, Scanned], config: Photos, shape: InputShape, cache: Path
 ) -> set[Path]:
     """Where in `cache` the decoded images of scanned folders, and their indexes, are looked for.
 
@@ -242,7 +240,11 @@ def _scanned(config: ImageFolderData) -> tuple[dict[str, Scan], tuple[str, ...]]
     else:
         classes = tuple(scans[TRAIN].counts)
         found = scans.values() if classes else ()
-        wrong = [line for scan in found for line in class_differences(scan, set(classes))]
+        wrong = [
+            line
+            for scan in found
+            for line in class_differences(scan, set(classes), empty=scan.empty)
+        ]
     if config.calibration is not None:
         scans[CALIBRATION] = scan_all(CALIBRATION, Path(config.calibration))
     if problems := [problem for scan in scans.values() for problem in scan.problems] + wrong:
@@ -258,7 +260,9 @@ def _numbers(scan: Scan, classes: Sequence[str]) -> Tensor:
     return labels.repeat_interleave(torch.tensor([*scan.counts.values()], dtype=torch.int64))
 
 
-def _as_images(scan: Scan, labels: Tensor, preparation: Preparation, workers: int | None) -> Images:
+def _as_images(
+    scan: Scanned, labels: Tensor, preparation: Preparation, workers: int | None
+) -> Images:
     return Images(
         labels=labels,
         shape=preparation.shape,
@@ -271,9 +275,9 @@ def _as_images(scan: Scan, labels: Tensor, preparation: Preparation, workers: in
 
 
 def _read(
-    scans: Mapping[str, Scan],
+    scans: Mapping[str, Scanned],
     sets: Mapping[str, Images],
-    config: ImageFolderData,
+    config: Photos,
     cache: Path | None,
 ) -> tuple[dict[str, Images], dict[str, Digests], list[str]]:
     """The sets, decoded where there is room for them; the digest of every file; notes."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,21 +99,16 @@ def read_index(path: Path) -> Index | None:
     Raises:
         OSError: it cannot be read now; it stays.
     """
-    try:
-        with open_file(path) as file, np.load(file, allow_pickle=False) as parts:
-            found = Index(
-                states=parts["states"],
-                digests=parts["digests"],
-                known=parts["known"],
-                decoder=str(parts["decoder"]),
-                place=str(parts["place"]),
-            )
-    except FileNotFoundError:
+    parts = read_arrays(path, ("states", "digests", "known", "decoder", "place"))
+    if parts is None:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        if is_passing(error):
-            raise
-        return None
+    found = Index(
+        states=parts["states"],
+        digests=parts["digests"],
+        known=parts["known"],
+        decoder=str(parts["decoder"]),
+        place=str(parts["place"]),
+    )
     count = len(found.states)
     shapes = (found.states.shape, found.digests.shape, found.known.shape)
     return found if shapes == ((count, STATE), (count, 32), (count,)) else None
@@ -125,18 +120,44 @@ def write_index(path: Path, index: Index) -> None:
     Raises:
         OSError: it cannot be written; what was there stays.
     """
+    parts: dict[str, NDArray[Any]] = {
+        "states": index.states,
+        "digests": index.digests,
+        "known": index.known,
+        "decoder": np.array(index.decoder),
+        "place": np.array(index.place),
+    }
+    write_arrays(path, parts)
+
+
+def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]] | None:
+    """Arrays as `write_arrays` wrote them (they have checksums); None where they are not there.
+
+    Raises:
+        OSError: they cannot be read now; they stay.
+    """
+    try:
+        with open_file(path) as file, np.load(file, allow_pickle=False) as parts:
+            return {name: parts[name] for name in names}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        if is_passing(error):
+            raise
+        return None
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays whole, in place of those before.
+
+    Raises:
+        OSError: they cannot be written; what was there stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            np.savez(
-                file,
-                states=index.states,
-                digests=index.digests,
-                known=index.known,
-                decoder=np.array(index.decoder),
-                place=np.array(index.place),
-            )
+            np.savez(file, **arrays)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

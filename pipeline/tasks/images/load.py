@@ -15,6 +15,7 @@ from pipeline.tasks.images.digits import DIGITS, digits_dataset
 from pipeline.tasks.images.folders import folder_classes, folder_places, folders_dataset
 from pipeline.tasks.images.pixels import decode, middle
 from pipeline.tasks.images.preparation import preparation_of
+from pipeline.tasks.images.shards import shard_classes, shard_places, shards_dataset
 
 
 def load_dataset(
@@ -26,8 +27,8 @@ def load_dataset(
         config: the recipe's `data`.
         shape: of a delivered image.
         seed: picks which training images calibrate. Test sets never depend on it.
-        cache: directory that keeps the decoded images of folders for later runs. Without it they
-            are decoded in every run.
+        cache: directory that keeps the decoded images of folders and shards for later runs.
+            Without it they are decoded in every run.
 
     Raises:
         InputError: data is missing, unreadable or does not fit together.
@@ -36,6 +37,8 @@ def load_dataset(
         return digits_dataset(config, shape, seed)
     if config.kind == "image_folder":
         return folders_dataset(config, shape, seed, cache)
+    if config.kind == "webdataset":
+        return shards_dataset(config, shape, seed, cache)
     return cifar_dataset(config, shape, seed)
 
 
@@ -49,6 +52,8 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
         return DIGITS
     if config.kind == "image_folder":
         return folder_classes(config)
+    if config.kind == "webdataset":
+        return shard_classes(config)
     return cifar_classes(config)
 
 
@@ -61,9 +66,11 @@ def decoded_places(config: DataConfig, shape: InputShape, cache: Path) -> set[Pa
         cache: as of `load_dataset`.
 
     Raises:
-        InputError: a folder of images is not what it was, or cannot be looked at.
+        InputError: a folder or shard of images is not what it was, or cannot be looked at.
     """
-    return folder_places(config, shape, cache) if config.kind == "image_folder" else set()
+    if config.kind == "image_folder":
+        return folder_places(config, shape, cache)
+    return shard_places(config, shape, cache) if config.kind == "webdataset" else set()
 
 
 def decoded(config: DataConfig, content: bytes, file: Path, shape: InputShape) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from pipeline.recipe.data import WHITE, Colour, DataConfig, Interpolation
+from pipeline.recipe.data import WHITE, Colour, DataConfig, Interpolation, PhotoData
 from pipeline.recipe.input_shape import InputShape
 
 LONGEST = 8
@@ -56,7 +56,7 @@ class Preparation:
 
 def preparation_of(config: DataConfig, shape: InputShape) -> Preparation:
     """How the photos of a recipe are prepared, and those that its files will see."""
-    if config.kind != "image_folder":
+    if not isinstance(config, PhotoData):
         return Preparation(shape=shape)
     return Preparation(
         shape=shape,

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.base.errors import listed
 from pipeline.tasks.images.files import (
@@ -16,8 +20,34 @@ from pipeline.tasks.images.files import (
     is_picture,
     names_image,
     passed_over,
+    suffixes,
 )
-from pipeline.tasks.images.stored import Files
+from pipeline.tasks.images.stored import Files, Stored
+
+
+class Scanned(Protocol):
+    """The images of one set, before any of them is read."""
+
+    @property
+    def key(self) -> str:
+        """Of the recipe, which names the set."""
+
+    @property
+    def root(self) -> Path:
+        """Where the set lies, as the recipe says."""
+
+    @property
+    def images(self) -> Stored:
+        """All of them."""
+
+    def by_class(self) -> Iterator[tuple[str, slice | NDArray[np.int64]]]:
+        """Every class that has images, and their rows."""
+
+    def notes(self) -> list[str]:
+        """What the user is to know of it, a line each."""
+
+    def passed_over(self) -> dict[str, int]:
+        """How many files of each suffix are passed over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +73,16 @@ class Scan:
     others: tuple[Path, ...] = ()
     problems: tuple[str, ...] = ()
 
-    @property
-    def classes(self) -> Iterator[tuple[str, Files]]:
-        """Every class and its images."""
+    def by_class(self) -> Iterator[tuple[str, slice]]:
+        """As `Scanned`."""
         begin = 0
         for name, count in self.counts.items():
-            yield name, self.images[begin : begin + count]
+            yield name, slice(begin, begin + count)
             begin += count
+
+    def passed_over(self) -> dict[str, int]:
+        """As `Scanned`."""
+        return suffixes(self.others)
 
     def notes(self) -> list[str]:
         """What the user is to know of it, a line each."""
@@ -141,13 +174,22 @@ def scan_all(key: str, root: Path, leave: Callable[[Path], bool] = lambda file: 
     )
 
 
-def class_differences(scan: Scan, expected: set[str]) -> list[str]:
-    """What is wrong with the classes of a scan, where train has `expected`; [] if nothing."""
-    names = set(scan.counts)
+def class_differences(
+    scan: Scanned, expected: set[str], what: str = "class folders", empty: Collection[str] = ()
+) -> list[str]:
+    """What is wrong with the classes of a scan, where train has `expected`; [] if nothing.
+
+    Args:
+        scan: of a set.
+        expected: names of classes.
+        what: classes are there, in words.
+        empty: names of folders without images.
+    """
+    names = {name for name, _ in scan.by_class()}
     if not names or names == expected:
         return []
     missing = [
-        f"{name!r}{' (no image is in its folder)' if name in scan.empty else ''}"
+        f"{name!r}{' (no image is in its folder)' if name in empty else ''}"
         for name in sorted(expected - names)
     ]
     more = [repr(name) for name in sorted(names - expected)]
@@ -156,9 +198,7 @@ def class_differences(scan: Scan, expected: set[str]) -> list[str]:
         for label, group in (("missing", missing), ("not in train", more))
         if group
     ]
-    return [
-        f"{scan.key}: class folders differ from data.train's: {'; '.join(parts)}; make them equal"
-    ]
+    return [f"{scan.key}: {what} differ from data.train's: {'; '.join(parts)}; make them equal"]
 
 
 def _too_few(key: str, root: Path, names: list[str], empty: list[str], fewest: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.recipe.data import DataConfig
+from pipeline.recipe.data import DataConfig, PhotoData
 from pipeline.tasks.images.dataset import Channels
 
 _DIGITS_MEAN, _DIGITS_STD = 0.305, 0.376
@@ -22,9 +22,10 @@ def mean_and_std(config: DataConfig, channels: int) -> tuple[Channels, Channels]
     """
     if config.kind == "digits":
         return (_DIGITS_MEAN,) * channels, (_DIGITS_STD,) * channels
-    mean, std = (
-        (config.mean, config.std) if config.kind == "image_folder" else _CIFAR_MEAN_STD[config.kind]
-    )
+    if isinstance(config, PhotoData):
+        mean, std = config.mean, config.std
+    else:
+        mean, std = _CIFAR_MEAN_STD[config.kind]
     return _of(mean, channels), _of(std, channels)
 
 

@@ -30,6 +30,9 @@ class Stored(Protocol):
     def path(self, row: int) -> Path:
         """What names an image in messages."""
 
+    def name(self, row: int) -> str:
+        """The same, from the folder of all of them, with / between."""
+
     def content(self, row: int) -> bytes:
         """The bytes of an image file.
 
