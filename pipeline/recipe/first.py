@@ -44,8 +44,9 @@ class Answers:
 
     Attributes:
         device: key of `DEVICES`.
-        train: folder with one folder of images per class; None takes the embedded digits.
-        test: such a folder of other images.
+        train: folder with one folder of images per class, or shards as `data.train` of the kind
+            webdataset names them; None takes the embedded digits.
+        test: such a folder of other images, or such shards.
         checkpoint: of the trained network; None trains one.
         input_size: side of the images in pixels.
         size_mb: most that the file may hold, in units of 1e6 bytes; None sets no limit.
@@ -126,12 +127,19 @@ def recipe_text(answers: Answers, folder: Path) -> str:
 def _data(answers: Answers, place: Callable[[Path], str]) -> list[str]:
     if answers.train is None or answers.test is None:
         return ["data:", "  kind: digits  # embedded; photos: kind: image_folder, train, test"]
+    kind = "image_folder  # one folder per class, such as train/cat/1.jpg"
+    if _are_shards(answers.train):
+        kind = "webdataset  # .tar files of samples such as 1.jpg and 1.cls; else say label: folder"
     return [
         "data:",
-        "  kind: image_folder  # one folder per class, such as train/cat/1.jpg",
+        f"  kind: {kind}",
         f"  train: {place(answers.train)}",
         f"  test: {{clean: {place(answers.test)}}}  # several are fine: {{day: a/b, night: a/c}}",
     ]
+
+
+def _are_shards(path: Path) -> bool:
+    return "*" in path.name or path.suffix == ".tar" or any(path.glob("*.tar"))
 
 
 def _training(answers: Answers) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.recipe.data import DigitsData, ImageFolderData
+from pipeline.recipe.data import DigitsData, ImageFolderData, WebDatasetData
 from pipeline.recipe.first import DEVICES, Answers, recipe_text
 from pipeline.recipe.recipe import Recipe, load_recipes
 from tests.making.cli import command, environment, pocketnest
@@ -99,3 +99,16 @@ def test_nothing_is_written_over_or_asked_where_nobody_answers(tmp_path: Path) -
     done = pocketnest("init", tmp_path / "new.yaml", "--device", "android", "--train", "photos")
     assert done.returncode == 2
     assert "--train and --test" in done.stderr
+
+
+def test_shards_are_told_from_folders(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "x-train-0.tar").touch()
+    (tmp_path / "photos").mkdir()
+    for name in ("shards", "shards/x-train-0.tar", "shards/x-*"):
+        answers = Answers(device="android", train=tmp_path / name, test=tmp_path / name)
+        data = written(tmp_path / "recipes" / name.replace("*", "all"), answers).data
+        assert isinstance(data, WebDatasetData)
+        assert os.path.normpath(str(data.train)) == str(tmp_path / name)
+    answers = Answers(device="android", train=tmp_path / "photos", test=tmp_path / "gone")
+    assert isinstance(written(tmp_path / "recipes" / "one", answers).data, ImageFolderData)

@@ -69,3 +69,11 @@ def test_all_shipped_recipes_have_a_card_or_none() -> None:
     for file in sorted((ROOT / "recipes" / "resnest50").glob("*.yaml")):
         if file.stem != "base":
             assert said(load_recipes([file])[0])["licence"] == "Apache-2.0"
+
+
+def test_other_shards_are_other_data(tmp_path: Path) -> None:
+    shards = "data: {kind: webdataset, path: photos}\n"
+    load(tmp_path, f"extends: {DEVICE_RECIPES['onnx']}\n{shards}{CARD}", name="base.yaml")
+    assert said(load(tmp_path, f"extends: ../base.yaml\n{shards}", name="sub/mine.yaml")) == {}
+    assert said(load(tmp_path, "extends: base.yaml\n", "data.label=folder")) != {}
+    assert said(load(tmp_path, "extends: base.yaml\n", "data.path=other")) == {}

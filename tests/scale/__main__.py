@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from tests.scale import images, report, verify
+from tests.scale import images, report, shards, verify
 
-PARTS = {"images": images.main, "report": report.main, "verify": verify.main}
+PARTS = {
+    "images": images.main,
+    "report": report.main,
+    "shards": shards.main,
+    "verify": verify.main,
+}
 """By name; each takes the arguments behind it and returns an exit code."""
 
 

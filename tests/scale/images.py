@@ -25,12 +25,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from tests.scale.report import Found
+
+if TYPE_CHECKING:
+    from pipeline.recipe.data import DataConfig
 
 COUNT, CLASSES = 200_000, 1000
 DECODED = 4000
@@ -91,19 +94,26 @@ def forget(folder: Path) -> None:
 
 
 def start(folder: Path, keep: bool) -> dict[str, float]:
-    """Load a folder as a run does: seconds, and the most memory that the process had."""
+    """`start_on` the class folders in a folder."""
     from pipeline.recipe.data import ImageFolderData
+
+    config = ImageFolderData(train=str(folder / "train"), test={"test": str(folder / "test")})
+    return start_on(config, folder / "cache", keep)
+
+
+def start_on(config: DataConfig, cache: Path, keep: bool) -> dict[str, float]:
+    """Load images as a run does: seconds, and the most memory that the process had."""
     from pipeline.recipe.input_shape import square
-    from pipeline.tasks.images import cache, pixels
+    from pipeline.tasks.images import cache as kept
+    from pipeline.tasks.images import pixels
     from pipeline.tasks.images.load import load_dataset
 
     if not keep:
         # No disk is so large, no memory so small: nothing is decoded.
-        cache._RESERVE_BYTES, pixels.MEMORY_LIMIT_BYTES = 2**60, 0
-    config = ImageFolderData(train=str(folder / "train"), test={"test": str(folder / "test")})
+        kept._RESERVE_BYTES, pixels.MEMORY_LIMIT_BYTES = 2**60, 0
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began, cpu = time.perf_counter(), time.process_time()
-    dataset = load_dataset(config, square(_TRAINING_SIDE), cache=folder / "cache")
+    dataset = load_dataset(config, square(_TRAINING_SIDE), cache=cache)
     return {
         "seconds": time.perf_counter() - began,
         "cpu": time.process_time() - cpu,
@@ -113,9 +123,9 @@ def start(folder: Path, keep: bool) -> dict[str, float]:
     }
 
 
-def started(folder: Path, *, keep: bool = False) -> dict[str, float]:
+def started(folder: Path, *, keep: bool = False, part: str = "images") -> dict[str, float]:
     """`start` in a process of its own."""
-    command = [sys.executable, "-m", "tests.scale", "images", "--start", str(folder)]
+    command = [sys.executable, "-m", "tests.scale", part, "--start", str(folder)]
     done = subprocess.run([*command, *(["--keep"] if keep else [])], capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(done.stderr)

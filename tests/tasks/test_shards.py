@@ -152,7 +152,12 @@ def test_one_path_stands_for_all_sets(photos: ImageFolderData, tmp_path: Path) -
 def test_other_members_are_skipped_or_told(tmp_path: Path) -> None:
     make_folders(tmp_path / "photos")
     one = samples_of(tmp_path / "photos" / "day")
-    members: list[Named] = [("__index__", b"x"), ("README.md", b"x"), ("data", b"x")]
+    members: list[Named] = [
+        ("__index__", b"x"),
+        ("__own__/1.png", b"x"),
+        ("README.md", b"x"),
+        ("data", b"x"),
+    ]
     for number, (image, label) in enumerate(one):
         members += [(f"./._{number}.png", b"x"), (f".hidden/{number}.png", b"x")]
         members += [(f"PaxHeaders.7/{image[0]}", b"x"), image, label]

@@ -26,6 +26,8 @@ def undamaged(scan: Scanned, digests: NDArray[np.uint8], most: float) -> Tensor:
     sound = digests.any(1)
     rows = torch.from_numpy(sound.nonzero()[0])
     lost = len(digests) - len(rows)
+    if lost == 0:
+        return rows
     if lost > most * len(digests):
         raise InputError(
             f"{scan.key}: {lost} of {len(digests)} image files in {scan.root} are damaged, and "

@@ -16,7 +16,7 @@ from pipeline.base.safe_files import open_file
 from pipeline.tasks.images.files import MOST_BYTES
 from pipeline.tasks.images.stored import STATE, state_of, unreadable
 
-_SIZE, _TIMES, _INODE = 0, slice(1, 3), 3
+_SIZE, _INODE = 0, 3
 _WRITTEN = 2
 """Numbers of a state that writing changes; a link to an archive changes the others."""
 
@@ -92,16 +92,16 @@ class Members:
         That number is in the column of the inode, and like it another for each: it is made of the
         archive's inode and of the offset there.
         """
-        found = np.empty((len(self), STATE), np.int64)
-        found[:, _SIZE] = self.sizes
+        of_archives = np.empty((len(self.archives), STATE), np.int64)
         for number, name in enumerate(self.archives):
             path = self.folder / name
             now = state_of(os.stat(path))
             if now[:_WRITTEN] != tuple(self.states_then[number, :_WRITTEN].tolist()):
                 raise OSError(errno.ESTALE, "was written to since its members were read", str(path))
-            rows = (self.archive == number).nonzero()[0]
-            found[rows, _TIMES] = now[_TIMES]
-            found[rows, _INODE] = (_spread(now[_INODE]) + self.offsets[rows]) & (2**63 - 1)
+            of_archives[number] = (*now[:_INODE], _spread(now[_INODE]))
+        found = of_archives[self.archive]
+        found[:, _SIZE] = self.sizes
+        found[:, _INODE] += self.offsets  # below 2**63: an archive has fewer than 2**62 bytes
         return found
 
 

@@ -8,6 +8,7 @@ part behind the last dot counts, in lower case: `1.left.JPG` is a .jpg.
 from __future__ import annotations
 
 import os
+import re
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ from pipeline.tasks.images.tar import Member, Read, TarError, members, reader
 CLS, FOLDER, JSON = "cls", "folder", "json:"
 """What says the class of an image: a member, its folder, a field of a member."""
 _MOST_LABEL, _MOST_JSON = 1000, 2**20
+_MOST_LINES = 10
+_OWN = re.compile(rb"__[^/]*__(?:/|$)")
+"""Names that webdataset keeps to itself."""
 _SIDE_BY_SIDE = (
     "members of a sample lie side by side and have one name up to the first dot, such as 1.jpg and "
     "1.cls; write the shards so"
@@ -122,8 +126,11 @@ class Problems:
         self.samples[kind] = (count + 1, first)
 
     def told(self) -> list[str]:
-        """A line for each."""
-        return [f"{self.key}: {line}" for line in self.lines] + [
+        """A line for each kind of samples, and for each of the first ten shards."""
+        lines = self.lines[:_MOST_LINES]
+        if more := len(self.lines) - len(lines):
+            lines.append(f"... and {more} more shards")
+        return [f"{self.key}: {line}" for line in lines] + [
             f"{self.key}: {count} {'sample' if count == 1 else 'samples'} {what} (such as "
             f"{first}); {fix}"
             for (what, fix), (count, first) in self.samples.items()
@@ -167,7 +174,7 @@ def _samples(found: Iterator[Member]) -> Iterator[tuple[bytes, Sample]]:
             folder, slash, last = member.name.rpartition(b"/")
             stem, dot, kind = last.partition(b".")
             # Of a name without a dot there is no kind; hidden files have nothing before theirs.
-            if stem and dot and not _is_hidden(folder):
+            if stem and dot and not _is_hidden(folder) and not _OWN.match(member.name):
                 suffix = "." + os.fsdecode(kind.rpartition(b".")[2]).lower()
                 yield folder + slash + stem, suffix, member
 
