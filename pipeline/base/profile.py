@@ -141,13 +141,17 @@ def start_in_child() -> None:
     _write_span(_Open("import", "Python", began, 0.0), took, time.process_time(), 0)
 
 
-def for_children() -> dict[str, str]:
-    """What a child process is to find in its environment; {} where nothing is recorded."""
+def for_children(stage: str | None = None) -> dict[str, str]:
+    """What a child process is to find in its environment; {} where nothing is recorded.
+
+    Args:
+        stage: that it works for; without it, the one that this thread works for.
+    """
     if _recorder is None:
         return {}
     return {
         _FOLDER: str(_recorder.folder),
-        _STAGE: _recorder.stage_now(),
+        _STAGE: stage or _recorder.stage_now(),
         _STARTED: str(time.monotonic()),
     }
 

@@ -65,6 +65,9 @@ class Runnable(Protocol):
 class FormatModule(Protocol):
     """What the module of a format offers: files of it are written, read and run."""
 
+    def load_writer(self) -> None:
+        """Import the packages that `write` needs, which takes seconds."""
+
     def write(
         self,
         program: torch.export.ExportedProgram,

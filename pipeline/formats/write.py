@@ -6,6 +6,7 @@ process, which gives the memory back and keeps the noise in the log.
     python -m pipeline.formats.write program.pt2 tflite model.tflite [pixels] [sparse] [x86_amx] \
         [opset17] [clipped_products] [float16_products] [classifier] [float16] [--link softmax] \
         [--description description.json] [--delegates delegates.json]
+    python -m pipeline.formats.write --early tflite   # the same words, as JSON, from its input
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from pipeline.base.children import Children, end_with_parent
+from pipeline.base.children import Children, Early, end_with_parent, told_work
 from pipeline.base.disk import is_full, refusal
 from pipeline.base.errors import InputError
 from pipeline.base.profile import span, start_in_child
@@ -32,6 +33,9 @@ from pipeline.recipe.task import Link
 
 _PACKAGE_PARENT = Path(__file__).parents[2]
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"}
+# -P: a folder named pipeline where the user stands must not take this package's place.
+_CHILD = (sys.executable, "-P", "-m", "pipeline.formats.write")
+_EARLY = "--early"
 _PIXELS = "pixels"
 _DISK_REFUSED = 74
 """Exit code of the child, as sysexits.h has it for input and output."""
@@ -90,11 +94,19 @@ def export(
     _in_child(asked, children or Children())
 
 
+def early_writers(formats: Collection[str], stage: str) -> dict[str, Early]:
+    """Children that load what writes files of some formats, and wait to be told which (`Early`)."""
+    environment = child_environment()
+    return {
+        name: Early(command=[*_CHILD, _EARLY, name], environment=environment, stage=stage)
+        for name in formats
+        if not FORMATS[name].in_process
+    }
+
+
 def _in_child(asked: _Asked, children: Children) -> None:
-    # -P: a folder named pipeline where the user stands must not take this package's place.
-    module = ["-P", "-m", "pipeline.formats.write"]
-    command = [sys.executable, *module, *asked.words()]
-    status = children.run(command, child_environment())
+    command = [*_CHILD, *asked.words()]
+    status = children.run(command, child_environment(), (asked.format, asked.words()))
     if status == -signal.SIGKILL:
         raise InputError(
             f"writing the {asked.format} file was ended by SIGKILL, as happens where memory runs "
@@ -154,7 +166,7 @@ def _write(arguments: _Asked) -> None:
         arguments.delegates.write_text(text, encoding="utf-8")
 
 
-def _arguments() -> _Asked:
+def _arguments(words: Sequence[str]) -> _Asked:
     parser = argparse.ArgumentParser()
     parser.add_argument("program", type=Path)
     parser.add_argument("format", choices=list(FORMATS))
@@ -163,13 +175,24 @@ def _arguments() -> _Asked:
     parser.add_argument("--link", choices=get_args(Link))
     parser.add_argument("--description", type=Path)
     parser.add_argument("--delegates", type=Path)
-    return _Asked(**vars(parser.parse_args()))
+    return _Asked(**vars(parser.parse_args(words)))
+
+
+def _words() -> Sequence[str]:
+    """The arguments of this process; in one that was started early, those that it is told."""
+    if sys.argv[1:2] != [_EARLY]:
+        return sys.argv[1:]
+    from pipeline.compress.quantization import program  # noqa: F401  loads what reads programs
+
+    FORMATS[sys.argv[2]].module().load_writer()
+    return told_work()
 
 
 if __name__ == "__main__":
     start_in_child()
+    asked_words = _words()
     end_with_parent()
-    given = _arguments()
+    given = _arguments(asked_words)
     try:
         _write(given)
     except Exception as error:

@@ -27,12 +27,12 @@ def refuse_bad_float(context: Context) -> None:
         InputError: names the pattern, or the operation that no format has in float either; or
             widths are to be searched for by the times of layers, which are timed in int8 alone.
     """
-    from pipeline.compress.quantization.float_layers import float_operations
-
     recipe = context.recipe
     places = float_places(recipe)
     if not places.patterns:
         return
+    from pipeline.compress.quantization.float_layers import float_operations
+
     if recipe.prune is not None and recipe.prune.latency is not None:
         raise InputError(
             "prune.latency: widths are searched for by the times of int8 layers, and qat.float "

@@ -75,6 +75,8 @@ def fold(context: Context, inputs: Inputs, out: Path) -> FoldFacts:
     from pipeline.measure import parity, timing
     from pipeline.measure.left_in_float import left_in_float
 
+    # This stage traces, on one core. What writes the files has seconds to load meanwhile.
+    context.children.start_early()
     example = torch.zeros(context.recipe.model.input_shape.batch(2))
     dataset = replace(fed(context).dataset, tests={})
     small = small_model(context, inputs)

@@ -22,7 +22,7 @@ from pipeline.measure.attempt import Attempt
 from pipeline.networks.checkpoints import WEIGHTS, save_checkpoint
 from pipeline.networks.count import count
 from pipeline.networks.layer_width import LayerWidth
-from pipeline.recipe.compression import PruneConfig, PruneTarget
+from pipeline.recipe.compression import BY_NORM, PruneConfig, PruneTarget
 from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import Context, Inputs, branched_model, float_model, write_json
 from pipeline.stages.fitting import Curve, taught, trained
@@ -67,8 +67,6 @@ class GoalFacts(Record):
 
     def told(self) -> list[str]:
         """What was found out on the way, for the terminal."""
-        from pipeline.compress.pruning.importance import BY_NORM
-
         parts = []
         if self.attempts:
             share = self.attempts[-1].measured

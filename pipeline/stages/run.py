@@ -23,10 +23,12 @@ from pipeline.base.errors import printable
 from pipeline.base.locks import held
 from pipeline.base.profile import span
 from pipeline.base.store import IMAGES, LOCKS, RUN, STORE, Result, Store, refuse_links
+from pipeline.formats.write import early_writers
 from pipeline.measure.lanes.arm64 import machine
 from pipeline.recipe.input_shape import InputShape
 from pipeline.recipe.recipe import Recipe
 from pipeline.report.records import COMBINED, Report
+from pipeline.stages import export
 from pipeline.stages.combined import refuse_other_folder, withdraw, write_combined
 from pipeline.stages.context import Context
 from pipeline.stages.explain import Explained, explain
@@ -136,20 +138,24 @@ def _reports(
     refuse_bad_floats(run.context for run in runs)
     if len(recipes) > 1:
         refuse_other_folder(out)
+    if export.STAGE in wanted:
+        formats = {recipe.target.format for recipe in recipes}
+        runs[0].context.children.early = early_writers(formats, export.STAGE.name)
     outdated, reports = False, list[tuple[Report, Path]]()
-    for stages in passes(wanted):
-        if not torchrun.is_first() and not any(stage.shared for stage in stages):
-            return []
-        if stages[0].in_child:
-            run_together(stages[0], runs, store, console)
-            continue
-        for run in runs:
-            if len(runs) > 1 or stages[0] is wanted[0]:
-                _announce_recipe(console, run.context.recipe)
-            run_stages(stages, run, store, console)
-            if until is None and stages[-1] is wanted[-1]:
-                reports.append(reported(run, out, tell))
-                outdated |= withdraw(out, run.context.recipe.name, reports[-1][0])
+    with runs[0].context.children:
+        for stages in passes(wanted):
+            if not torchrun.is_first() and not any(stage.shared for stage in stages):
+                return []
+            if stages[0].in_child:
+                run_together(stages[0], runs, store, console)
+                continue
+            for run in runs:
+                if len(runs) > 1 or stages[0] is wanted[0]:
+                    _announce_recipe(console, run.context.recipe)
+                run_stages(stages, run, store, console)
+                if until is None and stages[-1] is wanted[-1]:
+                    reports.append(reported(run, out, tell))
+                    outdated |= withdraw(out, run.context.recipe.name, reports[-1][0])
     if len(reports) > 1 and (whole := write_combined([one for one, _ in reports], out, tell)):
         return [*reports, whole]
     if outdated:

@@ -76,9 +76,6 @@ def run_stages(
     """Obtain the result of every stage that the recipe needs, in order."""
     keep_freed_memory()
     torch.set_num_threads(max(1, run.context.recipe.threads // torchrun.on_this_machine()))
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # A debugging aid, and slow.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     for stage in [stage for stage in stages if stage.needed(run.context.recipe)]:
         _announce_wait(console, stage)
         if any(stage.shared for stage in stages):
@@ -171,6 +168,11 @@ def _obtained(
 
 
 def _made(stage: Stage[F], run: RecipeRun, place: Place) -> F | None:
+    # Here and not before: it loads torch's compiler, two seconds that a run which makes nothing
+    # does without.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # A debugging aid, and slow.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     inputs = {name: result.directory for name, result in run.results.items()}
     with torchrun.together() if stage.shared else nullcontext():
         return stage.make(replace(run.context, partial=place.partial), inputs, place.result)

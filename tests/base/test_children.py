@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.base import children
-from pipeline.base.children import CHILD_BYTES, Children, at_once, free_bytes
+from pipeline.base.children import CHILD_BYTES, Children, Early, at_once, free_bytes
 from tests.making import HOUR, ROOT
 from tests.making.processes import SLEEP, is_alive, python, when, written
 
@@ -147,3 +147,68 @@ def test_a_child_that_watches_its_parent_ends_as_any_other() -> None:
         "end_with_parent(); time.sleep(0.2); sys.stdin = None"
     )
     assert Children().run(python(code), os.environ | {"PYTHONPATH": str(ROOT)}) == 0
+
+
+WAITS = (
+    "import sys; from pathlib import Path; from pipeline.base.children import told_work; "
+    "Path(sys.argv[1]).write_text('waits'); sys.exit(int(told_work()[0]))"
+)
+
+
+def early(mark: Path, code: str = WAITS) -> Early:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return Early(command=python(code, mark), environment=environment, stage="export")
+
+
+def test_a_child_that_was_started_early_does_what_it_is_told(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    with Children() as together:
+        together.early = {"a": early(mark)}
+        together.start_early()
+        when(written(mark), lambda: None).join()
+        assert together.run(python("1 / 0"), os.environ, ("a", ["7"])) == 7
+        # Its work was that alone; the next is another child's.
+        assert together.run(python("pass"), os.environ, ("a", ["7"])) == 0
+        assert together.run(python("pass"), os.environ, ("b", ["7"])) == 0
+
+
+def test_where_a_child_that_was_started_early_has_ended_another_works(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    with Children() as together:
+        together.early = {"a": early(mark, "import os, sys; open(sys.argv[1], 'w').write('x')")}
+        together.start_early()
+        when(written(mark), lambda: None).join()
+        (process,) = together._waiting.values()
+        process.wait()
+        assert together.run(python("import sys; sys.exit(5)"), os.environ, ("a", ["7"])) == 5
+
+
+def test_children_that_are_told_nothing_end_with_the_others(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    with Children() as together:
+        together.early = {"a": early(mark)}
+        together.start_early()
+        when(written(mark), lambda: None).join()
+        (process,) = together._waiting.values()
+        assert is_alive(process.pid)
+    assert not is_alive(process.pid)
+    together.start_early()
+    assert not together._waiting
+
+
+def test_a_child_that_is_told_nothing_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    child, pid = f"import os; open(os.environ['PID'], 'w').write(str(os.getpid())); {WAITS}", "pid"
+    parent = (
+        "import os, sys, time; from pipeline.base.children import Children, Early; "
+        "together = Children(); "
+        "together.early['a'] = Early(command=[sys.executable, '-c', *sys.argv[1:]], "
+        "environment=os.environ, stage='export'); together.start_early(); time.sleep(3600)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PID": str(tmp_path / pid)}
+    mark = tmp_path / "mark"
+    with subprocess.Popen(python(parent, child, mark), env=environment) as process:
+        when(written(mark), process.kill).join()
+    deadline = time.monotonic() + HOUR
+    while is_alive(int((tmp_path / pid).read_text())) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_alive(int((tmp_path / pid).read_text()))

@@ -185,6 +185,19 @@ def test_what_is_no_convolutions_own_is_quantized_as_one(affine: bool) -> None:
         assert relative_difference(program(x), network(x)) <= 0.1
 
 
+def test_a_program_holds_no_tensor_that_nothing_reads() -> None:
+    torch.manual_seed(0)
+    network, x = Chain(1).eval(), images(4)
+    randomise(network)
+    graph = qat.prepare(copy.deepcopy(network), square(SIDE))
+    qat.calibrate(graph, lambda: [x])
+    folded = {"folded_weight_0", "folded_bias_0", "last.weight", "last.bias"}
+    programs = [float_program(network, EXAMPLE), float_twin(graph, EXAMPLE)]
+    assert [set(found.state_dict) for found in programs] == [folded, folded]
+    for found in (*programs, quantized_program(graph, EXAMPLE)):
+        assert all(node.users for node in found.graph.nodes if node.op == "placeholder")
+
+
 class Shared(nn.Module):
     """One convolution that two tensors of other ranges go through."""
 

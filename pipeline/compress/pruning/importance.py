@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from pipeline.compress.pruning.followed import Followed
 from pipeline.compress.pruning.groups import Group
+from pipeline.recipe.compression import BY_NORM
 
 Scores = dict[str, Tensor]
 """Importance of the channels of one cardinal group, float64, by the name of the group of channels.
@@ -40,8 +41,6 @@ _CRITERIA: dict[str, Callable[[], Any]] = {
     "taylor": lambda: tp.importance.GroupTaylorImportance("sum", normalizer=None),
     "fisher": lambda: tp.importance.GroupHessianImportance("sum", normalizer=None),
 }
-BY_NORM = "l1"
-"""Judges channels that a criterion says nothing of: their factors' norm is l1, too."""
 NEED_IMAGES = frozenset({"taylor", "fisher"})
 """Criteria that look at gradients."""
 

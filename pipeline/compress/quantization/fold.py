@@ -242,6 +242,29 @@ def drop_clamps(model: fx.GraphModule) -> None:
     model.recompile()
 
 
+def drop_unread(model: fx.GraphModule) -> None:
+    """Take away the tensors that no node reads, in place: a program would keep them all.
+
+    Of a convolution into which a batch normalisation was folded, those are six.
+    """
+    for node in [n for n in model.graph.nodes if n.op == "get_attr" and not n.users]:
+        model.graph.erase_node(node)
+    model.delete_all_unused_submodules()
+    read = {_owned(model, str(n.target)) for n in model.graph.nodes if n.op == "get_attr"}
+    for module in model.modules():
+        own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        for name, _ in own:
+            if (id(module), name) not in read:
+                delattr(module, name)
+    model.recompile()
+
+
+def _owned(model: fx.GraphModule, target: str) -> tuple[int, str]:
+    """The module that has a tensor, which may go by several paths, and the tensor's name there."""
+    owner, _, name = target.rpartition(".")
+    return id(model.get_submodule(owner)), name
+
+
 def _ends(clamp: fx.Node) -> tuple[float, float]:
     if clamp.target is aten.hardtanh.default:
         low, high = clamp.args[1:3]
@@ -301,14 +324,19 @@ def float_twin(prepared: fx.GraphModule, example: Tensor) -> torch.export.Export
 
 def float_program(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     """The program of a network that is not quantized: batch normalisation folded, nothing else."""
-    graph = _exported(model.cpu().eval(), example).module(check_guards=False)
+    graph = _traced(model.cpu().eval(), example).module(check_guards=False)
     assert isinstance(graph, fx.GraphModule)
     fold_batch_norms(graph)
     return _exported(graph, example)
 
 
+def _exported(model: fx.GraphModule, example: Tensor) -> torch.export.ExportedProgram:
+    drop_unread(model)
+    return _traced(model, example)
+
+
 @span("trace", "the program")
-def _exported(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+def _traced(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad():
         return torch.export.export(model, (example,), dynamic_shapes=({0: batch},))

@@ -62,6 +62,11 @@ def _input(program: torch.export.ExportedProgram, pixels: bool) -> Any:
     )
 
 
+def load_writer() -> None:
+    """Import coremltools."""
+    import_coremltools()
+
+
 def write(
     program: torch.export.ExportedProgram,
     path: Path,

@@ -57,6 +57,12 @@ def interface(path: Path) -> Interface:
     return Interface(input=port(image), output=port(logits))
 
 
+def load_writer() -> None:
+    """Import onnx2tf and TensorFlow."""
+    import onnx2tf  # noqa: F401
+    import tensorflow  # noqa: F401
+
+
 def write(
     program: torch.export.ExportedProgram,
     path: Path,

@@ -12,7 +12,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import drop_block2d
 
 CLASSIFIER = "fc"
 """Path of the layer that gives the logits."""
@@ -89,6 +88,8 @@ class DropBlock(nn.Module):
         """Return `x` (batch, channels, height, width) with squares set to zero."""
         if self.probability == 0.0 or not self.training:
             return x
+        from torchvision.ops import drop_block2d  # loads torch's compiler: two seconds
+
         size = min(self.block_size, x.shape[2], x.shape[3])
         size -= 1 - size % 2  # torchvision takes odd sizes only
         dropped: Tensor = drop_block2d(x, self.probability, size, training=True)
