@@ -173,6 +173,16 @@ def test_images_in_no_folder_have_no_label_where_it_is_the_folder(tmp_path: Path
     assert f"data.train: 3 samples in no folder (such as {tmp_path}/s/1.tar/a)" in told
 
 
+def test_a_sample_has_few_members(tmp_path: Path) -> None:
+    config = as_shards_of_day(tmp_path)
+    many = [(f"img.{number}.jpg", b"") for number in range(1001)]
+    write_shard(tmp_path / "s" / "0000.tar", many)
+    told = complaint(config)
+    assert f"data.train: {tmp_path}/s/0000.tar: sample 'img' has more than 1000 members" in told
+    write_shard(tmp_path / "s" / "0000.tar", many[:3])
+    assert "img.0.jpg, img.1.jpg, img.2.jpg); keep one image in a sample" in complaint(config)
+
+
 def test_hidden_means_hidden() -> None:
     hidden = samples_module._is_hidden
     assert [hidden(name) for name in (b"", b".", b"./a", b"../a", b"a.b/c", b"a..b")] == [False] * 6

@@ -12,7 +12,7 @@ import re
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from pipeline.tasks.images.tar import Member, Read, TarError, members, reader
 CLS, FOLDER, JSON = "cls", "folder", "json:"
 """What says the class of an image: a member, its folder, a field of a member."""
 _MOST_LABEL, _MOST_JSON = 1000, 2**20
-_MOST_LINES = 10
+_MOST_LINES, _MOST_MEMBERS = 10, 1000
 _OWN = re.compile(rb"__[^/]*__(?:/|$)")
 """Names that webdataset keeps to itself."""
 _SIDE_BY_SIDE = (
@@ -167,7 +167,11 @@ Sample = list[tuple[str, Member]]
 
 
 def _samples(found: Iterator[Member]) -> Iterator[tuple[bytes, Sample]]:
-    """The samples of a shard, each with what its members' names have in common."""
+    """The samples of a shard, each with what its members' names have in common.
+
+    Raises:
+        TarError: as of `members`; or a sample has very many of them.
+    """
 
     def named() -> Iterator[tuple[bytes, str, Member]]:
         for member in found:
@@ -179,7 +183,13 @@ def _samples(found: Iterator[Member]) -> Iterator[tuple[bytes, Sample]]:
                 yield folder + slash + stem, suffix, member
 
     for key, group in groupby(named(), key=lambda one: one[0]):
-        yield key, [(suffix, member) for _, suffix, member in group]
+        sample = [(suffix, member) for _, suffix, member in islice(group, _MOST_MEMBERS + 1)]
+        if len(sample) > _MOST_MEMBERS:
+            raise TarError(
+                f"sample {os.fsdecode(key[-200:])!r} has more than {_MOST_MEMBERS} members; what "
+                "follows the first dot of a name is a member's kind: take another sign in names"
+            )
+        yield key, sample
 
 
 def _is_hidden(folder: bytes) -> bool:
