@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", choices=("android", "iphone", "linux-arm"))
     completes_folders(
-        parser.add_argument("--train", type=Path, metavar="DIR", help="one folder per class")
+        parser.add_argument(
+            "--train", type=Path, metavar="DIR", help="one folder per class, or shards"
+        )
     )
     completes_folders(
         parser.add_argument("--test", type=Path, metavar="DIR", help="of other images")

@@ -110,7 +110,8 @@ def test_several_sets_lie_in_one_folder_told_apart_by_names(
     place = tmp_path / "all"
     for name in ("train", "day", "night"):
         write_shards(place, samples_of(tmp_path / "photos" / name, names=True), first=f"x-{name}-")
-    (place / "README.md").write_text("not looked at")
+    for name in ("README.md", "x-day-0000.tar.idx", ".x-day-0009.tar"):
+        (place / name).write_text("not looked at")
     config = WebDatasetData(
         train=place / "x-train-*.tar",
         test={name: place / f"*-{name}-*" for name in ("day", "night")},

@@ -27,7 +27,10 @@ from pipeline.tasks.images.samples import Problems, Samples, joined, read_shard
 from pipeline.tasks.images.stored import STATE, bounds_of, state_of
 
 _SUFFIX = ".tar"
-_COMPRESSED = (".tgz", ".tbz", ".tbz2", ".txz", ".tzst")
+_COMPRESSED = (
+    *(".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4", ".tar.lzma", ".tar.z"),
+    *(".tgz", ".tbz", ".tbz2", ".txz", ".tzst"),
+)
 _ALLOWED = "a folder of .tar files, one .tar file, or several by a * in their name"
 _ARRAYS = ("states", "counts", "offsets", "sizes", "labels", "lengths")
 _TEXTS = ("names", "about")
@@ -54,12 +57,6 @@ class ShardScan:
     texts: tuple[str, ...]
     passed: dict[str, tuple[int, str]]
     problems: tuple[str, ...] = ()
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Images of every label."""
-        counts = np.bincount(self.labels[self.labels >= 0], minlength=len(self.texts))
-        return dict(zip(self.texts, counts.tolist(), strict=True))
 
     def by_class(self) -> Iterator[tuple[str, NDArray[np.int64]]]:
         """As `Scanned`."""
@@ -134,7 +131,7 @@ def _shards(root: Path) -> tuple[Path, list[str], list[str]]:
     except OSError as error:
         return folder, [], [f"{root}: cannot be looked at ({error.strerror})"]
     names = sorted(name for name in found if name.lower().endswith(_SUFFIX))
-    compressed = sorted(name for name in found if _is_compressed(name))
+    compressed = sorted(name for name in found if name.lower().endswith(_COMPRESSED))
     if compressed:
         told = f"{root}: {listed(compressed)}: compressed, so that no member can be read by itself"
         return folder, names, [f"{told}; decompress them, images hardly become smaller"]
@@ -142,11 +139,6 @@ def _shards(root: Path) -> tuple[Path, list[str], list[str]]:
         held_there = f" ({listed(sorted(found))})" if found else ""
         return folder, names, [f"{root} holds no {_SUFFIX} file{held_there}; give {_ALLOWED}"]
     return folder, names, []
-
-
-def _is_compressed(name: str) -> bool:
-    lower = name.lower()
-    return lower.endswith(_COMPRESSED) or f"{_SUFFIX}." in lower[-9:]
 
 
 def _samples(
