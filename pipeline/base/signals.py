@@ -64,6 +64,22 @@ def deferred() -> Iterator[Callable[[], int | None]]:
         signal.alarm(0)
 
 
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Inside, a signal waits for the end, `_SECONDS_TO_SAVE` at the most, and is raised there.
+
+    For what begins or ends something outside of the program, and is short.
+
+    Raises:
+        Interrupted: the first signal came inside.
+    """
+    before = _Asked.number
+    with deferred() as asked:
+        yield
+    if before is None and (number := asked()) is not None:
+        raise Interrupted(number)
+
+
 def _handle(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGALRM:  # saving took too long
         if _Asked.number is not None:

@@ -11,7 +11,12 @@ import time
 
 import pytest
 
-from pipeline.base.signals import Interrupted, cleanly_interruptible, deferred
+from pipeline.base.signals import (
+    Interrupted,
+    cleanly_interruptible,
+    deferred,
+    uninterrupted,
+)
 from tests.making import HOUR, ROOT
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -51,6 +56,35 @@ def test_a_deferred_signal_raises_nothing(number: signal.Signals) -> None:
         assert asked() is None
         send(number)
         assert asked() == number
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_waits_for_the_end_of_what_is_not_to_be_interrupted(
+    number: signal.Signals,
+) -> None:
+    done = []
+
+    def work() -> None:
+        with uninterrupted():
+            send(number)
+            done.append("inside")
+        done.append("behind")
+
+    with pytest.raises(Interrupted, match=number.name), cleanly_interruptible():
+        work()
+    assert done == ["inside"]
+
+
+def test_a_signal_that_was_raised_is_not_raised_again_by_what_cleans_up() -> None:
+    done = []
+    with cleanly_interruptible():
+        try:
+            send(signal.SIGINT)
+        except Interrupted:
+            with uninterrupted():
+                done.append("inside")
+            done.append("behind")
+    assert done == ["inside", "behind"]
 
 
 def test_what_was_deferred_for_too_long_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:

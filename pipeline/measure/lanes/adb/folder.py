@@ -25,6 +25,7 @@ from typing import IO
 
 from pipeline.base.checksums import hash_of
 from pipeline.base.errors import InputError, printable
+from pipeline.base.signals import uninterrupted
 from pipeline.measure.lanes.adb.adb import Adb, Disconnected, Said
 
 PLACE = "/data/local/tmp"
@@ -116,27 +117,25 @@ class Folder:
         self.path = f"{self.place}/{PREFIX}{secrets.token_hex(8)}"
         step = min(_STEP, self.silent)
         script = _GUARD.format(folder=self.path, silent=self.silent, step=step)
-        process = subprocess.Popen(
-            self.phone.command(script),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        ended = threading.Event()
-        beating = threading.Thread(target=_beat, args=(process.stdin, ended), daemon=True)
-        try:
+        with contextlib.ExitStack() as last:
+            with uninterrupted():  # from the start on there is something to end
+                process = subprocess.Popen(
+                    self.phone.command(script),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
+                )
+                last.callback(self._close, process)
+            assert process.stdin is not None
+            assert process.stdout is not None
             if _line(process.stdout, _ANSWER) != "ready":
                 self._refuse(process)
+            ended = threading.Event()
+            beating = threading.Thread(target=_beat, args=(process.stdin, ended), daemon=True)
             beating.start()
+            last.callback(_stopped, beating, ended)
             yield self
-        finally:
-            ended.set()
-            if beating.is_alive():
-                beating.join(_ANSWER)
-            self._close(process)
 
     def _refuse(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None
@@ -147,6 +146,7 @@ class Folder:
         words = printable(" ".join(said))[:200] or "the phone did not answer"
         raise InputError(f"{self.phone.serial}: no folder could be made in {self.place} ({words})")
 
+    @uninterrupted()
     def _close(self, process: subprocess.Popen[bytes]) -> None:
         """Have the phone remove the folder, and say so where it could not be seen to."""
         assert process.stdin is not None
@@ -259,6 +259,11 @@ def _beat(pipe: IO[bytes], ended: threading.Event) -> None:
             pipe.flush()
         except (OSError, ValueError):  # the connection broke; whoever runs something there says so
             return
+
+
+def _stopped(beating: threading.Thread, ended: threading.Event) -> None:
+    ended.set()
+    beating.join(_ANSWER)
 
 
 def _line(pipe: IO[bytes], seconds: float) -> str | None:

@@ -17,12 +17,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.base.errors import InputError
+from pipeline.base.signals import uninterrupted
 
 SCRIPT = Path(__file__).with_name("on_mac.py")
 BEAT_SECONDS = 10.0
@@ -115,6 +116,7 @@ class Session:
         if not self.removed:
             raise InputError(self._why())
 
+    @uninterrupted()
     def close(self) -> None:
         """End the call; the script removes what it has there."""
         self._over.set()
@@ -201,11 +203,11 @@ def opened(mac: Mac) -> Iterator[Session]:
     Raises:
         InputError: it cannot be started.
     """
-    session = Session(mac)
-    try:
+    with ExitStack() as last:
+        with uninterrupted():  # from the start on there is something to end
+            session = Session(mac)
+            last.callback(session.close)
         yield session
-    finally:
-        session.close()
 
 
 def this_python() -> str:
