@@ -19,6 +19,7 @@ from torch import Tensor, fx
 from pipeline.base.profile import span
 from pipeline.compress.quantization import grid
 from pipeline.compress.quantization.other_rounding import QUANTIZE
+from pipeline.compress.quantization.program import graph_of
 from pipeline.compress.quantization.quantizer import CLAMPS
 from pipeline.formats.limits import MEDIAN_STEPS, P99_STEPS
 from pipeline.tasks.images.batches import batches
@@ -138,9 +139,7 @@ class _Recorder(fx.Interpreter):
 
 
 def _record(program: torch.export.ExportedProgram, images: Tensor, wanted: set[str]) -> _Recorder:
-    graph = program.module(check_guards=False)
-    assert isinstance(graph, fx.GraphModule)
-    recorder = _Recorder(graph, wanted)
+    recorder = _Recorder(graph_of(program), wanted)
     with torch.no_grad():
         recorder.run(images)
     return recorder
@@ -184,9 +183,7 @@ def led_integers(
         images: as the program takes them.
         numbers: the file's int8 numbers for them, by layer name.
     """
-    graph = program.module(check_guards=False)
-    assert isinstance(graph, fx.GraphModule)
-    led = _Led(graph, numbers)
+    led = _Led(graph_of(program), numbers)
     with torch.no_grad():
         led.run(images)
     return led.kept

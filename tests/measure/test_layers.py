@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.commands.debug.layers import worst_first
 from pipeline.compress.quantization import qat
@@ -101,6 +101,23 @@ def test_the_float_twin_is_the_network(both: tuple[Program, Program, str]) -> No
         real = (numbers[layer.name].double() - layer.zero_point) * layer.scale
         noise = float((real - values[layer.name]).square().sum())
         assert layers.decibels(float(real.square().sum()), noise) > 12, layer.title
+
+
+def test_an_image_may_be_called_like_a_function_of_pythons() -> None:
+    torch.manual_seed(0)
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), *head)
+    graph = qat.prepare(network, square(networks.SIDE))
+    images = networks.images(8, seed=2)
+    qat.calibrate(graph, lambda: [images])
+    twin = float_twin(graph, EXAMPLE)
+    program = quantized_program(graph, EXAMPLE)
+    assert [str(name) for name in program.graph_signature.user_inputs] == ["input"]
+    values = layers.float_values(program, twin, images)
+    first = layers.layers_of(program)[0]
+    assert first.title == "image"
+    assert torch.equal(values[first.name], images)
+    assert set(layers.integers(program, images)) == set(values)
 
 
 def test_another_network_is_no_twin(both: tuple[Program, Program, str]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from pipeline.commands.debug.programs import int8_programs
 from pipeline.compress.quantization import running
 from pipeline.compress.quantization.other_rounding import QUANTIZE
+from pipeline.compress.quantization.program import graph_of
 from pipeline.formats.file_facts import learned_scales
 from pipeline.measure.layers import DEQUANTIZE, Layer, decibels, float_nodes, layers_of
 from pipeline.stages.carried import images_of_tests
@@ -131,8 +132,7 @@ class OneInInt8:
         self._program = running.rounding_at_once(program)
         self._places = float_nodes(program, twin)
         self._rounding = _Alone(program)
-        graph = twin.module(check_guards=False)
-        assert isinstance(graph, fx.GraphModule)
+        graph = graph_of(twin)
         self._twin = _Kept(graph)
         self._nodes = {node.name: node for node in graph.graph.nodes}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import torchao.quantization.pt2e  # noqa: F401  registers the quantized_decomposed operations
+from torch import fx
 
 from pipeline.base.errors import InputError
 from pipeline.base.profile import span
@@ -64,6 +65,20 @@ def _loaded(path: Path, *_: int) -> torch.export.ExportedProgram:
         )
     with _only_tensors():
         return torch.export.load(path)
+
+
+def graph_of(program: torch.export.ExportedProgram) -> fx.GraphModule:
+    """A copy of the program's graph to run, whose image and operations are named as in it.
+
+    torch gives an image that is called like a function of Python's, as nn.Sequential calls its
+    own, another name there.
+    """
+    graph = program.module(check_guards=False)
+    assert isinstance(graph, fx.GraphModule)
+    images = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    for node, name in zip(images, program.graph_signature.user_inputs, strict=True):
+        node.name = str(name)
+    return graph
 
 
 @contextmanager
