@@ -79,7 +79,7 @@ def golden_images(run: Finished, target: TargetResult) -> Images:
     images, task = _tested(run), task_of(run.recipe)
     rows = golden.candidates(task, images)
     answers = run.logits(images.pixels(rows))
-    allowed, _ = golden.tolerance(target, output_step(run), answers)
+    allowed, _ = golden.tolerance(run.format, target.parity, output_step(run), answers)
 
     def fed(chosen: Tensor) -> Tensor:
         return run.fed(images.pixels(rows[chosen]))

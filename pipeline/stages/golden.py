@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from pipeline.formats.format import Format
-from pipeline.formats.formats import FORMATS
+from pipeline.measure.parity_record import Parity
 from pipeline.measure.probabilities import logits_of
 from pipeline.recipe.task import Link
-from pipeline.report.records import TargetResult
 from pipeline.tasks.images.pixels import Images
 from pipeline.tasks.task import TaskModule
 
@@ -83,29 +82,29 @@ def moved_by_faults(
     return moved
 
 
-def tolerance(target: TargetResult, step: float | None, answers: Tensor) -> tuple[float, str]:
+def tolerance(form: Format, seen: Parity, step: float | None, answers: Tensor) -> tuple[float, str]:
     """How far a number may be off, from what runtimes were allowed and seen to differ.
 
     Args:
-        target: says what was seen.
+        form: of the file.
+        seen: how the file differed from its program.
         step: of the grid that the answers lie on; None of a float file.
         answers: of the file.
 
     Returns:
         The tolerance, and where it comes from, in words.
     """
-    limits = FORMATS[target.format].limits
-    steps = target.parity.steps
+    limits, steps = form.limits, seen.steps
     if steps is None or step is None:
         largest = float(answers.abs().max())
         share = 2 * limits.difference
         return share * largest, f"{share:g} of the largest logit, {largest:.4g}"
-    rounding = target.parity.rounding
+    rounding = seen.rounding
     # A phone's kernels sum in an order of their own, too.
     most = max(limits.p99, steps.largest, rounding.largest if rounding else 0)
     why = (
         f"{most} steps of {step:.6g}, the grid of the logits: the most by which this file and its "
-        f"program differed on {target.parity.images} images, or the program from itself where it "
+        f"program differed on {seen.images} images, or the program from itself where it "
         f"was rounded otherwise, and no less than {limits.p99}"
     )
     return most * step, why

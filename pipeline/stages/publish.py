@@ -10,9 +10,8 @@ from pathlib import Path
 
 import torch
 from rich.markup import escape
-from torch import Tensor
 
-from pipeline.base.errors import printable, reading
+from pipeline.base.errors import printable
 from pipeline.base.locks import held
 from pipeline.base.profile import span
 from pipeline.base.safe_files import remove
@@ -27,27 +26,23 @@ from pipeline.measure.baseline.files import (
 )
 from pipeline.measure.baseline.record import BASELINES
 from pipeline.recipe.recipe import Recipe, resolved_yaml
-from pipeline.report.records import Report, TargetResult
+from pipeline.report.records import Report
 from pipeline.report.write import write_report
 from pipeline.stages import (
     baseline,
     devices,
     export,
-    golden,
     kept_images,
-    kept_layers,
     measure,
+    verify,
 )
 from pipeline.stages.assemble import assemble
-from pipeline.stages.context import LOGITS, float_model
-from pipeline.stages.exported import format_of
+from pipeline.stages.context import float_model
 from pipeline.stages.kept_images import FIRST, GOLDEN, KEPT_IMAGES, KeptSet
 from pipeline.stages.kept_layers import LAYERS_FILE
 from pipeline.stages.schedule import RecipeRun
 from pipeline.stages.stage import Results
-from pipeline.tasks.images.pixels import Images, normalize
 from pipeline.tasks.predictions import PREDICTIONS, Predictions, write_predictions
-from pipeline.tasks.tasks import link_of
 
 
 @span("render", "the report")
@@ -71,40 +66,16 @@ def reported(run: RecipeRun, out: Path, tell: Callable[[str], None]) -> tuple[Re
         folder=folder,
         devices=() if known is None else known.machines,
     )
-    images = _kept_images(run, report.targets[0])
+    images = _kept_images(run)
     return report, publish_run(recipe, report, results, answers, images, out)
 
 
-def _kept_images(run: RecipeRun, target: TargetResult) -> dict[str, KeptSet]:
+def _kept_images(run: RecipeRun) -> dict[str, KeptSet]:
     """The images that a bundle holds, and the one that is timed."""
-    task, results = run.context.task, run.results
-    name, images = next(iter(run.context.dataset.tests.items()))
-    logits = results["verify"].directory / LOGITS
-    with reading(logits):
-        answers = torch.load(logits, weights_only=True)[name]
-    layers = kept_layers.read(results["fold"].directory / LAYERS_FILE)
-    rows = golden.candidates(task, images)
-    allowed, _ = golden.tolerance(target, layers.step if layers else None, answers[rows])
-    moved = _moved_by_faults(run, images.take(rows), answers[rows])
-    chosen = rows[golden.chosen(task, answers[rows], allowed, moved)]
+    images = next(iter(run.context.dataset.tests.values()))
+    chosen = torch.tensor(verify.STAGE.found_in(run.results).golden, dtype=torch.int64)
     first = kept_images.first_rows(len(images), 1)
     return {GOLDEN: kept_images.kept(images, chosen), FIRST: kept_images.kept(images, first)}
-
-
-def _moved_by_faults(run: RecipeRun, images: Images, answers: Tensor) -> golden.Moved | None:
-    """How far known faults of devices move the file's answers to some images, if any."""
-    context, dataset = run.context, run.context.dataset
-    if context.recipe.target.precision == "float":
-        return None
-
-    def fed(rows: Tensor) -> Tensor:
-        pixels = images.pixels(rows)
-        takes_pixels = context.recipe.target.takes_pixels
-        return pixels.float() if takes_pixels else normalize(pixels, dataset.mean, dataset.std)
-
-    form = format_of(context)
-    path = run.results["export"].directory / f"model{form.suffix}"
-    return golden.moved_by_faults(form, path, answers, fed, link_of(context.recipe))
 
 
 def _of_a_gpu_elsewhere(

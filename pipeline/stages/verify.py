@@ -21,6 +21,7 @@ from pipeline.measure.lanes.lanes import HOST, LANES
 from pipeline.measure.lanes.sets import answers_to_tests
 from pipeline.measure.parity_record import OutputSteps, Parity
 from pipeline.measure.probabilities import logits_of, told
+from pipeline.stages import golden
 from pipeline.stages.context import LOGITS, PROGRAM, Context, Inputs, fed, first_figure
 from pipeline.stages.exported import (
     CALIBRATION,
@@ -35,6 +36,7 @@ from pipeline.stages.exported import (
 )
 from pipeline.stages.stage import COMPARING, CORE, IMAGES, LANE, QUANTIZING, Stage, StageFacts
 from pipeline.tasks.images.dataset import Dataset, sample_rows
+from pipeline.tasks.images.pixels import normalize
 from pipeline.tasks.tasks import link_of, meaning_of
 
 if TYPE_CHECKING:
@@ -42,7 +44,11 @@ if TYPE_CHECKING:
 
 
 class VerifyFacts(StageFacts):
-    """What a file is, and whether it answers as its program; see the report's `TargetResult`."""
+    """What a file is, and whether it answers as its program; see the report's `TargetResult`.
+
+    Attributes:
+        golden: rows of the first test set, whose images and answers a bundle holds.
+    """
 
     runtime: Text
     evaluated: Literal["runtime", "reference"]
@@ -56,6 +62,7 @@ class VerifyFacts(StageFacts):
     parity: Parity
     agreement: Share
     agreement_images: Positive
+    golden: tuple[Count, ...]
 
 
 def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
@@ -91,6 +98,9 @@ def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
         *parity.output_misses(compared, parity.widened(form.limits, rounding)),
         *parity.layer_misses(traced, learned_scales(folded)[0]),
     )
+    seen = _parity(
+        compared, rounding, traced, misses, _count(gates), _count(with_calibration(whole))
+    )
     ports = module.interface(file)
     own = {name: expected[name] for name in context.dataset.tests}
     return VerifyFacts(
@@ -103,13 +113,38 @@ def verify(context: Context, inputs: Inputs, out: Path) -> VerifyFacts:
         gives=_gives(ports.output, context),
         int8_coverage=found.int8_coverage,
         scales_exact=exact,
-        parity=_parity(
-            compared, rounding, traced, misses, _count(gates), _count(with_calibration(whole))
-        ),
+        parity=seen,
         agreement=context.task.compare(there, own, None).share,
         agreement_images=_count(tests_of(context, gates)),
         figure=first_figure(context.task.accuracies(logits, context.dataset)),
+        golden=_golden(context, file, whole, logits, seen, step),
     )
+
+
+def _golden(
+    context: Context,
+    file: Path,
+    whole: Dataset,
+    logits: Mapping[str, Tensor],
+    seen: Parity,
+    step: float | None,
+) -> tuple[int, ...]:
+    """Rows of the images that a bundle holds; the file computes what known faults make of them."""
+    task, form = context.task, format_of(context)
+    name, images = next(iter(whole.tests.items()))
+    rows = golden.candidates(task, images)
+    answers = logits[name][rows]
+
+    def given(places: Tensor) -> Tensor:
+        pixels = images.pixels(rows[places])
+        takes_pixels = context.recipe.target.takes_pixels
+        return pixels.float() if takes_pixels else normalize(pixels, whole.mean, whole.std)
+
+    moved = None
+    if context.recipe.target.precision == "int8":
+        moved = golden.moved_by_faults(form, file, answers, given, link_of(context.recipe))
+    allowed, _ = golden.tolerance(form, seen, step, answers)
+    return tuple(rows[golden.chosen(task, answers, allowed, moved)].tolist())
 
 
 def _parity(
@@ -197,7 +232,15 @@ STAGE = Stage(
     facts=VerifyFacts,
     after=("export", "fold", "judge_fold"),
     reads=("task", "target.format", "target.input", "target.output", "threads", "verify.images"),
-    code=(*CORE, *COMPARING, *LANE, "formats", "stages/exported.py", "stages/verify.py"),
+    code=(
+        *CORE,
+        *COMPARING,
+        *LANE,
+        "formats",
+        "stages/exported.py",
+        "stages/golden.py",
+        "stages/verify.py",
+    ),
     packages=(*IMAGES, *QUANTIZING),
     of_format=True,
     sees_tests=True,

@@ -186,6 +186,7 @@ def test_files_that_may_differ_may_be_worse(monkeypatch: pytest.MonkeyPatch) -> 
         parity=reports.parity(passed=False, misses=("all",)),
         agreement=0.1,
         agreement_images=1,
+        golden=(0,),
         figure=0.1,
     )
     found["verify"] = replace(found["verify"], facts=facts)

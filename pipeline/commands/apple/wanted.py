@@ -72,7 +72,7 @@ def _of_run(run: Finished, pixels: Tensor) -> Wanted:
         interface = run.format.module().interface(run.file)
     target, link = run.report().targets[0], link_of(run.recipe)
     logits = logits_of(torch.from_numpy(answers), link)
-    allowed, _ = tolerance(target, output_step(run), logits)
+    allowed, _ = tolerance(run.format, target.parity, output_step(run), logits)
     return Wanted(
         name=run.recipe.name,
         path=run.file,

@@ -54,7 +54,7 @@ def vectors(run: Finished, target: TargetResult) -> Vectors:
     pixels = images.pixels(torch.arange(len(images)))
     answers, link = run.answers(pixels), link_of(run.recipe)
     logits = logits_of(answers, link)
-    allowed, why = tolerance(target, output_step(run), logits)
+    allowed, why = tolerance(run.format, target.parity, output_step(run), logits)
     if link is not None:
         why = f"what becomes of a probability at most where every logit is {allowed:.4g} off: {why}"
         allowed = most_apart(allowed, link)
