@@ -227,11 +227,14 @@ def stage_ingredients(
         "normalization": {"mean": list(data.mean), "std": list(data.std)},
         "preparation": data.train.preparation.ingredients(),
         "code": {name: code_hash(name) for name in stage.code},
-        "tools": {name: version(name) for name in {*stage.packages, *of_format}},
+        "tools": {name: _version_of(name) for name in {*stage.packages, *of_format}},
         "host": host_info().model_dump() if stage.on_host else None,
         "device": device().type if stage.on_device else None,
         "bfloat16": has_bfloat16() if stage.in_bfloat16(context.recipe) else None,
     }
+
+
+_version_of = functools.cache(version)
 
 
 def _packages_of(form: str) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ def anew(before: dict[str, str], after: dict[str, str]) -> set[str]:
 
 def bumped(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setattr(
-        schedule, "version", lambda name: "0.0.1" if name == package else version(name)
+        schedule, "_version_of", lambda name: "0.0.1" if name == package else version(name)
     )
 
 
