@@ -225,6 +225,19 @@ def with_the_programs_biases(int8: Int8) -> coreml_package.Network:
     return net
 
 
+def test_integers_that_nobody_asks_for_need_not_be_made(int8: Int8) -> None:
+    images = {as_onnx.INPUT: int8.source.images.numpy()[:, None]}
+    evaluator = Evaluator(int8.network)
+    (alone,) = evaluator.run(images, [as_onnx.OUTPUT]).values()
+    pairs = [op.outputs[0].name for op in int8.network.operations if op.type == "quantize"]
+    for asked in (pairs, pairs[: len(pairs) // 2]):
+        found = evaluator.run(images, [*asked, as_onnx.OUTPUT])
+        np.testing.assert_array_equal(found[as_onnx.OUTPUT], alone)
+        assert {found[name].dtype.name for name in asked} <= {"int8", "uint8"}
+    steps = {names: len(plan) for names, plan in evaluator._plans.items()}
+    assert steps[frozenset([as_onnx.OUTPUT])] < steps[frozenset([*pairs, as_onnx.OUTPUT])]
+
+
 def test_the_biases_are_all_that_differs_in_float32(int8: Int8) -> None:
     exact = Evaluator(with_the_programs_biases(int8), "float32")
     names = list(integers(int8.variant))

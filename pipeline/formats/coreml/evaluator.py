@@ -11,7 +11,7 @@ adds up a convolution, and may fuse operations whose results are rounded one by 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_type_hints
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.base.errors import following
-from pipeline.formats.coreml.ops import CHOOSING, OPS
+from pipeline.formats.coreml.ops import CHOOSING, OPS, to_grid_and_back
 from pipeline.formats.coreml.package import Constant, Network, Operation, Value
 
 Arithmetic = Literal["float16", "float32"]
@@ -75,8 +75,10 @@ class Evaluator:
         self._rounds = arithmetic == "float16"
         self._inputs = tuple(i.value for i in network.inputs)
         self._constants: dict[str, Tensor] = {}
-        self._steps = _with_drops(self._bound(network), network.outputs)
-        peak = _peak_bytes(self._steps, self._inputs)
+        self._bound_steps = self._bound(network)
+        self._outputs = network.outputs
+        self._plans: dict[frozenset[str], list[_Step]] = {}
+        peak = _peak_bytes(_with_drops(self._bound_steps, self._outputs), self._inputs)
         self._at_once = max(1, min(_AT_ONCE, _WORKING_BYTES // peak))
 
     @following("a Core ML package")
@@ -105,8 +107,13 @@ class Evaluator:
                 )
             stored = self._stored(_tensor(array), value.dtype)
             given[value.name] = torch.split(stored, self._at_once)
+        asked = frozenset(names)
+        if asked not in self._plans:
+            kept = asked.union(self._outputs)
+            self._plans[asked] = _with_drops(_without_integers(self._bound_steps, kept), kept)
+        steps = self._plans[asked]
         # Every operation sees one example, in the file's shapes; vmap computes many at a time.
-        evaluate = torch.func.vmap(lambda chunk: self._evaluate(chunk, names))
+        evaluate = torch.func.vmap(lambda chunk: self._evaluate(steps, chunk, names))
         with torch.no_grad():
             found = [
                 evaluate(dict(zip(given, parts, strict=True)))
@@ -134,13 +141,14 @@ class Evaluator:
                 steps.append(step)
         return steps
 
-    def _evaluate(self, inputs: dict[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+    def _evaluate(
+        self, steps: Sequence[_Step], inputs: dict[str, Tensor], names: Sequence[str]
+    ) -> dict[str, Tensor]:
         values = self._constants | inputs
-        for step in self._steps:
+        for step in steps:
             values |= self._results(step, values)
             for name in step.drops:
-                if name not in names:
-                    del values[name]
+                del values[name]
         return {name: values[name] for name in names}
 
     def _results(self, step: _Step, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -222,7 +230,44 @@ def _is_rounded(step: _Step, declared: Mapping[str, str]) -> bool:
     return step.operation.type in CHOOSING and types == {"float16"}
 
 
-def _with_drops(steps: Sequence[_Step], outputs: Sequence[str]) -> list[_Step]:
+def _without_integers(steps: Sequence[_Step], kept: Collection[str]) -> list[_Step]:
+    """The steps, each pair that quantizes and dequantizes a tensor as one.
+
+    before: q = quantize(x);  y = dequantize(q)
+    after:  y = to_grid_and_back(x), the same numbers in half of the time
+
+    Tensors of `kept`, and those that others read, stay.
+    """
+    readers: dict[str, list[_Step]] = {}
+    for step in steps:
+        for name in step.tensors():
+            readers.setdefault(name, []).append(step)
+    found: list[_Step] = []
+    waiting: dict[str, _Step] = {}
+    for step in steps:
+        name = step.operation.outputs[0].name
+        reading = [one.operation.type for one in readers.get(name, [])]
+        given = step.reads.get("input")
+        if step.operation.type == "quantize" and reading == ["dequantize"] and name not in kept:
+            waiting[name] = step
+        elif isinstance(given, str) and given in waiting:
+            found.append(_as_one(waiting[given], step))
+        else:
+            found.append(step)
+    return found
+
+
+def _as_one(quantize: _Step, dequantize: _Step) -> _Step:
+    back = {f"back_{k}": read for k, read in dequantize.reads.items() if k != "input"}
+    return _Step(
+        operation=dequantize.operation,
+        function=to_grid_and_back,
+        fixed={**quantize.fixed, **{f"back_{k}": value for k, value in dequantize.fixed.items()}},
+        reads={**quantize.reads, **back},
+    )
+
+
+def _with_drops(steps: Sequence[_Step], outputs: Collection[str]) -> list[_Step]:
     """The steps, each with the tensors that are made inside and not needed after it."""
     made = {value.name for step in steps for value in step.operation.outputs}
     needed = set(outputs)

@@ -66,6 +66,23 @@ def _along(values: Tensor, axis: int | None, x: Tensor) -> Tensor:
     return values.reshape(shape)
 
 
+def _steps(
+    input: Tensor,
+    scale: Tensor,
+    output_dtype: str,
+    zero_point: Tensor | None = None,
+    axis: int | None = None,
+) -> Tensor:
+    """The integers of a grid that numbers are nearest to, as a new tensor of float32."""
+    if output_dtype not in _RANGES:
+        raise NotImplementedError(f"output_dtype {output_dtype!r}")
+    lowest, highest, _ = _RANGES[output_dtype]
+    steps = torch.div(input, _along(scale, axis, input)).round_()  # half to even
+    if zero_point is not None:
+        steps.add_(_along(zero_point, axis, input))
+    return steps.clamp(lowest, highest)  # clamp_ has no rule for vmap
+
+
 def _quantize(
     input: Tensor,
     scale: Tensor,
@@ -73,22 +90,37 @@ def _quantize(
     zero_point: Tensor | None = None,
     axis: int | None = None,
 ) -> Tensor:
-    if output_dtype not in _RANGES:
-        raise NotImplementedError(f"output_dtype {output_dtype!r}")
-    lowest, highest, dtype = _RANGES[output_dtype]
-    steps = torch.div(input, _along(scale, axis, input)).round_()  # half to even
+    return _steps(input, scale, output_dtype, zero_point, axis).to(_RANGES[output_dtype][2])
+
+
+def _numbers(
+    steps: Tensor, scale: Tensor, zero_point: Tensor | None = None, axis: int | None = None
+) -> Tensor:
+    """What the integers of a grid stand for; they are given as float32, and are changed."""
     if zero_point is not None:
-        steps.add_(_along(zero_point, axis, input))
-    return steps.clamp(lowest, highest).to(dtype)
+        steps.sub_(_along(zero_point, axis, steps))
+    return steps.mul_(_along(scale, axis, steps))
 
 
 def _dequantize(
     input: Tensor, scale: Tensor, zero_point: Tensor | None = None, axis: int | None = None
 ) -> Tensor:
-    steps = input.to(torch.float32, copy=True)
-    if zero_point is not None:
-        steps.sub_(_along(zero_point, axis, input))
-    return steps.mul_(_along(scale, axis, input))
+    return _numbers(input.to(torch.float32, copy=True), scale, zero_point, axis)
+
+
+def to_grid_and_back(
+    input: Tensor,
+    scale: Tensor,
+    output_dtype: str,
+    back_scale: Tensor,
+    zero_point: Tensor | None = None,
+    axis: int | None = None,
+    back_zero_point: Tensor | None = None,
+    back_axis: int | None = None,
+) -> Tensor:
+    """`quantize`, and `dequantize` of what it gives: the same numbers, and no integers between."""
+    steps = _steps(input, scale, output_dtype, zero_point, axis)
+    return _numbers(steps, back_scale, back_zero_point, back_axis)
 
 
 def _constexpr_affine_dequantize(
