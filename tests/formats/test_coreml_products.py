@@ -140,8 +140,12 @@ def test_gates_find_all_that_they_found(option: Option) -> None:
 def test_the_child_process_is_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[list[str]] = []
 
-    def run(children: Children, command: list[str], environment: object) -> int:
-        told.append(command[command.index("program.pt2") + 3 :])
+    def run(
+        children: Children, command: list[str], environment: object, early: tuple[str, list[str]]
+    ) -> int:
+        words = command[command.index("program.pt2") :]
+        assert early == (words[1], words), "one that waits is told the same"
+        told.append(words[3:])
         return 0
 
     monkeypatch.setattr(Children, "run", run)

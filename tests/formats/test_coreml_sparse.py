@@ -276,7 +276,9 @@ def test_weights_that_are_not_int8_have_no_scales() -> None:
 def test_only_core_ml_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[list[str]] = []
 
-    def run(children: Children, command: list[str], environment: object) -> int:
+    def run(
+        children: Children, command: list[str], environment: object, early: tuple[str, list[str]]
+    ) -> int:
         told.append(command[command.index("program.pt2") + 3 :])
         return 0
 
@@ -291,14 +293,19 @@ def test_only_core_ml_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told == [[], ["pixels"], [], ["pixels"], ["sparse"], ["pixels", "sparse"]]
 
 
+@pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize("flags", [[], ["pixels"], ["sparse"], ["pixels", "sparse"]])
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
-def test_the_child_process_does_as_told(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_child_process_does_as_told(
+    flags: list[str], early: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written: list[dict[str, object]] = []
     monkeypatch.setattr("pipeline.compress.quantization.program.load", lambda path: None)
     # This process is no child: where its input is closed, it would end.
     monkeypatch.setattr("pipeline.base.children.end_with_parent", lambda: None)
     monkeypatch.setattr(coreml_file, "write", lambda program, path, **given: written.append(given))
-    monkeypatch.setattr(sys, "argv", ["export", "program.pt2", "coreml", "model", *flags])
+    words = ["program.pt2", "coreml", "model", *flags]
+    monkeypatch.setattr("pipeline.base.children.told_work", lambda: words)
+    monkeypatch.setattr(sys, "argv", ["export", *(["--early", "coreml"] if early else words)])
     runpy.run_module("pipeline.formats.write", run_name="__main__")
     assert written == [{"pixels": "pixels" in flags, "options": set(flags) - {"pixels"}}]
