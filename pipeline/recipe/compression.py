@@ -12,8 +12,6 @@ from pipeline.recipe.values import Kept, LatencyTarget, Part, Pattern
 
 PruneTarget = Literal["macs", "params", "size_mb", "latency"]
 PRUNE_TARGETS: tuple[PruneTarget, ...] = get_args(PruneTarget)
-BY_NORM = "l1"
-"""Criterion of channels that `bn_scale` says nothing of: their factors' norm is l1, too."""
 
 
 class PruneConfig(Part):

@@ -15,14 +15,14 @@ from pipeline.base import torchrun
 from pipeline.base.passing import is_passing
 from pipeline.base.record import Count, Record
 from pipeline.base.safe_files import json_of
-from pipeline.compress.pruning.kept import Kept, by_reason
+from pipeline.compress.pruning.kept import BY_NORM, Kept, by_reason
 from pipeline.compress.training.hooks import Hooks
 from pipeline.compress.training.loop import CURVE
 from pipeline.measure.attempt import Attempt
 from pipeline.networks.checkpoints import WEIGHTS, save_checkpoint
 from pipeline.networks.count import count
 from pipeline.networks.layer_width import LayerWidth
-from pipeline.recipe.compression import BY_NORM, PruneConfig, PruneTarget
+from pipeline.recipe.compression import PruneConfig, PruneTarget
 from pipeline.recipe.recipe import Recipe
 from pipeline.stages.context import Context, Inputs, branched_model, float_model, write_json
 from pipeline.stages.fitting import Curve, taught, trained

@@ -75,7 +75,7 @@ NO_RESULT_DEPENDS_ON_THEM = {
     # The loop over the stages
     *("stages/__init__.py", "stages/assemble.py", "stages/carried.py", "stages/combined.py"),
     "stages/devices.py",
-    *("stages/explain.py", "stages/finished_run.py", "stages/floats.py", "stages/golden.py"),
+    *("stages/explain.py", "stages/finished_run.py", "stages/floats.py"),
     *("stages/known.py", "stages/latest.py", "stages/names.py", "stages/presets.py"),
     *("stages/graph.py", "stages/guard.py", "stages/publish.py", "stages/run.py"),
     *("stages/schedule.py", "stages/stage.py"),

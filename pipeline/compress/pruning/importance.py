@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from pipeline.compress.pruning.followed import Followed
 from pipeline.compress.pruning.groups import Group
-from pipeline.recipe.compression import BY_NORM
+from pipeline.compress.pruning.kept import BY_NORM
 
 Scores = dict[str, Tensor]
 """Importance of the channels of one cardinal group, float64, by the name of the group of channels.

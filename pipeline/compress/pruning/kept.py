@@ -1,4 +1,4 @@
-"""Layers that pruning leaves whole, and why; known without torch."""
+"""What there is to say of pruning's layers: those that stay whole, and why; without torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 from pipeline.base.record import Positive, Record, Text
 
+BY_NORM = "l1"
+"""Criterion of channels that `bn_scale` says nothing of: their factors' norm is l1, too."""
 _NAMED = 3
 
 
