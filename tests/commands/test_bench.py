@@ -1,6 +1,7 @@
 """Ratios that say when they say nothing, bars that can be missed, and a whole benchmark."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,22 @@ def test_a_bar_is_met_or_says_why_not(bar: Bar, why: str | None) -> None:
     (outcome,) = judge([bar], MEASURED)
     assert outcome.verdict == ("met" if why is None else "missed")
     assert (outcome.why is None) if why is None else why in str(outcome.why)
+
+
+@pytest.mark.parametrize(
+    ("flags", "verdict"),
+    [({"avx2"}, "not asked"), ({"avx2", "avx_vnni"}, "missed"), (None, "missed")],
+)
+def test_a_bar_of_other_cpus_is_not_asked(flags: set[str] | None, verdict: str) -> None:
+    cpu = ("avx512_vnni", "avx_vnni")
+    here = replace(MEASURED, cpu=None if flags is None else frozenset(flags))
+    named = Bar(fast=("ours",), slow=("eager",), at_least=10.1, cpu=cpu)
+    alike = Bar(within_pt=0.5, format="tflite", at_least=2.1, cpu=cpu)
+    for outcome in judge([named, alike], here):
+        assert outcome.verdict == verdict
+        assert outcome.found == pytest.approx(10 if outcome.limit > 3 else 2)
+        said = "this CPU has no avx512_vnni or avx_vnni"
+        assert (outcome.why == said) == (verdict == "not asked")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -40,6 +40,7 @@ class Bar(BaseModel):
             fastest of our files and the fastest of the other tools' that lose no more.
         format: of these files.
         bytes_at_most: how large ours may be, as a share of the other.
+        cpu: what the CPU can do, in Linux' words; where it can do none of it, the bar is not asked.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,6 +52,7 @@ class Bar(BaseModel):
     within_pt: _Above0 | None = None
     format: FormatName | None = None
     bytes_at_most: _Above0 | None = None
+    cpu: tuple[_Name, ...] = ()
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> Self:
@@ -66,7 +68,7 @@ class Bar(BaseModel):
         return self
 
 
-Verdict = Literal["met", "missed", "undecided"]
+Verdict = Literal["met", "missed", "undecided", "not asked"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,8 @@ class Outcome:
         bar: in words.
         limit: the least that was asked, or the most.
         found: what was measured; None where it could not be.
-        verdict: undecided where the rounds spread too much to say that it was missed.
+        verdict: undecided where the rounds spread too much to say that it was missed; not asked
+            where it is of other CPUs.
         why: it is not met.
     """
 
@@ -96,11 +99,13 @@ class Measured:
         latencies: timed in turn.
         accuracies: on the first test set.
         within: the best files of every runtime within some points of float.
+        cpu: what the CPU can do, in Linux' words; None where that is not known.
     """
 
     latencies: Mapping[str, Latency]
     accuracies: Mapping[str, AnyAccuracy]
     within: Sequence[Within]
+    cpu: frozenset[str] | None = None
 
 
 def load_bars(path: Path) -> tuple[Bar, ...]:
@@ -129,8 +134,15 @@ def judge(bars: Sequence[Bar], measured: Measured) -> list[Outcome]:
 
 
 def _judge(bar: Bar, measured: Measured) -> Outcome:
-    if bar.within_pt is not None:
-        return _judge_within(bar, measured)
+    found = (
+        _judge_within(bar, measured) if bar.within_pt is not None else _judge_named(bar, measured)
+    )
+    if not bar.cpu or measured.cpu is None or not measured.cpu.isdisjoint(bar.cpu):
+        return found
+    return replace(found, verdict="not asked", why=f"this CPU has no {_words(bar.cpu)}")
+
+
+def _judge_named(bar: Bar, measured: Measured) -> Outcome:
     assert bar.at_least is not None
     words = f"{_words(bar.fast)} at least {bar.at_least:g} times as fast as {_words(bar.slow)}"
     if bar.not_less_accurate:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.base.console import Advance
 from pipeline.base.errors import reading
-from pipeline.base.machine import code_info, tool_versions
+from pipeline.base.machine import code_info, cpu_flags, tool_versions
 from pipeline.commands.bench import bars as bars_of
 from pipeline.commands.bench.contestants import (
     EAGER,
@@ -102,7 +102,7 @@ class Benchmark:
 
     @property
     def passed(self) -> bool:
-        """Whether no bar is missed; what is undecided was not missed."""
+        """Whether no bar is missed; what is undecided or not asked was not missed."""
         return all(outcome.verdict != "missed" for outcome in self.outcomes)
 
 
@@ -147,6 +147,7 @@ def benchmark(
         latencies=alone,
         accuracies={c.name: c.accuracy for c in contestants if c.accuracy is not None},
         within=alike,
+        cpu=cpu_flags(),
     )
     return Benchmark(
         lane=lane,

@@ -23,6 +23,7 @@ _VERDICTS = {
     "met": "[green]met[/green]      ",
     "missed": "[red]missed[/red]   ",
     "undecided": "[yellow]undecided[/yellow]",
+    "not asked": "[dim]not asked[/dim]",
 }
 
 
