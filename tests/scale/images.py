@@ -22,7 +22,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -251,30 +251,33 @@ def libraries(folder: Path) -> Iterator[Found]:
     yield Found(what="fastest over Pillow", value=ratio, unit="times", limit=1 / OF_FASTEST)
 
 
-def main(arguments: list[str]) -> int:
-    """Make the folder, measure, remove it; 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(prog="tests.scale images", description=__doc__)
+def parser_of(part: str, about: str | None, folder: str) -> argparse.ArgumentParser:
+    """What the parts take that measure photos in a folder."""
+    parser = argparse.ArgumentParser(prog=f"tests.scale {part}", description=about)
     parser.add_argument("photos", type=Path, nargs="?", help="folder of class folders of photos")
-    parser.add_argument("--folder", type=Path, default=Path("data/scale"))
+    parser.add_argument("--folder", type=Path, default=Path(folder))
     parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--stay", action="store_true", help="leave the folder")
     parser.add_argument("--start", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args(arguments)
-    if given.start is not None:
-        print(json.dumps(start(given.start, given.keep)))
-        return 0
-    if given.photos is None:
-        parser.error("give a folder of class folders of photos")
-    folder = given.folder
+    return parser
+
+
+def measured(
+    given: argparse.Namespace,
+    making: Callable[[Path, Path, int], int],
+    what: str,
+    parts: Sequence[Callable[[Path], Iterator[Found]]],
+) -> int:
+    """Make the folder, measure, remove it; 1 where a bar is missed."""
+    folder: Path = given.folder
     try:
         if not folder.is_dir():
-            total = make(given.photos, folder, given.count)
-            print(Found(what="files", value=total / 1e9, unit="GB").line(), flush=True)
-        shutil.rmtree(folder / "cache", ignore_errors=True)
-        shutil.rmtree(folder / "some", ignore_errors=True)
+            total = making(given.photos, folder, given.count)
+            print(Found(what=what, value=total / 1e9, unit="GB").line(), flush=True)
+        for left in ("cache", "some"):
+            shutil.rmtree(folder / left, ignore_errors=True)
         missed = False
-        for part in (starts, decoding, libraries):
+        for part in parts:
             for found in part(folder):
                 print(found.line(), flush=True)
                 missed |= found.limit is not None and found.value > found.limit
@@ -282,3 +285,16 @@ def main(arguments: list[str]) -> int:
         if not given.stay:
             shutil.rmtree(folder, ignore_errors=True)
     return int(missed)
+
+
+def main(arguments: list[str]) -> int:
+    """Measure folders of photos; 1 where a bar is missed."""
+    parser = parser_of("images", __doc__, "data/scale")
+    parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.start is not None:
+        print(json.dumps(start(given.start, given.keep)))
+        return 0
+    if given.photos is None:
+        parser.error("give a folder of class folders of photos")
+    return measured(given, make, "files", (starts, decoding, libraries))

@@ -9,11 +9,9 @@ memory. The folder is removed at the end.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
-import shutil
 import tarfile
 import time
 from collections.abc import Iterator
@@ -21,12 +19,13 @@ from pathlib import Path
 
 from tests.scale.images import (
     CLASSES,
-    COUNT,
     FIRST_SECONDS,
     GIBIBYTES,
     LATER_SECONDS,
     commented,
     forget,
+    measured,
+    parser_of,
     photo,
     start_on,
     started,
@@ -120,31 +119,12 @@ def headers(folder: Path) -> Iterator[Found]:
 
 
 def main(arguments: list[str]) -> int:
-    """Make the shards, measure, remove them; 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(prog="tests.scale shards", description=__doc__)
-    parser.add_argument("photos", type=Path, nargs="?", help="folder of class folders of photos")
-    parser.add_argument("--folder", type=Path, default=Path("data/scale-shards"))
-    parser.add_argument("--count", type=int, default=COUNT)
-    parser.add_argument("--stay", action="store_true", help="leave the folder")
-    parser.add_argument("--start", type=Path, help=argparse.SUPPRESS)
+    """Measure shards of photos; 1 where a bar is missed."""
+    parser = parser_of("shards", __doc__, "data/scale-shards")
     given = parser.parse_args(arguments)
     if given.start is not None:
         print(json.dumps(start(given.start, keep=False)))
         return 0
     if given.photos is None:
         parser.error("give a folder of class folders of photos")
-    folder = given.folder
-    try:
-        if not folder.is_dir():
-            total = make(given.photos, folder, given.count)
-            print(Found(what="photos", value=total / 1e9, unit="GB").line(), flush=True)
-        shutil.rmtree(folder / "cache", ignore_errors=True)
-        missed = False
-        for part in (starts, headers):
-            for found in part(folder):
-                print(found.line(), flush=True)
-                missed |= found.limit is not None and found.value > found.limit
-    finally:
-        if not given.stay:
-            shutil.rmtree(folder, ignore_errors=True)
-    return int(missed)
+    return measured(given, make, "photos", (starts, headers))
