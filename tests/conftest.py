@@ -39,6 +39,12 @@ LONG_FILES = (
 """What takes longest begins first, so that no process is left alone with it at the end."""
 
 
+@pytest.fixture(scope="module")
+def module_folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """A folder for the examples of one module: Hypothesis takes no fixture of a single test."""
+    return tmp_path_factory.mktemp(request.module.__name__.rpartition(".")[2])
+
+
 @pytest.fixture(autouse=True)
 def _threads_as_asked_for() -> Iterator[None]:
     """A run takes as many threads as its recipe says; the tests after it are to have their own."""

@@ -213,8 +213,8 @@ def test_xcodes_report_is_refused_by_name(tmp_path: Path) -> None:
 
 @settings(deadline=None, max_examples=200)
 @given(content=st.binary(max_size=300))
-def test_any_bytes_are_read_or_refused(content: bytes, tmp_path_factory: Any) -> None:
-    path = tmp_path_factory.getbasetemp() / "any"
+def test_any_bytes_are_read_or_refused(content: bytes, module_folder: Path) -> None:
+    path = module_folder / "any"
     path.write_bytes(content)
     said = ""
     try:

@@ -180,13 +180,13 @@ numbers = st.floats(min_value=1e-12, max_value=1e12)
     name=st.from_regex(r"[a-z0-9](\.?[a-z0-9_-]){0,20}", fullmatch=True),
 )
 def test_a_resolved_recipe_loads_as_itself(
-    tmp_path_factory: pytest.TempPathFactory, device: str, rate: float, name: str
+    module_folder: Path, device: str, rate: float, name: str
 ) -> None:
     data = yaml.safe_load(WHOLE) | {"name": name}
     data["qat"]["train"]["learning_rate"] = rate
     data["target"]["device"] = device
     recipe = Recipe.model_validate(data)
-    path = tmp_path_factory.getbasetemp() / "resolved.yaml"
+    path = module_folder / "resolved.yaml"
     path.write_text(resolved_yaml(recipe))
     assert load_recipes([path]) == [recipe]
     assert resolved_yaml(load_recipes([path])[0]) == resolved_yaml(recipe)
@@ -197,10 +197,8 @@ def test_a_resolved_recipe_loads_as_itself(
     section=st.sampled_from(["", "model.", "data.", "train.augment.", "qat.milestones."]),
     key=st.text(min_size=1, max_size=12).filter(lambda k: not set(k) & set("=.") and k.strip()),
 )
-def test_an_unknown_key_never_passes(
-    tmp_path_factory: pytest.TempPathFactory, section: str, key: str
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "unknown.yaml"
+def test_an_unknown_key_never_passes(module_folder: Path, section: str, key: str) -> None:
+    path = module_folder / "unknown.yaml"
     path.write_text(WHOLE)
     key = f"_{key.strip()}"  # no known key begins so
     with pytest.raises(InputError) as caught:
@@ -233,10 +231,8 @@ values = st.recursive(
         lambda pairs: "".join(map("".join, pairs)).encode()
     )
 )
-def test_any_text_gives_a_recipe_or_an_input_error(
-    tmp_path_factory: pytest.TempPathFactory, text: bytes
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "x.yaml"
+def test_any_text_gives_a_recipe_or_an_input_error(module_folder: Path, text: bytes) -> None:
+    path = module_folder / "x.yaml"
     path.write_bytes(text)
     with pytest.raises(InputError, match=re.escape(str(path))):
         load_recipes([path])
@@ -249,7 +245,7 @@ def test_any_text_gives_a_recipe_or_an_input_error(
     folders=st.booleans(),
 )
 def test_any_value_gives_a_recipe_or_an_input_error(
-    tmp_path_factory: pytest.TempPathFactory, key: str, value: object, folders: bool
+    module_folder: Path, key: str, value: object, folders: bool
 ) -> None:
     data = yaml.safe_load(WHOLE) | (yaml.safe_load(FOLDERS) if folders else {})
     at = data
@@ -257,7 +253,7 @@ def test_any_value_gives_a_recipe_or_an_input_error(
     for parent in parents:
         at = at.setdefault(parent, {})
     at[last] = value
-    path = tmp_path_factory.getbasetemp() / "x.yaml"
+    path = module_folder / "x.yaml"
     path.write_text(yaml.safe_dump(data))
     try:
         (recipe,) = load_recipes([path])

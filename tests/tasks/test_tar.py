@@ -201,7 +201,7 @@ def test_all_shards_that_are_wrong_are_named_at_once(tmp_path: Path) -> None:
 )
 @settings(max_examples=400, deadline=None)
 def test_any_bytes_end_in_a_scan_or_in_words(
-    tmp_path_factory: pytest.TempPathFactory,
+    module_folder: Path,
     changes: list[tuple[int, bytes]],
     sign: bool,
     form: int,
@@ -216,7 +216,7 @@ def test_any_bytes_end_in_a_scan_or_in_words(
         content = signed(content, 0, b"")
     if end < 5000:
         content = content[:end]
-    place = tmp_path_factory.getbasetemp() / "any"
+    place = module_folder / "any"
     place.mkdir(exist_ok=True)
     (place / "a.tar").write_bytes(content)
     for label in ("cls", "folder", "json:x", None):
