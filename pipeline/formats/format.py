@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from pipeline.compress.pruning.stored import Bytes
 from pipeline.formats.limits import Limits
 from pipeline.recipe.task import Link
+from pipeline.recipe.weight_forms import WeightForm
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,16 +32,18 @@ Option = Literal[
     "opset17",
     "sparse",
     "x86_amx",
+    "few_bits",
     "clipped_products",
     "float16_products",
 ]
-"""How files of one network can differ; the last four, int8 files alone.
+"""How files of one network can differ; the last five, int8 files alone.
 
 classifier: the file gives the name of a class and a dictionary of probabilities.
 float16: of a float program, the file keeps its weights in float16, for runtimes that compute in it.
 opset17: the file says that its operations are those of ONNX opset 17, for older runtimes.
 
 sparse: weights that are smaller so are stored as their nonzero values and a bit per weight.
+few_bits: weights that are few different numbers are stored in fewer bits than 8.
 x86_amx: weights are stored so that the runtime multiplies them with AMX.
 clipped_products: a product of tensors is held to the range of its grid before it is quantized.
 float16_products: the same, and its factors are read in float16, without `dequantize`.
@@ -238,6 +241,9 @@ class Format:
             others have one of their own, which gives their gigabytes back.
         limits: for a file against the program it was written from.
         bytes: what files spend on a network's parts, by precision.
+        few_bits: how many bits a file spends on a weight, by the form of a layer's weights; a
+            form that is left out takes 8.
+        few_bits_pointwise: the same of layers that are products of matrices, where it differs.
         options: how its files can differ.
         oldest: the oldest version of `package` whose answers to files were those of the pinned
             one; by an option where that moves it. `nox -s runtimes` proves it.
@@ -263,6 +269,8 @@ class Format:
     in_process: bool = False
     limits: Limits
     bytes: Mapping[Precision, Bytes]
+    few_bits: Mapping[WeightForm, int] = field(default_factory=dict)
+    few_bits_pointwise: Mapping[WeightForm, int] = field(default_factory=dict)
     options: frozenset[Option] = frozenset()
     oldest: Mapping[Option | None, str] = field(default_factory=dict)
     module: Callable[[], FormatModule]
@@ -272,3 +280,8 @@ class Format:
     gemm: Callable[[], GemmModule] | None = None
     elsewhere: Callable[[], ElsewhereModule] | None = None
     faults: Callable[[], FaultsModule] | None = None
+
+    def bits(self, form: WeightForm, pointwise: bool) -> int:
+        """Bits that a file spends on a weight of a layer."""
+        special = self.few_bits_pointwise.get(form) if pointwise else None
+        return self.few_bits.get(form, 8) if special is None else special

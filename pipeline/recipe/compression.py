@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pipeline.base.record import Share
 from pipeline.recipe.training import DistillConfig, TrainConfig
 from pipeline.recipe.values import Kept, LatencyTarget, Part, Pattern
+from pipeline.recipe.weight_forms import WEIGHT_LIMITS, WeightForm
 
 PruneTarget = Literal["macs", "params", "size_mb", "latency"]
 PRUNE_TARGETS: tuple[PruneTarget, ...] = get_args(PruneTarget)
@@ -137,6 +138,58 @@ RangesKind = Literal["moving_average", "min_max", "percentile", "mse"]
 Percent = Annotated[float, Field(ge=90, le=100)]
 
 
+class WeightsConfig(Part):
+    """How many bits weights have; activations have 8 whatever is said here.
+
+    Attributes:
+        forms: of a layer's weights. int8: whole numbers -127..127 of the channel's scale. int4:
+            -7..7, of steps that training learns. palette16, palette64: one of so many values of
+            the layer, learned as well, times the channel's scale. With one form every layer has
+            it. With several each layer gets one of them, for the least loss that keeps one of the
+            next three limits.
+        size_mb: most that the target's file may hold, in units of 1e6 bytes.
+        download_mb: the same for the compressed file.
+        accuracy_drop_pt: most points that the primary figure may fall on the calibration images,
+            before any training; the file is as small as that allows.
+        layers: forms of single layers, by patterns of their paths such as `stem.*` or `head`, as
+            `qat.float` has them.
+        rounding: of weights of few bits where nothing is trained (0 epochs). nearest. adaptive:
+            one weight after the other, each making good what those before it have changed in the
+            layer's answers to the calibration images.
+    """
+
+    forms: Annotated[tuple[WeightForm, ...], Field(strict=False, min_length=1)] = ("int8",)
+    size_mb: Annotated[float, Field(gt=0)] | None = None
+    download_mb: Annotated[float, Field(gt=0)] | None = None
+    accuracy_drop_pt: Annotated[float, Field(ge=0, le=100)] | None = None
+    layers: dict[Pattern, WeightForm] = Field(default_factory=dict)
+    rounding: Literal["nearest", "adaptive"] = "adaptive"
+
+    @model_validator(mode="after")
+    def _one_limit_of_several(self) -> Self:
+        if len(set(self.forms)) < len(self.forms):
+            raise ValueError(f"forms: got {', '.join(self.forms)}; give each once")
+        given = [name for name in WEIGHT_LIMITS if getattr(self, name) is not None]
+        if len(self.forms) > 1 and len(given) != 1:
+            found = " and ".join(given) if given else "none"
+            raise ValueError(
+                f"forms: with several, give one of {', '.join(WEIGHT_LIMITS)}, not {found}"
+            )
+        if len(self.forms) == 1 and given:
+            raise ValueError(f"{given[0]}: must be left out, since every layer has the only form")
+        return self
+
+    @property
+    def few_bits(self) -> bool:
+        """Whether any layer may have fewer bits than 8."""
+        return any(form != "int8" for form in (*self.forms, *self.layers.values()))
+
+    @property
+    def chosen_by_size(self) -> bool:
+        """Whether forms are chosen layer by layer."""
+        return len(self.forms) > 1
+
+
 class QatConfig(Part):
     """Quantization-aware training; left out where the target's precision is float.
 
@@ -155,6 +208,7 @@ class QatConfig(Part):
             of every channel, as the calibration images show it; before any training.
         milestones: its phases.
         distill: null learns from the labels alone.
+        weights: their bits.
         float: modules that stay in float, by patterns of their paths such as `blocks.0.conv1`,
             `features.18.*` or `classifier`, and all that they hold. Their weights and activations
             are not rounded, in training or in the file.
@@ -167,6 +221,7 @@ class QatConfig(Part):
     correct_bias: bool = True
     milestones: Milestones = Milestones()
     distill: DistillConfig | None = None
+    weights: WeightsConfig = WeightsConfig()
     # Below this line `float` is no type: annotations would take the field for it.
     float: Annotated[tuple[Pattern, ...], Field(strict=False)] = ()
 

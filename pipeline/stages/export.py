@@ -58,6 +58,7 @@ def options_of(recipe: Recipe) -> set[Option]:
         "classifier": target.classifier,
         "opset17": target.opset == 17,
         "sparse": recipe.sparsify is not None,
+        "few_bits": recipe.qat.weights.few_bits,
         "x86_amx": target.cpu == "x86_amx",
         "clipped_products": target.products == "clipped",
         "float16_products": target.products == "float16",
@@ -109,7 +110,7 @@ STAGE = Stage(
     reads=(
         *("target.format", "target.input", "target.cpu", "target.precision"),
         *("target.opset", "target.products", "target.output", "target.classifier"),
-        *("model.name", "card.intended_use", "card.author", "card.licence"),
+        *("qat.weights", "model.name", "card.intended_use", "card.author", "card.licence"),
     ),
     code=("formats", *QUANTIZER, "stages/export.py"),
     packages=("torch", "torchao", "numpy"),

@@ -40,6 +40,7 @@ from pipeline.stages.stage import (
     Stage,
     StageFacts,
 )
+from pipeline.stages.weights import read_forms
 from pipeline.tasks.evaluation import predictions
 from pipeline.tasks.images.dataset import Dataset
 
@@ -71,6 +72,7 @@ def fold(context: Context, inputs: Inputs, out: Path) -> FoldFacts:
     """
     from pipeline.compress.quantization import program, qat
     from pipeline.compress.quantization.fake_quantize import only_round
+    from pipeline.compress.quantization.few_bits import take_forms
     from pipeline.compress.quantization.fold import float_program, float_twin, quantized_program
     from pipeline.measure import parity, timing
     from pipeline.measure.left_in_float import left_in_float
@@ -86,6 +88,7 @@ def fold(context: Context, inputs: Inputs, out: Path) -> FoldFacts:
         folded = float_program(network, example)
     else:
         trained = quantized_graph(context, small)
+        take_forms(trained, read_forms(inputs["qat"]))
         with reading(inputs["qat"] / WEIGHTS):
             qat.load_state(trained, read_checkpoint(inputs["qat"] / WEIGHTS))
         qat.set_training(trained, False)
@@ -163,7 +166,7 @@ STAGE = Stage(
     code=(
         *(*CORE, *PRUNING, *QUANTIZER, *COMPARING, *KEEPING),
         *("formats/file_facts.py", "measure/left_in_float.py"),
-        *("stages/exported.py", "stages/fold.py"),
+        *("stages/exported.py", "stages/fold.py", "stages/weights.py"),
     ),
     packages=(*IMAGES, *CUTTING, *QUANTIZING),
 )

@@ -18,6 +18,7 @@ from pipeline.stages import (
     times,
     train,
     verify,
+    weights,
 )
 from pipeline.stages.judge import JUDGES
 from pipeline.stages.stage import Stage
@@ -30,6 +31,7 @@ STAGES: tuple[Stage[Any], ...] = (
     judge.PRUNE,
     sparsify.STAGE,
     judge.SPARSIFY,
+    weights.STAGE,
     qat.STAGE,
     fold.STAGE,
     judge.FOLD,

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from pydantic import Field
 from torch import Tensor, fx
 
 from pipeline.base.errors import listed
+from pipeline.base.record import Positive
 from pipeline.compress.pruning.sparsify import keep_zeros, zero_masks
 from pipeline.compress.training.hooks import Hooks
 from pipeline.compress.training.loop import CURVE
 from pipeline.networks.checkpoints import WEIGHTS, save_checkpoint
 from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.weight_forms import WeightForm
+from pipeline.stages import weights
 from pipeline.stages.context import (
     CORRECTIONS,
     Context,
@@ -42,13 +47,17 @@ class QatFacts(StageFacts):
 
     Attributes:
         silent: layers that are zero for every calibration image.
+        forms: how many layers have weights of each form; none where all are int8.
     """
 
     silent: tuple[str, ...]
+    forms: dict[WeightForm, Positive] = Field(default_factory=dict)
 
     def details(self) -> list[str]:
-        """The silent layers."""
-        return [f"zero for every calibration image: {listed(self.silent)}"] if self.silent else []
+        """The silent layers, and the forms of the others."""
+        told = [f"zero for every calibration image: {listed(self.silent)}"] if self.silent else []
+        forms = [f"{count} in {form}" for form, count in self.forms.items()]
+        return told + ([f"layers' weights: {', '.join(forms)}"] if forms else [])
 
 
 def quantize(context: Context, inputs: Inputs, out: Path) -> QatFacts:
@@ -60,7 +69,7 @@ def quantize(context: Context, inputs: Inputs, out: Path) -> QatFacts:
     small = small_model(context, inputs)
     dense = context.family.structure(small).dense
     graph = quantized_graph(context, small)
-    moved = _calibrated(context, graph)
+    moved, forms = _calibrated(context, inputs, graph)
     silent = qat.silent_layers(graph)
     qat.merge_rounding(graph)
     schedule = qat.Schedule(graph, recipe.qat.milestones)
@@ -78,20 +87,34 @@ def quantize(context: Context, inputs: Inputs, out: Path) -> QatFacts:
             fed(context), graph, "quantize", recipe.qat.train, hooks, lambda: f"{schedule.phase}, "
         )
     write_json(out / CURVE, curve)
+    if forms:
+        weights.write_forms(out, forms)
     graph.cpu()
     qat.set_training(graph, False)
     qat.refuse_bad_grids(graph)
     save_checkpoint(graph.state_dict(), out / WEIGHTS, None)
     if moved and recipe.qat.train.epochs == 0:  # a training moves what was corrected, too
         save_checkpoint(moved, out / CORRECTIONS, None)
-    return QatFacts(silent=tuple(silent))
+    return QatFacts(silent=tuple(silent), forms=_counted(forms))
 
 
-def _calibrated(context: Context, graph: fx.GraphModule) -> dict[str, Tensor]:
-    """Set the grids of a graph from the calibration images; what was added to its biases."""
+def _counted(forms: Sequence[weights.ChosenForm]) -> dict[WeightForm, int]:
+    return dict(Counter(one.form for one in forms))
+
+
+def _calibrated(
+    context: Context, inputs: Inputs, graph: fx.GraphModule
+) -> tuple[dict[str, Tensor], tuple[weights.ChosenForm, ...]]:
+    """Set the grids of a graph from the calibration images, and the forms of its weights.
+
+    Returns:
+        What was added to its biases, and the forms; none where all weights are int8.
+    """
     from pipeline.compress.quantization import qat
+    from pipeline.compress.quantization.adaptive import round_all_adaptively
     from pipeline.compress.quantization.bias_correction import InputMeans, correct_biases
     from pipeline.compress.quantization.equalization import equalize
+    from pipeline.compress.quantization.few_bits import take_forms
     from pipeline.compress.quantization.ranges import Ranges
 
     config = context.recipe.qat
@@ -103,23 +126,36 @@ def _calibrated(context: Context, graph: fx.GraphModule) -> dict[str, Tensor]:
     if config.equalize:
         qat.without_rounding(graph)
         equalize(graph, images)
+    forms: tuple[weights.ChosenForm, ...] = ()
+    if config.weights.few_bits:
+        qat.without_rounding(graph)
+        forms = weights.forms_of(context, inputs, graph)
     means = InputMeans(graph) if config.correct_bias else None
     qat.calibrate(graph, images, ranges, means)
+    take_forms(graph, {one.layer: one.form for one in forms})
+    if config.train.epochs == 0 and config.weights.rounding == "adaptive":
+        round_all_adaptively(graph, images)
     qat.refuse_bad_grids(graph)
-    return {} if means is None else correct_biases(graph, means)
+    return {} if means is None else correct_biases(graph, means), forms
 
 
 def _quantizes(recipe: Recipe) -> bool:
     return recipe.target.precision == "int8"
 
 
+def _format_that_limits(recipe: Recipe) -> tuple[str, ...]:
+    """The target's format, where it says how many bytes a layer's weights take."""
+    return ("target.format",) if recipe.qat.weights.few_bits else ()
+
+
 STAGE = Stage(
     name="qat",
     make=quantize,
     facts=QatFacts,
-    after=("train", "prune", "sparsify"),
+    after=("train", "prune", "sparsify", "sensitivity"),
     reads=("qat", "target.input", "seed", "threads"),
-    code=(*CORE, *PRUNING, *QUANTIZER, "stages/fitting.py", "stages/qat.py"),
+    also_reads=_format_that_limits,
+    code=(*CORE, *PRUNING, *QUANTIZER, "stages/fitting.py", "stages/qat.py", "stages/weights.py"),
     needed=_quantizes,
     packages=(*IMAGES, *CUTTING, *QUANTIZING),
     on_device=True,

@@ -21,7 +21,7 @@ from torch import Tensor, fx
 from torchao.quantization.pt2e import FakeQuantizeBase
 
 from pipeline.compress.quantization.fake_quantize import WeightFakeQuantize
-from pipeline.compress.quantization.fold import attribute, readers_of
+from pipeline.compress.quantization.fold import attribute, readers_of, source_weight
 from pipeline.compress.quantization.quantizer import CONVOLUTIONS
 
 aten = torch.ops.aten
@@ -33,7 +33,7 @@ class InputMeans(fx.Interpreter):
     """Runs a graph and keeps, for every convolution, the mean image that it reads.
 
     Attributes:
-        weights: what each rounding of weights was given, by the node's name.
+        weights: what each rounding of weights was given at first, by the node's name; copies.
     """
 
     def __init__(self, graph: fx.GraphModule) -> None:
@@ -55,8 +55,8 @@ class InputMeans(fx.Interpreter):
             self._sums[node.name] = self._sums.get(node.name, 0.0) + total
         elif node.op == "call_module":
             module = self.fetch_attr(str(node.target))
-            if isinstance(module, WeightFakeQuantize):
-                self.weights[node.name] = args
+            if isinstance(module, WeightFakeQuantize) and node.name not in self.weights:
+                self.weights[node.name] = (args[0].clone(), *args[1:])
         return super().run_node(node)
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -102,7 +102,9 @@ def _rounded(graph: fx.GraphModule, rounding: fx.Node, means: InputMeans) -> Ten
     assert isinstance(module, FakeQuantizeBase)
     before = module.fake_quant_enabled.clone()
     module.enable_fake_quant(True)
-    weight: Tensor = module(*means.weights[rounding.name])
+    # Adaptive rounding may have changed the weights since.
+    now = attribute(graph, source_weight(rounding))
+    weight: Tensor = module(now, *means.weights[rounding.name][1:])
     module.fake_quant_enabled.copy_(before)
     return weight
 

@@ -14,6 +14,7 @@ from torchao.quantization.pt2e import FakeQuantizeBase
 
 from pipeline.base import torchrun
 from pipeline.compress.quantization import grid
+from pipeline.recipe.weight_forms import WeightForm
 
 
 def _rounded(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
@@ -164,6 +165,8 @@ class WeightFakeQuantize(FakeQuantizeBase):
     TFLite's converter cannot represent: it derives the scale from the weights it is given.
     """
 
+    form: WeightForm = "int8"
+
     def __init__(self, **_: Any) -> None:
         super().__init__()
         self.dtype = torch.int8
@@ -197,6 +200,19 @@ class WeightFakeQuantize(FakeQuantizeBase):
             step = scale if factor is None else scale / factor.clamp(min=tiny)
             weight = _RoundWeight.apply(weight, step)  # type: ignore[no-untyped-call]
         return weight
+
+    def folded(self, factor: Tensor) -> None:
+        """Be told that the weights were multiplied by `factor`, one per output channel."""
+
+    def raise_to(self, weight: Tensor, smallest: Tensor) -> None:
+        """Let no scale be smaller than `smallest`, one per output channel.
+
+        Scales follow the largest weights, so that these are changed in place.
+        """
+        weight.copy_(grid.raised_to(weight, smallest))
+
+    def store(self, weight: Tensor) -> None:
+        """Change weights in place to what is to be rounded to whole numbers of the scales."""
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """Scales and zero points, one per output channel."""

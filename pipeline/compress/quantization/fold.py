@@ -17,7 +17,11 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
 from pipeline.base.profile import span
 from pipeline.compress.quantization import grid
-from pipeline.compress.quantization.fake_quantize import ActivationFakeQuantize, only_round
+from pipeline.compress.quantization.fake_quantize import (
+    ActivationFakeQuantize,
+    WeightFakeQuantize,
+    only_round,
+)
 from pipeline.compress.quantization.quantizer import CLAMPS, CONVOLUTIONS
 
 aten = torch.ops.aten
@@ -110,6 +114,7 @@ def _fold_into(model: fx.GraphModule, conv: fx.Node, norm: fx.Node, index: int) 
         folded_weight = graph.get_attr(f"folded_weight_{index}")
         folded_bias = graph.get_attr(f"folded_bias_{index}")
         if weight_node.op == "call_module":  # the rounding stays
+            rounding_of(model, weight_node).folded(factor)
             folded_weight = graph.call_module(str(weight_node.target), (folded_weight,))
     conv.args = (conv.args[0], folded_weight, folded_bias, *conv.args[3:])
     norm.replace_all_uses_with(conv)
@@ -165,7 +170,26 @@ def raise_faint_weights(model: fx.GraphModule) -> None:
         scale, _ = activation.calculate_qparams()
         smallest = grid.smallest_weight_scales(attribute(model, conv.args[2]), scale)
         weight = attribute(model, source_weight(conv.args[1]))
-        weight.copy_(grid.raised_to(weight, smallest))
+        rounding_of(model, conv.args[1]).raise_to(weight, smallest)
+
+
+def store_rounded(model: fx.GraphModule) -> None:
+    """Put weights of few bits in the place of those that are rounded to them, in place.
+
+    What rounds to the int8 grid then finds their numbers.
+    """
+    for conv in [n for n in model.graph.nodes if n.target in CONVOLUTIONS]:
+        rounding = conv.args[1]
+        if rounding.op == "call_module":
+            weight = attribute(model, source_weight(rounding))
+            rounding_of(model, rounding).store(weight)
+
+
+def rounding_of(model: fx.GraphModule, node: fx.Node) -> WeightFakeQuantize:
+    """What rounds the weights at a node of the graph."""
+    module = model.get_submodule(str(node.target))
+    assert isinstance(module, WeightFakeQuantize)
+    return module
 
 
 def bias_to_grid(model: fx.GraphModule) -> None:
@@ -293,6 +317,7 @@ def quantized_program(prepared: fx.GraphModule, example: Tensor) -> torch.export
     drop_dropouts(prepared)
     fold_batch_norms(prepared)
     raise_faint_weights(prepared)
+    store_rounded(prepared)
     with torch.no_grad():
         prepared(example)  # weight scales follow the folded weights
     model = convert_pt2e(prepared)

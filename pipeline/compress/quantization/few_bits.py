@@ -1,0 +1,317 @@
+"""Fake quantization of weights to fewer than 8 bits.
+
+    int4        whole numbers -7..7 of steps that are learned, one step per output channel
+    palette16   one of 16 values of the int8 grid, the same for a whole layer and learned
+    palette64   one of 64
+
+Either way the weights are int8 numbers with few different values among them: the program and its
+kernels stay those of int8, and a file stores the numbers in fewer bits where its format can.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from pipeline.compress.quantization import grid
+from pipeline.compress.quantization.fake_quantize import WeightFakeQuantize
+from pipeline.compress.quantization.fold import attribute, source_weight
+from pipeline.compress.quantization.palettes import nearest_palette, with_zero
+from pipeline.compress.quantization.quantizer import CONVOLUTIONS
+from pipeline.networks.lowering.places import module_paths
+from pipeline.recipe.weight_forms import INT4_QMAX, PALETTES, WeightForm
+
+_TRIED, _LEAST_OF_LARGEST = 64, 0.25
+"""Steps that are tried at the start: so many, from that share of the largest weight's up."""
+
+
+def nearest_steps(weight: Tensor, most: int = INT4_QMAX) -> Tensor:
+    """The steps whose whole numbers -most..most are nearest to each channel's weights.
+
+    Least squares over steps from a quarter of that of the largest weight up to it; float32, above
+    zero, one per output channel.
+
+    Args:
+        weight: (out channels, ...).
+        most: largest whole number.
+    """
+    rows = weight.detach().flatten(1).float()
+    largest = grid.largest_weights(rows).clamp(min=grid.SMALLEST_WEIGHT_SCALE * most) / most
+    best, error = largest, torch.full_like(largest, torch.inf)
+    for share in torch.linspace(_LEAST_OF_LARGEST, 1.0, _TRIED):
+        step = largest * share
+        rounded = (rows / step[:, None]).round_().clamp_(-most, most).mul_(step[:, None])
+        found = rounded.sub_(rows).square_().sum(1)
+        best, error = torch.where(found < error, step, best), torch.minimum(found, error)
+    return best
+
+
+class _RoundToLearned(torch.autograd.Function):
+    """Weights to whole numbers of learned steps.
+
+    Esser et al. 2020, "Learned Step Size Quantization", https://arxiv.org/abs/1902.08153,
+    equations 1 to 3 and section 2.2.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, learned: Tensor, step: Tensor, most: int) -> Tensor:
+        """`weight` rounded to multiples of `step`, which is `learned` as float16 can hold it."""
+        by_channel = step.reshape(-1, *[1] * (weight.dim() - 1))
+        scaled = weight / by_channel
+        whole = scaled.round().clamp_(-most, most)
+        ctx.save_for_backward(scaled, whole)
+        ctx.most = most
+        return whole * by_channel
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """Straight through inside the range; a step's is that of what rounding does to weights."""
+        scaled, whole = ctx.saved_tensors
+        inside = scaled.abs() <= ctx.most
+        of_step = torch.where(inside, whole - scaled, whole) * gradients[0]
+        number = scaled[0].numel()
+        learned = of_step.flatten(1).sum(1) / math.sqrt(number * ctx.most)
+        return gradients[0] * inside, learned, None, None
+
+
+class SteppedFakeQuantize(WeightFakeQuantize):
+    """Per-channel symmetric numbers of 4 bits; their steps are learned with the weights."""
+
+    form: WeightForm = "int4"
+
+    def __init__(self, weight: Tensor, enabled: WeightFakeQuantize) -> None:
+        super().__init__()
+        _take_switches(self, enabled)
+        self.quant_min, self.quant_max = -INT4_QMAX, INT4_QMAX
+        self.step = nn.Parameter(nearest_steps(weight))
+        self.scale = torch.ones_like(self.step.detach())
+
+    def forward(self, weight: Tensor, factor: Tensor | None = None) -> Tensor:
+        """Round `weight` to the grid of its output channels; as `WeightFakeQuantize.forward`."""
+        step = self.step.detach().clamp(min=torch.finfo(torch.float32).tiny)
+        factor = _magnitude(factor, step)
+        scale = _as_scale(step * factor)
+        self.scale.copy_(scale)
+        if self.fake_quant_enabled[0] == 1:
+            rounded = _RoundToLearned.apply(weight, self.step, scale / factor, INT4_QMAX)  # type: ignore[no-untyped-call]
+            return rounded  # type: ignore[no-any-return]
+        return weight
+
+    def folded(self, factor: Tensor) -> None:
+        """Be told that the weights were multiplied by `factor`: so are their steps."""
+        with torch.no_grad():
+            self.step.mul_(factor.abs())
+
+    def raise_to(self, weight: Tensor, smallest: Tensor) -> None:
+        """Let no scale be smaller than `smallest`, one per output channel; weights stay."""
+        with torch.no_grad():
+            self.step.copy_(torch.maximum(self.step, smallest))
+
+    def store(self, weight: Tensor) -> None:
+        """Change weights in place to the rounded ones, which are rounded to themselves again."""
+        _store(self, weight)
+
+
+class _RoundToPalette(torch.autograd.Function):
+    """Weights to the nearest value of a palette.
+
+    The gradient goes straight through to the weights; each value's is the sum over the weights
+    that have it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, learned: Tensor, step: Tensor) -> Tensor:
+        """`weight` rounded to values of the palette `learned` (1 is 127) times `step`."""
+        by_channel = step.reshape(-1, *[1] * (weight.dim() - 1))
+        values, order = with_zero(learned.detach() * grid.WEIGHT_QMAX).sort()
+        middles = (values[1:] + values[:-1]) / 2
+        index = torch.bucketize(weight / by_channel, middles)
+        ctx.save_for_backward(index, order, by_channel)
+        return values[index] * by_channel
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        """The gradients of the weights, and of the palette."""
+        index, order, by_channel = ctx.saved_tensors
+        of_value = gradients[0] * by_channel * grid.WEIGHT_QMAX
+        summed = of_value.new_zeros(len(order)).index_add_(0, index.flatten(), of_value.flatten())
+        learned = torch.zeros_like(summed)
+        learned[order] = summed / math.sqrt(index.numel() / len(order) * grid.WEIGHT_QMAX)
+        return gradients[0], learned, None
+
+
+class PaletteFakeQuantize(WeightFakeQuantize):
+    """One of a few values of int8, which are learned with the weights, times a channel's scale."""
+
+    def __init__(self, weight: Tensor, enabled: WeightFakeQuantize, form: WeightForm) -> None:
+        super().__init__()
+        _take_switches(self, enabled)
+        self.form = form
+        scales = grid.weight_scales(weight)
+        self.register_buffer("step", scales.clone())
+        self.register_buffer("keeps_step", torch.tensor(False))
+        palette = nearest_palette(weight, scales, PALETTES[form])
+        self.palette = nn.Parameter(palette / grid.WEIGHT_QMAX)
+        self.scale = torch.ones_like(scales)
+
+    def forward(self, weight: Tensor, factor: Tensor | None = None) -> Tensor:
+        """Round `weight` to the palette; as `WeightFakeQuantize.forward`."""
+        if not self.keeps_step:
+            self.step.copy_(grid.largest_weights(weight) / grid.WEIGHT_QMAX)
+        factor = _magnitude(factor, self.step)
+        self.scale.copy_(_as_scale(self.step * factor))
+        if self.fake_quant_enabled[0] == 1:
+            rounded = _RoundToPalette.apply(weight, self.palette, self.scale / factor)  # type: ignore[no-untyped-call]
+            return rounded  # type: ignore[no-any-return]
+        return weight
+
+    def folded(self, factor: Tensor) -> None:
+        """Be told that the weights were multiplied by `factor`: so are their steps."""
+        self.step.mul_(factor.abs())
+
+    def raise_to(self, weight: Tensor, smallest: Tensor) -> None:
+        """Let no scale be smaller than `smallest`, one per output channel."""
+        if self.keeps_step:
+            self.step.copy_(torch.maximum(self.step, smallest))
+        else:
+            super().raise_to(weight, smallest)
+
+    def store(self, weight: Tensor) -> None:
+        """Change weights in place to the rounded ones, which are rounded to themselves again."""
+        _store(self, weight)
+        self.keep_step()
+
+    def keep_step(self) -> None:
+        """Let steps stay though the largest weight of a channel may not be 127 of them any more."""
+        self.keeps_step.fill_(True)
+
+
+FewBits = SteppedFakeQuantize | PaletteFakeQuantize
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WeightedLayer:
+    """A layer of a graph whose weights are rounded, with all convolutions that read them.
+
+    Attributes:
+        name: path of the module, or of the operation where that has none.
+        roundings: names in the graph of the module that rounds the weights.
+        module: it.
+        weight: the stored weights, before batch normalisation is folded: (out channels, ...).
+        convolutions: the nodes.
+    """
+
+    name: str
+    roundings: tuple[str, ...]
+    module: WeightFakeQuantize
+    weight: Tensor
+    convolutions: tuple[fx.Node, ...]
+
+    @property
+    def groups(self) -> int:
+        """Into which the channels of its convolutions are divided."""
+        return groups_of(self.convolutions[0])
+
+    @property
+    def takes_fewer(self) -> bool:
+        """Whether it can have another form than int8."""
+        return len(self.convolutions) == 1
+
+
+def weighted_layers(graph: fx.GraphModule) -> list[WeightedLayer]:
+    """The layers of a graph from `qat.prepare` whose weights are rounded, in order.
+
+    What rounds the weights of several convolutions makes one layer of them. Each of these may have
+    a batch normalisation of its own, so that no form but int8 suits them all.
+    """
+    found: dict[WeightFakeQuantize, list[fx.Node]] = {}
+    for conv in [n for n in graph.graph.nodes if n.target in CONVOLUTIONS]:
+        rounding = conv.args[1]
+        if rounding.op == "call_module":
+            module = graph.get_submodule(str(rounding.target))
+            assert isinstance(module, WeightFakeQuantize)
+            found.setdefault(module, []).append(conv)
+    return [_layer(graph, module, nodes) for module, nodes in found.items()]
+
+
+def _layer(graph: fx.GraphModule, module: WeightFakeQuantize, nodes: list[Any]) -> WeightedLayer:
+    paths = module_paths(nodes[0])
+    return WeightedLayer(
+        name=paths[-1] if paths else nodes[0].name,
+        roundings=tuple(dict.fromkeys(str(node.args[1].target) for node in nodes)),
+        module=module,
+        weight=attribute(graph, source_weight(nodes[0].args[1])),
+        convolutions=tuple(nodes),
+    )
+
+
+def _as_scale(step: Tensor) -> Tensor:
+    """The next scale at or below a step that a file can hold."""
+    return grid.float16_down(step.clamp(min=grid.SMALLEST_WEIGHT_SCALE))
+
+
+def _store(module: WeightFakeQuantize, weight: Tensor) -> None:
+    module.enable_fake_quant(True)
+    with torch.no_grad():
+        weight.copy_(module(weight))
+
+
+def _magnitude(factor: Tensor | None, like: Tensor) -> Tensor:
+    """What weights will be multiplied by, without its sign; not zero, where nothing is left."""
+    if factor is None:
+        return torch.ones_like(like)
+    return factor.detach().abs().clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _take_switches(module: WeightFakeQuantize, other: WeightFakeQuantize) -> None:
+    module.fake_quant_enabled.copy_(other.fake_quant_enabled)
+    module.observer_enabled.copy_(other.observer_enabled)
+
+
+def take_forms(graph: fx.GraphModule, forms: Mapping[str, WeightForm]) -> None:
+    """Give layers of a graph from `qat.prepare` weights of fewer bits, in place.
+
+    Args:
+        graph: whose weights are as they are to be rounded at first.
+        forms: by layer, as `weighted_layers` names them; the others keep int8.
+    """
+    for layer in weighted_layers(graph):
+        form = forms.get(layer.name, "int8")
+        if form != "int8" and layer.takes_fewer:
+            made = rounding_of(layer.weight.float(), form, layer.module)
+            for name in layer.roundings:
+                graph.set_submodule(name, made)
+
+
+def rounding_of(weight: Tensor, form: WeightForm, before: WeightFakeQuantize) -> FewBits:
+    """What rounds weights to `form`, in place of `before`, whose switches it takes."""
+    if form == "int4":
+        return SteppedFakeQuantize(weight, before)
+    return PaletteFakeQuantize(weight, before, form)
+
+
+def groups_of(conv: fx.Node) -> int:
+    """Into which a convolution divides its channels."""
+    return int(conv.args[6]) if len(conv.args) > 6 else 1  # type: ignore[arg-type]
+
+
+def is_pointwise(conv: fx.Node) -> bool:
+    """Whether a convolution is a product of matrices: of each pixel alone, at every pixel."""
+    given: Any = conv.args
+    weight = given[1]
+    while weight.op == "call_module":
+        weight = weight.args[0]
+    one_pixel = tuple(weight.meta["val"].shape[2:]) == (1, 1)
+    stride = given[3] if len(given) > 3 else [1, 1]
+    return one_pixel and set(stride) == {1} and groups_of(conv) == 1
+
+
+def few_bit_layers(graph: fx.GraphModule) -> list[tuple[WeightedLayer, FewBits]]:
+    """The layers of fewer bits than 8, with what rounds them."""
+    layers = [(layer, layer.module) for layer in weighted_layers(graph)]
+    return [(layer, module) for layer, module in layers if isinstance(module, FewBits)]

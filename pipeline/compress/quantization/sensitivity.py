@@ -1,0 +1,114 @@
+"""What each layer's weights cost in each form, from one pass over calibration images.
+
+The cost is by how much the network's answers move: the Kullback-Leibler divergence of what it
+answers with the layer's weights rounded from what it answers without, in nats an image. To second
+order that is half of the mean of `(g e)^2`, with `e` what the rounding changes in the layer's
+output, and `g` the gradient of the logarithm of the probability of an answer that is drawn from the
+network's own: the Fisher information is the divergence's second derivative (Martens 2020, "New
+Insights and Perspectives on the Natural Gradient Method", https://arxiv.org/abs/1412.1193,
+section 5). So one pass forward and one back serve all layers and all forms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional as F
+
+from pipeline.compress.quantization.few_bits import WeightedLayer
+from pipeline.compress.quantization.quantizer import CONVOLUTIONS
+from pipeline.recipe.task import Link
+from pipeline.recipe.weight_forms import WeightForm
+
+Moves = Mapping[str, Mapping[WeightForm, Tensor]]
+"""What rounding adds to the weights, by layer and form."""
+Costs = dict[str, dict[WeightForm, float]]
+"""Divergence in nats an image, by layer and form."""
+
+
+def costs(
+    graph: fx.GraphModule,
+    layers: Sequence[WeightedLayer],
+    moves: Moves,
+    batches: Callable[[], Iterable[Tensor]],
+    link: Link,
+    seed: int = 0,
+) -> Costs:
+    """The divergence that each form of each layer's weights costs.
+
+    Args:
+        graph: that computes as the float network does; see `qat.without_rounding`.
+        layers: of it.
+        moves: by the layer's name.
+        batches: calibration images, some at a time.
+        link: what makes probabilities of the network's answers.
+        seed: of the answers that are drawn.
+    """
+    sums: Costs = {layer.name: dict.fromkeys(moves[layer.name], 0.0) for layer in layers}
+    generator = torch.Generator().manual_seed(seed)
+    images = 0
+    for batch in batches():
+        images += len(batch)
+        with torch.enable_grad():
+            seen = _Seen(graph, layers)
+            loss = _surprise(seen.run(batch), link, generator)
+            outputs = [output for _, _, output in seen.found]
+            gradients = torch.autograd.grad(loss, outputs)
+        for (layer, args, _), gradient in zip(seen.found, gradients, strict=True):
+            for form, move in moves[layer.name].items():
+                moved = _convolved(args, move)
+                each = (moved * gradient).flatten(1).sum(1).double()
+                sums[layer.name][form] += float(each.square().sum())
+    return {
+        name: {form: total / (2 * images) for form, total in forms.items()}
+        for name, forms in sums.items()
+    }
+
+
+class _Seen(fx.Interpreter):
+    """Runs a graph and keeps what its layers are given and give.
+
+    Attributes:
+        found: a layer, the arguments of its convolution without the gradient, and the output.
+    """
+
+    def __init__(self, graph: fx.GraphModule, layers: Sequence[WeightedLayer]) -> None:
+        super().__init__(graph)
+        self._layers = {conv.name: layer for layer in layers for conv in layer.convolutions}
+        self.found: list[tuple[WeightedLayer, tuple[Any, ...], Tensor]] = []
+
+    def run_node(self, node: fx.Node) -> Any:
+        """Compute a node, and keep it where it is one of the layers'."""
+        result = super().run_node(node)
+        if node.target in CONVOLUTIONS and node.name in self._layers:
+            args, _ = self.fetch_args_kwargs_from_env(node)
+            args = tuple(a.detach() if isinstance(a, Tensor) else a for a in args)
+            self.found.append((self._layers[node.name], args, result))
+        return result
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A module; the interpreter's own table leaves out the second name of one that has two."""
+        return self.fetch_attr(target)(*args, **kwargs)
+
+
+def _surprise(logits: Tensor, link: Link, generator: torch.Generator) -> Tensor:
+    """Minus the logarithm of the probability of answers that are drawn, summed over images."""
+    with torch.no_grad():
+        if link == "softmax":
+            drawn = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+        else:
+            drawn = torch.bernoulli(logits.sigmoid(), generator=generator)
+    if link == "softmax":
+        return F.cross_entropy(logits, drawn, reduction="sum")
+    return F.binary_cross_entropy_with_logits(logits, drawn, reduction="sum")
+
+
+def _convolved(args: tuple[Any, ...], weight: Tensor) -> Tensor:
+    """A convolution of the same image with other weights and no bias."""
+    images, _, *rest = args
+    given = rest[1:]
+    result: Tensor = F.conv2d(images, weight, None, *given)
+    return result

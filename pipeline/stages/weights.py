@@ -1,0 +1,358 @@
+"""The form of each layer's weights: the stage that finds what they cost, and what chooses them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+from pydantic import Field, TypeAdapter
+from torch import Tensor, fx
+
+from pipeline.base.errors import InputError
+from pipeline.base.record import Positive, Record, Text
+from pipeline.compress.quantization import bits
+from pipeline.formats.format import Format
+from pipeline.formats.formats import FORMATS
+from pipeline.networks.lowering.places import FloatPlaces
+from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.weight_forms import WeightForm
+from pipeline.stages.context import (
+    Context,
+    Inputs,
+    calibration_batches,
+    fed,
+    quantized_graph,
+    small_model,
+)
+from pipeline.stages.exported import CALIBRATION
+from pipeline.stages.stage import (
+    CORE,
+    CUTTING,
+    IMAGES,
+    PRUNING,
+    QUANTIZER,
+    QUANTIZING,
+    Stage,
+    StageFacts,
+)
+from pipeline.tasks.evaluation import predictions
+from pipeline.tasks.tasks import TASKS
+
+if TYPE_CHECKING:
+    from pipeline.compress.quantization.few_bits import WeightedLayer
+
+COSTS, FORMS = "costs.json", "forms.json"
+"""Names of files: what each form of each layer costs, in the folder of `sensitivity`; and which
+form each layer has, in that of `qat`."""
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class FormCost(Record):
+    """What one form of a layer's weights costs.
+
+    Attributes:
+        loss: divergence of the network's answers, nats an image; see `sensitivity.costs`.
+        entropy: bits of a weight that the best code for single weights takes.
+    """
+
+    loss: NotNegative
+    entropy: NotNegative
+
+
+class LayerCosts(Record):
+    """What the forms of one layer cost.
+
+    Attributes:
+        layer: path of the module.
+        weights: how many.
+        channels: output channels.
+        pointwise: whether it is a product of matrices: of one pixel, at every pixel, not in groups.
+        forms: that it can have.
+    """
+
+    layer: Text
+    weights: Positive
+    channels: Positive
+    pointwise: bool
+    forms: dict[WeightForm, FormCost]
+
+
+class SensitivityFacts(StageFacts):
+    """Of how many layers the forms were compared, and on how many images."""
+
+    layers: Positive
+    images: Positive
+
+    def details(self) -> list[str]:
+        """Both."""
+        return [f"{self.layers} layers, {self.images} images"]
+
+
+class ChosenForm(Record):
+    """The form of one layer's weights.
+
+    Attributes:
+        layer: path of the module.
+        form: of its weights.
+        weights: how many.
+        megabytes: that the file is predicted to spend on them, in units of 1e6 bytes.
+        loss: the divergence it was predicted to cost, nats an image; None where it was not found.
+    """
+
+    layer: Text
+    form: WeightForm
+    weights: Positive
+    megabytes: NotNegative
+    loss: NotNegative | None
+
+
+_COSTS = TypeAdapter(tuple[LayerCosts, ...])
+_FORMS = TypeAdapter(tuple[ChosenForm, ...])
+
+
+def sensitivity(context: Context, inputs: Inputs, out: Path) -> SensitivityFacts:
+    """What each form of each layer costs, from one pass over the calibration images."""
+    from pipeline.compress.quantization import qat
+    from pipeline.compress.quantization.equalization import equalize
+    from pipeline.compress.quantization.few_bits import weighted_layers
+    from pipeline.compress.quantization.sensitivity import costs
+
+    config = context.recipe.qat
+    torch.manual_seed(context.recipe.seed)
+    graph = quantized_graph(context, small_model(context, inputs))
+
+    def images() -> Iterable[Tensor]:
+        return calibration_batches(context)
+
+    qat.without_rounding(graph)
+    if config.equalize:
+        equalize(graph, images)
+    layers = weighted_layers(graph)
+    forms = tuple(dict.fromkeys((*config.weights.forms, *config.weights.layers.values())))
+    found = _moves(layers, forms)
+    link = TASKS[context.recipe.task.kind].link
+    moves = {
+        name: {form: move for form, (move, _) in forms.items()} for name, forms in found.items()
+    }
+    losses = costs(graph, layers, moves, images, link, context.recipe.seed)
+    table = tuple(
+        LayerCosts(
+            layer=layer.name,
+            weights=layer.weight.numel(),
+            channels=len(layer.weight),
+            pointwise=_is_pointwise(layer),
+            forms={
+                form: FormCost(loss=losses[layer.name][form], entropy=entropy)
+                for form, (_, entropy) in found[layer.name].items()
+            },
+        )
+        for layer in layers
+    )
+    (out / COSTS).write_bytes(_COSTS.dump_json(table, indent=1))
+    return SensitivityFacts(layers=len(layers), images=len(context.dataset.calibration))
+
+
+def _moves(
+    layers: Sequence[WeightedLayer], forms: Sequence[WeightForm]
+) -> dict[str, dict[WeightForm, tuple[Tensor, float]]]:
+    """What rounding to each form adds to the weights, and the entropy of what they become."""
+    from pipeline.compress.quantization.few_bits import rounding_of
+
+    found: dict[str, dict[WeightForm, tuple[Tensor, float]]] = {}
+    for layer in layers:
+        weight = layer.weight.float()
+        found[layer.name] = {}
+        for form in forms if layer.takes_fewer else ("int8",):
+            module = layer.module if form == "int8" else rounding_of(weight, form, layer.module)
+            module.enable_fake_quant(True)
+            with torch.no_grad():
+                rounded = module(weight)
+                steps = rounded / module.scale.reshape(-1, *[1] * (weight.dim() - 1))
+            module.enable_fake_quant(False)
+            found[layer.name][form] = (rounded - weight, entropy_of(steps.round().to(torch.int8)))
+    return found
+
+
+def entropy_of(codes: Tensor) -> float:
+    """Bits a number that the best code for single numbers takes (Shannon 1948), of int8."""
+    counts = torch.bincount(codes.flatten().to(torch.int64) + 128, minlength=256).double()
+    shares = counts[counts > 0] / counts.sum()
+    return max(0.0, float(-(shares * shares.log2()).sum()))
+
+
+def _is_pointwise(layer: WeightedLayer) -> bool:
+    from pipeline.compress.quantization.few_bits import is_pointwise
+
+    return all(map(is_pointwise, layer.convolutions))
+
+
+def forms_of(context: Context, inputs: Inputs, graph: fx.GraphModule) -> tuple[ChosenForm, ...]:
+    """The form of each layer's weights, as the recipe says or as its limit allows.
+
+    Raises:
+        InputError: a pattern names no layer, or no choice of forms is small enough.
+    """
+    from pipeline.compress.quantization.few_bits import weighted_layers
+
+    layers = weighted_layers(graph)
+    config, target = context.recipe.qat.weights, FORMATS[context.recipe.target.format]
+    said = _said(context.recipe, [layer.name for layer in layers if layer.takes_fewer])
+    table: dict[str, LayerCosts] = {}
+    if config.chosen_by_size:
+        found = _COSTS.validate_json((inputs["sensitivity"] / COSTS).read_bytes())
+        table = {one.layer: one for one in found}
+        chosen = _chosen(context, graph, table, said)
+    else:
+        chosen = {layer.name: config.forms[0] for layer in layers if layer.takes_fewer} | said
+    return tuple(
+        ChosenForm(
+            layer=layer.name,
+            form=(form := chosen.get(layer.name, "int8")),
+            weights=layer.weight.numel(),
+            megabytes=layer.weight.numel() * target.bits(form, _is_pointwise(layer)) / 8e6,
+            loss=_loss(table.get(layer.name), form),
+        )
+        for layer in layers
+    )
+
+
+def _loss(costs: LayerCosts | None, form: WeightForm) -> float | None:
+    return costs.forms[form].loss if costs is not None and form in costs.forms else None
+
+
+def _said(recipe: Recipe, layers: Sequence[str]) -> dict[str, WeightForm]:
+    """The forms that patterns say; the last pattern that fits counts."""
+    said: dict[str, WeightForm] = {}
+    for pattern, form in recipe.qat.weights.layers.items():
+        fitting = [name for name in layers if FloatPlaces((pattern,)).hold_path(name)]
+        if not fitting:
+            raise InputError(
+                f"qat.weights.layers: got {pattern!r}, which names no layer whose weights can "
+                "have fewer bits; `pocketnest inspect` lists the layers"
+            )
+        said |= dict.fromkeys(fitting, form)
+    return said
+
+
+def _chosen(
+    context: Context,
+    graph: fx.GraphModule,
+    table: Mapping[str, LayerCosts],
+    said: Mapping[str, WeightForm],
+) -> bits.Forms:
+    """The forms of the least loss within the recipe's limit."""
+    recipe = context.recipe
+    config, target = recipe.qat.weights, FORMATS[recipe.target.format]
+    downloads = config.download_mb is not None
+    open_to: dict[str, dict[WeightForm, FormCost]] = {
+        name: _open(one, config.forms, said.get(name)) for name, one in table.items()
+    }
+    losses = {name: {f: c.loss for f, c in forms.items()} for name, forms in open_to.items()}
+    sizes: dict[str, dict[WeightForm, float]] = {
+        name: {form: _megabytes(table[name], form, target, downloads) for form in forms}
+        for name, forms in open_to.items()
+    }
+    limit = config.download_mb if downloads else config.size_mb
+    if limit is None:
+        return bits.within_loss(losses, sizes, _holds_accuracy(context, graph))
+    if bits.least(sizes) > limit:
+        key = "download_mb" if downloads else "size_mb"
+        raise InputError(
+            f"qat.weights.{key}: got {limit:g}; with the fewest bits of every layer the file is "
+            f"predicted to have {bits.least(sizes):.3f}; ask for that or more, add a form of "
+            "fewer bits to qat.weights.forms, or prune more"
+        )
+    return bits.within_size(losses, sizes, limit)
+
+
+def _open(
+    layer: LayerCosts, forms: Sequence[WeightForm], said: WeightForm | None
+) -> dict[WeightForm, FormCost]:
+    """The forms that a layer may get: the one that is said of it, or those of the recipe."""
+    allowed = (said,) if said is not None else forms
+    # What can have int8 alone has that, whether or not it is asked for.
+    return {f: c for f, c in layer.forms.items() if f in allowed} or dict(layer.forms)
+
+
+def _megabytes(layer: LayerCosts, form: WeightForm, target: Format, download: bool) -> float:
+    """What a file spends on a layer, in units of 1e6 bytes; see `Bytes` and `Format.download`."""
+    stored = target.bytes["int8"]
+    per_weight = float(target.bits(form, layer.pointwise))
+    if download:
+        per_weight = min(per_weight, layer.forms[form].entropy * _OF_ENTROPY)
+        around = stored.channel * layer.channels * _CHANNEL_PACKED + stored.layer * _LAYER_PACKED
+    else:
+        around = stored.channel * layer.channels + stored.layer
+    return (layer.weights * per_weight / 8 + around) / 1e6
+
+
+_OF_ENTROPY, _CHANNEL_PACKED, _LAYER_PACKED = 1.03, 0.8, 0.2
+"""Of the entropy of weights, of a channel's numbers and of a layer's description what deflate
+leaves; measured on files of ResNeSt-50 and MobileNetV2 (docs/measurements.md)."""
+
+
+def _holds_accuracy(context: Context, graph: fx.GraphModule) -> Callable[[bits.Forms], bool]:
+    """Whether forms cost no more accuracy on the calibration images than the recipe allows."""
+    from pipeline.compress.quantization.few_bits import weighted_layers
+
+    config, dataset = context.recipe.qat.weights, fed(context).dataset
+    allowed = config.accuracy_drop_pt
+    assert allowed is not None
+    calibration = replace(dataset, tests={CALIBRATION: dataset.calibration})
+    layers = weighted_layers(graph)
+    forms = tuple(dict.fromkeys((*config.forms, *config.layers.values())))
+    moves = _moves(layers, forms)
+
+    def figure() -> float:
+        answers = {CALIBRATION: predictions(graph, dataset.calibration, dataset)}
+        return context.task.accuracies(answers, calibration)[CALIBRATION].figure
+
+    whole = figure()
+
+    def holds(chosen: bits.Forms) -> bool:
+        before = [layer.weight.clone() for layer in layers]
+        for layer in layers:
+            layer.weight.add_(moves[layer.name][chosen[layer.name]][0])
+        found = figure()
+        for layer, weight in zip(layers, before, strict=True):
+            layer.weight.copy_(weight)
+        return (whole - found) * 100 <= allowed
+
+    return holds
+
+
+def read_forms(folder: Path) -> dict[str, WeightForm]:
+    """The forms that are not int8, by layer, as `write_forms` left them."""
+    file = folder / FORMS
+    if not file.exists():
+        return {}
+    found = _FORMS.validate_json(file.read_bytes())
+    return {one.layer: one.form for one in found if one.form != "int8"}
+
+
+def write_forms(folder: Path, forms: Sequence[ChosenForm]) -> None:
+    """Keep the forms of a network's layers."""
+    (folder / FORMS).write_bytes(_FORMS.dump_json(tuple(forms), indent=1))
+
+
+def _chooses(recipe: Recipe) -> bool:
+    return recipe.target.precision == "int8" and recipe.qat.weights.chosen_by_size
+
+
+STAGE = Stage(
+    name="sensitivity",
+    make=sensitivity,
+    facts=SensitivityFacts,
+    after=("train", "prune", "sparsify"),
+    reads=(
+        *("qat.weights.forms", "qat.weights.layers", "qat.equalize", "qat.float"),
+        *("target.input", "task", "seed", "threads"),
+    ),
+    code=(*CORE, *PRUNING, *QUANTIZER, "stages/weights.py"),
+    needed=_chooses,
+    packages=(*IMAGES, *CUTTING, *QUANTIZING),
+    on_host=True,
+)
