@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.formats.scales import ScalesExact
 
@@ -38,6 +42,27 @@ NO_GRID: Grid = (math.nan, 0)
 """For a tensor that is written on one grid and read on another."""
 
 
+class Codes(NamedTuple):
+    """The whole numbers of one weight tensor, in whatever form a file stores them.
+
+    Attributes:
+        sha256: of them, as int8, in the order output channel, input, row, column.
+        numbers: how many.
+    """
+
+    sha256: str
+    numbers: int
+
+
+def codes_of(weight: NDArray[np.int8]) -> Codes:
+    """The whole numbers of a weight tensor (out channels, inputs of a group, height, width).
+
+    What has one pixel may leave height and width out.
+    """
+    content = np.ascontiguousarray(weight, np.int8)
+    return Codes(hashlib.sha256(content.tobytes()).hexdigest(), content.size)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FileFacts:
     """Read from a file, never from the writer's memory.
@@ -49,6 +74,7 @@ class FileFacts:
         layers: grid of every quantized activation, by its name; the program's name of the layer,
             save for tensors that the program does not have, such as a padded one.
         weights: weight scales, one tuple per quantized weight tensor.
+        codes: the whole numbers of every quantized weight tensor.
         partitions: parts of the graph that the runtime gives to its accelerating delegate; None
             where the format's runtime has none.
         outside: operations that are in none of these parts, with the reason where it is known, by
@@ -60,6 +86,7 @@ class FileFacts:
     macs: int
     layers: dict[str, Grid]
     weights: Counter[tuple[float, ...]]
+    codes: Counter[Codes] = field(default_factory=Counter)
     partitions: int | None = None
     outside: dict[str, str] = field(default_factory=dict)
 
@@ -119,6 +146,19 @@ def learned_scales(
     return layers, weights
 
 
+def learned_codes(program: torch.export.ExportedProgram) -> Counter[Codes]:
+    """The whole numbers of a quantized program's weights."""
+    tensors = {
+        spec.arg.name: spec.target for spec in program.graph_signature.input_specs if spec.target
+    }
+    stored = {**program.state_dict, **program.constants}
+    return Counter(
+        codes_of(stored[tensors[node.args[0].name]].detach().numpy())
+        for node in program.graph.nodes
+        if node.target is quantized.dequantize_per_channel.default
+    )
+
+
 def _repeats_grid(quantize: torch.fx.Node) -> bool:
     """Whether the same values are on the same grid before the operation that is quantized."""
     operation = quantize.args[0]
@@ -149,7 +189,7 @@ def _is_taken_in(quantize: torch.fx.Node, operation: torch.fx.Node, into: object
 
 
 def scales_exact(program: torch.export.ExportedProgram, facts: FileFacts) -> ScalesExact | None:
-    """How many of the learned scales the file holds bit for bit; None for a float program.
+    """How many learned scales and weights a file holds bit for bit; None for a float program.
 
     Every activation grid counts once, looked up by the layer's name, and every channel's weight
     scale. A tensor on a grid that was never learned counts as one that is not the same.
@@ -160,7 +200,14 @@ def scales_exact(program: torch.export.ExportedProgram, facts: FileFacts) -> Sca
     learned = set(layers.values())
     foreign = [n for n, grid in facts.layers.items() if n not in layers and grid not in learned]
     same_weights = sum(len(w) * n for w, n in (weights & facts.weights).items())
+    codes = learned_codes(program)
     return ScalesExact(
         same=sum(facts.layers.get(n) == grid for n, grid in layers.items()) + same_weights,
         total=len(layers) + len(foreign) + sum(len(w) * n for w, n in weights.items()),
+        codes_same=_numbers(codes & facts.codes),
+        codes_total=_numbers(codes),
     )
+
+
+def _numbers(codes: Counter[Codes]) -> int:
+    return sum(one.numbers * count for one, count in codes.items())

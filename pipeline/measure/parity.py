@@ -155,13 +155,17 @@ def file_misses(
 
     Args:
         facts: of the file.
-        exact: its scales; None of a float file.
+        exact: its scales and weights; None of a float file.
         program: multiply-accumulates of the program, int8 and all
             (`file_facts.program_macs`): the file must have the same share in int8.
     """
     misses = []
     if exact is not None and exact.same != exact.total:
         misses.append(f"{exact.same} of {exact.total} scales are the learned ones (all must be)")
+    if exact is not None and exact.codes_same != exact.codes_total:
+        misses.append(
+            f"{exact.codes_same} of {exact.codes_total} weights are the learned ones (all must be)"
+        )
     int8, whole = program
     if exact is not None and facts.int8_macs * whole != int8 * facts.macs:
         must = "all must" if int8 == whole else f"exactly {int8 / whole:.2%} must"

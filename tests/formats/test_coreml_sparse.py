@@ -25,6 +25,7 @@ from pipeline.formats.coreml import file as coreml_file
 from pipeline.formats.coreml import package as coreml_package
 from pipeline.formats.coreml import sparse as coreml_sparse
 from pipeline.formats.coreml.evaluator import Evaluator
+from pipeline.formats.coreml.weights import int8_weight
 from pipeline.formats.file_facts import FileFacts, scales_exact
 from tests.making import programs
 from tests.making.packages import Array, normal
@@ -270,7 +271,7 @@ def test_weights_that_are_not_int8_have_no_scales() -> None:
     made_by = net.producers()
     for name in ("a", "b"):
         weights = made_by[made_by[name].tensor("weight")]
-        assert coreml_file._weight_scales(weights, made_by) is None
+        assert int8_weight(weights, made_by) is None
 
 
 def test_only_core_ml_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,17 +66,20 @@ def program_in(path: Path) -> torch.export.ExportedProgram:
 
 
 def inspect(path: Path) -> FileFacts:
-    from pipeline.formats.file_facts import FileFacts, conv_macs, learned_scales
+    from pipeline.formats.file_facts import FileFacts, conv_macs, learned_codes, learned_scales
 
     program = program_in(path)
     layers, weights = learned_scales(program)
+    codes = learned_codes(program)
     macs = 0
     for node in program.graph.nodes:
         if "conv2d" in str(node.target):
             positions = node.meta["val"].shape[2:].numel()
             macs += conv_macs(node.args[1].meta["val"].shape, positions)
     ops = {"program": 1}
-    return FileFacts(ops=ops, int8_macs=macs, macs=macs, layers=layers, weights=weights)
+    return FileFacts(
+        ops=ops, int8_macs=macs, macs=macs, layers=layers, weights=weights, codes=codes
+    )
 
 
 def interface(path: Path) -> Interface:

@@ -30,7 +30,16 @@ from pipeline.formats.coreml.describe import interface as interface
 from pipeline.formats.coreml.evaluator import Evaluator
 from pipeline.formats.coreml.imports import import_coremltools
 from pipeline.formats.coreml.names import grid_of, quantize_names, stamp_names
-from pipeline.formats.file_facts import NO_GRID, FileFacts, Grid, conv_macs, learned_scales
+from pipeline.formats.coreml.weights import int8_weight
+from pipeline.formats.file_facts import (
+    NO_GRID,
+    Codes,
+    FileFacts,
+    Grid,
+    codes_of,
+    conv_macs,
+    learned_scales,
+)
 from pipeline.formats.format import ComputedBy, Option
 from pipeline.formats.pixels import camera_pixels, refuse_learned_input
 from pipeline.formats.refusals import refuse_divisors
@@ -192,6 +201,7 @@ def inspect(path: Path) -> FileFacts:
     ops: Counter[str] = Counter()
     layers: dict[str, Grid] = {}
     weights: Counter[tuple[float, ...]] = Counter()
+    codes: Counter[Codes] = Counter()
     macs = int8_macs = 0
     read_as_int8 = {op.tensor("input") for op in network.operations if op.type == "quantize"}
     for op in network.operations:
@@ -202,15 +212,16 @@ def inspect(path: Path) -> FileFacts:
             layers[op.outputs[0].name] = grid_of(op, made_by, op.outputs[0].dtype)
         elif op.type in {"conv", "linear"}:
             weight, data = made_by[op.tensor("weight")], made_by.get(op.tensor("x"))
-            scales = _weight_scales(weight, made_by)
-            if scales is not None:
+            stored = int8_weight(weight, made_by)
+            if stored is not None:
                 # Equal weights are stored once: each reader counts.
-                weights[scales] += 1
+                weights[tuple(float(s) for s in np.ravel(stored.scale))] += 1
+                codes[codes_of(stored.codes)] += 1
             output = op.outputs[0]
             count = conv_macs(weight.outputs[0].shape, int(np.prod(output.shape[2:])))
             macs += count
             has_int8_data = data is not None and data.type == "dequantize"
-            if scales is not None and has_int8_data and output.name in read_as_int8:
+            if stored is not None and has_int8_data and output.name in read_as_int8:
                 int8_macs += count
     ops.update(["classify"] if network.labels else [])
     for op in network.operations:
@@ -219,36 +230,14 @@ def inspect(path: Path) -> FileFacts:
             found = grid_of(op, made_by, made_by[name].outputs[0].dtype)
             if found != layers[name]:
                 layers[name] = NO_GRID
-    return FileFacts(ops=dict(ops), int8_macs=int8_macs, macs=macs, layers=layers, weights=weights)
-
-
-_INTEGERS = {
-    "constexpr_affine_dequantize": "quantized_data",
-    "constexpr_blockwise_shift_scale": "data",
-    "constexpr_sparse_blockwise_shift_scale": "nonzero_data",
-}
-"""The argument with the integers, by the operation that makes weights of them: up to iOS 17, from
-iOS 18 on, and sparse."""
-
-
-def _weight_scales(
-    weight: coreml_package.Operation, made_by: dict[str, coreml_package.Operation]
-) -> tuple[float, ...] | None:
-    """The scales of int8 weights, dense or sparse; None for other weights."""
-    if weight.type == "constexpr_sparse_to_dense":
-        values = weight.inputs["nonzero_data"]
-        if not isinstance(values, tuple):
-            return None
-        weight = made_by[values[0]]
-    if weight.type not in _INTEGERS:
-        return None
-    data, scale = (
-        weight.attributes.get(argument, weight.constant(argument, made_by))
-        for argument in (_INTEGERS[weight.type], "scale")
+    return FileFacts(
+        ops=dict(ops),
+        int8_macs=int8_macs,
+        macs=macs,
+        layers=layers,
+        weights=weights,
+        codes=codes,
     )
-    if np.asarray(data).dtype != np.int8:
-        return None
-    return tuple(float(s) for s in np.ravel(scale))  # type: ignore[arg-type]
 
 
 class CoreMLRunnable:

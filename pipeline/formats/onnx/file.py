@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 from pipeline.base.errors import InputError, following
 from pipeline.base.machine import cpu_flags
 from pipeline.formats import as_onnx
-from pipeline.formats.file_facts import NO_GRID, FileFacts, Grid, conv_macs
+from pipeline.formats.file_facts import NO_GRID, Codes, FileFacts, Grid, codes_of, conv_macs
 from pipeline.formats.format import ComputedBy, Option
 from pipeline.formats.onnx.amx import gemm_form
 from pipeline.formats.onnx.describe import describe as describe
@@ -214,6 +214,7 @@ def inspect(path: Path) -> FileFacts:
     model = onnx.load(path)
     values = as_onnx.constants(model)
     weights: Counter[tuple[float, ...]] = Counter()
+    codes: Counter[Codes] = Counter()
     tensors = quantized_tensors(model).items()
     layers = {name: _grid(node, values) for name, node in tensors}
     for node in model.graph.node:
@@ -222,6 +223,7 @@ def inspect(path: Path) -> FileFacts:
         name, stored = node.input[0], values.get(node.input[0])
         if stored is not None and stored.dtype in (np.int8, np.uint8):
             weights[tuple(float(s) for s in values[node.input[1]].reshape(-1))] += 1
+            codes[codes_of(_signed(stored))] += 1
         elif name in layers and _grid(node, values) != layers[name]:
             layers[name] = NO_GRID
     optimized = _optimized(path)
@@ -231,7 +233,13 @@ def inspect(path: Path) -> FileFacts:
         macs=_macs(model, model, {"Conv"}),
         layers=layers,
         weights=weights,
+        codes=codes,
     )
+
+
+def _signed(weight: as_onnx.Array) -> NDArray[np.int8]:
+    """Weights as int8; uint8 has the zero point 128 (`amx`)."""
+    return weight if weight.dtype == np.int8 else numbers(weight)
 
 
 def _grid(node: onnx.NodeProto, values: dict[str, as_onnx.Array]) -> Grid:

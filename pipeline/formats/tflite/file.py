@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import following
 from pipeline.formats import as_onnx
-from pipeline.formats.file_facts import FileFacts, Grid, conv_macs
+from pipeline.formats.file_facts import Codes, FileFacts, Grid, codes_of, conv_macs
 from pipeline.formats.format import ComputedBy, Option
 from pipeline.formats.pixels import refuse_learned_input
 from pipeline.formats.ports import Interface, Port
@@ -208,6 +208,7 @@ def inspect(path: Path) -> FileFacts:
     }
     ops: Counter[str] = Counter()
     weights: Counter[tuple[float, ...]] = Counter()
+    codes: Counter[Codes] = Counter()
     macs = int8_macs = 0
     for op in graph.operators:
         code = model.operatorCodes[op.opcodeIndex]
@@ -222,6 +223,7 @@ def inspect(path: Path) -> FileFacts:
             if weight.type == schema.TensorType.INT8:
                 # Equal weights are stored once: each reader counts.
                 weights[tuple(float(s) for s in weight.quantization.scale)] += 1
+                codes[codes_of(_weight(model, weight, depthwise=name.startswith("DEPTH")))] += 1
             types = {data.type, weight.type, output.type}
             int8_macs += count if types == {schema.TensorType.INT8} else 0
     layers: dict[str, Grid] = {}
@@ -236,9 +238,19 @@ def inspect(path: Path) -> FileFacts:
         macs=macs,
         layers=layers,
         weights=weights,
+        codes=codes,
         partitions=opened.partitions(),
         outside=opened.outside(),
     )
+
+
+def _weight(model: Any, tensor: Any, *, depthwise: bool) -> NDArray[np.int8]:
+    """The whole numbers of a weight tensor: (out channels, inputs of a group, height, width)."""
+    stored = np.frombuffer(bytes(model.buffers[tensor.buffer].data), np.int8)
+    weight = stored.reshape(tensor.shape)
+    if depthwise:  # (1, height, width, out channels)
+        return weight.transpose(3, 0, 1, 2)
+    return weight if weight.ndim == 2 else weight.transpose(0, 3, 1, 2)
 
 
 def _is_constant(model: Any, tensor: Any) -> bool:
