@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.compress.quantization import program as saved
 from pipeline.compress.quantization import qat
+from pipeline.compress.quantization.few_bits import take_forms, weighted_layers
 from pipeline.compress.quantization.fold import float_program, quantized_program
 from pipeline.formats.formats import FORMATS
 from pipeline.measure.timing import Runnable
@@ -21,6 +22,7 @@ from pipeline.networks.resnest.network import ResNeSt
 from pipeline.networks.rewrites import Normalization
 from pipeline.recipe.data import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.recipe.input_shape import square
+from pipeline.recipe.weight_forms import WEIGHT_FORMS
 from tests.making.graphs import EXAMPLE, calibrated
 from tests.making.networks import SIDE, images, small
 from tests.making.shared import made_once
@@ -83,6 +85,25 @@ def quantized(variant: str, *, pixels: bool = False) -> Written:
         return quantized_program(graph, torch.zeros(2, 3, SIDE, SIDE))
 
     return _written(variant, make, "int8", pixels=pixels)
+
+
+MIXED = "mixed"
+"""A form of each kind, layer by layer."""
+
+
+@cache
+def few_bits(variant: str, form: str) -> Written:
+    """The program of `quantized` with weights of fewer bits: a `WeightForm` or `MIXED`."""
+
+    def make(model: ResNeSt) -> torch.export.ExportedProgram:
+        graph = qat.prepare(deploy_form(branch_form(model)), square(SIDE))
+        qat.calibrate(graph, lambda: [images(32, seed=2)])
+        cycle = WEIGHT_FORMS if form == MIXED else (form,)
+        layers = weighted_layers(graph)
+        take_forms(graph, {x.name: cycle[i % len(cycle)] for i, x in enumerate(layers)})
+        return quantized_program(graph, torch.zeros(2, 3, SIDE, SIDE))
+
+    return _written(variant, make, form, pixels=False)
 
 
 @cache
