@@ -133,10 +133,11 @@ def _calibrated(
     means = InputMeans(graph) if config.correct_bias else None
     qat.calibrate(graph, images, ranges, means)
     take_forms(graph, {one.layer: one.form for one in forms})
-    if config.train.epochs == 0 and config.weights.rounding == "adaptive":
-        round_all_adaptively(graph, images)
+    moved: dict[str, Tensor] = {}
+    if forms and config.train.epochs == 0 and config.weights.rounding == "adaptive":
+        moved = round_all_adaptively(graph, images)
     qat.refuse_bad_grids(graph)
-    return {} if means is None else correct_biases(graph, means), forms
+    return moved | ({} if means is None else correct_biases(graph, means, moved)), forms
 
 
 def _quantizes(recipe: Recipe) -> bool:

@@ -14,6 +14,7 @@ take its noise for a shift.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -68,7 +69,9 @@ class InputMeans(fx.Interpreter):
         return (self._sums[conv.name] / self._images).float()[None]
 
 
-def correct_biases(graph: fx.GraphModule, means: InputMeans) -> dict[str, Tensor]:
+def correct_biases(
+    graph: fx.GraphModule, means: InputMeans, done: Collection[str] = ()
+) -> dict[str, Tensor]:
     """Take the mean error of every convolution's rounded weights off its bias, in place.
 
     With a batch normalisation of its own, it goes to the running mean, which training takes anew
@@ -77,15 +80,16 @@ def correct_biases(graph: fx.GraphModule, means: InputMeans) -> dict[str, Tensor
     Args:
         graph: from `qat.prepare`, calibrated, in evaluation mode.
         means: of the calibration images.
+        done: names of tensors that were corrected otherwise, and stay.
 
     Returns:
         What was added to each of these tensors, by the name it has in the graph's state.
     """
     moved: dict[str, Tensor] = {}
     for conv in [n for n in graph.graph.nodes if n.target in CONVOLUTIONS]:
-        place, sign = _place(conv)
+        place, sign = place_of_mean(conv)
         rounding = conv.args[1]
-        if place is None or rounding.name not in means.weights:
+        if place is None or str(place.target) in done or rounding.name not in means.weights:
             continue
         with torch.no_grad():
             error = _rounded(graph, rounding, means) - means.weights[rounding.name][0]
@@ -109,7 +113,7 @@ def _rounded(graph: fx.GraphModule, rounding: fx.Node, means: InputMeans) -> Ten
     return weight
 
 
-def _place(conv: fx.Node) -> tuple[fx.Node | None, int]:
+def place_of_mean(conv: fx.Node) -> tuple[fx.Node | None, int]:
     """What a convolution's mean is taken off at, and whether by adding the error there or not."""
     given: Any = conv.args
     readers = list(conv.users)

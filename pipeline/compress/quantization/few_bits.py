@@ -30,7 +30,9 @@ _TRIED, _LEAST_OF_LARGEST = 64, 0.25
 """Steps that are tried at the start: so many, from that share of the largest weight's up."""
 
 
-def nearest_steps(weight: Tensor, most: int = INT4_QMAX) -> Tensor:
+def nearest_steps(
+    weight: Tensor, most: int = INT4_QMAX, importance: Tensor | None = None
+) -> Tensor:
     """The steps whose whole numbers -most..most are nearest to each channel's weights.
 
     Least squares over steps from a quarter of that of the largest weight up to it; float32, above
@@ -39,6 +41,8 @@ def nearest_steps(weight: Tensor, most: int = INT4_QMAX) -> Tensor:
     Args:
         weight: (out channels, ...).
         most: largest whole number.
+        importance: of the square of each weight's error, (out channels, inputs); all alike if left
+            out.
     """
     rows = weight.detach().flatten(1).float()
     largest = grid.largest_weights(rows).clamp(min=grid.SMALLEST_WEIGHT_SCALE * most) / most
@@ -46,7 +50,8 @@ def nearest_steps(weight: Tensor, most: int = INT4_QMAX) -> Tensor:
     for share in torch.linspace(_LEAST_OF_LARGEST, 1.0, _TRIED):
         step = largest * share
         rounded = (rows / step[:, None]).round_().clamp_(-most, most).mul_(step[:, None])
-        found = rounded.sub_(rows).square_().sum(1)
+        squares = rounded.sub_(rows).square_()
+        found = (squares if importance is None else squares.mul_(importance)).sum(1)
         best, error = torch.where(found < error, step, best), torch.minimum(found, error)
     return best
 
@@ -152,17 +157,28 @@ class PaletteFakeQuantize(WeightFakeQuantize):
         super().__init__()
         _take_switches(self, enabled)
         self.form = form
-        scales = grid.weight_scales(weight)
-        self.register_buffer("step", scales.clone())
+        each = grid.scales_of_largest(grid.largest_weights(weight))
+        found = nearest_palette(weight, each, PALETTES[form])
+        # Weights that were shared by a layer before have few values with one step for all.
+        alike = nearest_palette(weight, each.amax().expand_as(each), PALETTES[form])
+        self.register_buffer("shares_step", torch.tensor(alike.error < found.error))
         self.register_buffer("keeps_step", torch.tensor(False))
-        palette = nearest_palette(weight, scales, PALETTES[form])
+        self.register_buffer("step", self._steps(weight))
+        palette = (alike if self.shares_step else found).values
         self.palette = nn.Parameter(palette / grid.WEIGHT_QMAX)
-        self.scale = torch.ones_like(scales)
+        self.scale = torch.ones_like(each)
+
+    def _steps(self, weight: Tensor) -> Tensor:
+        """What 1 is in the palette's whole numbers, by channel: 127 of them are the largest."""
+        largest = grid.largest_weights(weight)
+        if self.shares_step:
+            largest = largest.amax().expand_as(largest)
+        return largest / grid.WEIGHT_QMAX
 
     def forward(self, weight: Tensor, factor: Tensor | None = None) -> Tensor:
         """Round `weight` to the palette; as `WeightFakeQuantize.forward`."""
         if not self.keeps_step:
-            self.step.copy_(grid.largest_weights(weight) / grid.WEIGHT_QMAX)
+            self.step.copy_(self._steps(weight))
         factor = _magnitude(factor, self.step)
         self.scale.copy_(_as_scale(self.step * factor))
         if self.fake_quant_enabled[0] == 1:

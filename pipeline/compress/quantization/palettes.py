@@ -7,6 +7,8 @@ them, so that weights of zero stay zero.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,20 @@ from pipeline.compress.quantization import grid
 _LEVELS = 2 * grid.WEIGHT_QMAX + 1
 
 
-def nearest_palette(weight: Tensor, scales: Tensor, size: int) -> Tensor:
+class Palette(NamedTuple):
+    """Values for the weights of a layer.
+
+    Attributes:
+        values: whole numbers -127..127 as float32, ascending, zero among them: (size). Where
+            fewer are enough, some are there more than once.
+        error: sum of the squares of what the weights are off by.
+    """
+
+    values: Tensor
+    error: float
+
+
+def nearest_palette(weight: Tensor, scales: Tensor, size: int) -> Palette:
     """The palette with the least squared error over all weights of a layer.
 
     Weights are counted by the int8 step that they are nearest to, each with the square of its
@@ -28,9 +43,6 @@ def nearest_palette(weight: Tensor, scales: Tensor, size: int) -> Tensor:
         scales: of int8, one per output channel.
         size: of the palette.
 
-    Returns:
-        Whole numbers -127..127 as float32, ascending, zero among them: (size). Where fewer are
-        enough, some are there more than once.
     """
     by_channel = scales.reshape(-1, *[1] * (weight.dim() - 1))
     steps = torch.round(weight.detach() / by_channel).clamp(-grid.WEIGHT_QMAX, grid.WEIGHT_QMAX)
@@ -39,7 +51,10 @@ def nearest_palette(weight: Tensor, scales: Tensor, size: int) -> Tensor:
     counts = torch.zeros(_LEVELS, dtype=torch.float64).index_add_(0, places.cpu(), weights.cpu())
     values = torch.arange(_LEVELS, dtype=torch.float64) - grid.WEIGHT_QMAX
     centres = _centres(values, counts, size)
-    return with_zero(centres).sort().values
+    palette = with_zero(centres).sort().values
+    middles = (palette[1:] + palette[:-1]) / 2
+    rounded = palette[torch.bucketize(weight.detach() / by_channel, middles)] * by_channel
+    return Palette(palette, float((rounded - weight.detach()).double().square().sum()))
 
 
 def with_zero(palette: Tensor) -> Tensor:
