@@ -118,7 +118,7 @@ def sensitivity(context: Context, inputs: Inputs, out: Path) -> SensitivityFacts
     from pipeline.compress.quantization import qat
     from pipeline.compress.quantization.equalization import equalize
     from pipeline.compress.quantization.few_bits import weighted_layers
-    from pipeline.compress.quantization.sensitivity import costs
+    from pipeline.compress.quantization.sensitivity import MOST_IMAGES, costs
 
     config = context.recipe.qat
     torch.manual_seed(context.recipe.seed)
@@ -152,7 +152,8 @@ def sensitivity(context: Context, inputs: Inputs, out: Path) -> SensitivityFacts
         for layer in layers
     )
     (out / COSTS).write_bytes(_COSTS.dump_json(table, indent=1))
-    return SensitivityFacts(layers=len(layers), images=len(context.dataset.calibration))
+    seen = min(len(context.dataset.calibration), MOST_IMAGES)
+    return SensitivityFacts(layers=len(layers), images=seen)
 
 
 def _moves(

@@ -11,7 +11,7 @@ section 5). So one pass forward and one back serve all layers and all forms.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,11 @@ Moves = Mapping[str, Mapping[WeightForm, Tensor]]
 Costs = dict[str, dict[WeightForm, float]]
 """Divergence in nats an image, by layer and form."""
 
+MOST_IMAGES = 256
+"""More tell hardly more: the cost is a mean over them, of squares."""
+_MOST_NUMBERS = 2**27
+"""Of the tensors that are held at a time: half a gigabyte, and as much for their gradients."""
+
 
 def costs(
     graph: fx.GraphModule,
@@ -43,14 +48,14 @@ def costs(
         graph: that computes as the float network does; see `qat.without_rounding`.
         layers: of it.
         moves: by the layer's name.
-        batches: calibration images, some at a time.
+        batches: calibration images, some at a time; at most 256 of them are looked at.
         link: what makes probabilities of the network's answers.
         seed: of the answers that are drawn.
     """
     sums: Costs = {layer.name: dict.fromkeys(moves[layer.name], 0.0) for layer in layers}
     generator = torch.Generator().manual_seed(seed)
     images = 0
-    for batch in batches():
+    for batch in _parts(graph, batches()):
         images += len(batch)
         with torch.enable_grad():
             seen = _Seen(graph, layers)
@@ -66,6 +71,18 @@ def costs(
         name: {form: total / (2 * images) for form, total in forms.items()}
         for name, forms in sums.items()
     }
+
+
+def _parts(graph: fx.GraphModule, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The first images, as many at a time as all their tensors fit into memory."""
+    values = [n.meta.get("val") for n in graph.graph.nodes if n.op == "call_function"]
+    numbers = sum(v[0].numel() for v in values if isinstance(v, Tensor) and v.dim() > 1)
+    most, left = max(1, _MOST_NUMBERS // max(numbers, 1)), MOST_IMAGES
+    for batch in batches:
+        yield from torch.split(batch[:left], most)
+        left -= len(batch)
+        if left <= 0:
+            break
 
 
 class _Seen(fx.Interpreter):
