@@ -11,6 +11,7 @@ kernels stay those of int8, and a file stores the numbers in fewer bits where it
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -215,7 +216,7 @@ class WeightedLayer:
     """A layer of a graph whose weights are rounded, with all convolutions that read them.
 
     Attributes:
-        name: path of the module, or of the operation where that has none.
+        name: path of the module; with the operation's name where that alone tells layers apart.
         roundings: names in the graph of the module that rounds the weights.
         module: it.
         weight: the stored weights, before batch normalisation is folded: (out channels, ...).
@@ -252,13 +253,22 @@ def weighted_layers(graph: fx.GraphModule) -> list[WeightedLayer]:
             module = graph.get_submodule(str(rounding.target))
             assert isinstance(module, WeightFakeQuantize)
             found.setdefault(module, []).append(conv)
-    return [_layer(graph, module, nodes) for module, nodes in found.items()]
+    paths = {conv: module_paths(conv)[-1:] for nodes in found.values() for conv in nodes}
+    several = Counter(path for nodes in found.values() for path in {paths[nodes[0]]})
+
+    def name(conv: fx.Node) -> str:
+        # What a module computes with several weights of its own goes by the operations.
+        alone = paths[conv] and several[paths[conv]] == 1
+        return paths[conv][0] if alone else ".".join([*paths[conv], conv.name])
+
+    return [_layer(graph, name(nodes[0]), module, nodes) for module, nodes in found.items()]
 
 
-def _layer(graph: fx.GraphModule, module: WeightFakeQuantize, nodes: list[Any]) -> WeightedLayer:
-    paths = module_paths(nodes[0])
+def _layer(
+    graph: fx.GraphModule, name: str, module: WeightFakeQuantize, nodes: list[Any]
+) -> WeightedLayer:
     return WeightedLayer(
-        name=paths[-1] if paths else nodes[0].name,
+        name=name,
         roundings=tuple(dict.fromkeys(str(node.args[1].target) for node in nodes)),
         module=module,
         weight=attribute(graph, source_weight(nodes[0].args[1])),
