@@ -243,7 +243,7 @@ class Format:
         bytes: what files spend on a network's parts, by precision.
         few_bits: how many bits a file spends on a weight, by the form of a layer's weights; a
             form that is left out takes 8.
-        few_bits_pointwise: the same of layers that are products of matrices, where it differs.
+        few_bits_pointwise: the same of layers of one pixel, where it differs.
         options: how its files can differ.
         oldest: the oldest version of `package` whose answers to files were those of the pinned
             one; by an option where that moves it. `nox -s runtimes` proves it.

@@ -4,8 +4,8 @@ TensorFlow and coremltools take gigabytes and seconds to load and print a lot: t
 process, which gives the memory back and keeps the noise in the log.
 
     python -m pipeline.formats.write program.pt2 tflite model.tflite [pixels] [sparse] [x86_amx] \
-        [opset17] [clipped_products] [float16_products] [classifier] [float16] [--link softmax] \
-        [--description description.json] [--delegates delegates.json]
+        [opset17] [few_bits] [clipped_products] [float16_products] [classifier] [float16] \
+        [--link softmax] [--description description.json] [--delegates delegates.json]
     python -m pipeline.formats.write --early tflite   # the same words, as JSON, from its input
 """
 

@@ -69,7 +69,7 @@ class LayerCosts(Record):
         layer: path of the module.
         weights: how many.
         channels: output channels.
-        pointwise: whether it is a product of matrices: of one pixel, at every pixel, not in groups.
+        pointwise: whether its image is of one pixel, so that it multiplies a vector by a matrix.
         forms: that it can have.
     """
 

@@ -29,6 +29,8 @@ from pipeline.recipe.weight_forms import INT4_QMAX, PALETTES, WeightForm
 
 _TRIED, _LEAST_OF_LARGEST = 64, 0.25
 """Steps that are tried at the start: so many, from that share of the largest weight's up."""
+_LESS_BIAS = 8
+"""By which fewer steps a bias has: 2^26 at most, of 2^27 that fit, so that products do too."""
 
 
 def nearest_steps(
@@ -114,9 +116,12 @@ class SteppedFakeQuantize(WeightFakeQuantize):
             self.step.mul_(factor.abs())
 
     def raise_to(self, weight: Tensor, smallest: Tensor) -> None:
-        """Let no scale be smaller than `smallest`, one per output channel; weights stay."""
+        """Let no scale be smaller than eight times `smallest`, one per output channel.
+
+        XNNPACK's kernels of 4 bits add up 16 times products and bias, in int32 as others.
+        """
         with torch.no_grad():
-            self.step.copy_(torch.maximum(self.step, smallest))
+            self.step.copy_(torch.maximum(self.step, _LESS_BIAS * smallest))
 
     def store(self, weight: Tensor) -> None:
         """Change weights in place to the rounded ones, which are rounded to themselves again."""
@@ -327,12 +332,12 @@ def groups_of(conv: fx.Node) -> int:
 
 
 def is_pointwise(conv: fx.Node) -> bool:
-    """Whether a convolution is a product of matrices: of each pixel alone, at every pixel."""
+    """Whether a convolution is a product of a matrix and a vector: of an image of one pixel."""
     given: Any = conv.args
     weight = given[1]
     while weight.op == "call_module":
         weight = weight.args[0]
-    one_pixel = tuple(weight.meta["val"].shape[2:]) == (1, 1)
+    one_pixel = {*weight.meta["val"].shape[2:], *conv.meta["val"].shape[2:]} == {1}
     stride = given[3] if len(given) > 3 else [1, 1]
     return one_pixel and set(stride) == {1} and groups_of(conv) == 1
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.formats.delegates import Delegate, known, listed, unknown
+from pipeline.formats.tflite.flatbuffer import kind_of
 
 _LITERT = "https://github.com/google-ai-edge/LiteRT/blob/"
 _GPU = frozenset({
@@ -57,6 +58,10 @@ _MEDIATEK_CODE = (
     f"{_LITERT}07d751eb0ab1d165ee0838d613d2f66d80c0b7ad"
     "/litert/vendors/mediatek/compiler/compiler_plugin.cc"
 )
+FOUR_BITS = "FULLY_CONNECTED, weights of 4 bits"
+"""A kind of its own: the GPU delegate leaves it out by its version, which is above the 9 that it
+takes (`FullyConnectedOperationParser`). Qualcomm's plugin has a type for such weights, MediaTek's
+unpacks them to int8 (`OperandMap`)."""
 _READ = "as read on 2026-11-30"
 _NNAPI = "https://developer.android.com/ndk/guides/neuralnetworks/migration-guide"
 
@@ -81,14 +86,14 @@ def checked(path: Path) -> tuple[Delegate, ...]:
         listed(
             "Qualcomm QNN in LiteRT",
             operations,
-            _QUALCOMM,
+            _QUALCOMM | {FOUR_BITS},
             f"LiteRT's plugin for it, {_READ}",
             _QUALCOMM_CODE,
         ),
         listed(
             "MediaTek NeuroPilot in LiteRT",
             operations,
-            _MEDIATEK,
+            _MEDIATEK | {FOUR_BITS},
             f"LiteRT's plugin for it, {_READ}",
             _MEDIATEK_CODE,
         ),
@@ -102,13 +107,17 @@ def checked(path: Path) -> tuple[Delegate, ...]:
 
 
 def operations_of(path: Path) -> Counter[str]:
-    """The operations of a file, by the names of the schema."""
+    """The operations of a file, by the names of the schema, save for `FOUR_BITS`."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
-    names = {n: name for name, n in vars(schema.BuiltinOperator).items() if name.isupper()}
-    codes = [names[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
-    return Counter(codes[op.opcodeIndex] for op in model.subgraphs[0].operators)
+    tensors = model.subgraphs[0].tensors
+    found: Counter[str] = Counter()
+    for op in model.subgraphs[0].operators:
+        kind = kind_of(model, op)
+        few = kind == "FULLY_CONNECTED" and tensors[op.inputs[1]].type == schema.TensorType.INT4
+        found[FOUR_BITS if few else kind] += 1
+    return found
 
 
 def xnnpack(

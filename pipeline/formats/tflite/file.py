@@ -3,7 +3,8 @@
 onnx2tf drops QuantizeLinear on purpose and calibrates anew. Here its translation of that one
 operation is replaced by TensorFlow's fake quantization with the trained range, and weights arrive
 as float constants that lie on their int8 grid; TFLiteConverter then finds the same scales again.
-Because they are float16 numbers, every product on the way is exact in float32.
+Because they are float16 numbers, every product on the way is exact in float32. Where a channel's
+largest weight is not 127 steps, it finds others, which are put right in its file.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ from pipeline.formats.ports import Interface, Port
 from pipeline.formats.refusals import refuse_for_tflite
 from pipeline.formats.tflite import delegate
 from pipeline.formats.tflite.elsewhere import laid_out, numbers, tapped
+from pipeline.formats.tflite.few_bits import in_few_bits
 from pipeline.formats.tflite.flatbuffer import name_layers, share_zero_points
 from pipeline.formats.tflite.float_layers import mark, without_marks
 from pipeline.formats.tflite.metadata import describe as describe
 from pipeline.formats.tflite.onnx2tf_folder import scratch_directory
 from pipeline.formats.tflite.translations import own_translations
+from pipeline.formats.tflite.weights import WEIGHTED, layer_weights, stored, with_weights
 
 
 @following("a TFLite file")
@@ -78,18 +81,24 @@ def write(
         pixels: the program takes pixel values 0..255; the file then takes 8-bit RGB images.
         options: with float16, the weights of a float program are stored as such numbers, which
             delegates of GPUs compute with; the CPU makes float32 of them when it loads the file.
+            With few_bits, weights -7..7 of layers of one pixel are stored in 4 bits.
     """
     refuse_for_tflite(program)
     if pixels:
         refuse_learned_input(program)
     model = as_onnx.to_onnx(program)
+    learned = layer_weights(model)
     if quantized := _is_quantized(model):
         mark(model)
     fold_weights(model)
     half = "float16" in options
     converted = _convert(model, quantized=quantized, pixels=pixels, half=half)
     content = without_marks(converted.content)
-    path.write_bytes(share_zero_points(name_layers(content, converted.layers, converted.convolved)))
+    content = name_layers(content, converted.layers, converted.convolved)
+    content = with_weights(content, learned)
+    if "few_bits" in options:
+        content = in_few_bits(content)
+    path.write_bytes(share_zero_points(content))
 
 
 def _is_quantized(model: onnx.ModelProto) -> bool:
@@ -210,22 +219,24 @@ def inspect(path: Path) -> FileFacts:
     weights: Counter[tuple[float, ...]] = Counter()
     codes: Counter[Codes] = Counter()
     macs = int8_macs = 0
+    whole_numbers = {schema.TensorType.INT8, schema.TensorType.INT4}
     for op in graph.operators:
         code = model.operatorCodes[op.opcodeIndex]
         name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
         ops[name] += 1
-        if name in {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}:
+        if name in WEIGHTED:
             data, weight, output = (graph.tensors[i] for i in (*op.inputs[:2], op.outputs[0]))
             # Depthwise weights are (1, height, width, channels), and every output channel has
             # its own: the same product.
             count = conv_macs(weight.shape, int(np.prod(output.shape[1:-1])))
             macs += count
-            if weight.type == schema.TensorType.INT8:
+            if weight.type in whole_numbers:
                 # Equal weights are stored once: each reader counts.
                 weights[tuple(float(s) for s in weight.quantization.scale)] += 1
                 codes[codes_of(_weight(model, weight, depthwise=name.startswith("DEPTH")))] += 1
-            types = {data.type, weight.type, output.type}
-            int8_macs += count if types == {schema.TensorType.INT8} else 0
+            # Weights of 4 bits are unpacked for the kernels of int8.
+            int8 = {data.type, output.type} == {schema.TensorType.INT8}
+            int8_macs += count if int8 and weight.type in whole_numbers else 0
     layers: dict[str, Grid] = {}
     for tensor in graph.tensors:
         if tensor.type == schema.TensorType.INT8 and not _is_constant(model, tensor):
@@ -246,8 +257,7 @@ def inspect(path: Path) -> FileFacts:
 
 def _weight(model: Any, tensor: Any, *, depthwise: bool) -> NDArray[np.int8]:
     """The whole numbers of a weight tensor: (out channels, inputs of a group, height, width)."""
-    stored = np.frombuffer(bytes(model.buffers[tensor.buffer].data), np.int8)
-    weight = stored.reshape(tensor.shape)
+    weight = stored(model, tensor)
     if depthwise:  # (1, height, width, out channels)
         return weight.transpose(3, 0, 1, 2)
     return weight if weight.ndim == 2 else weight.transpose(0, 3, 1, 2)

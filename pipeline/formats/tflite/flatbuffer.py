@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -84,3 +85,46 @@ def pack(model: Any, builder: Any = None) -> bytes:
     builder = builder or flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())
+
+
+def kind_of(model: Any, op: Any) -> str:
+    """What an operation of a model in its object form is called in the schema: CONV_2D."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    code = model.operatorCodes[op.opcodeIndex]
+    number = max(code.builtinCode, code.deprecatedBuiltinCode)
+    names = vars(schema.BuiltinOperator).items()
+    return next(str(name) for name, found in names if found == number and name.isupper())
+
+
+def renumber(graph: Any, tensors: Mapping[int, int], codes: Mapping[int, int]) -> None:
+    """Give the operations of a graph, and what goes in and out, other numbers of tensors."""
+    for op in graph.operators:
+        op.opcodeIndex = codes[op.opcodeIndex]
+        op.inputs = [tensors[int(index)] for index in op.inputs]
+        op.outputs = [tensors[int(index)] for index in op.outputs]
+    graph.inputs = [tensors[int(index)] for index in graph.inputs]
+    graph.outputs = [tensors[int(index)] for index in graph.outputs]
+
+
+def drop_unread(model: Any) -> None:
+    """Take kinds of operations, tensors and buffers that nothing names out of a model, in place."""
+    graph = model.subgraphs[0]
+    read = {int(i) for op in graph.operators for i in (*op.inputs, *op.outputs)}
+    read |= {int(i) for i in (*graph.inputs, *graph.outputs)}
+    kept = sorted(read - {-1})  # an input that is not there has the number -1
+    kinds = sorted({op.opcodeIndex for op in graph.operators})
+    place_of = {-1: -1} | {old: new for new, old in enumerate(kept)}
+    renumber(graph, place_of, {old: new for new, old in enumerate(kinds)})
+    graph.tensors = [graph.tensors[index] for index in kept]
+    model.operatorCodes = [model.operatorCodes[index] for index in kinds]
+    for signature in model.signatureDefs or ():
+        for port in (*signature.inputs, *signature.outputs):
+            port.tensorIndex = place_of[int(port.tensorIndex)]
+    holders = [*graph.tensors, *(model.metadata or ())]
+    # By convention the first buffer is empty.
+    buffers = sorted({0} | {int(holder.buffer) for holder in holders})
+    new = {old: place for place, old in enumerate(buffers)}
+    for holder in holders:
+        holder.buffer = new[int(holder.buffer)]
+    model.buffers = [model.buffers[index] for index in buffers]

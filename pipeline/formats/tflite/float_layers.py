@@ -11,13 +11,11 @@ int8 layer to a float one or back, and taken out of the file that comes of it.
 
 from __future__ import annotations
 
-from typing import Any
-
 import onnx
 from onnx import helper
 
 from pipeline.formats import as_onnx
-from pipeline.formats.tflite.flatbuffer import pack
+from pipeline.formats.tflite.flatbuffer import pack, renumber
 
 MARK = "Floor"
 """No network has it: `networks.lowering` knows no such operation."""
@@ -143,7 +141,7 @@ def without_marks(content: bytes) -> bytes:
     kept = [place for place in range(len(graph.tensors)) if place not in before]
     place_of = {old: new for new, old in enumerate(kept)} | {-1: -1}
     place_of |= {mark: place_of[_first(source, before)] for mark, source in before.items()}
-    _renumber(graph, place_of, {old: new for new, old in enumerate(kept_codes)})
+    renumber(graph, place_of, {old: new for new, old in enumerate(kept_codes)})
     graph.tensors = [graph.tensors[place] for place in kept]
     for signature in model.signatureDefs or ():
         for port in (*signature.inputs, *signature.outputs):
@@ -156,13 +154,3 @@ def _first(tensor: int, before: dict[int, int]) -> int:
     while tensor in before:
         tensor = before[tensor]
     return tensor
-
-
-def _renumber(graph: Any, tensors: dict[int, int], codes: dict[int, int]) -> None:
-    """Give the operations of a graph, and what goes in and out, other numbers of tensors."""
-    for op in graph.operators:
-        op.opcodeIndex = codes[op.opcodeIndex]
-        op.inputs = [tensors[int(index)] for index in op.inputs]
-        op.outputs = [tensors[int(index)] for index in op.outputs]
-    graph.inputs = [tensors[int(index)] for index in graph.inputs]
-    graph.outputs = [tensors[int(index)] for index in graph.outputs]

@@ -14,10 +14,13 @@ from pipeline.base.errors import following
 from pipeline.formats.channels import ChannelOperation, Kind, channels_after, sliced
 from pipeline.formats.layer_times import blocks, net_times
 from pipeline.formats.tflite.flatbuffer import pack, share_zero_points
+from pipeline.formats.tflite.int4 import packed
+from pipeline.formats.tflite.weights import stored
 
 _SAME: Kind = "same"
 _KINDS: dict[str, Kind] = {
     "CONV_2D": "convolution",
+    "FULLY_CONNECTED": "convolution",
     "ADD": "elementwise",
     "MUL": "elementwise",
     "RESHAPE": "reshape",
@@ -58,7 +61,7 @@ def resized(content: bytes, widths: Mapping[str, int]) -> bytes:
         if count != present[operation.output]:
             output.shape = _with_channels(output.shape, count)
         kind, (data, *constants) = file.op_name(op), op.inputs
-        if kind == "CONV_2D":
+        if operation.kind == "convolution":
             constants = [
                 file.cut(i, count, channels[source] // operation.groups) for i in constants
             ]
@@ -135,8 +138,6 @@ class _File:
         self._op_names: dict[int, str] = {
             number: name for name, number in vars(schema.BuiltinOperator).items() if name.isupper()
         }
-        types = schema.TensorType
-        self._dtypes = {types.INT8: np.int8, types.INT32: np.int32, types.FLOAT32: np.float32}
         self.model = schema.ModelT.InitFromPackedBuf(content, 0)
         self.graph = self.model.subgraphs[0]
         made = (index for op in self.graph.operators for index in op.outputs)
@@ -151,9 +152,7 @@ class _File:
 
     def values(self, index: int) -> NDArray[Any]:
         """A constant."""
-        tensor = self.tensor(index)
-        data = self.model.buffers[tensor.buffer].data
-        return np.asarray(data).view(self._dtypes[tensor.type]).reshape(tensor.shape)
+        return stored(self.model, self.tensor(index))
 
     def operation(self, op: Any) -> ChannelOperation:
         """What `channels_after` needs to know of an operation; tensors go by their numbers.
@@ -213,8 +212,14 @@ class _File:
         if np.array_equal(values, self.values(index)):
             return int(index)
         tensor, buffer = copy.copy(self.tensor(index)), self._schema.BufferT()
+        shape = np.array(values.shape, np.int32)
+        if tensor.type == self._schema.TensorType.INT4:
+            if values.shape[-1] % 2:  # which XNNPACK takes as int8 alone
+                tensor.type = self._schema.TensorType.INT8
+            else:
+                values = packed(values)
         buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
-        tensor.shape, tensor.buffer = np.array(values.shape, np.int32), len(self.model.buffers)
+        tensor.shape, tensor.buffer = shape, len(self.model.buffers)
         self.model.buffers.append(buffer)
         self.graph.tensors.append(tensor)
         return len(self.graph.tensors) - 1
