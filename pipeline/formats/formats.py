@@ -170,7 +170,7 @@ FORMATS: dict[str, Format] = {
         },
         few_bits_pointwise={"int4": 4},
         options=frozenset({"float16", "few_bits"}),
-        oldest={None: "1.0.1"},
+        oldest={None: "1.0.1", "few_bits": "1.3.0"},
         module=_tflite,
         head=_tflite_head,
         delegates=_tflite_delegates,
