@@ -13,5 +13,8 @@ WEIGHT_LIMITS = ("size_mb", "download_mb", "accuracy_drop_pt")
 INT4_QMAX = 7
 """Weights of 4 bits use -7..7: TFLite's kernels take a symmetric range, as for int8."""
 
+BITS: dict[WeightForm, int] = {"int8": 8, "int4": 4, "palette16": 4, "palette64": 6}
+"""That tell the values of a weight apart."""
+
 PALETTES: dict[WeightForm, int] = {"palette16": 16, "palette64": 64}
 """Number of values, by the form."""

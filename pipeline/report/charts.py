@@ -37,7 +37,7 @@ class Point:
 
     Attributes:
         name: shown beside it.
-        milliseconds: of one image, median.
+        cost: milliseconds of one image, or megabytes that are sent.
         figure: the primary figure, a share.
         title: name of that figure.
         megabytes: of its file.
@@ -45,7 +45,7 @@ class Point:
     """
 
     name: str
-    milliseconds: float
+    cost: float
     figure: float
     title: str
     megabytes: float
@@ -62,8 +62,8 @@ class Line:
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:
-    """The points that no other beats: none is at least as fast and as right, and more of one."""
-    ordered = sorted(points, key=lambda p: (p.milliseconds, -p.figure))
+    """The points that no other beats: none costs as little and is as right, and better in one."""
+    ordered = sorted(points, key=lambda p: (p.cost, -p.figure))
     front: list[Point] = []
     for point in ordered:
         if not front or point.figure > front[-1].figure:
@@ -72,8 +72,13 @@ def pareto(points: Sequence[Point]) -> list[Point]:
 
 
 @lru_cache(maxsize=_KEPT)
-def trade_off(points: tuple[Point, ...]) -> str:
-    """The primary figure against time, a point's area as the size of its file; the Pareto front."""
+def trade_off(points: tuple[Point, ...], cost: str) -> str:
+    """The primary figure against `cost`, a point's area as the size of its file; the Pareto front.
+
+    Args:
+        points: one for each file.
+        cost: what it is, with its unit.
+    """
     from matplotlib.ticker import LogLocator, NullFormatter
 
     def draw(figure: Figure) -> None:
@@ -81,7 +86,7 @@ def trade_off(points: tuple[Point, ...]) -> str:
         largest = max(p.megabytes for p in points)
         front = pareto(points)
         axes.plot(
-            [p.milliseconds for p in front],
+            [p.cost for p in front],
             [100 * p.figure for p in front],
             color=_LINE,
             linestyle="--",
@@ -90,7 +95,7 @@ def trade_off(points: tuple[Point, ...]) -> str:
         )
         for point in points:
             area = 30 + 900 * point.megabytes / largest
-            x, y = point.milliseconds, 100 * point.figure
+            x, y = point.cost, 100 * point.figure
             colour = _TEXT if point.colour is None else _series(point.colour)
             # A circle at 100 % reaches past the axis.
             whole: dict[str, Any] = {"color": colour, "clip_on": False}
@@ -100,7 +105,7 @@ def trade_off(points: tuple[Point, ...]) -> str:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("milliseconds for one image (fewer is better)")
+        axes.set_xlabel(f"{cost} (fewer is better)")
         axes.set_ylabel(f"{points[0].title}, % (more is better)")
         axes.margins(x=0.2)
         _shares(axes, [100 * point.figure for point in points])
@@ -235,6 +240,35 @@ def timeline(rows: tuple[tuple[str, float, float | None], ...], title: str) -> s
 
     names = [_short(name) for name, _, _ in rows]
     return _drawn(draw, 0.7 + _ROW * len(rows), left=_room(names))
+
+
+@lru_cache(maxsize=_KEPT)
+def heights(values: tuple[float, ...], kinds: tuple[int, ...], names: tuple[str, ...]) -> str:
+    """Bits of the weights of every layer: upright bars in the order of the network.
+
+    Args:
+        values: one for each layer.
+        kinds: of each layer, which decides its colour.
+        names: of the kinds that there are, by their numbers.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for kind in sorted(set(kinds)):
+            places = [place for place, one in enumerate(kinds, 1) if one == kind]
+            drawn = [values[place - 1] for place in places]
+            axes.bar(places, drawn, width=0.8, color=_series(kind), label=names[kind])
+        axes.set_xlim(0, len(values) + 1)
+        axes.set_ylim(0, 8.5)
+        axes.set_yticks([0, 2, 4, 6, 8])
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("layer, in the order of the network")
+        axes.set_ylabel("bits of a weight")
+        _plain(axes, grid="y")
+        figure.legend(loc="lower left", ncols=4, frameon=False, fontsize=9, labelcolor=_TEXT)
+
+    return _drawn(draw, 2.6, bottom=0.8)
 
 
 def _series(number: int) -> str:

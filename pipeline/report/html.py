@@ -17,7 +17,8 @@ from markupsafe import Markup
 
 from pipeline.base.templates import templates
 from pipeline.compress.training.epoch import Epoch
-from pipeline.report import arm64, charts, delegates, device, words
+from pipeline.recipe.weight_forms import BITS, WEIGHT_FORMS
+from pipeline.report import arm64, bits, charts, delegates, device, words
 from pipeline.report.classes import by_class, counts_link, worst
 from pipeline.report.labels import by_label, precisions_link, shown
 from pipeline.report.records import COMBINED, Report, StageRecord, TargetResult
@@ -68,6 +69,7 @@ def render(report: Report) -> str:
             labelled=labelled,
             missing=partial(_missing, notes),
             arm64=arm64,
+            bits=bits,
             delegates=delegates,
             device=device,
             percent=words.percent,
@@ -176,6 +178,8 @@ def _pictures(report: Report) -> dict[str, Any]:
     made: dict[str, Any] = {
         "trade_off": _trade_off(report),
         "has_front": len(charts.pareto(_points(report))) > 1,
+        "frontier": _frontier(report),
+        "bits": [_bits(target) for target in report.targets if target.weights is not None],
         "not_drawn": [t.name for t in report.targets if t.latency_ms is None],
         "sizes": _sizes(report),
         "latency": _spread(timed) if timed else None,
@@ -189,49 +193,94 @@ def _pictures(report: Report) -> dict[str, Any]:
 
 
 def _points(report: Report) -> tuple[charts.Point, ...]:
-    """The float model and every file that was timed and judged."""
-    points = []
-    first = next(iter(report.baseline.accuracy))
+    """The float model and every file that was timed and judged, by their times."""
     base = report.float_cpu if report.float_cpu.latency_ms else report.baseline
+    points = []
     if base.latency_ms is not None:
-        points.append(
-            charts.Point(
-                name=f"float ({base.device_kind.upper()})",
-                milliseconds=base.latency_ms.median,
-                figure=report.baseline.accuracy[first].figure,
-                title=words.primary(report),
-                megabytes=base.size_bytes / 1e6,
-                colour=None,
-            )
-        )
+        name = f"float ({base.device_kind.upper()})"
+        points.append(_of_float(report, name, base.latency_ms.median))
     for number, target in enumerate(report.targets):
-        if target.latency_ms is not None and target.accuracy is not None:
-            points.append(
-                charts.Point(
-                    name=target.name,
-                    milliseconds=target.latency_ms.median,
-                    figure=target.accuracy[first].figure,
-                    title=words.primary(report),
-                    megabytes=target.size_mb,
-                    colour=number,
-                )
-            )
+        if target.latency_ms is not None:
+            points += _point(report, number, target.latency_ms.median)
     return tuple(points)
+
+
+def _of_float(report: Report, name: str, cost: float) -> charts.Point:
+    first = next(iter(report.baseline.accuracy))
+    return charts.Point(
+        name=name,
+        cost=cost,
+        figure=report.baseline.accuracy[first].figure,
+        title=words.primary(report),
+        megabytes=report.baseline.size_bytes / 1e6,
+        colour=None,
+    )
+
+
+def _point(report: Report, number: int, cost: float) -> list[charts.Point]:
+    """A file at its cost; none where its accuracy is not known."""
+    target, first = report.targets[number], next(iter(report.baseline.accuracy))
+    if target.accuracy is None:
+        return []
+    return [
+        charts.Point(
+            name=target.name,
+            cost=cost,
+            figure=target.accuracy[first].figure,
+            title=words.primary(report),
+            megabytes=target.size_mb,
+            colour=number,
+        )
+    ]
 
 
 def _trade_off(report: Report) -> Picture | None:
     points = _points(report)
+    return _against(report, points, "time for one image", "milliseconds for one image", "ms")
+
+
+def _frontier(report: Report) -> Picture | None:
+    """What is paid in accuracy for a small download; None where there is one file alone."""
+    files = [
+        point
+        for number, target in enumerate(report.targets)
+        for point in _point(report, number, target.download_bytes / 1e6)
+    ]
+    if len(files) < 2:
+        return None
+    float_model = _of_float(report, "float weights", report.baseline.size_bytes / 1e6)
+    return _against(report, (float_model, *files), "download", "megabytes of the download", "MB")
+
+
+def _against(
+    report: Report, points: tuple[charts.Point, ...], what: str, axis: str, unit: str
+) -> Picture | None:
+    """The primary figure of files against what they cost, which is called `what`."""
     if not points:
         return None
     front = ", ".join(p.name for p in charts.pareto(points))
     said = "; ".join(
-        f"{p.name}: {words.percent(p.figure)} in {words.figure(p.milliseconds)} ms, "
-        f"{words.figure(p.megabytes)} MB"
+        f"{p.name}: {words.percent(p.figure)} in {words.figure(p.cost)} {unit}"
+        + ("" if unit == "MB" else f", {words.figure(p.megabytes)} MB")
         for p in points
     )
     title = words.title(words.primary(report))
-    label = f"{title} against time for one image. {said}. Not beaten by any other: {front}."
-    return Picture(svg=Markup(charts.trade_off(points)), label=label)
+    label = f"{title} against {what}. {said}. Not beaten by any other: {front}."
+    return Picture(svg=Markup(charts.trade_off(points, axis)), label=label)
+
+
+def _bits(target: TargetResult) -> tuple[str, Picture]:
+    """How many bits the weights of each layer have."""
+    assert target.weights is not None
+    layers = target.weights.layers
+    svg = charts.heights(
+        tuple(float(BITS[one.form]) for one in layers),
+        tuple(WEIGHT_FORMS.index(one.form) for one in layers),
+        WEIGHT_FORMS,
+    )
+    counts = ", ".join(f"{n.layers} in {form}" for form, n in target.weights.forms.items())
+    label = f"Bits of the weights of {target.name}, layer by layer. {counts}."
+    return target.name, Picture(svg=Markup(svg), label=label)
 
 
 def _sizes(report: Report) -> Picture:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pipeline.compress.pruning.kept import by_reason
 from pipeline.measure.baseline.record import Baseline
 from pipeline.measure.latency import Latency
-from pipeline.report import arm64, delegates, device, labels, words
+from pipeline.report import arm64, bits, delegates, device, labels, words
 from pipeline.report.records import Budget, Report, TargetResult
 from pipeline.report.words import markdown_text as _text
 from pipeline.report.words import table
@@ -15,10 +15,10 @@ from pipeline.tasks.accuracy import AnyAccuracy
 
 _LEGEND = (
     "Int8 is the share of "
-    "multiply-accumulates in int8 kernels; scales are those equal to the learned ones. A number "
-    "after 'not measured' is that of its reason below. Reference: the file was computed by "
-    "PocketNest's evaluator of the format, in the file's own types, where its runtime does not "
-    "exist."
+    "multiply-accumulates in int8 kernels; scales and weights are those equal to the learned ones "
+    "(of weights the whole numbers). A number after 'not measured' is that of its reason below. "
+    "Reference: the file was computed by PocketNest's evaluator of the format, in the file's own "
+    "types, where its runtime does not exist."
 )
 
 
@@ -35,6 +35,7 @@ def render(report: Report) -> str:
         "## Not measured",
         _not_measured(report, notes),
         *_pruning_section(report, notes),
+        *bits.section(report),
         "## Accuracy",
         _accuracies(report, notes),
         *labels.section(report),
@@ -89,6 +90,7 @@ def _overview(report: Report, notes: Sequence[str]) -> str:
         "latency",
         "int8",
         "scales",
+        "weights",
         "budgets",
     ]
     rows = [_float_row("float baseline", report.baseline, report, notes)]
@@ -110,7 +112,7 @@ def _float_row(label: str, model: Baseline, report: Report, notes: Sequence[str]
         words.percent(accuracy.figure) if accuracy else words.NOT_APPLICABLE,
         "1x" if model == report.float_cpu else words.NOT_APPLICABLE,
         _latency(model.latency_ms, model.latency_missing, notes, model.device_kind),
-        *[words.NOT_APPLICABLE] * 3,
+        *[words.NOT_APPLICABLE] * 4,
     ]
 
 
@@ -129,6 +131,7 @@ def _target_row(target: TargetResult, report: Report, notes: Sequence[str]) -> l
         _missing(target.scales_missing, notes)
         if scales is None
         else f"{scales.same}/{scales.total}",
+        _missing(target.scales_missing, notes) if scales is None else words.weights_same(scales),
         _target_verdict(target, report),
     ]
 

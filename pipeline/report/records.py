@@ -26,6 +26,7 @@ from pipeline.base.record import (
     UtcTime,
 )
 from pipeline.compress.pruning.kept import Kept
+from pipeline.compress.quantization.chosen import Weights
 from pipeline.compress.training.epoch import Epoch
 from pipeline.formats.delegates import Delegate
 from pipeline.formats.formats import FormatName
@@ -199,6 +200,7 @@ class TargetResult(MeasuredRecord):
         speedup_p90: a tenth of the rounds have more.
         pruning: None where no channels were pruned.
         sparsity: share of the weights that were set to zero; None where none were.
+        weights: the bits of every layer's weights; None where all have 8, or are float.
         confusion: which classes the file named, by test set; None where an image may have several
             labels.
         changes: what became of the images from the float model to the file, by test set.
@@ -249,6 +251,7 @@ class TargetResult(MeasuredRecord):
     speedup_missing: Text | None = None
     pruning: Pruning | None = None
     sparsity: Share | None = None
+    weights: Weights | None = None
     confusion: dict[Text, Confusion] | None = None
     confusion_missing: Text | None = OLDER
     changes: dict[Text, Changes] | None = None

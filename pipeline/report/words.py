@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from pipeline.formats.formats import FORMATS
+from pipeline.formats.scales import ScalesExact
 from pipeline.measure.baseline.record import Baseline
 from pipeline.measure.latency import Latency
 from pipeline.measure.parity_record import Parity
@@ -62,6 +63,13 @@ def count(number: int) -> str:
         if number >= size:
             return f"{figure(number / size)} {unit}"
     return str(number)
+
+
+def weights_same(exact: ScalesExact) -> str:
+    """Write how many of a file's weights are the learned ones; older reports do not say it."""
+    if not exact.codes_total:
+        return NOT_APPLICABLE
+    return f"{exact.codes_same}/{exact.codes_total}"
 
 
 def plural(number: int, thing: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.machine import code_info, host_info, tool_versions
+from pipeline.compress.quantization.chosen import Weights, weights_of
 from pipeline.compress.training.epoch import Epoch
 from pipeline.compress.training.loop import CURVE
 from pipeline.formats.delegates import Delegate
@@ -28,12 +29,13 @@ from pipeline.report.records import (
     all_met,
     budget,
 )
-from pipeline.stages import arm64, baseline, export, fold, measure, prune, sparsify, verify
+from pipeline.stages import arm64, baseline, export, fold, measure, prune, qat, sparsify, verify
 from pipeline.stages.baseline import BaselineFacts
 from pipeline.stages.export import ExportFacts
 from pipeline.stages.judge import JUDGES
 from pipeline.stages.stage import Results
 from pipeline.stages.verify import VerifyFacts
+from pipeline.stages.weights import kept_forms
 from pipeline.tasks.accuracy import accuracy_drop_pt
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.predictions import Predictions
@@ -210,6 +212,7 @@ def _target(
         speedup_missing=doubt,
         pruning=pruning,
         sparsity=sparsify.STAGE.found_in(results).sparsity if "sparsify" in results else None,
+        weights=_weights(results),
         budgets=budgets,
         passed=all_met(budgets),
         left_in_float=fold.STAGE.found_in(results).left_in_float,
@@ -277,6 +280,13 @@ def _pruning(recipe: Recipe, results: Results) -> Pruning | None:
         first_measured=first.measured if first else None,
         kept=goal.kept,
     )
+
+
+def _weights(results: Results) -> Weights | None:
+    """The forms of the layers' weights; None where all are int8, or float."""
+    if "qat" not in results or (expected := qat.STAGE.found_in(results).expected) is None:
+        return None
+    return weights_of(kept_forms(results["qat"].directory), expected)
 
 
 _NO_SHARE = "prune.latency is not given: there is no unpruned file to compare with"

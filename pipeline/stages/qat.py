@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from pipeline.base.errors import listed
 from pipeline.base.record import Positive
 from pipeline.compress.pruning.sparsify import keep_zeros, zero_masks
+from pipeline.compress.quantization.chosen import ChosenForm, Expected
 from pipeline.compress.training.hooks import Hooks
 from pipeline.compress.training.loop import CURVE
 from pipeline.networks.checkpoints import WEIGHTS, save_checkpoint
@@ -48,10 +49,12 @@ class QatFacts(StageFacts):
     Attributes:
         silent: layers that are zero for every calibration image.
         forms: how many layers have weights of each form; none where all are int8.
+        expected: what was known of these forms before the training; None without any.
     """
 
     silent: tuple[str, ...]
     forms: dict[WeightForm, Positive] = Field(default_factory=dict)
+    expected: Expected | None = None
 
     def details(self) -> list[str]:
         """The silent layers, and the forms of the others."""
@@ -69,7 +72,7 @@ def quantize(context: Context, inputs: Inputs, out: Path) -> QatFacts:
     small = small_model(context, inputs)
     dense = context.family.structure(small).dense
     graph = quantized_graph(context, small)
-    moved, forms = _calibrated(context, inputs, graph)
+    moved, forms, expected = _calibrated(context, inputs, graph)
     silent = qat.silent_layers(graph)
     qat.merge_rounding(graph)
     schedule = qat.Schedule(graph, recipe.qat.milestones)
@@ -95,20 +98,21 @@ def quantize(context: Context, inputs: Inputs, out: Path) -> QatFacts:
     save_checkpoint(graph.state_dict(), out / WEIGHTS, None)
     if moved and recipe.qat.train.epochs == 0:  # a training moves what was corrected, too
         save_checkpoint(moved, out / CORRECTIONS, None)
-    return QatFacts(silent=tuple(silent), forms=_counted(forms))
+    return QatFacts(silent=tuple(silent), forms=_counted(forms), expected=expected)
 
 
-def _counted(forms: Sequence[weights.ChosenForm]) -> dict[WeightForm, int]:
+def _counted(forms: Sequence[ChosenForm]) -> dict[WeightForm, int]:
     return dict(Counter(one.form for one in forms))
 
 
 def _calibrated(
     context: Context, inputs: Inputs, graph: fx.GraphModule
-) -> tuple[dict[str, Tensor], tuple[weights.ChosenForm, ...]]:
+) -> tuple[dict[str, Tensor], tuple[ChosenForm, ...], Expected | None]:
     """Set the grids of a graph from the calibration images, and the forms of its weights.
 
     Returns:
-        What was added to its biases, and the forms; none where all weights are int8.
+        What was added to its biases, the forms, and what is known of them; no forms where all
+        weights are int8.
     """
     from pipeline.compress.quantization import qat
     from pipeline.compress.quantization.adaptive import round_all_adaptively
@@ -126,10 +130,11 @@ def _calibrated(
     if config.equalize:
         qat.without_rounding(graph)
         equalize(graph, images)
-    forms: tuple[weights.ChosenForm, ...] = ()
+    forms: tuple[ChosenForm, ...] = ()
+    expected = None
     if config.weights.few_bits:
         qat.without_rounding(graph)
-        forms = weights.forms_of(context, inputs, graph)
+        forms, expected = weights.forms_of(context, inputs, graph)
     means = InputMeans(graph) if config.correct_bias else None
     qat.calibrate(graph, images, ranges, means)
     take_forms(graph, {one.layer: one.form for one in forms})
@@ -137,7 +142,8 @@ def _calibrated(
     if forms and config.train.epochs == 0 and config.weights.rounding == "adaptive":
         moved = round_all_adaptively(graph, images)
     qat.refuse_bad_grids(graph)
-    return moved | ({} if means is None else correct_biases(graph, means, moved)), forms
+    corrected = {} if means is None else correct_biases(graph, means, moved)
+    return moved | corrected, forms, expected
 
 
 def _quantizes(recipe: Recipe) -> bool:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import torch
-from pydantic import Field, TypeAdapter
+from pydantic import TypeAdapter
 from torch import Tensor, fx
 
 from pipeline.base.errors import InputError
 from pipeline.base.record import Positive, Record, Text
 from pipeline.compress.quantization import bits
+from pipeline.compress.quantization.chosen import ChosenForm, Expected, NotNegative
 from pipeline.formats.format import Format
 from pipeline.formats.formats import FORMATS
 from pipeline.networks.lowering.places import FloatPlaces
@@ -47,7 +49,6 @@ if TYPE_CHECKING:
 COSTS, FORMS = "costs.json", "forms.json"
 """Names of files: what each form of each layer costs, in the folder of `sensitivity`; and which
 form each layer has, in that of `qat`."""
-NotNegative = Annotated[float, Field(ge=0)]
 
 
 class FormCost(Record):
@@ -91,24 +92,6 @@ class SensitivityFacts(StageFacts):
         return [f"{self.layers} layers, {self.images} images"]
 
 
-class ChosenForm(Record):
-    """The form of one layer's weights.
-
-    Attributes:
-        layer: path of the module.
-        form: of its weights.
-        weights: how many.
-        megabytes: that the file is predicted to spend on them, in units of 1e6 bytes.
-        loss: the divergence it was predicted to cost, nats an image; None where it was not found.
-    """
-
-    layer: Text
-    form: WeightForm
-    weights: Positive
-    megabytes: NotNegative
-    loss: NotNegative | None
-
-
 _COSTS = TypeAdapter(tuple[LayerCosts, ...])
 _FORMS = TypeAdapter(tuple[ChosenForm, ...])
 
@@ -131,20 +114,16 @@ def sensitivity(context: Context, inputs: Inputs, out: Path) -> SensitivityFacts
     if config.equalize:
         equalize(graph, images)
     layers = weighted_layers(graph)
-    forms = tuple(dict.fromkeys((*config.weights.forms, *config.weights.layers.values())))
-    found = _moves(layers, forms)
+    found = _moves(layers, _open_forms(context.recipe, layers))
     link = TASKS[context.recipe.task.kind].link
     moves = {
         name: {form: move for form, (move, _) in forms.items()} for name, forms in found.items()
     }
     losses = costs(graph, layers, moves, images, link, context.recipe.seed)
     table = tuple(
-        LayerCosts(
-            layer=layer.name,
-            weights=layer.weight.numel(),
-            channels=len(layer.weight),
-            pointwise=_is_pointwise(layer),
-            forms={
+        _described(
+            layer,
+            {
                 form: FormCost(loss=losses[layer.name][form], entropy=entropy)
                 for form, (_, entropy) in found[layer.name].items()
             },
@@ -156,17 +135,39 @@ def sensitivity(context: Context, inputs: Inputs, out: Path) -> SensitivityFacts
     return SensitivityFacts(layers=len(layers), images=seen)
 
 
-def _moves(
-    layers: Sequence[WeightedLayer], forms: Sequence[WeightForm]
-) -> dict[str, dict[WeightForm, tuple[Tensor, float]]]:
+def _open_forms(
+    recipe: Recipe, layers: Sequence[WeightedLayer]
+) -> dict[str, tuple[WeightForm, ...]]:
+    """The forms that a recipe names, of layers that can have them."""
+    config = recipe.qat.weights
+    named = tuple(dict.fromkeys((*config.forms, *config.layers.values())))
+    return {layer.name: named if layer.takes_fewer else ("int8",) for layer in layers}
+
+
+def _described(layer: WeightedLayer, forms: dict[WeightForm, FormCost]) -> LayerCosts:
+    from pipeline.compress.quantization.few_bits import is_pointwise
+
+    return LayerCosts(
+        layer=layer.name,
+        weights=layer.weight.numel(),
+        channels=len(layer.weight),
+        pointwise=all(map(is_pointwise, layer.convolutions)),
+        forms=forms,
+    )
+
+
+_Moves = dict[str, dict[WeightForm, tuple[Tensor, float]]]
+
+
+def _moves(layers: Sequence[WeightedLayer], forms: Mapping[str, Sequence[WeightForm]]) -> _Moves:
     """What rounding to each form adds to the weights, and the entropy of what they become."""
     from pipeline.compress.quantization.few_bits import rounding_of
 
-    found: dict[str, dict[WeightForm, tuple[Tensor, float]]] = {}
+    found: _Moves = {}
     for layer in layers:
         weight = layer.weight.float()
         found[layer.name] = {}
-        for form in forms if layer.takes_fewer else ("int8",):
+        for form in forms[layer.name]:
             module = layer.module if form == "int8" else rounding_of(weight, form, layer.module)
             module.enable_fake_quant(True)
             with torch.no_grad():
@@ -184,14 +185,13 @@ def entropy_of(codes: Tensor) -> float:
     return max(0.0, float(-(shares * shares.log2()).sum()))
 
 
-def _is_pointwise(layer: WeightedLayer) -> bool:
-    from pipeline.compress.quantization.few_bits import is_pointwise
-
-    return all(map(is_pointwise, layer.convolutions))
-
-
-def forms_of(context: Context, inputs: Inputs, graph: fx.GraphModule) -> tuple[ChosenForm, ...]:
+def forms_of(
+    context: Context, inputs: Inputs, graph: fx.GraphModule
+) -> tuple[tuple[ChosenForm, ...], Expected]:
     """The form of each layer's weights, as the recipe says or as its limit allows.
+
+    Returns:
+        The forms, and what is known of all of them.
 
     Raises:
         InputError: a pattern names no layer, or no choice of forms is small enough.
@@ -201,27 +201,34 @@ def forms_of(context: Context, inputs: Inputs, graph: fx.GraphModule) -> tuple[C
     layers = weighted_layers(graph)
     config, target = context.recipe.qat.weights, FORMATS[context.recipe.target.format]
     said = _said(context.recipe, [layer.name for layer in layers if layer.takes_fewer])
-    table: dict[str, LayerCosts] = {}
     if config.chosen_by_size:
         found = _COSTS.validate_json((inputs["sensitivity"] / COSTS).read_bytes())
         table = {one.layer: one for one in found}
         chosen = _chosen(context, graph, table, said)
     else:
-        chosen = {layer.name: config.forms[0] for layer in layers if layer.takes_fewer} | said
-    return tuple(
-        ChosenForm(
-            layer=layer.name,
-            form=(form := chosen.get(layer.name, "int8")),
-            weights=layer.weight.numel(),
-            megabytes=layer.weight.numel() * target.bits(form, _is_pointwise(layer)) / 8e6,
-            loss=_loss(table.get(layer.name), form),
-        )
-        for layer in layers
+        table = {layer.name: _described(layer, {}) for layer in layers}
+        only = {layer.name: config.forms[0] if layer.takes_fewer else "int8" for layer in layers}
+        chosen = {**only, **said}
+    forms = tuple(_form(table[layer.name], chosen[layer.name], target) for layer in layers)
+    size = sum(_megabytes(table[one.layer], one.form, target, False) for one in forms)
+    if not config.chosen_by_size:
+        return forms, Expected(size_mb=size)
+    return forms, Expected(
+        size_mb=size,
+        download_mb=sum(_megabytes(table[one.layer], one.form, target, True) for one in forms),
+        loss=sum(one.loss or 0.0 for one in forms),
+        divergence=_divergence(context, graph, chosen),
     )
 
 
-def _loss(costs: LayerCosts | None, form: WeightForm) -> float | None:
-    return costs.forms[form].loss if costs is not None and form in costs.forms else None
+def _form(layer: LayerCosts, form: WeightForm, target: Format) -> ChosenForm:
+    return ChosenForm(
+        layer=layer.layer,
+        form=form,
+        weights=layer.weights,
+        megabytes=layer.weights * target.bits(form, layer.pointwise) / 8e6,
+        loss=layer.forms[form].loss if form in layer.forms else None,
+    )
 
 
 def _said(recipe: Recipe, layers: Sequence[str]) -> dict[str, WeightForm]:
@@ -299,39 +306,63 @@ def _holds_accuracy(context: Context, graph: fx.GraphModule) -> Callable[[bits.F
     """Whether forms cost no more accuracy on the calibration images than the recipe allows."""
     from pipeline.compress.quantization.few_bits import weighted_layers
 
-    config, dataset = context.recipe.qat.weights, fed(context).dataset
-    allowed = config.accuracy_drop_pt
+    dataset, allowed = fed(context).dataset, context.recipe.qat.weights.accuracy_drop_pt
     assert allowed is not None
     calibration = replace(dataset, tests={CALIBRATION: dataset.calibration})
     layers = weighted_layers(graph)
-    forms = tuple(dict.fromkeys((*config.forms, *config.layers.values())))
-    moves = _moves(layers, forms)
+    moves = _moves(layers, _open_forms(context.recipe, layers))
 
     def figure() -> float:
-        answers = {CALIBRATION: predictions(graph, dataset.calibration, dataset)}
+        answers = {CALIBRATION: _answers(context, graph)}
         return context.task.accuracies(answers, calibration)[CALIBRATION].figure
 
     whole = figure()
 
     def holds(chosen: bits.Forms) -> bool:
-        before = [layer.weight.clone() for layer in layers]
-        for layer in layers:
-            layer.weight.add_(moves[layer.name][chosen[layer.name]][0])
-        found = figure()
-        for layer, weight in zip(layers, before, strict=True):
-            layer.weight.copy_(weight)
-        return (whole - found) * 100 <= allowed
+        with _rounded(layers, moves, chosen):
+            return (whole - figure()) * 100 <= allowed
 
     return holds
 
 
+def _divergence(context: Context, graph: fx.GraphModule, chosen: bits.Forms) -> float:
+    """By how much the answers to the calibration images move with all weights rounded."""
+    from pipeline.compress.quantization.few_bits import weighted_layers
+    from pipeline.compress.quantization.sensitivity import divergence
+
+    layers = weighted_layers(graph)
+    whole = _answers(context, graph)
+    with _rounded(layers, _moves(layers, {n: (form,) for n, form in chosen.items()}), chosen):
+        return divergence(whole, _answers(context, graph), TASKS[context.recipe.task.kind].link)
+
+
+def _answers(context: Context, graph: fx.GraphModule) -> Tensor:
+    dataset = fed(context).dataset
+    return predictions(graph, dataset.calibration, dataset)
+
+
+@contextmanager
+def _rounded(
+    layers: Sequence[WeightedLayer], moves: _Moves, chosen: Mapping[str, WeightForm]
+) -> Iterator[None]:
+    """Have the layers of a graph rounded weights meanwhile."""
+    before = [layer.weight.clone() for layer in layers]
+    for layer in layers:
+        layer.weight.add_(moves[layer.name][chosen[layer.name]][0])
+    yield
+    for layer, weight in zip(layers, before, strict=True):
+        layer.weight.copy_(weight)
+
+
+def kept_forms(folder: Path) -> tuple[ChosenForm, ...]:
+    """What `write_forms` kept in a folder; none where all weights are int8."""
+    file = folder / FORMS
+    return _FORMS.validate_json(file.read_bytes()) if file.exists() else ()
+
+
 def read_forms(folder: Path) -> dict[str, WeightForm]:
     """The forms that are not int8, by layer, as `write_forms` left them."""
-    file = folder / FORMS
-    if not file.exists():
-        return {}
-    found = _FORMS.validate_json(file.read_bytes())
-    return {one.layer: one.form for one in found if one.form != "int8"}
+    return {one.layer: one.form for one in kept_forms(folder) if one.form != "int8"}
 
 
 def write_forms(folder: Path, forms: Sequence[ChosenForm]) -> None:

@@ -190,6 +190,34 @@ def test_what_is_inside(tmp_path: Path) -> None:
     assert next(iter(changes.values())).verdict == "regression", "worst first"
 
 
+def test_weights_that_are_not_the_learned_ones_are_a_regression(tmp_path: Path) -> None:
+    scales = ScalesExact(same=191, total=192, codes_same=9000, codes_total=10_000)
+    changes = found(run(tmp_path / "old"), run(tmp_path / "new", scales_exact=scales))
+    assert changes["scales as learned"].verdict == "same"
+    one = changes["weights as learned"]
+    assert (one.before, one.after, one.verdict) == ("9999/10000", "9000/10000", "regression")
+    older = found(
+        run(tmp_path / "older", scales_exact=ScalesExact(same=191, total=192)),
+        run(tmp_path / "newer"),
+    )
+    assert "weights as learned" not in older, "it did not count them"
+
+
+def test_forms_that_changed_are_named(tmp_path: Path) -> None:
+    few, fewer = reports.few_bits(), reports.few_bits(("int8", "int4", "int4"))
+    changes = found(run(tmp_path / "old", weights=few), run(tmp_path / "new", weights=fewer))
+    one = changes["forms of weights"]
+    assert (one.before, one.after) == ("1 int8, 1 int4, 1 palette16", "1 int8, 2 int4")
+    assert (one.note, one.verdict) == ("layer3.conv palette16 to int4", "changed")
+    plain = found(run(tmp_path / "plain"), run(tmp_path / "again", weights=few))
+    assert plain["forms of weights"].before == "int8"
+    assert (
+        plain["forms of weights"].note == "layer2.conv int8 to int4, layer3.conv int8 to palette16"
+    )
+    same = found(run(tmp_path / "one", weights=few), run(tmp_path / "two", weights=few))
+    assert same["forms of weights"].verdict == "same"
+
+
 def test_limits_can_be_chosen(tmp_path: Path) -> None:
     old, new = run(tmp_path / "old"), run(tmp_path / "new", right=970, size_bytes=6_990_000)
     assert found(old, new)["size"].verdict == "regression"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.machine import CodeInfo, HostInfo
+from pipeline.compress.quantization.chosen import ChosenForm, Expected, Weights, weights_of
 from pipeline.compress.training.epoch import Epoch
 from pipeline.formats import formats
 from pipeline.formats.scales import ScalesExact
@@ -18,6 +19,7 @@ from pipeline.measure.parity_record import OutputSteps, Parity
 from pipeline.networks.layer_width import LayerWidth
 from pipeline.networks.model_info import ModelInfo
 from pipeline.recipe.recipe import RecipeInfo
+from pipeline.recipe.weight_forms import BITS, WeightForm
 from pipeline.report.records import (
     DataInfo,
     Report,
@@ -173,6 +175,25 @@ FLOAT = latency_of([84.0, 85.4, 90.0], threads=1, batch=1)
 TOP1 = Accuracy(top1=0.98, top5=1.0, images=450)
 
 
+EXACT = ScalesExact(same=191, total=192, codes_same=9999, codes_total=10_000)
+
+
+def few_bits(forms: Sequence[WeightForm] = ("int8", "int4", "palette16")) -> Weights:
+    """Weights of three layers, as a limit chose their forms."""
+    layers = tuple(
+        ChosenForm(
+            layer=f"layer{number}.conv",
+            form=form,
+            weights=1_000_000 * number,
+            megabytes=number * BITS[form] / 8,
+            loss=0.001 * number,
+        )
+        for number, form in enumerate(forms, 1)
+    )
+    known = Expected(size_mb=6.9, download_mb=6.0, loss=0.006, divergence=0.0055)
+    return weights_of(layers, known)
+
+
 def float_model(**changes: Any) -> Baseline:
     whole = {
         "device": "Example CPU",
@@ -235,7 +256,7 @@ def target(
         "accuracy_drop_pt": drop,
         "agreement": 0.996 if runs else None,
         "parity": parity(),
-        "scales_exact": ScalesExact(same=191, total=192) if runs else None,
+        "scales_exact": EXACT if runs else None,
         "scales_missing": missing,
         "int8_coverage": 0.99996 if runs else None,
         "coverage_missing": missing,

@@ -232,13 +232,11 @@ def test_a_page_of_several_recipes_says_what_they_are_of() -> None:
 
 def test_no_share_past_100_stands_at_an_axis() -> None:
     def point(name: str, top1: float) -> Point:
-        return Point(
-            name=name, milliseconds=2.0, figure=top1, title="top-1", megabytes=13.0, colour=None
-        )
+        return Point(name=name, cost=2.0, figure=top1, title="top-1", megabytes=13.0, colour=None)
 
     alike = [point("a", 0.9978), point("b", 0.9978)]
     for points in (alike, [*alike, point("float", 1.0)]):
-        drawn = re.findall(r">(\d+(?:\.\d+)?)<", charts.trade_off(tuple(points)))
+        drawn = re.findall(r">(\d+(?:\.\d+)?)<", charts.trade_off(tuple(points), "milliseconds"))
         shares = [float(text) for text in drawn if float(text) > 50]
         assert shares
         assert max(shares) <= 100
@@ -247,9 +245,7 @@ def test_no_share_past_100_stands_at_an_axis() -> None:
 
 def test_the_pareto_front() -> None:
     def point(name: str, ms: float, top1: float) -> Point:
-        return Point(
-            name=name, milliseconds=ms, figure=top1, title="top-1", megabytes=1.0, colour=0
-        )
+        return Point(name=name, cost=ms, figure=top1, title="top-1", megabytes=1.0, colour=0)
 
     points = [
         point("slow and right", 9, 0.9),

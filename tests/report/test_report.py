@@ -43,6 +43,7 @@ def test_the_table_says_it_in_a_minute() -> None:
         "latency": "21.4 ms (20.3 to 22.7), 1 thread, on this CPU",
         "int8": "99.996 %",
         "scales": "191/192",
+        "weights": "9999/10000",
         "budgets": "met",
     }
     assert "**Passed**: 3 of 3 budgets met." in text
@@ -138,6 +139,7 @@ def test_a_gpu_baseline_and_the_float_model_here_stand_apart() -> None:
         (target(int8_coverage=1.0), "int8", "100.00 %"),
         (target(int8_coverage=0.0), "int8", "0.00 %"),
         (target(scales_exact=ScalesExact(same=3, total=9)), "scales", "3/9"),
+        (target(scales_exact=ScalesExact(same=3, total=9)), "weights", "n/a"),
         (target(limits=(0.1, 7.0, 9.0)), "budgets", "missed: top-1 drop, speedup"),
         (target(budgets=()), "budgets", "none set"),
     ],
@@ -176,6 +178,7 @@ def test_missing_figures_say_so_and_why() -> None:
         "latency": "not measured (2)",
         "int8": "not measured (2)",
         "scales": "not measured (3)",
+        "weights": "not measured (3)",
         "budgets": "met; not measured: top-1 drop, speedup",
     }
     assert rows(text, 1)["iphone"]["top-1"] == "not measured (2)"

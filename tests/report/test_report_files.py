@@ -139,7 +139,7 @@ def test_the_contract_names_are_in_report_json(tmp_path: Path) -> None:
         "left_in_float", "arm64", "devices", "delegates",
         "latency_ms", "latency_missing", "latency_by_threads", "speedup", "speedup_p10",
         "speedup_p90",
-        "speedup_missing", "pruning", "sparsity", "budgets", "passed",
+        "speedup_missing", "pruning", "sparsity", "weights", "budgets", "passed",
         "confusion", "confusion_missing", "changes", "layers", "stages",
     }  # fmt: skip
 

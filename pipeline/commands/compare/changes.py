@@ -260,23 +260,16 @@ def _shown(latency: Latency | None) -> str:
 
 
 def _inside(one: TargetResult, two: TargetResult) -> Iterator[Change]:
-    """Scales, int8 coverage and operations."""
+    """Scales, weights, int8 coverage and operations."""
     exact = [found.scales_exact for found in (one, two)]
-    texts = ["none" if found is None else f"{found.same}/{found.total}" for found in exact]
-    wrong = [0 if found is None else found.total - found.same for found in exact]
-    verdict: Verdict = "same" if texts[0] == texts[1] else "changed"
-    if wrong[1] > wrong[0]:
-        verdict = "regression"
-    yield Change(
-        target=two.name,
-        what="scales as learned",
-        before=texts[0],
-        after=texts[1],
-        note="",
-        verdict=verdict,
-    )
+    scales = [None if found is None else (found.same, found.total) for found in exact]
+    yield _as_learned(two.name, "scales as learned", *scales)
+    codes = [(e.codes_same, e.codes_total) if e and e.codes_total else None for e in exact]
+    if None not in codes:  # reports of before they were counted
+        yield _as_learned(two.name, "weights as learned", *codes)
+    yield from _weights(one, two)
     shares = [found.int8_coverage for found in (one, two)]
-    verdict = "same" if shares[0] == shares[1] else "changed"
+    verdict: Verdict = "same" if shares[0] == shares[1] else "changed"
     if shares[0] is not None and shares[1] is not None and shares[0] != shares[1]:
         verdict = "better" if shares[1] > shares[0] else "regression"
     yield Change(
@@ -298,6 +291,50 @@ def _inside(one: TargetResult, two: TargetResult) -> Iterator[Change]:
         before=str(sum(one.ops.values())),
         after=str(sum(two.ops.values())),
         note=", ".join(changed),
+        verdict="changed" if changed else "same",
+    )
+
+
+def _as_learned(
+    target: str, what: str, first: tuple[int, int] | None, second: tuple[int, int] | None
+) -> Change:
+    """How many of all are the learned ones, before and after; None of a float file."""
+    texts = ["none" if found is None else f"{found[0]}/{found[1]}" for found in (first, second)]
+    wrong = [0 if found is None else found[1] - found[0] for found in (first, second)]
+    verdict: Verdict = "same" if texts[0] == texts[1] else "changed"
+    if wrong[1] > wrong[0]:
+        verdict = "regression"
+    return Change(
+        target=target, what=what, before=texts[0], after=texts[1], note="", verdict=verdict
+    )
+
+
+def _weights(one: TargetResult, two: TargetResult) -> Iterator[Change]:
+    """The forms of weights, layer by layer, where either run has fewer bits than 8."""
+    if one.weights is None and two.weights is None:
+        return
+    before, after = (
+        {} if found.weights is None else {layer.layer: layer.form for layer in found.weights.layers}
+        for found in (one, two)
+    )
+    changed = [
+        f"{name} {before.get(name, 'int8')} to {after.get(name, 'int8')}"
+        for name in dict.fromkeys((*before, *after))
+        if before.get(name, "int8") != after.get(name, "int8")
+    ]
+    more = len(changed) - _MOST_NAMES
+    texts = [
+        "int8"
+        if found.weights is None
+        else ", ".join(f"{n.layers} {form}" for form, n in found.weights.forms.items())
+        for found in (one, two)
+    ]
+    yield Change(
+        target=two.name,
+        what="forms of weights",
+        before=texts[0],
+        after=texts[1],
+        note=", ".join(changed[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else ""),
         verdict="changed" if changed else "same",
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -18,6 +18,7 @@ from pipeline.measure.layers import layers_of
 from pipeline.networks.checkpoints import WEIGHTS, read_checkpoint
 from pipeline.networks.families import family_of
 from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.weight_forms import WeightForm
 from pipeline.stages import kept_layers
 from pipeline.stages.context import PROGRAM
 from pipeline.stages.finished_run import Finished
@@ -40,6 +41,7 @@ class LayerCost:
         after: in the pruned network; None for a recipe that was not run.
         milliseconds: of the file's layers, median; None where no file was timed.
         share: of the sum of all layers' times.
+        form: of its weights; None where the run did not give layers fewer bits than 8.
     """
 
     name: str
@@ -49,6 +51,7 @@ class LayerCost:
     after: LayerSize | None = None
     milliseconds: float | None = None
     share: float | None = None
+    form: WeightForm | None = None
 
 
 def table_of_recipe(recipe: Recipe) -> list[LayerCost]:
@@ -73,7 +76,7 @@ def table_of_run(run: Finished, rounds: int) -> list[LayerCost]:
         InputError: of an older run, a stage's result is gone from the store.
     """
     kept = kept_layers.read(run.directory / LAYERS_FILE)
-    rows = _rows(_sized(run) if kept is None else kept.layers)
+    rows = _with_forms(_rows(_sized(run) if kept is None else kept.layers), run)
     if run.recipe.target.precision == "float" or run.format.module().cannot_time() is not None:
         return rows
     if run.format.layers is None:
@@ -120,6 +123,15 @@ def _rows(layers: Sequence[SizedLayer]) -> list[LayerCost]:
     ]
 
 
+def _with_forms(rows: list[LayerCost], run: Finished) -> list[LayerCost]:
+    """Rows with the forms of their weights, where a run says them."""
+    if not run.recipe.qat.weights.few_bits:
+        return rows
+    weights = run.report().targets[0].weights
+    forms = {} if weights is None else {one.layer: one.form for one in weights.layers}
+    return [replace(row, form=forms.get(row.name)) for row in rows]
+
+
 def _times(
     run: Finished, module: LayersModule, modules: Mapping[str, str], rounds: int
 ) -> dict[str, float]:
@@ -151,7 +163,7 @@ def _with_times(rows: Sequence[LayerCost], times: Mapping[str, float]) -> list[L
     for row in rows:
         ms = times.get(row.name)
         share = None if ms is None else ms / total
-        found.append(LayerCost(**{**vars(row), "milliseconds": ms, "share": share}))
+        found.append(replace(row, milliseconds=ms, share=share))
     for place in (place for place in times if place not in known):
         ms = times[place]
         name = f"{place} {REST}".strip()
@@ -164,6 +176,7 @@ def write_csv(rows: Sequence[LayerCost], path: Path) -> None:
     header = ["layer", "kernel", "groups", "height", "width"]
     header += ["outputs before", "params before", "macs before"]
     header += ["outputs after", "params after", "macs after", "milliseconds", "share of time"]
+    header += ["form of weights"]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
@@ -174,6 +187,5 @@ def write_csv(rows: Sequence[LayerCost], path: Path) -> None:
                 for size in (row.before, row.after)
                 for figure in ([size.outputs, size.params, size.macs] if size else [""] * 3)
             ]
-            writer.writerow(
-                [row.name, row.kernel, row.groups, *place, *sizes, row.milliseconds, row.share]
-            )
+            times = [row.milliseconds, row.share]
+            writer.writerow([row.name, row.kernel, row.groups, *place, *sizes, *times, row.form])

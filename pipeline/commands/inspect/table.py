@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline.recipe.weight_forms import BITS
+
 if TYPE_CHECKING:
     from pipeline.commands.inspect.layers import LayerCost
     from pipeline.stages.kept_layers import LayerSize
@@ -18,15 +20,18 @@ def show(rows: Sequence[LayerCost], name: str, console: Console) -> None:
     """Print every layer of the recipe `name`, and the sums."""
     pruned = any(row.after is not None for row in rows)
     timed = any(row.share is not None for row in rows)
+    formed = any(row.form is not None for row in rows)
     table = Table(box=None, pad_edge=False)
     table.add_column("layer")
     headings = ["kernel", "groups", "output", "params", "MACs"]
     headings += ["channels after", "params after", "MACs after"] if pruned else []
     headings += ["ms", "of the time"] if timed else []
+    headings += ["weights"] if formed else []
     for heading in headings:
         table.add_column(heading, justify="right")
     for row in rows:
-        table.add_row(*_layer_cells(row, pruned, timed))
+        form = [f"{BITS[row.form]} bits, {row.form}" if row.form else ""] if formed else []
+        table.add_row(*_layer_cells(row, pruned, timed), *form)
     table.add_section()
     table.add_row(*_total_cells(rows, pruned, timed))
     console.print(f"[bold]{escape(name)}[/bold]", highlight=False)

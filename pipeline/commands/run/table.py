@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from pipeline.formats.scales import ScalesExact
     from pipeline.report.records import Report, TargetResult
     from pipeline.stages.explain import Explained
 
@@ -22,7 +23,8 @@ def show(report: Report, directory: Path, console: Console) -> None:
 
     base = next(iter(report.baseline.accuracy.values()))
     table = Table(box=None, pad_edge=False)
-    for heading in ("target", "file", "MB", base.FIGURE, "drop", "speedup", "int8", "scales", ""):
+    headings = ("target", "file", "MB", base.FIGURE, "drop", "speedup", "int8", "scales", "weights")
+    for heading in (*headings, ""):
         table.add_column(heading, justify="left" if heading in {"target", "file"} else "right")
     size = f"{report.baseline.size_bytes / 1e6:.1f}"
     where = "" if report.baseline.measured_here else ", elsewhere"
@@ -89,8 +91,18 @@ def _cells(target: TargetResult, directory: Path) -> list[str]:
         shown(target.speedup, ".2f"),
         shown(target.int8_coverage, ".0%"),
         f"{exact.same}/{exact.total}" if exact else "none",
+        _weights(exact),
         _verdict(target),
     ]
+
+
+def _weights(exact: ScalesExact | None) -> str:
+    """How many weights are the learned ones: `all` of millions takes less room."""
+    from pipeline.report.words import weights_same
+
+    if exact is None:
+        return "none"
+    return "all" if 0 < exact.codes_same == exact.codes_total else weights_same(exact)
 
 
 def _verdict(target: TargetResult) -> str:

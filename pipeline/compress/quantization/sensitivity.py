@@ -85,6 +85,25 @@ def _parts(graph: fx.GraphModule, batches: Iterable[Tensor]) -> Iterator[Tensor]
             break
 
 
+def divergence(before: Tensor, after: Tensor, link: Link) -> float:
+    """The Kullback-Leibler divergence of answers from others, in nats an image.
+
+    Of several labels an image, the sum over them: each is a choice of two by itself.
+
+    Args:
+        before: logits (images, classes).
+        after: of the same images.
+        link: what makes probabilities of them.
+    """
+    before, after = before.double(), after.double()
+    if link == "softmax":
+        logarithms = [(before.log_softmax(1), after.log_softmax(1))]
+    else:
+        logarithms = [(F.logsigmoid(s * before), F.logsigmoid(s * after)) for s in (1, -1)]
+    total = sum((p.exp() * (p - q)).sum() for p, q in logarithms)
+    return max(0.0, float(total) / len(before))
+
+
 class _Seen(fx.Interpreter):
     """Runs a graph and keeps what its layers are given and give.
 
