@@ -81,7 +81,9 @@ def _child(node: Schema, part: str | int) -> Schema:
         return items[part] if part < len(items) else node.get("items", {})
     if part in node.get("properties", {}):
         return dict(node["properties"][part])
-    return dict(next(iter(node.get("patternProperties", {}).values()), {}))
+    others = node.get("additionalProperties")
+    named = [*node.get("patternProperties", {}).values(), others if isinstance(others, dict) else {}]
+    return dict(named[0])
 
 
 def _concrete(node: Schema, schema: Schema) -> Schema:
@@ -118,7 +120,7 @@ def allowed(node: Schema, schema: Schema) -> str:
         case "object" if "properties" in node:
             return f"a mapping with the keys {', '.join(node['properties'])}{null}"
         case "object":
-            return "a mapping of names with at least one entry"
+            return _names(node, schema) + null
         case "array":
             items: list[Schema] = node.get("prefixItems", [])
             each = items[0] if items else node["items"]
@@ -134,6 +136,15 @@ def allowed(node: Schema, schema: Schema) -> str:
             described = "pattern" in node or isinstance(node.get("type"), list)
             about = node.get("description") if described else None
             return (about or _text(node)) + null
+
+
+def _names(node: Schema, schema: Schema) -> str:
+    """A mapping whose keys are not known beforehand; its values, where these are a choice."""
+    values = node.get("additionalProperties")
+    chosen = isinstance(values, dict) and "enum" in _concrete(values, schema)
+    to = f" to {allowed(values, schema)}" if isinstance(values, dict) and chosen else ""
+    least = " with at least one entry" if node.get("minProperties") else ""
+    return f"a mapping of names{to}{least}"
 
 
 def _text(node: Schema) -> str:

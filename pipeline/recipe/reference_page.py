@@ -60,6 +60,8 @@ for it alone.
 timed on this machine.
 - `sparsify.end` is at least `sparsify.start`. With a pattern `N:M`, `sparsity` is N / M.
 - The four `qat.milestones` do not decrease.
+- `qat.weights.forms` of several takes one of `size_mb`, `download_mb` and `accuracy_drop_pt`; one \
+alone takes none.
 - `qat.train.sizes` stays empty: the quantized program is made for one size of image.
 - With `shrink: crop`, no side in `sizes` is above `model.input_size`.
 - `target.cpu: x86_amx` is for int8 ONNX files, `target.opset` for ONNX files.
@@ -164,6 +166,8 @@ def _default(dotted: str, value: Schema, required: bool) -> str:
         return _FILLED_IN[dotted]
     if required:
         return "none, it must be given"
+    if "default" not in value and value.get("type") == "object":
+        return "`{}`"  # schemas leave out what a function makes
     default = value.get("default")
     if isinstance(default, dict):
         return "the defaults there"
