@@ -82,7 +82,10 @@ def _child(node: Schema, part: str | int) -> Schema:
     if part in node.get("properties", {}):
         return dict(node["properties"][part])
     others = node.get("additionalProperties")
-    named = [*node.get("patternProperties", {}).values(), others if isinstance(others, dict) else {}]
+    named = [
+        *node.get("patternProperties", {}).values(),
+        others if isinstance(others, dict) else {},
+    ]
     return dict(named[0])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -266,12 +267,12 @@ def _chosen(
     limit = config.download_mb if downloads else config.size_mb
     if limit is None:
         return bits.within_loss(losses, sizes, _holds_accuracy(context, graph))
-    if bits.least(sizes) > limit:
+    if (least := bits.least(sizes)) > limit:
         key = "download_mb" if downloads else "size_mb"
         raise InputError(
             f"qat.weights.{key}: got {limit:g}; with the fewest bits of every layer the file is "
-            f"predicted to have {bits.least(sizes):.3f}; ask for that or more, add a form of "
-            "fewer bits to qat.weights.forms, or prune more"
+            f"predicted to have {math.ceil(1e3 * least) / 1e3:.3f}; ask for that or more, add a "
+            "form of fewer bits to qat.weights.forms, or prune more"
         )
     return bits.within_size(losses, sizes, limit)
 
