@@ -49,9 +49,9 @@ class Delegate(Record):
         return self
 
 
-def unknown(name: str, why: str, source: str | None = None) -> Delegate:
-    """An accelerator of which nothing is known."""
-    return Delegate(name=name, verdict="not known", by=why, source=source)
+def unknown(name: str, why: str, source: str | None = None, note: str | None = None) -> Delegate:
+    """An accelerator of which nothing is known, or no more than `note` says."""
+    return Delegate(name=name, verdict="not known", by=why, source=source, note=note)
 
 
 def known(

@@ -192,7 +192,10 @@ FORMATS: dict[str, Format] = {
             "int8": Bytes(weight=1, channel=5, pool_channel=5, layer=3426),
             "float": Bytes(weight=2, channel=2, pool_channel=0, layer=1709),
         },
-        options=frozenset({"classifier", "sparse", "clipped_products", "float16_products"}),
+        few_bits={"int4": 4, "palette16": 4, "palette64": 6},
+        options=frozenset(
+            {"classifier", "sparse", "few_bits", "clipped_products", "float16_products"}
+        ),
         module=_coreml,
         head=_coreml_head,
         delegates=_coreml_delegates,

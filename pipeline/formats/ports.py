@@ -63,7 +63,14 @@ class Port:
 
 @dataclass(frozen=True, kw_only=True)
 class Interface:
-    """The one input and the one output of a file."""
+    """The one input and the one output of a file.
+
+    Attributes:
+        input: what it takes.
+        output: what it gives.
+        ios: the oldest iOS that it says it runs on; None in formats that have no such word.
+    """
 
     input: Port
     output: Port
+    ios: int | None = None

@@ -171,6 +171,15 @@ def test_code_of_every_preparation_can_be_parsed(form: str, preparation: Prepara
             assert f"eight = {preparation.shape.height}" in text.replace("HEIGHT", "eight"), path
 
 
+@pytest.mark.parametrize(("ios", "macos"), [(17, 14), (18, 15)])
+def test_a_swift_package_is_for_the_systems_of_its_model(ios: int, macos: int) -> None:
+    code = snippets(contract("coreml", pixels=False, oldest_ios=ios), VERSIONS)
+    assert f'platforms: [.iOS("{ios}.0"), .macOS("{macos}.0")]' in code["Package.swift"]
+    assert f"iOS {ios} and later" in code["swift/Classifier.swift"]
+    assert f"It needs iOS {ios} or macOS {macos}, or later." in code["README.md"]
+    assert "iOS" not in snippets(contract("onnx", pixels=False), VERSIONS)["README.md"]
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_code_of_one_logit(form: str, tmp_path: Path) -> None:
     plain = contract(form, pixels=False)

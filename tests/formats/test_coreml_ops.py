@@ -330,6 +330,39 @@ def test_blocks_of_weights_share_a_scale_as_coremltools_says(drawn: list[tuple[i
         np.testing.assert_array_equal(to_dense(torch.from_numpy(theirs), kept), dense)
 
 
+@FEW
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4)), min_size=1, max_size=4),
+    st.sampled_from([1, 2, 3, 4, 6, 8]),
+)
+def test_blocks_of_weights_share_a_table_as_coremltools_says(
+    drawn: list[tuple[int, int]], bits: int
+) -> None:
+    """Dense and sparse, of int8 numbers and of floats."""
+    rng = np.random.default_rng(0)
+    blocks, shape = tuple(n for n, _ in drawn), tuple(n * size for n, size in drawn)
+    indices = rng.integers(0, 2**bits, shape).astype(bool if bits == 1 else np.uint8)
+    mask = rng.random(shape) < 0.6
+    to_dense, to_sparse = (
+        OPS[name] for name in ("constexpr_lut_to_dense", "constexpr_lut_to_sparse")
+    )
+    integers = rng.integers(-127, 128, (*blocks, 2**bits, 1)).astype(np.int8)
+    for lut in (integers, integers.astype(np.float32) / 3):
+        ours = to_dense(*map(torch.from_numpy, (indices, lut)))
+        theirs = compression.constexpr_lut_to_dense.decompress(indices.astype(np.uint8), lut, None)
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.numpy().dtype == lut.dtype
+
+        kept, ours = to_sparse(*map(torch.from_numpy, (mask, indices[mask], lut)))
+        np.testing.assert_array_equal(kept, mask)
+        np.testing.assert_array_equal(ours, theirs[mask])
+
+
+def test_tables_of_vectors_are_refused() -> None:
+    with pytest.raises(NotImplementedError, match="vectors of 2"):
+        OPS["constexpr_lut_to_dense"](torch.zeros(4, dtype=torch.uint8), torch.zeros(1, 16, 2))
+
+
 def test_integers_stay_integers() -> None:
     def build(x: Any) -> Any:
         q = mb.quantize(input=x, scale=np.float32(0.01), output_dtype="uint8")

@@ -4,14 +4,12 @@ import copy
 import io
 import runpy
 import sys
-import tempfile
 import zipfile
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import coremltools as ct
 import numpy as np
 import pytest
 import torch
@@ -28,7 +26,7 @@ from pipeline.formats.coreml.evaluator import Evaluator
 from pipeline.formats.coreml.weights import int8_weight
 from pipeline.formats.file_facts import FileFacts, scales_exact
 from tests.making import programs
-from tests.making.packages import Array, normal
+from tests.making.packages import Array, normal, saved_ios18
 
 pytestmark = pytest.mark.slow
 
@@ -215,27 +213,6 @@ def test_a_float_program_has_nothing_to_store_sparsely(tmp_path: Path) -> None:
     assert facts.macs > facts.int8_macs == 0
 
 
-def built(build: Any, shape: tuple[int, ...]) -> coreml_package.Network:
-    """A network of iOS 18 operations after its way through a package, with no pass in between."""
-    target = ct.target.iOS18
-
-    @mb.program(input_specs=[mb.TensorSpec(shape=shape)], opset_version=target)  # type: ignore[untyped-decorator]
-    def program(x: Any) -> Any:
-        return build(x)
-
-    model = ct.convert(
-        program,
-        convert_to="mlprogram",
-        minimum_deployment_target=target,
-        skip_model_load=True,
-        pass_pipeline=ct.PassPipeline([], "as built"),
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.mlpackage")
-        model.save(str(path))
-        return coreml_package.read(path)
-
-
 @pytest.mark.parametrize("shape", [(1, 3), (5, 37)])  # in the specification, in the weight file
 def test_masks_are_read_bit_by_bit(shape: tuple[int, int]) -> None:
     wanted = normal(*shape)
@@ -248,7 +225,7 @@ def test_masks_are_read_bit_by_bit(shape: tuple[int, int]) -> None:
         )
         return mb.add(x=x, y=weight)
 
-    net = built(build, shape)
+    net = saved_ios18(build, shape)
     found = np.asarray(net.producers()["dense"].constant("mask", net.producers()))
     assert found.dtype == bool
     np.testing.assert_array_equal(found, mask)
@@ -267,7 +244,7 @@ def test_weights_that_are_not_int8_have_no_scales() -> None:
         scaled = mb.constexpr_blockwise_shift_scale(data=weight, scale=scale)
         return [mb.conv(x=x, weight=w, name=n) for n, w in (("a", floats), ("b", scaled))]
 
-    net = built(build, (1, 4, 5, 5))
+    net = saved_ios18(build, (1, 4, 5, 5))
     made_by = net.producers()
     for name in ("a", "b"):
         weights = made_by[made_by[name].tensor("weight")]

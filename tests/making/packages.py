@@ -62,6 +62,27 @@ def network(build: Build, shape: Sequence[int], *, float16: bool = False) -> cor
         return coreml_package.read(path)
 
 
+def saved_ios18(build: Build, shape: Sequence[int]) -> coreml_package.Network:
+    """A network of iOS 18 operations after its way through a package, with no pass in between."""
+    target = ct.target.iOS18
+
+    @mb.program(input_specs=[mb.TensorSpec(shape=tuple(shape))], opset_version=target)
+    def program(x: Any) -> Any:
+        return build(x)
+
+    model = ct.convert(
+        program,
+        convert_to="mlprogram",
+        minimum_deployment_target=target,
+        skip_model_load=True,
+        pass_pipeline=ct.PassPipeline([], "as built"),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.mlpackage")
+        model.save(str(path))
+        return coreml_package.read(path)
+
+
 def answers(net: coreml_package.Network, x: Array, arithmetic: Any = "float16") -> list[Array]:
     """The outputs, in their order, for examples `x`."""
     found = Evaluator(net, arithmetic).run({"x": x}, net.outputs)

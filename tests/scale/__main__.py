@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from tests.scale import images, report, shards, verify
+from tests.scale import few_bits, images, report, shards, verify
 
 PARTS = {
+    "few_bits": few_bits.main,
     "images": images.main,
     "report": report.main,
     "shards": shards.main,

@@ -201,6 +201,8 @@ class Contract(Record):
         runtime: the package that runs the file, and the version it was checked with.
         oldest_runtime: the oldest one whose answers to such files are the same; None where none
             is known.
+        oldest_ios: the oldest iOS that a Core ML package says it runs on; macOS is three behind.
+            None for other formats.
         float16: a file of the same weights for GPUs; None where none was asked for.
     """
 
@@ -211,6 +213,7 @@ class Contract(Record):
     format: FormatName
     runtime: Text
     oldest_runtime: Text | None = None
+    oldest_ios: Positive | None = None
     precision: Literal["int8", "float"]
     network: Text
     input: Input
@@ -238,6 +241,7 @@ def contract_of(
         format=target.format,
         runtime=runtime,
         oldest_runtime=_oldest(run),
+        oldest_ios=found.ios,
         precision=target.precision,
         network=report.model.name,
         input=_input(found.input, run),

@@ -22,6 +22,8 @@ ANDROID_ONNXRUNTIME = "1.29.0"
 compiles the code with its classes and compares answers of the same version on Linux."""
 MIN_SDK: dict[FormatName, int] = {"tflite": 23, "onnx": 24}
 """Android's oldest API level that the runtime of a format says it runs on."""
+IOS = 17
+"""The oldest iOS of packages whose contract says nothing of it; macOS 14 has the same Core ML."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +228,8 @@ def _of_tools(contract: Contract, needed: Mapping[str, str]) -> dict[str, object
         "suffix": FORMATS[contract.format].suffix.removeprefix("."),
         "float16": contract.float16,
         "oldest": contract.oldest_runtime,
+        "ios": contract.oldest_ios or IOS,
+        "macos": (contract.oldest_ios or IOS) - 3,
     }
 
 

@@ -9,6 +9,9 @@ from pipeline.base.errors import following
 from pipeline.formats.description import Description, properties
 from pipeline.formats.ports import Interface, Port
 
+_IOS = {8: 17, 9: 18}
+"""The iOS of each specification version that is written."""
+
 
 def describe(path: Path, about: Description) -> None:
     """Give the package the metadata that Xcode shows; the class names under `classes`.
@@ -57,9 +60,10 @@ def interface(path: Path) -> Interface:
     spec = coreml_package.specification(path)
     (image,), outputs = spec.description.input, spec.description.output
     given, name = port(image, shape(image)), spec.description.predictedProbabilitiesName
+    ios = _IOS.get(spec.specificationVersion)
     if name:
         classes = coreml_package.read(path).labels or ()
         made = Port(name=name, shape=(1, len(classes)), dtype="float64", kind="dictionary")
-        return Interface(input=given, output=made)
+        return Interface(input=given, output=made, ios=ios)
     (logits,) = outputs
-    return Interface(input=given, output=port(logits, shape(logits)))
+    return Interface(input=given, output=port(logits, shape(logits)), ios=ios)

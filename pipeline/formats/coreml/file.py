@@ -1,6 +1,7 @@
 """Core ML packages: mlprogram for iOS 17, int8 weights and activations (W8A8) or float16.
 
-Weights with many zeros can be stored sparsely, which takes iOS 18.
+Weights with many zeros can be stored sparsely, those that are few different numbers in fewer bits
+than 8; either takes iOS 18.
 
 Core ML itself runs on Apple systems only. Elsewhere the reference evaluator of `mil_evaluator`
 answers for a package; nothing but Core ML is timed.
@@ -47,6 +48,7 @@ from pipeline.formats.refusals import refuse_divisors
 _RESCALES_ADDITIONS = "common::distributive_quantized_binary_op_scale_normalization"
 """The pass that divides the grids of an addition by one another and rounds the ratios to
 float16: the file would no longer hold the scales that were learned."""
+_NEED_IOS18: frozenset[Option] = frozenset({"sparse", "few_bits"})
 
 
 def _input(program: torch.export.ExportedProgram, pixels: bool) -> Any:
@@ -90,8 +92,10 @@ def write(
         path: of the package.
         pixels: the program takes pixel values 0..255; the file then takes 8-bit RGB images.
         options: with sparse, int8 weights that are smaller so are stored as their nonzero values
-            and a bit per weight. The package then needs iOS 18, whether or not there are any.
-            With clipped_products or float16_products, products are written as `products` says.
+            and a bit per weight. With few_bits, those that are smaller so are stored in fewer bits
+            than 8; with both, in what is smallest. The package then needs iOS 18, whether or not
+            there are any. With clipped_products or float16_products, products are written as
+            `products` says.
 
     Raises:
         InputError: an operation that Core ML does not have.
@@ -103,18 +107,15 @@ def write(
     refuse_divisors(program)
     passes = ct.PassPipeline.DEFAULT
     passes.remove_passes({_RESCALES_ADDITIONS})
-    sparse = "sparse" in options
-    if sparse:
-        from pipeline.formats.coreml import sparse as coreml_sparse
-
-        passes.append_pass(coreml_sparse.NAME)
+    _append_weights(passes, options)
     _append_products(passes, options)
+    later = not _NEED_IOS18.isdisjoint(options)
     with _only_equal_constants_are_one(), _unchecked_between_passes():
         model = ct.convert(
             for_coremltools(program),
             inputs=[_input(program, pixels)],
             outputs=[ct.TensorType(name=as_onnx.OUTPUT)],
-            minimum_deployment_target=ct.target.iOS18 if sparse else ct.target.iOS17,
+            minimum_deployment_target=ct.target.iOS18 if later else ct.target.iOS17,
             pass_pipeline=passes,
             skip_model_load=True,
         )
@@ -123,6 +124,18 @@ def write(
     (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
     stamp_names(path, quantize_names(program), learned_scales(program)[0])
     _number_the_parts(path)
+
+
+def _append_weights(passes: Any, options: Collection[Option]) -> None:
+    """Add the pass that stores int8 weights in another way, where one was asked for."""
+    if "few_bits" in options:
+        from pipeline.formats.coreml import few_bits
+
+        passes.append_pass(few_bits.NAME_SPARSE if "sparse" in options else few_bits.NAME)
+    elif "sparse" in options:
+        from pipeline.formats.coreml import sparse
+
+        passes.append_pass(sparse.NAME)
 
 
 def _append_products(passes: Any, options: Collection[Option]) -> None:

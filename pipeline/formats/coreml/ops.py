@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.formats.coreml import compressed
 from pipeline.formats.coreml.windows import avg_pool, conv, max_pool, padded
 
 Ints = Sequence[int]
@@ -127,34 +128,6 @@ def _constexpr_affine_dequantize(
     quantized_data: Tensor, scale: Tensor, zero_point: Tensor, axis: int
 ) -> Tensor:
     return _dequantize(quantized_data, scale, zero_point, axis)
-
-
-def _constexpr_blockwise_shift_scale(
-    data: Tensor, scale: Tensor, offset: Tensor | None = None
-) -> Tensor:
-    def blocks(values: Tensor) -> Tensor:
-        """One value for every element of the data."""
-        for axis, size in enumerate(data.shape):
-            values = values.repeat_interleave(size // values.shape[axis], axis)
-        return values
-
-    steps = data.float()
-    if offset is not None:
-        steps = steps - blocks(offset)
-    return steps * blocks(scale)
-
-
-def _constexpr_sparse_blockwise_shift_scale(
-    data_mask: Tensor, nonzero_data: Tensor, scale: Tensor, offset: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    data = _constexpr_sparse_to_dense(nonzero_data, data_mask)
-    return data_mask, _constexpr_blockwise_shift_scale(data, scale, offset)[data_mask]
-
-
-def _constexpr_sparse_to_dense(nonzero_data: Tensor, mask: Tensor) -> Tensor:
-    dense = nonzero_data.new_zeros(mask.shape)
-    dense[mask] = nonzero_data
-    return dense
 
 
 def _cast(x: Tensor, dtype: str) -> Tensor:
@@ -316,9 +289,11 @@ OPS: dict[str, Callable[..., Any]] = {
     "clip": _clip,
     "concat": _concat,
     "constexpr_affine_dequantize": _constexpr_affine_dequantize,
-    "constexpr_blockwise_shift_scale": _constexpr_blockwise_shift_scale,
-    "constexpr_sparse_blockwise_shift_scale": _constexpr_sparse_blockwise_shift_scale,
-    "constexpr_sparse_to_dense": _constexpr_sparse_to_dense,
+    "constexpr_blockwise_shift_scale": compressed.blockwise_shift_scale,
+    "constexpr_lut_to_dense": compressed.lut_to_dense,
+    "constexpr_lut_to_sparse": compressed.lut_to_sparse,
+    "constexpr_sparse_blockwise_shift_scale": compressed.sparse_blockwise_shift_scale,
+    "constexpr_sparse_to_dense": compressed.sparse_to_dense,
     "conv": conv,
     "cos": _unary(torch.cos),
     "dequantize": _dequantize,

@@ -31,16 +31,27 @@ _BLOB_READERS = {
     "int8": "read_int8_data",
     "uint8": "read_uint8_data",
     "int32": "read_int32_data",
-    "bool": "read_uint1_data",
+    "int4": "read_int4_data",
+    "uint1": "read_uint1_data",
+    "uint2": "read_uint2_data",
+    "uint3": "read_uint3_data",
+    "uint4": "read_uint4_data",
+    "uint6": "read_uint6_data",
 }
+"""By the type that a file names."""
+
+_HELD_BY = {"uint1": "bool", "int4": "int8"} | dict.fromkeys(
+    ("uint2", "uint3", "uint4", "uint6"), "uint8"
+)
+"""Numpy's type for integers of a file that have fewer bits than any of numpy's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Value:
     """A tensor of the file: its name, element type as numpy names it, and shape.
 
-    The masks of sparse weights are of type uint1 in the file, which is bool here: numpy has no
-    integers of one bit.
+    Of integers with fewer bits than 8, which numpy does not have, `dtype` is the type that holds
+    them: bool for uint1, as masks of sparse weights are, int8 for int4, uint8 for the others.
     """
 
     name: str
@@ -203,18 +214,23 @@ def input_kind(feature: Any) -> Literal["array", "image"]:
 
 
 def _value(name: str, declared: Any) -> Value:
-    from coremltools.proto import MIL_pb2
-
     tensor = declared.tensorType
     fixed = all(d.WhichOneof("dimension") == "constant" for d in tensor.dimensions)
     if declared.WhichOneof("type") != "tensorType" or not fixed:
         raise NotImplementedError(f"'{name}' is not a tensor of fixed shape")
-    dtype = str(MIL_pb2.DataType.Name(tensor.dataType)).lower()
+    dtype = type_name(tensor)
     return Value(
         name=str(name),
-        dtype="bool" if dtype == "uint1" else dtype,
+        dtype=_HELD_BY.get(dtype, dtype),
         shape=tuple(int(d.constant.size) for d in tensor.dimensions),
     )
+
+
+def type_name(tensor: Any) -> str:
+    """The element type of a tensor, as the file names it, such as int4."""
+    from coremltools.proto import MIL_pb2
+
+    return str(MIL_pb2.DataType.Name(tensor.dataType)).lower()
 
 
 def _operation(op: Any, blobs: _Blobs) -> Operation:
@@ -240,25 +256,35 @@ def _argument(name: str, given: Any, blobs: _Blobs) -> tuple[str, ...] | Constan
 
 def _constant(name: str, stored: Any, blobs: _Blobs) -> Constant:
     """A constant of the specification, stored in place or in the weight file."""
-    declared = _value(name, stored.type)
+    declared, kind = _value(name, stored.type), type_name(stored.type.tensorType)
     if stored.HasField("blobFileValue"):
-        return blobs(declared.dtype, stored.blobFileValue.offset).reshape(declared.shape)
+        return blobs(kind, stored.blobFileValue.offset).reshape(declared.shape)
     tensor = stored.immediateValue.tensor
     field = tensor.WhichOneof("value")
     content: Any = getattr(tensor, field).values if field is not None else []
     if field == "strings" and declared.shape == ():
         return str(content[0])
+    if field == "bytes" and kind in _HELD_BY:
+        count = math.prod(declared.shape)
+        return _unpacked(content, kind, count).astype(declared.dtype).reshape(declared.shape)
     if field == "bytes":
-        if declared.dtype == "bool":  # eight to a byte
-            packed, count = np.frombuffer(content, np.uint8), math.prod(declared.shape)
-            content = np.unpackbits(packed, count=count, bitorder="little").astype(bool)
-            return np.reshape(content, declared.shape)
         return np.frombuffer(content, declared.dtype).reshape(declared.shape)
     return np.asarray(content, declared.dtype).reshape(declared.shape)
 
 
+def _unpacked(content: bytes, kind: str, count: int) -> NDArray[np.int8]:
+    """Integers of few bits, one behind the other from the lowest bit of the first byte on."""
+    bits = int(kind.removeprefix("u").removeprefix("int"))
+    packed = np.frombuffer(content, np.uint8)
+    each = np.unpackbits(packed, count=count * bits, bitorder="little").reshape(count, bits)
+    found = each @ (1 << np.arange(bits))
+    if kind.startswith("int"):
+        found -= each[:, -1].astype(np.int64) << bits  # the highest bit is the sign
+    return found.astype(np.int8)
+
+
 def _blob_reader(path: Path) -> _Blobs:
-    """Reader of the package's weight file: (element type, offset) to a flat array."""
+    """Reader of the package's weight file: (type as the file names it, offset) to a flat array."""
     from coremltools.libmilstoragepython import _BlobStorageReader
 
     file = next(path.rglob("weight.bin"), None)
@@ -270,8 +296,8 @@ def _blob_reader(path: Path) -> _Blobs:
         if dtype not in _BLOB_READERS:
             raise NotImplementedError(f"{path}: weights of type {dtype}")
         content = np.asarray(getattr(reader, _BLOB_READERS[dtype])(offset))
-        if dtype == "bool":
-            return content.astype(bool)
+        if dtype in _HELD_BY:
+            return content.astype(_HELD_BY[dtype])
         return content.view(np.float16) if dtype == "float16" else content
 
     return read_blob

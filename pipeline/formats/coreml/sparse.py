@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 NAME = "pocketnest::store_sparsely"
 """Of the pass, for a pass pipeline."""
 
-_OVERHEAD_BYTES = 640
+OVERHEAD_BYTES = 640
 """What a sparse tensor costs besides its content. Measured: 570 on average, 470 of them for a
 second operation in the specification, the rest for one more entry of the weight file, which has a
 header of 64 bytes and begins at a multiple of 64."""
@@ -30,7 +30,7 @@ header of 64 bytes and begins at a multiple of 64."""
 def is_smaller(weight: NDArray[np.int8]) -> bool:
     """Whether int8 weights take fewer bytes stored sparsely, overhead included."""
     sparse = np.count_nonzero(weight) + weight.size / 8
-    return bool(sparse + _OVERHEAD_BYTES < weight.size)
+    return bool(sparse + OVERHEAD_BYTES < weight.size)
 
 
 @register_pass(namespace=NAME.split("::")[0], name=NAME.split("::")[1], override=True)
