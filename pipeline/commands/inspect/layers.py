@@ -175,8 +175,8 @@ def write_csv(rows: Sequence[LayerCost], path: Path) -> None:
     """Write every row with all its figures; what does not apply is empty."""
     header = ["layer", "kernel", "groups", "height", "width"]
     header += ["outputs before", "params before", "macs before"]
-    header += ["outputs after", "params after", "macs after", "milliseconds", "share of time"]
-    header += ["form of weights"]
+    header += ["outputs after", "params after", "macs after", "form of weights"]
+    header += ["milliseconds", "share of time"]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
@@ -187,5 +187,5 @@ def write_csv(rows: Sequence[LayerCost], path: Path) -> None:
                 for size in (row.before, row.after)
                 for figure in ([size.outputs, size.params, size.macs] if size else [""] * 3)
             ]
-            times = [row.milliseconds, row.share]
-            writer.writerow([row.name, row.kernel, row.groups, *place, *sizes, *times, row.form])
+            rest = [row.form, row.milliseconds, row.share]
+            writer.writerow([row.name, row.kernel, row.groups, *place, *sizes, *rest])
