@@ -27,6 +27,7 @@ TOOLS = (
     "scikit-learn",
     "numpy",
     "pillow",
+    "zstandard",
 )
 """Packages whose version can change a result."""
 

@@ -34,6 +34,7 @@ Kind = Literal[
     "convert",
     "compare",
     "time",
+    "compress",
     "hash",
     "render",
     "wait",

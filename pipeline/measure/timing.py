@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import time
-import zipfile
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.compress.quantization.running import rounding_at_once
 from pipeline.formats.format import Runnable
+from pipeline.measure.downloads import files_of
 from pipeline.measure.latency import Latency, latency_of
 from pipeline.tasks.evaluation import predictions
 from pipeline.tasks.images.dataset import Dataset
@@ -209,23 +208,9 @@ def first_image(dataset: Dataset) -> Tensor:
     return normalize(images.pixels(torch.tensor([0])), dataset.mean, dataset.std)
 
 
-def files_of(path: Path) -> Sequence[Path]:
-    """The file itself, or every file of a package, in a fixed order."""
-    return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-
-
 def size_bytes(path: Path) -> int:
     """Bytes on disk of a file or package."""
     return sum(file.stat().st_size for file in files_of(path))
-
-
-def download_bytes(path: Path) -> int:
-    """Bytes of a file or package in a zip archive (deflate), as an app store would send it."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for file in files_of(path):
-            archive.write(file, file.relative_to(path.parent))
-    return len(packed.getvalue())
 
 
 def sha256_of(path: Path) -> str:

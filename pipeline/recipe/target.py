@@ -184,6 +184,7 @@ class BudgetsConfig(Part):
         accuracy_drop_pt: most percentage points of top-1 lost against the float baseline; of mAP,
             where images have several labels.
         size_mb: largest file, in units of 1e6 bytes.
+        download_mb: largest file as it is sent, compressed by deflate, in units of 1e6 bytes.
         speedup: least number of times that it is as fast as the float model, timed in turn.
         latency_ms: most milliseconds of the file for one image on this machine, by the median;
             `{device: 15}` is on each device that `pocketnest device` measured, on the unit and
@@ -193,6 +194,7 @@ class BudgetsConfig(Part):
 
     accuracy_drop_pt: Annotated[float, Field(ge=0, le=100)] | None = None
     size_mb: Annotated[float, Field(gt=0)] | None = None
+    download_mb: Annotated[float, Field(gt=0)] | None = None
     speedup: Annotated[float, Field(gt=0)] | None = None
     latency_ms: LatencyBudget | None = None
     latency_share: Annotated[float, Field(gt=0)] | None = None
@@ -205,6 +207,7 @@ class BudgetsConfig(Part):
         return {
             "accuracy_drop_pt": self.accuracy_drop_pt,
             "size_mb": self.size_mb,
+            "download_mb": self.download_mb,
             "speedup": self.speedup,
             "latency_ms": times.host,
             "device_latency_ms": times.device,

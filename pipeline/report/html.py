@@ -18,7 +18,7 @@ from markupsafe import Markup
 from pipeline.base.templates import templates
 from pipeline.compress.training.epoch import Epoch
 from pipeline.recipe.weight_forms import BITS, WEIGHT_FORMS
-from pipeline.report import arm64, bits, charts, delegates, device, words
+from pipeline.report import arm64, bits, charts, delegates, device, downloads, words
 from pipeline.report.classes import by_class, counts_link, worst
 from pipeline.report.labels import by_label, precisions_link, shown
 from pipeline.report.records import COMBINED, Report, StageRecord, TargetResult
@@ -72,6 +72,7 @@ def render(report: Report) -> str:
             bits=bits,
             delegates=delegates,
             device=device,
+            downloads=downloads,
             percent=words.percent,
             figure=words.figure,
             first=next(iter(report.baseline.accuracy)),
@@ -288,7 +289,7 @@ def _sizes(report: Report) -> Picture:
         ("float weights", (("", report.baseline.size_bytes / 1e6),), None)
     ]
     for number, target in enumerate(report.targets):
-        values = [("file", target.size_mb), ("download", target.download_bytes / 1e6)]
+        values = [("file", target.size_mb), ("download", target.download_mb)]
         if (left := _left(target, report)) is not None:
             values.insert(0, ("pruned, float", _FLOAT_BYTES * left / 1e6))
         groups.append((target.name, tuple(values), number))

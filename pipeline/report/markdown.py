@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pipeline.compress.pruning.kept import by_reason
 from pipeline.measure.baseline.record import Baseline
 from pipeline.measure.latency import Latency
-from pipeline.report import arm64, bits, delegates, device, labels, words
+from pipeline.report import arm64, bits, delegates, device, downloads, labels, words
 from pipeline.report.records import Budget, Report, TargetResult
 from pipeline.report.words import markdown_text as _text
 from pipeline.report.words import table
@@ -30,6 +30,7 @@ def render(report: Report) -> str:
         _verdict(report),
         _overview(report, notes),
         f"MB are 1e6 bytes. {_text(words.times(report))} {_LEGEND}",
+        *downloads.section(report),
         "## Budgets missed",
         _missed(report),
         "## Not measured",
@@ -123,7 +124,7 @@ def _target_row(target: TargetResult, report: Report, notes: Sequence[str]) -> l
         f"for {_text(target.device)}",
         f"{target.format} {target.precision}, {_text(target.runtime)}",
         _size(target, baseline),
-        words.figure(target.download_bytes / 1e6),
+        words.figure(target.download_mb),
         _accuracy_cell(target, baseline, notes),
         _speedup(target, notes),
         _latency(target.latency_ms, target.latency_missing, notes, where=", on this CPU"),

@@ -34,6 +34,7 @@ from pipeline.formats.scales import ScalesExact
 from pipeline.measure.arm64.record import OnCpu
 from pipeline.measure.baseline.record import OLDER, Baseline, refuse_other_counts
 from pipeline.measure.device.record import OnDevice
+from pipeline.measure.downloads import Download
 from pipeline.measure.first_use import FirstUse
 from pipeline.measure.latency import Latency
 from pipeline.measure.parity_record import Parity
@@ -44,7 +45,13 @@ from pipeline.recipe.recipe import RecipeInfo
 from pipeline.tasks.accuracy import AnyAccuracy, Changes, Confusion, accuracy_drop_pt
 
 Metric = Literal[
-    "accuracy_drop_pt", "size_mb", "speedup", "latency_ms", "device_latency_ms", "latency_share"
+    "accuracy_drop_pt",
+    "size_mb",
+    "download_mb",
+    "speedup",
+    "latency_ms",
+    "device_latency_ms",
+    "latency_share",
 ]
 
 
@@ -171,7 +178,8 @@ class TargetResult(MeasuredRecord):
 
     Attributes:
         path: of the file, from the folder of the report.
-        download_bytes: its size compressed, as an app store sends it.
+        download_bytes: its size compressed by deflate, as app stores and the web send it.
+        downloads: its size by each compressor; none in older reports.
         accuracy_missing: why there is no `accuracy`, `accuracy_drop_pt` and `agreement`.
         input: what the file takes: normalised float32, or 8-bit RGB pixels.
         evaluated: by the format's own runtime, or by the reference evaluator.
@@ -219,6 +227,7 @@ class TargetResult(MeasuredRecord):
     sha256: Sha256
     size_bytes: Positive
     download_bytes: Positive
+    downloads: tuple[Download, ...] = ()
     accuracy: Annotated[dict[Text, AnyAccuracy], Field(min_length=1)] | None
     accuracy_missing: Text | None = None
     accuracy_drop_pt: float | None
@@ -288,6 +297,11 @@ class TargetResult(MeasuredRecord):
         return self.size_bytes / 1e6
 
     @property
+    def download_mb(self) -> float:
+        """The size of the file as it is sent, in units of 1e6 bytes."""
+        return self.download_bytes / 1e6
+
+    @property
     def latency_share(self) -> float | None:
         """The file's time as a share of the unpruned network's; None where it was not asked for."""
         return None if self.pruning is None else self.pruning.reached_share
@@ -317,6 +331,9 @@ class TargetResult(MeasuredRecord):
                 raise ValueError(f"budgets: {item.metric} judges {item.value}, not {figure}")
         if self.passed is not all_met(self.budgets):
             raise ValueError(f"passed: got {self.passed}, against the budgets")
+        sent = {one.compressor: one.bytes for one in self.downloads}
+        if self.downloads and sent.get("deflate") != self.download_bytes:
+            raise ValueError(f"{self.name}: download_bytes must be deflate's of downloads")
         for there in self.devices:
             if [file.sha256 for file in there.files] != [self.sha256]:
                 raise ValueError(f"devices: {there.device.name} ran another file, by its SHA-256")

@@ -18,6 +18,7 @@ NO_FIGURE_OF_STAGE = "This stage does not measure this figure."
 UNITS: dict[str, tuple[str, str]] = {
     "accuracy_drop_pt": ("{figure} drop", " pt"),
     "size_mb": ("size", " MB"),
+    "download_mb": ("download", " MB"),
     "speedup": ("speedup", "x"),
     "latency_ms": ("latency", " ms"),
     "device_latency_ms": ("latency on the device", " ms"),

@@ -182,6 +182,7 @@ def _target(
     values: dict[Metric, float | None] = {
         "accuracy_drop_pt": drop,
         "size_mb": measured.size_bytes / 1e6,
+        "download_mb": measured.downloads[0].bytes / 1e6,
         "speedup": faster.median if faster else None,
         "latency_ms": None if both is None else both.target.median,
         "latency_share": None if pruning is None else pruning.reached_share,
@@ -197,7 +198,8 @@ def _target(
         path=export.STAGE.found_in(results).file,
         sha256=measured.sha256,
         size_bytes=measured.size_bytes,
-        download_bytes=measured.download_bytes,
+        download_bytes=measured.downloads[0].bytes,
+        downloads=measured.downloads,
         accuracy=measured.accuracy,
         accuracy_drop_pt=drop,
         latency_ms=None if both is None else both.target,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from statistics import median
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
 from pipeline.base.errors import reading
 from pipeline.base.machine import utc_now
 from pipeline.base.profile import span
 from pipeline.base.record import Positive, Record, Sha256, Text, UtcTime
+from pipeline.measure.downloads import Download, downloads
 from pipeline.measure.first_use import FirstUse
 from pipeline.measure.lanes.lane import Rounds
 from pipeline.measure.lanes.lanes import HOST, LANES
@@ -49,7 +52,8 @@ class MeasureFacts(StageFacts):
     Attributes:
         sha256: of the file, or of the names and contents of a package's files.
         size_bytes: on disk.
-        download_bytes: in a zip archive, as an app store sends it.
+        downloads: the bytes that each compressor makes of it; deflate, as app stores send it,
+            first.
         accuracy: by test set.
         cannot_time: why the file is not timed on this host; None where it is.
         latency: by number of threads; empty where it cannot be timed.
@@ -60,7 +64,7 @@ class MeasureFacts(StageFacts):
 
     sha256: Sha256
     size_bytes: Positive
-    download_bytes: Positive
+    downloads: Annotated[tuple[Download, ...], Field(min_length=1)]
     accuracy: dict[str, AnyAccuracy]
     cannot_time: Text | None
     latency: dict[str, BesideFloat]
@@ -82,7 +86,7 @@ def measure(context: Context, inputs: Inputs, out: Path) -> MeasureFacts:
     return MeasureFacts(
         sha256=timing.sha256_of(file),
         size_bytes=timing.size_bytes(file),
-        download_bytes=timing.download_bytes(file),
+        downloads=_downloads(file),
         accuracy=accuracy,
         cannot_time=why_not,
         latency=_times(context, inputs) if why_not is None else {},
@@ -91,6 +95,11 @@ def measure(context: Context, inputs: Inputs, out: Path) -> MeasureFacts:
         beside_unpruned=_beside_unpruned(context, inputs) if "times" in inputs else None,
         figure=first_figure(accuracy),
     )
+
+
+@span("compress", "the file")
+def _downloads(file: Path) -> tuple[Download, ...]:
+    return downloads(file)
 
 
 @span("time", "first use")
@@ -153,10 +162,10 @@ STAGE = Stage(
     reads=("task", "target", "measure", "threads"),
     code=(
         *(*CORE, *LANE, "formats", "measure/timing.py", "measure/latency.py"),
-        "measure/first_use.py",
+        *("measure/first_use.py", "measure/downloads.py"),
         *("stages/exported.py", "stages/measure.py", "stages/times.py"),
     ),
-    packages=(*IMAGES, *QUANTIZING),
+    packages=(*IMAGES, *QUANTIZING, "zstandard"),
     of_format=True,
     sees_tests=True,
     on_host=True,

@@ -13,6 +13,7 @@ from pipeline.compress.training.epoch import Epoch
 from pipeline.formats import formats
 from pipeline.formats.scales import ScalesExact
 from pipeline.measure.baseline.record import Baseline
+from pipeline.measure.downloads import COMPRESSORS, Download
 from pipeline.measure.first_use import FirstUse
 from pipeline.measure.latency import Latency, latency_of
 from pipeline.measure.parity_record import OutputSteps, Parity
@@ -270,6 +271,13 @@ def target(
         "passed": all_met(budgets),
     }
     return TargetResult(**(whole | changes))
+
+
+def sent(*sizes: int) -> tuple[Download, ...]:
+    """A file as each compressor sends it, in so many bytes."""
+    return tuple(
+        Download(compressor=name, bytes=size) for name, size in zip(COMPRESSORS, sizes, strict=True)
+    )
 
 
 def report(*targets: TargetResult, name: str = "android", **changes: Any) -> Report:

@@ -1,7 +1,6 @@
 """Figures of anything that runs, on cases worked out by hand."""
 
 import hashlib
-import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.measure import timing
+from pipeline.measure.downloads import files_of
 from pipeline.measure.lanes import host
 from pipeline.measure.lanes.lane import ModelFile
 from pipeline.measure.lanes.lanes import HOST, LANES
@@ -197,25 +197,8 @@ def package(tmp_path: Path) -> Path:
 def test_size_of_a_file_and_of_a_package(package: Path) -> None:
     assert timing.size_bytes(package / "Manifest.json") == 2
     assert timing.size_bytes(package) == 100_002
-    names = [file.name for file in timing.files_of(package)]
+    names = [file.name for file in files_of(package)]
     assert names == ["weight.bin", "Manifest.json"]
-
-
-def test_download_is_compressed(package: Path, tmp_path: Path) -> None:
-    zeros = package / "Data" / "weights" / "weight.bin"
-    assert timing.download_bytes(zeros) < 1000
-    assert timing.download_bytes(package) < 1500
-    noise = tmp_path / "noise.bin"
-    noise.write_bytes(np.random.default_rng(0).bytes(100_000))
-    assert 100_000 <= timing.download_bytes(noise) < 101_000
-
-
-def test_download_is_the_size_of_such_an_archive(package: Path, tmp_path: Path) -> None:
-    archive = tmp_path / "app.zip"
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as packed:
-        for file in sorted(p for p in package.rglob("*") if p.is_file()):
-            packed.write(file, file.relative_to(tmp_path))
-    assert timing.download_bytes(package) == archive.stat().st_size
 
 
 def test_sha256_of_a_file_is_that_of_its_content(tmp_path: Path) -> None:

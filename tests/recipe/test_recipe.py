@@ -251,6 +251,13 @@ def test_missing_files_folders_and_an_empty_call_are_refused(folder: Path) -> No
         load_recipes([])
 
 
+def test_a_download_has_a_budget(folder: Path) -> None:
+    budgets = load(changed("budgets: {size_mb: 15, download_mb: 12.5}\n")).budgets
+    assert (budgets.limits["size_mb"], budgets.limits["download_mb"]) == (15, 12.5)
+    (line,) = problems(changed("budgets: {download_mb: 0}\n"))
+    assert "budgets.download_mb" in line
+
+
 def test_a_budget_of_time_is_of_this_machine_or_of_each(folder: Path) -> None:
     def limits(latency: str) -> tuple[float | None, float | None]:
         found = load(changed(f"budgets: {{latency_ms: {latency}}}\n")).budgets.limits

@@ -149,6 +149,12 @@ def test_what_the_page_says_is_what_the_report_says(path: str, value: object, sh
     assert shown in page(other).text
 
 
+def test_the_card_says_what_other_compressors_make() -> None:
+    sizes = reports.sent(6_100_000, 5_900_000, 6_050_000)
+    found = page(reports.report(reports.target(downloads=sizes)))
+    assert "download 6.10 MB (5.90 by LZMA, 6.05 by zstd)" in found.text
+
+
 def test_every_figure_of_a_target_is_on_the_page() -> None:
     report, found = whole(1)
     (target,) = report.targets

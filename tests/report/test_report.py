@@ -20,7 +20,7 @@ from pipeline.report.records import (
 from pipeline.report.words import markdown_text, percent
 from pipeline.tasks.accuracy import Accuracy
 from tests.making.markup import MARKDOWN, rows
-from tests.making.reports import NO_PHONE, TOP1, float_model, parity, report, target
+from tests.making.reports import NO_PHONE, TOP1, float_model, parity, report, sent, target
 
 ON_THIS_CPU = "42.7 ms (42.7 to 42.7), 1 thread, on this CPU"
 
@@ -49,6 +49,26 @@ def test_the_table_says_it_in_a_minute() -> None:
     assert "**Passed**: 3 of 3 budgets met." in text
     assert "- Tools: torch 2.12.1" in text
     assert "1 x 3 x 224 x 224, classes: 10, 25.6 M params, 5.40 G MACs" in text
+
+
+def test_what_each_compressor_makes_has_a_table_of_its_own() -> None:
+    sizes = sent(6_100_000, 5_900_000, 6_050_000)
+    text = render(report(target(downloads=sizes), target("older")))
+    found = rows(text, table=1)
+    assert list(found) == ["android"], "an older report has one figure"
+    assert found["android"] == {
+        "target": "android",
+        "deflate MB": "6.10",
+        "LZMA MB": "5.90",
+        "zstd MB": "6.05",
+    }
+    assert "## Downloads" not in render(report())
+
+
+def test_a_download_past_its_budget_is_missed() -> None:
+    missed = budget("download_mb", 6.0, 6.1)
+    text = render(report(target(budgets=(missed,), passed=False)))
+    assert "- android: download 6.1 MB, allowed at most 6 MB" in text
 
 
 def pruning_row(found: Pruning | None, **changes: Any) -> dict[str, str]:

@@ -21,7 +21,7 @@ from pipeline.report.records import (
     budget,
 )
 from pipeline.report.write import combine, json_schema, write_report
-from tests.making.reports import NO_PHONE, TOP1, float_model, report, target
+from tests.making.reports import NO_PHONE, TOP1, float_model, report, sent, target
 
 SCHEMA = Path(write.__file__).parent / "report.schema.json"
 
@@ -52,6 +52,8 @@ def test_the_report_refuses_to_contradict_itself() -> None:
         ({"agreement": None}, "give agreement or accuracy_missing"),
         ({"coverage_missing": "no profile"}, "give int8_coverage or coverage_missing"),
         ({"latency_ms": None}, "give latency_ms or latency_missing"),
+        ({"budgets": (budget("download_mb", 7.0, 6.0),)}, "download_mb judges 6.0, not 6.1"),
+        ({"downloads": sent(6_000_000, 1, 1)}, "download_bytes must be deflate's"),
         ({"name": " "}, "name"),
         ({"sha256": "A" * 64}, "sha256"),
     ],
@@ -133,7 +135,8 @@ def test_the_contract_names_are_in_report_json(tmp_path: Path) -> None:
         "name", "device", "format", "precision", "runtime", "path", "sha256", "size_bytes",
         "input", "evaluated", "parity", "partitions", "partitions_missing", "outside",
         "takes", "gives", "intended_use", "first_use", "measured_at",
-        "download_bytes", "accuracy", "accuracy_missing", "accuracy_drop_pt", "agreement",
+        "download_bytes", "downloads", "accuracy", "accuracy_missing", "accuracy_drop_pt",
+        "agreement",
         "agreement_images",
         "scales_exact", "scales_missing", "int8_coverage", "coverage_missing", "ops",
         "left_in_float", "arm64", "devices", "delegates",

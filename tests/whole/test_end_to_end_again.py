@@ -76,13 +76,17 @@ def test_a_second_run_reuses_everything(out: Path) -> None:
 
 def test_a_budget_does_not_retrain_and_a_missed_one_gives_exit_code_3(out: Path) -> None:
     before = set((out / ".store").iterdir())
-    done = narrow_run([DEVICE_RECIPES["onnx"]], out, "budgets.size_mb=0.001")
+    limits = ("budgets.size_mb=0.001", "budgets.download_mb=0.001")
+    done = narrow_run([DEVICE_RECIPES["onnx"]], out, *limits)
     assert done.returncode == 3
     assert set((out / ".store").iterdir()) == before
     report = report_of(out, "linux-arm-onnxruntime-int8")
     assert report["passed"] is False
-    (missed,) = [b for b in report["targets"][0]["budgets"] if b["passed"] is False]
-    assert missed["metric"] == "size_mb"
+    (target,) = report["targets"]
+    missed = [b["metric"] for b in target["budgets"] if b["passed"] is False]
+    assert missed == ["size_mb", "download_mb"]
+    assert [one["compressor"] for one in target["downloads"]] == ["deflate", "lzma", "zstd"]
+    assert target["downloads"][0]["bytes"] == target["download_bytes"] < target["size_bytes"]
     narrow_run(list(DEVICE_RECIPES.values()), out)  # as the other tests expect it
 
 

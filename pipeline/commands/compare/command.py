@@ -33,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PERCENT",
         help="of the median, where the runs' intervals do not overlap (default 10)",
     )
+    parser.add_argument(
+        "--delta",
+        action="store_true",
+        help="also bytes of an update from the old file to the new one: a patch by bsdiff and by "
+        "zstd, each applied and compared",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
 
 
@@ -40,11 +46,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Print what changed between two runs.
 
     Raises:
-        InputError: a run cannot be read, or no target is in both.
+        InputError: a run cannot be read, no target is in both, or a file is too large for a patch.
+        MismatchError: a patch does not make the new file of the old one.
     """
     from pipeline.commands.compare.change import Allowances
     from pipeline.commands.compare.changes import changes_between
     from pipeline.commands.compare.table import as_json, markdown
+    from pipeline.commands.compare.updates import updates_between
     from pipeline.stages.finished_run import open_runs
 
     allowed = Allowances(
@@ -52,8 +60,10 @@ def run(arguments: argparse.Namespace) -> int:
         size_growth=arguments.size_growth / 100,
         latency_growth=arguments.latency_growth / 100,
     )
-    found = changes_between(open_runs(arguments.old), open_runs(arguments.new), allowed)
-    print(as_json(found) if arguments.json else markdown(found), end="")
+    old, new = open_runs(arguments.old), open_runs(arguments.new)
+    found = changes_between(old, new, allowed)
+    updates = updates_between(old, new) if arguments.delta else None
+    print((as_json if arguments.json else markdown)(found, updates), end="")
     return BUDGET_MISSED if any(one.verdict == "regression" for one in found) else OK
 
 
@@ -62,6 +72,7 @@ COMPARE = Command(
     examples=(
         "pocketnest compare artifacts-main/combined artifacts/combined > comment.md",
         "pocketnest compare old new --accuracy-drop 0.3 --json",
+        "pocketnest compare artifacts-main/combined artifacts/combined --delta",
     ),
     add_arguments=add_arguments,
     run=run,

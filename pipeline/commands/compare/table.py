@@ -6,12 +6,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from pipeline.commands.compare import updates as of_files
 from pipeline.commands.compare.change import Change
+from pipeline.commands.compare.updates import Update
 from pipeline.report import words
 
 
-def markdown(changes: Sequence[Change]) -> str:
-    """The changes as a table for a pull request; what is the same is only counted."""
+def markdown(changes: Sequence[Change], updates: Sequence[Update] | None = None) -> str:
+    """The changes as a table for a pull request; what is the same is only counted.
+
+    Below it the updates of the files, where they were asked for.
+    """
     found = [one for one in changes if one.verdict == "regression"]
     same = sum(one.verdict == "same" for one in changes)
     verdict = f"**{words.plural(len(found), 'regression')}**" if found else "**No regression**"
@@ -28,9 +33,13 @@ def markdown(changes: Sequence[Change]) -> str:
             + " |"
             for one in rows
         ]
-    return "\n".join(lines).rstrip() + "\n"
+    text = "\n".join(lines).rstrip() + "\n"
+    return text if updates is None else f"{text}\n{of_files.markdown(updates)}"
 
 
-def as_json(changes: Sequence[Change]) -> str:
-    """The changes as a JSON list, worst first."""
-    return json.dumps([asdict(one) for one in changes], indent=2, ensure_ascii=False) + "\n"
+def as_json(changes: Sequence[Change], updates: Sequence[Update] | None = None) -> str:
+    """The changes as a JSON list, worst first; with updates an object of both."""
+    found: object = [asdict(one) for one in changes]
+    if updates is not None:
+        found = {"changes": found, "updates": [asdict(one) for one in updates]}
+    return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
