@@ -244,6 +244,7 @@ class Format:
         few_bits: how many bits a file spends on a weight, by the form of a layer's weights; a
             form that is left out takes 8.
         few_bits_pointwise: the same of layers of one pixel, where it differs.
+        few_bits_channel: bytes that a form takes for every output channel besides, as tables do.
         options: how its files can differ.
         oldest: the oldest version of `package` whose answers to files were those of the pinned
             one; by an option where that moves it. `nox -s runtimes` proves it.
@@ -271,6 +272,7 @@ class Format:
     bytes: Mapping[Precision, Bytes]
     few_bits: Mapping[WeightForm, int] = field(default_factory=dict)
     few_bits_pointwise: Mapping[WeightForm, int] = field(default_factory=dict)
+    few_bits_channel: Mapping[WeightForm, int] = field(default_factory=dict)
     options: frozenset[Option] = frozenset()
     oldest: Mapping[Option | None, str] = field(default_factory=dict)
     module: Callable[[], FormatModule]
@@ -285,3 +287,8 @@ class Format:
         """Bits that a file spends on a weight of a layer."""
         special = self.few_bits_pointwise.get(form) if pointwise else None
         return self.few_bits.get(form, 8) if special is None else special
+
+    def weight_bytes(self, form: WeightForm, weights: int, channels: int, pointwise: bool) -> float:
+        """Bytes that a file spends on the weights of a layer: int8 where that is less."""
+        around = channels * self.few_bits_channel.get(form, 0)
+        return min(float(weights), weights * self.bits(form, pointwise) / 8 + around)

@@ -193,6 +193,7 @@ FORMATS: dict[str, Format] = {
             "float": Bytes(weight=2, channel=2, pool_channel=0, layer=1709),
         },
         few_bits={"int4": 4, "palette16": 4, "palette64": 6},
+        few_bits_channel={"palette16": 16, "palette64": 64},
         options=frozenset(
             {"classifier", "sparse", "few_bits", "clipped_products", "float16_products"}
         ),

@@ -227,7 +227,7 @@ def _form(layer: LayerCosts, form: WeightForm, target: Format) -> ChosenForm:
         layer=layer.layer,
         form=form,
         weights=layer.weights,
-        megabytes=layer.weights * target.bits(form, layer.pointwise) / 8e6,
+        megabytes=_weight_bytes(layer, form, target) / 1e6,
         loss=layer.forms[form].loss if form in layer.forms else None,
     )
 
@@ -289,13 +289,17 @@ def _open(
 def _megabytes(layer: LayerCosts, form: WeightForm, target: Format, download: bool) -> float:
     """What a file spends on a layer, in units of 1e6 bytes; see `Bytes` and `Format.download`."""
     stored = target.bytes["int8"]
-    per_weight = float(target.bits(form, layer.pointwise))
+    weights = _weight_bytes(layer, form, target)
     if download:
-        per_weight = min(per_weight, layer.forms[form].entropy * _OF_ENTROPY)
+        weights = min(weights, layer.weights * layer.forms[form].entropy * _OF_ENTROPY / 8)
         around = stored.channel * layer.channels * _CHANNEL_PACKED + stored.layer * _LAYER_PACKED
     else:
         around = stored.channel * layer.channels + stored.layer
-    return (layer.weights * per_weight / 8 + around) / 1e6
+    return (weights + around) / 1e6
+
+
+def _weight_bytes(layer: LayerCosts, form: WeightForm, target: Format) -> float:
+    return target.weight_bytes(form, layer.weights, layer.channels, layer.pointwise)
 
 
 _OF_ENTROPY, _CHANNEL_PACKED, _LAYER_PACKED = 1.03, 0.8, 0.2

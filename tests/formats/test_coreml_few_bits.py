@@ -20,6 +20,8 @@ from pipeline.formats.coreml import package as coreml_package
 from pipeline.formats.coreml.weights import Int8Weight, int8_weight
 from pipeline.formats.file_facts import FileFacts, scales_exact
 from pipeline.formats.format import Option
+from pipeline.formats.formats import FORMATS
+from pipeline.recipe.weight_forms import PALETTES
 from tests.making import programs
 from tests.making.packages import Array, answers, normal, saved_ios18
 
@@ -305,3 +307,18 @@ def test_weights_that_floats_are_multiplied_by_stay() -> None:
     (function,) = program.functions.values()
     kinds = {op.name: op.weight.op.op_type for op in function.find_ops(op_type="conv")}
     assert kinds == {"int8": OPERATIONS["table"], "float": OPERATIONS[None]}
+
+
+def test_a_layers_bytes_are_told_before_it_is_written() -> None:
+    """What forms are chosen by: tables of every channel count, and int8 where it is less."""
+    coreml = FORMATS["coreml"]
+    assert coreml.weight_bytes("palette64", 64 * 1024, 64, False) == 64 * 768 + 64 * 64
+    assert coreml.weight_bytes("palette64", 64 * 64, 64, False) == 64 * 64
+    assert coreml.weight_bytes("int4", 64 * 64, 64, False) == 64 * 32
+    rng = np.random.default_rng(0)
+    for form, values in PALETTES.items():
+        weight = (rng.integers(0, values, (64, 1024)) - 100).astype(np.int8)
+        predicted = coreml.weight_bytes(form, weight.size, len(weight), False)
+        stored = few_bits.FORMS["table"].bytes(weight)
+        assert stored is not None
+        assert 0 <= stored - predicted < 1024
