@@ -3,7 +3,8 @@
     python -m tests.oldest FOLDER
 
 Installs what `FORMATS` names as the oldest of each format into FOLDER, apart from everything else,
-and has bundles of a small network check their golden vectors with it.
+and has bundles of a small network check their golden vectors with it; also of one with weights of
+few bits, where a format has them.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.formats.format import Format, Option
 from pipeline.formats.formats import FORMATS
 from tests.making.bundles import golden_with, unpacked
 from tests.making.recipes import DEVICE_RECIPES, PLAIN_MODEL, settings
@@ -27,6 +30,22 @@ QUICK = (
 )
 
 
+CHANGES: dict[Option, str] = {
+    "opset17": "target.opset=17",
+    "few_bits": "qat.weights={forms: [int4], layers: {blocks.0.*: palette16}}",
+}
+"""What a recipe says for files to have an option."""
+
+
+def cases(about: Format) -> Iterator[tuple[frozenset[Option], str]]:
+    """Options of files, and the version of the runtime that has them all."""
+    for option, version in about.oldest.items():
+        options: frozenset[Option] = frozenset([option] if option else [])
+        yield options, version
+        if "few_bits" in about.options and "few_bits" not in about.oldest:
+            yield options | {"few_bits"}, version
+
+
 def packages(name: str, version: str, folder: Path) -> Path:
     """A folder with a runtime of a version and what it needs."""
     place = folder / f"{name}-{version}"
@@ -38,10 +57,10 @@ def packages(name: str, version: str, folder: Path) -> Path:
     return place
 
 
-def bundle(form: str, option: str | None, work: Path) -> Path:
+def bundle(form: str, options: frozenset[Option], work: Path) -> Path:
     """The bundle of a small network in a format."""
-    out = work / f"{form}-{option}"
-    changes = [*QUICK, *(["target.opset=17"] if option == "opset17" else [])]
+    out = work / "-".join([form, *sorted(options)])
+    changes = [*QUICK, *(CHANGES[option] for option in options)]
     recipe = DEVICE_RECIPES[form]
     pocketnest = [sys.executable, "-m", "pipeline"]
     subprocess.run(
@@ -56,11 +75,11 @@ def main(folder: Path) -> int:
     failed = False
     with tempfile.TemporaryDirectory() as scratch:
         for form, about in FORMATS.items():
-            for option, version in about.oldest.items():
-                made = bundle(form, option, Path(scratch))
+            for options, version in cases(about):
+                made = bundle(form, options, Path(scratch))
                 done = golden_with(made, packages(about.package, version, folder))
                 said = (done.stdout or done.stderr).strip().rpartition("\n")[2]
-                print(f"{form}{f', {option}' if option else ''}: {about.package} {version}: {said}")
+                print(", ".join([form, *sorted(options)]), about.package, version, said, sep=": ")
                 failed |= done.returncode != 0
     return int(failed)
 

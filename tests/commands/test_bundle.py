@@ -22,7 +22,7 @@ from PIL import Image
 from pydantic import ValidationError
 from tree_sitter import Language, Parser
 
-from pipeline.commands.bundle.contract import _rounded_up
+from pipeline.commands.bundle.contract import _rounded_up, oldest_runtime
 from pipeline.commands.bundle.golden import Vectors, write
 from pipeline.commands.bundle.snippets import INTERPRETER, SOURCES, snippets
 from pipeline.formats.formats import FORMATS
@@ -36,6 +36,7 @@ from pipeline.tasks.multilabel import logit_of
 from tests.making import networks, programs
 from tests.making.bundles import VERSIONS, contract, contract_for
 from tests.making.photo_sizes import PREPARATIONS
+from tests.making.recipes import device_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -325,6 +326,23 @@ def test_a_contract_refuses_what_it_cannot_mean() -> None:
 
 
 # The card
+
+
+def test_the_oldest_runtime_is_that_of_the_files_options() -> None:
+    older, few = "target.opset=17", "qat.weights.forms=[int4]"
+    onnx = FORMATS["onnx"]
+    assert onnx.oldest.keys() == {None, "opset17"}
+    for changes, version in (((), None), ((few,), None), ((older,), "opset17")):
+        found = oldest_runtime(onnx, device_recipe(*changes))
+        assert found == f"onnxruntime {onnx.oldest[version]}"
+    assert oldest_runtime(onnx, device_recipe(older, few)) == oldest_runtime(
+        onnx, device_recipe(older)
+    )
+    moved = dataclasses.replace(onnx, oldest={None: "1.0", "few_bits": "2.0"})
+    assert oldest_runtime(moved, device_recipe(few)) == "onnxruntime 2.0"
+    assert oldest_runtime(moved, device_recipe()) == "onnxruntime 1.0"
+    untried = dataclasses.replace(onnx, oldest={})
+    assert oldest_runtime(untried, device_recipe(few)) is None
 
 
 def test_a_grid_of_a_file_stands_in_the_contract(tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ from pipeline.commands.bundle import photos
 from pipeline.commands.bundle.float16 import Float16
 from pipeline.commands.bundle.golden import Vectors
 from pipeline.formats.coreml.head import CLASS
+from pipeline.formats.format import Format
 from pipeline.formats.formats import FORMATS, FormatName
 from pipeline.formats.ports import Interface, Port
 from pipeline.recipe.data import Interpolation, Level
 from pipeline.recipe.recipe import Recipe
 from pipeline.report.records import Report
+from pipeline.stages.export import options_of
 from pipeline.stages.finished_run import Finished
 from pipeline.tasks.images.preparation import LONGEST, Preparation
 from pipeline.tasks.tasks import TASKS, meaning_of
@@ -240,7 +242,7 @@ def contract_of(
         sha256=target.sha256,
         format=target.format,
         runtime=runtime,
-        oldest_runtime=_oldest(run),
+        oldest_runtime=oldest_runtime(run.format, run.recipe),
         oldest_ios=found.ios,
         precision=target.precision,
         network=report.model.name,
@@ -257,10 +259,11 @@ def contract_of(
     )
 
 
-def _oldest(run: Finished) -> str | None:
-    """The oldest runtime that files like a run's were proven with."""
-    form, older = run.format, run.recipe.target.opset == 17
-    version = form.oldest.get("opset17" if older else None)
+def oldest_runtime(form: Format, recipe: Recipe) -> str | None:
+    """The oldest runtime that files like a recipe's were proven with; None where none was tried."""
+    asked = options_of(recipe)
+    moved = next((option for option in form.oldest if option in asked), None)
+    version = form.oldest.get(moved)
     return None if version is None else f"{form.package} {version}"
 
 

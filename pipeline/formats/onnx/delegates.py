@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 
 from pipeline.formats.delegates import Delegate, known, listed, unknown
+from pipeline.formats.onnx.few_bits import unpacked
 
 _QNN = frozenset({
     "Abs", "Add", "And", "ArgMax", "ArgMin", "Asin", "Atan", "AveragePool",
@@ -44,7 +45,9 @@ def checked(path: Path) -> tuple[Delegate, ...]:
         check_nnapi_partitions,
     )
 
-    model = onnx.load(path)
+    # As accelerators get it: constants are folded before the graph is parted, says
+    # https://onnxruntime.ai/docs/performance/model-optimizations/graph-optimizations.html
+    model = unpacked(onnx.load(path))
     operations = Counter(node.op_type for node in model.graph.node)
     total = operations.total()
     tool = f"ONNX Runtime {version('onnxruntime')}"

@@ -24,6 +24,7 @@ from pipeline.formats.onnx.amx import gemm_form
 from pipeline.formats.onnx.describe import describe as describe
 from pipeline.formats.onnx.describe import interface as interface
 from pipeline.formats.onnx.elsewhere import laid_out, numbers, quantized_tensors, tapped
+from pipeline.formats.onnx.few_bits import pack, unpacked
 from pipeline.formats.onnx.float_layers import half, keep_float
 from pipeline.formats.onnx.pads import pad_in_convolutions
 from pipeline.formats.pixels import refuse_learned_input, take_pixels
@@ -52,7 +53,8 @@ def write(
         pixels: the program takes pixel values 0..255; the file then takes 8-bit RGB images.
         options: with x86_amx, weights are stored so that ONNX Runtime multiplies them with AMX,
             which other x86 CPUs are slower with; with float16, all numbers of a float program
-            but what goes in and comes out are such; with opset17, the file is of that opset.
+            but what goes in and comes out are such; with few_bits, weights of at most 16
+            different numbers take 4 bits; with opset17, the file is of that opset.
     """
     if pixels:
         refuse_learned_input(program)
@@ -72,6 +74,8 @@ def write(
         model = half(model)
     if "opset17" in options:
         as_older(model)
+    if "few_bits" in options:
+        pack(model)
     onnx.checker.check_model(model)
     onnx.save(model, path)
 
@@ -211,7 +215,7 @@ def unsigned_activations(model: onnx.ModelProto) -> None:
 @following("an ONNX graph")
 def inspect(path: Path) -> FileFacts:
     """Read an ONNX file: its own grids, and the graph ONNX Runtime makes of it to run."""
-    model = onnx.load(path)
+    model = unpacked(onnx.load(path))
     values = as_onnx.constants(model)
     weights: Counter[tuple[float, ...]] = Counter()
     codes: Counter[Codes] = Counter()

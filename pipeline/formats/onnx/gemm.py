@@ -14,6 +14,7 @@ from pipeline.base.errors import following
 from pipeline.formats import as_onnx
 from pipeline.formats.file_facts import conv_macs
 from pipeline.formats.gemm import Gemm, Product, Work, described, windowed
+from pipeline.formats.onnx.few_bits import unpacked
 from pipeline.formats.onnx.file import session_options
 
 OPERATIONS: tuple[Product, ...] = ("matrix product", "1x1 convolution")
@@ -132,7 +133,7 @@ def layer_work(content: bytes) -> dict[str, Work]:
     Args:
         content: an ONNX file from `onnx.write`.
     """
-    model = onnx.load_from_string(content)
+    model = unpacked(onnx.load_from_string(content))
     shapes, values, made_by = _shapes(model), as_onnx.constants(model), as_onnx.producers(model)
     readers: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in model.graph.node:

@@ -20,6 +20,7 @@ from pipeline.base.errors import following
 from pipeline.formats import as_onnx
 from pipeline.formats.channels import ChannelOperation, Kind, channels_after, sliced
 from pipeline.formats.layer_times import OTHER, blocks, net_times
+from pipeline.formats.onnx.few_bits import unpacked
 from pipeline.formats.onnx.file import session_options
 
 _SAME: Kind = "same"
@@ -169,7 +170,7 @@ class _File:
     """An ONNX model with its constants and who reads and makes each tensor."""
 
     def __init__(self, content: bytes) -> None:
-        self.model = onnx.load_from_string(content)
+        self.model = unpacked(onnx.load_from_string(content))
         self.values = as_onnx.constants(self.model)
         self._made_by = as_onnx.producers(self.model)
         self._readers: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)
