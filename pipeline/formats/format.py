@@ -245,6 +245,7 @@ class Format:
             form that is left out takes 8.
         few_bits_pointwise: the same of layers of one pixel, where it differs.
         few_bits_channel: bytes that a form takes for every output channel besides, as tables do.
+        few_bits_layer: the same for a layer.
         options: how its files can differ.
         oldest: the oldest version of `package` whose answers to files were those of the pinned
             one; by an option where that moves it. `nox -s runtimes` proves it.
@@ -273,6 +274,7 @@ class Format:
     few_bits: Mapping[WeightForm, int] = field(default_factory=dict)
     few_bits_pointwise: Mapping[WeightForm, int] = field(default_factory=dict)
     few_bits_channel: Mapping[WeightForm, int] = field(default_factory=dict)
+    few_bits_layer: Mapping[WeightForm, int] = field(default_factory=dict)
     options: frozenset[Option] = frozenset()
     oldest: Mapping[Option | None, str] = field(default_factory=dict)
     module: Callable[[], FormatModule]
@@ -290,5 +292,5 @@ class Format:
 
     def weight_bytes(self, form: WeightForm, weights: int, channels: int, pointwise: bool) -> float:
         """Bytes that a file spends on the weights of a layer: int8 where that is less."""
-        around = channels * self.few_bits_channel.get(form, 0)
+        around = channels * self.few_bits_channel.get(form, 0) + self.few_bits_layer.get(form, 0)
         return min(float(weights), weights * self.bits(form, pointwise) / 8 + around)

@@ -147,6 +147,7 @@ FORMATS: dict[str, Format] = {
             "float": Bytes(weight=4, channel=4, pool_channel=0, layer=410),
         },
         few_bits={"int4": 4, "palette16": 4},
+        few_bits_layer={"int4": 300, "palette16": 780},
         options=frozenset({"few_bits", "float16", "opset17", "x86_amx"}),
         oldest={None: "1.18.1", "opset17": "1.15.1"},
         module=_onnx,

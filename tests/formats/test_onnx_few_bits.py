@@ -18,8 +18,10 @@ from pipeline.formats import as_onnx
 from pipeline.formats.description import Description
 from pipeline.formats.file_facts import scales_exact
 from pipeline.formats.format import Option
+from pipeline.formats.formats import FORMATS
 from pipeline.formats.onnx import delegates, describe, few_bits, gemm, head, layers
 from pipeline.formats.onnx import file as onnx_format
+from pipeline.recipe.weight_forms import WeightForm
 from tests.making import networks, programs
 
 pytestmark = pytest.mark.slow
@@ -137,6 +139,23 @@ def test_a_form_of_4_bits_is_stored_so(pair_of: Callable[[str], Pair]) -> None:
     assert stored["palette16"] > 0.45 * whole
     assert stored["palette64"] < 0.05 * whole
     assert stored["palette64"] < stored[programs.MIXED] < stored["int4"]
+
+
+@pytest.mark.parametrize("form", ["int4", "palette16"])
+def test_the_size_is_about_the_predicted_one(
+    form: WeightForm, pair_of: Callable[[str], Pair]
+) -> None:
+    pair = pair_of(form)
+    model = onnx.load(pair.int8)
+    values, made_by = as_onnx.constants(model), as_onnx.producers(model)
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    weights = [values[made_by[node.input[1]].input[0]] for node in convolutions]
+    known, around = FORMATS["onnx"], FORMATS["onnx"].bytes["int8"]
+    predicted = sum(known.weight_bytes(form, w.size, len(w), False) for w in weights)
+    saved = pair.int8.stat().st_size - pair.few.stat().st_size
+    assert saved == pytest.approx(sum(w.size for w in weights) - predicted, rel=0.01)
+    whole = predicted + sum(around.channel * len(w) + around.layer for w in weights)
+    assert whole == pytest.approx(pair.few.stat().st_size, rel=0.03)
 
 
 def test_weights_of_4_bits_share_a_table(pair_of: Callable[[str], Pair]) -> None:

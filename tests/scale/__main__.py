@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from tests.scale import few_bits, images, report, shards, verify
+from tests.scale import few_bits, few_bits_times, images, report, shards, verify
 
 PARTS = {
     "few_bits": few_bits.main,
+    "few_bits_times": few_bits_times.main,
     "images": images.main,
     "report": report.main,
     "shards": shards.main,

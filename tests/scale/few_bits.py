@@ -29,7 +29,7 @@ from pipeline.formats.file_facts import scales_exact
 from pipeline.formats.format import Format, Option
 from pipeline.formats.formats import FORMATS
 from pipeline.networks.families import family_of
-from pipeline.recipe.input_shape import square
+from pipeline.recipe.input_shape import InputShape, square
 from pipeline.recipe.model import ModelConfig
 from pipeline.recipe.models import ALONE, kind_of
 from pipeline.recipe.weight_forms import WEIGHT_FORMS, WeightForm
@@ -38,28 +38,30 @@ CLASSES, IMAGES = 1000, 8
 SHAPE = square(64)
 
 
-def graph() -> fx.GraphModule:
+def graph(shape: InputShape = SHAPE) -> fx.GraphModule:
     """The network with observers, calibrated."""
     config: ModelConfig = kind_of("resnest50", ALONE).model_validate(
-        {"name": "resnest50", "input_size": SHAPE.height}
+        {"name": "resnest50", "input_size": shape.height}
     )
     family = family_of(config)
     torch.manual_seed(0)
     model = family.build(config, CLASSES).train()
-    images = torch.randn(SHAPE.batch(IMAGES))
+    images = torch.randn(shape.batch(IMAGES))
     with torch.no_grad():
         model(images)  # what batch normalisation divides by
     model.eval()
-    found = qat.prepare(family.deploy(family.prunable(model), None), SHAPE)
+    found = qat.prepare(family.deploy(family.prunable(model), None), shape)
     qat.calibrate(found, lambda: [images])
     return found
 
 
-def program(calibrated: fx.GraphModule, form: WeightForm) -> torch.export.ExportedProgram:
+def program(
+    calibrated: fx.GraphModule, form: WeightForm, shape: InputShape = SHAPE
+) -> torch.export.ExportedProgram:
     """The program with all weights of a form that take it."""
     changed = copy.deepcopy(calibrated)
     take_forms(changed, {layer.name: form for layer in weighted_layers(changed)})
-    return quantized_program(changed, torch.zeros(SHAPE.batch(2)))
+    return quantized_program(changed, torch.zeros(shape.batch(2)))
 
 
 def halve(of: torch.export.ExportedProgram) -> None:

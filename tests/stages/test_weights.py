@@ -80,6 +80,7 @@ def four_bits(monkeypatch: pytest.MonkeyPatch) -> None:
         FORMATS["onnx"],
         few_bits={"int4": 4, "palette16": 4},
         few_bits_pointwise={"palette64": 6},
+        few_bits_layer={},
     )
     monkeypatch.setitem(FORMATS, "onnx", changed)
 
