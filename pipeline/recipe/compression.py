@@ -150,7 +150,8 @@ class WeightsConfig(Part):
         size_mb: most that the target's file may hold, in units of 1e6 bytes.
         download_mb: the same for the compressed file.
         accuracy_drop_pt: most points that the primary figure may fall on the calibration images,
-            before any training; the file is as small as that allows.
+            before any training; the file is as small as that allows. Calibration images of a
+            folder of their own have no labels: there, most points of them whose answer may change.
         layers: forms of single layers, by patterns of their paths such as `stem.*` or `head`, as
             `qat.float` has them.
         rounding: of weights of few bits where nothing is trained (0 epochs). nearest. adaptive:

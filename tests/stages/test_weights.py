@@ -16,6 +16,7 @@ from pipeline.compress.quantization.chosen import Expected
 from pipeline.compress.quantization.few_bits import few_bit_layers, take_forms, weighted_layers
 from pipeline.compress.quantization.sensitivity import divergence
 from pipeline.formats.formats import FORMATS
+from pipeline.recipe.data import ImageFolderData
 from pipeline.recipe.weight_forms import WeightForm
 from pipeline.stages import prune, train, weights
 from pipeline.stages import qat as qat_stage
@@ -213,6 +214,27 @@ def test_the_accuracy_that_is_tried_is_that_of_rounded_weights(place: Place) -> 
     with torch.no_grad():
         turned = float((graph(images).argmax(1) == labels).float().mean())
     assert holds(all_int8) is ((whole - turned) * 100 <= 5)
+
+
+def test_of_images_without_labels_the_answers_may_not_become_others(place: Place) -> None:
+    about = place.about(SEVERAL, "qat.weights.accuracy_drop_pt=5")
+    images = about.dataset.calibration
+    unlabelled = replace(images, labels=torch.zeros_like(images.labels))
+    folder = ImageFolderData.model_construct(calibration=Path("photos"))
+    about = replace(
+        about,
+        dataset=replace(about.dataset, calibration=unlabelled),
+        recipe=about.recipe.model_copy(update={"data": folder}),
+    )
+    graph = quantized_graph(about, small_model(about, place.inputs()))
+    qat.without_rounding(graph)
+    all_int8: bits.Forms = dict.fromkeys(LAYERS, "int8")
+    holds = weights._holds_accuracy(about, graph)
+    assert holds(all_int8)
+    for layer in weighted_layers(graph):
+        if layer.name == "fc":
+            layer.weight.copy_(-layer.weight)
+    assert not holds(all_int8)
 
 
 def test_what_rounding_moves_is_measured_as_it_is(place: Place) -> None:
