@@ -269,6 +269,22 @@ def test_gives_the_logits_of_the_program(files: Files) -> None:
 
 
 @pytest.mark.slow
+def test_faint_channels_leave_room_for_16_times_their_sums(files: Files) -> None:
+    model = read(files.int8.read_bytes())
+    graph = model.subgraphs[0]
+    weighted = [op for op in graph.operators if len(op.inputs) == 3]
+    biases = {int(op.inputs[2]): int(op.inputs[1]) for op in weighted}
+    largest = [
+        int(np.abs(stored(model, graph.tensors[bias])).max())
+        for bias, weight in biases.items()
+        if np.abs(stored(model, graph.tensors[weight]).astype(int)).max() <= 7
+    ]
+    assert max(largest, default=0) <= 2**26
+    if files.form == "int4":
+        assert max(largest) > 2**24
+
+
+@pytest.mark.slow
 def test_zeros_stay_zeros(files: Files) -> None:
     learned = layer_weights(as_onnx.to_onnx(files.source.program))
     wanted = {one.key: int((one.codes == 0).sum()) for one in learned.values()}
