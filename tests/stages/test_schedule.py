@@ -68,7 +68,7 @@ NO_RESULT_DEPENDS_ON_THEM = {
     "base/machine.py",
     # What is done with results
     *("base/record.py", "measure/__init__.py", "measure/parity_record.py", "measure/ratios.py"),
-    "measure/roofline.py",
+    *("measure/patches.py", "measure/roofline.py"),
     # Which lanes there are
     *("measure/lanes/__init__.py", "measure/lanes/lanes.py"),
     "compress/__init__.py",

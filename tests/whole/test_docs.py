@@ -181,7 +181,7 @@ def test_no_option_is_documented_that_does_not_exist() -> None:
         for action in parser._actions
         for option in action.option_strings
     }
-    of_others = {"--check", "--golden"}  # of sha256sum, and of the code in a bundle
+    of_others = {"--check", "--golden", "--patch-from"}  # sha256sum, a bundle's code, zstd
     for page, text in TEXT.items():
         if page.name == "measurements.md":  # other tools are measured there
             continue
