@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from coremltools.converters.mil import Builder as mb
+from coremltools.converters.mil.frontend.milproto import load as milproto
 from coremltools.converters.mil.mil import types
 from coremltools.models.utils import load_spec
 
@@ -172,6 +173,18 @@ def test_it_says_which_system_it_needs(stored: Stored) -> None:
         assert load_spec(str(package.path)).specificationVersion == version
         assert coreml_file.interface(package.path).ios == ios
     assert stored.plain.files().keys() == stored.small.files().keys()
+
+
+def test_coremltools_takes_the_operations_back(stored: Stored) -> None:
+    """It checks types and shapes of each, and that constants alone go into what is constant."""
+    spec = load_spec(str(stored.small.path))
+    (weights,) = stored.small.path.rglob("weights")
+    program = milproto.load(
+        spec, specification_version=spec.specificationVersion, file_weights_dir=str(weights)
+    )
+    program.validate()
+    found = {op.op_type for op in program.functions["main"].operations}
+    assert set(OPERATIONS.values()) & stored.small.facts.ops.keys() <= found
 
 
 def test_what_apples_guide_says_of_such_weights_is_told(stored: Stored) -> None:
