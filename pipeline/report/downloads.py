@@ -9,8 +9,8 @@ from pipeline.report.records import Report, TargetResult
 NAMES: dict[Compressor, str] = {"deflate": "deflate", "lzma": "LZMA", "zstd": "zstd"}
 _WAYS = (
     "Deflate, level 9: APKs and IPAs are zip archives, and every web server has it as gzip. LZMA: "
-    "xz, preset 9. Zstd: level 19, as HTTP's content coding. Of a Core ML package it is the "
-    "package that is compressed; a store sends what Xcode compiles of it."
+    "xz, preset 9, of packages. Zstd: level 12, as HTTP's content coding. Of a Core ML package it "
+    "is the package that is compressed; a store sends what Xcode compiles of it."
 )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torchao.quantization.pt2e import FakeQuantizeBase
 
-from pipeline.compress.quantization import adaptive, qat
+from pipeline.compress.quantization import qat, side_by_side
 from pipeline.compress.quantization.adaptive import (
     input_columns,
     round_adaptively,
@@ -64,7 +64,7 @@ def test_weights_times_columns_are_the_answers(
 def test_of_large_maps_some_places_are_taken() -> None:
     columns = input_columns(torch.randn(3, 4, 56, 56), torch.randn(8, 4, 1, 1))
     assert columns.shape[:2] == (1, 4)
-    assert 3 * 40 < columns.shape[2] <= 3 * 128
+    assert 3 * 100 < columns.shape[2] <= 3 * 400
 
 
 def layer_of(weight: Tensor, groups: int = 1) -> WeightedLayer:
@@ -192,6 +192,20 @@ def test_a_network_answers_nearer_to_the_float_one(forms: list[str], graph: fx.G
     assert apart["adaptive"] < 0.8 * apart["nearest"]
 
 
+def test_side_by_side_is_the_float_network_and_the_rounded_one(graph: fx.GraphModule) -> None:
+    graph = copy.deepcopy(graph)
+    both = side_by_side.SideBySide(graph, images().split(16))
+    with torch.no_grad():
+        for node in graph.graph.nodes:
+            both.compute(node)
+        (answer,) = node.all_input_nodes
+        exact, rounded = (torch.cat(parts) for parts in both.found[answer])
+        qat.without_rounding(graph)
+        assert torch.equal(exact, torch.cat([graph(x) for x in images().split(16)]))
+        only_round(graph)
+        assert torch.equal(rounded, torch.cat([graph(x) for x in images().split(16)]))
+
+
 def enabled(graph: fx.GraphModule) -> list[Tensor]:
     modules = [one for one in graph.modules() if isinstance(one, FakeQuantizeBase)]
     return [one.fake_quant_enabled for one in modules]
@@ -219,9 +233,9 @@ def test_what_was_added_to_biases_and_means_is_said(graph: fx.GraphModule) -> No
 def test_as_many_images_as_fit_are_taken(
     graph: fx.GraphModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert len(adaptive._that_fit(graph, images().split(16))) == 4
-    monkeypatch.setattr(adaptive, "_MOST_NUMBERS", 1)
-    assert len(adaptive._that_fit(graph, images().split(16))) == 1
+    assert len(side_by_side.that_fit(graph, images().split(16))) == 4
+    monkeypatch.setattr(side_by_side, "_MOST_NUMBERS", 1)
+    assert len(side_by_side.that_fit(graph, images().split(16))) == 1
 
 
 def test_weights_of_a_rounded_graph_are_rounded_to_themselves(graph: fx.GraphModule) -> None:

@@ -62,6 +62,11 @@ def _update(old: Finished, new: Finished) -> Update:
     )
 
 
+def _whole(update: Update, name: Compressor) -> str:
+    found = update.whole.get(name)
+    return words.NOT_APPLICABLE if found is None else words.figure(found / 1e6)
+
+
 def markdown(updates: Sequence[Update]) -> str:
     """The updates as a table, in megabytes."""
     header = ["target", "file MB", *(f"whole by {NAMES[name]}" for name in COMPRESSORS)]
@@ -70,7 +75,7 @@ def markdown(updates: Sequence[Update]) -> str:
         [
             words.markdown_text(one.target),
             words.figure(one.file_bytes / 1e6),
-            *(words.figure(one.whole[name] / 1e6) for name in COMPRESSORS),
+            *(_whole(one, name) for name in COMPRESSORS),
             *(words.figure(one.patches[name] / 1e6) for name in PATCHERS),
             words.percent(one.share) if any(one.patches.values()) else "the same file",
         ]

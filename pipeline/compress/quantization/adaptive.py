@@ -16,20 +16,18 @@ What is left of the mean of every channel goes to its bias.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
-from torchao.quantization.pt2e import FakeQuantizeBase
 
 from pipeline.base.profile import span
 from pipeline.compress.quantization import grid
 from pipeline.compress.quantization.bias_correction import place_of_mean
 from pipeline.compress.quantization.few_bits import (
     FewBits,
-    PaletteFakeQuantize,
     SteppedFakeQuantize,
     WeightedLayer,
     few_bit_layers,
@@ -37,13 +35,17 @@ from pipeline.compress.quantization.few_bits import (
 )
 from pipeline.compress.quantization.fold import attribute
 from pipeline.compress.quantization.palettes import with_zero
+from pipeline.compress.quantization.side_by_side import (
+    EXACT,
+    ROUNDED,
+    SideBySide,
+    that_fit,
+)
 from pipeline.recipe.weight_forms import INT4_QMAX
 
-_PLACES = 64
+_PLACES = 200
 """Places of an image that are taken of each layer at most: neighbours see nearly the same."""
-_MOST_NUMBERS = 2**29
-"""Of the calibration images' tensors that are held at a time, by estimate: two gigabytes."""
-_DAMPING = 0.01
+_DAMPING = 0.02
 """Added to the diagonal of H, as a share of its mean: inputs that are hardly ever there."""
 _BLOCK = 128
 """Columns after which the others are brought up to date, all at once."""
@@ -65,124 +67,35 @@ def round_all_adaptively(
     layers = {layer.convolutions[0]: (layer, module) for layer, module in few_bit_layers(graph)}
     moved: dict[str, Tensor] = {}
     with torch.no_grad():
-        # Weights are rounded once more when it is known how.
-        again = {source for conv in layers for source in conv.args[1].all_input_nodes}  # type: ignore[union-attr]
-        both = _SideBySide(graph, _that_fit(graph, batches()), again)
+        both = SideBySide(graph, that_fit(graph, batches()))
         for node in graph.graph.nodes:
             if node in layers:
                 layer, module = layers[node]
-                exact, rounded = both.inputs(node)
-                layer.weight.copy_(round_adaptively(layer, module, exact, rounded))
-                if isinstance(module, PaletteFakeQuantize):
-                    module.keep_step()
+                layer.weight.copy_(round_adaptively(layer, module, *_columns(both, node)))
+                module.keep_step()
                 both.compute(node.args[1])
             both.compute(node)
-            if node in layers:
-                place, sign = place_of_mean(node)
-                if place is not None:
-                    added = sign * both.shift(node)
-                    attribute(graph, place).add_(added)
-                    moved[str(place.target)] = added
-                    both.compute(node)
-            both.forget(node)
+            place, sign = place_of_mean(node) if node in layers else (None, 1)
+            if place is not None:
+                added = sign * both.shift(node)
+                attribute(graph, place).add_(added)
+                moved[str(place.target)] = added
+                both.compute(node)
+            both.forget_before(node)
     return moved
 
 
-def _that_fit(graph: fx.GraphModule, batches: Iterable[Tensor]) -> list[Tensor]:
-    """As many of the batches as their tensors fit into memory; at least one."""
-    values = [node.meta.get("val") for node in graph.graph.nodes if _is_of_images(node)]
-    largest = max((v[0].numel() for v in values if isinstance(v, Tensor)), default=1)
-    some: list[Tensor] = []
-    images = 0
-    for batch in batches:
-        if some and (images + len(batch)) * largest * 4 > _MOST_NUMBERS:
-            break
-        some.append(batch)
-        images += len(batch)
-    return some
+def _columns(both: SideBySide, conv: fx.Node) -> tuple[Tensor, Tensor]:
+    """What a convolution multiplies its weights by, exact and rounded; see `input_columns`."""
 
+    def columns(side: int, batch: int) -> Tensor:
+        given: Any = fx.map_arg(conv.args, both.given(conv, side, batch).__getitem__)
+        return input_columns(*given)
 
-def _is_of_images(node: fx.Node) -> bool:
-    value = node.meta.get("val")
-    many = not isinstance(value, Tensor) or value.dim() > 1
-    return many and node.op in {"call_function", "call_module", "placeholder"}
-
-
-class _SideBySide:
-    """A graph computed as the float network and rounded, node by node, on several batches.
-
-    Args:
-        graph: of the batches.
-        batches: of images.
-        kept: nodes that will be read again.
-    """
-
-    def __init__(
-        self, graph: fx.GraphModule, batches: Sequence[Tensor], kept: Set[fx.Node]
-    ) -> None:
-        self._graph = graph
-        self._batches = batches
-        self._kept = kept
-        self._found: dict[fx.Node, tuple[list[Any], list[Any]]] = {}
-        self._left = {node: len(node.users) for node in graph.graph.nodes}
-        # First of all: the float network's weights and statistics are those of before.
-        for node in graph.graph.find_nodes(op="get_attr"):
-            value = attribute(graph, node)
-            self._found[node] = ([value.clone()] * len(batches), [value] * len(batches))
-
-    def compute(self, node: fx.Node) -> None:
-        """Compute a node, whose arguments are there."""
-        number = len(self._batches)
-        if node.op == "placeholder":
-            self._found[node] = (list(self._batches), list(self._batches))
-        elif node.op not in {"get_attr", "output"}:
-            exact, rounded = (
-                [self._value(node, side, batch) for batch in range(number)] for side in (0, 1)
-            )
-            self._found[node] = (exact, rounded)
-
-    def _value(self, node: fx.Node, side: int, batch: int) -> Any:
-        given = fx.map_arg(node.args, lambda one: self._found[one][side][batch])
-        named = fx.map_arg(node.kwargs, lambda one: self._found[one][side][batch])
-        if node.op == "call_function":
-            return node.target(*given, **named)  # type: ignore[operator]
-        module: Any = self._graph.get_submodule(str(node.target))
-        if not isinstance(module, FakeQuantizeBase):
-            return module(*given, **named)
-        if side == 0:
-            return given[0]
-        before = module.fake_quant_enabled.clone(), module.observer_enabled.clone()
-        module.enable_fake_quant(True)
-        module.enable_observer(False)
-        value = module(*given)
-        module.fake_quant_enabled.copy_(before[0])
-        module.observer_enabled.copy_(before[1])
-        return value
-
-    def inputs(self, conv: fx.Node) -> tuple[Tensor, Tensor]:
-        """What a convolution multiplies its weights by, exact and rounded; see `input_columns`."""
-
-        def columns(side: int, batch: int) -> Tensor:
-            given: Any = fx.map_arg(conv.args, lambda one: self._found[one][side][batch])
-            return input_columns(*given)
-
-        numbers = range(len(self._batches))
-        exact, rounded = (torch.cat([columns(side, n) for n in numbers], 2) for side in (0, 1))
-        return exact, rounded
-
-    def shift(self, node: fx.Node) -> Tensor:
-        """By how much the mean of every channel is larger rounded than exact."""
-        exact, rounded = (
-            torch.cat([value.mean((2, 3)) for value in side]).mean(0) for side in self._found[node]
-        )
-        return rounded - exact
-
-    def forget(self, node: fx.Node) -> None:
-        """Let go of what no node will read any more, once `node` was computed for good."""
-        for source in node.all_input_nodes:
-            self._left[source] -= 1
-            if self._left[source] == 0 and source not in self._kept:
-                del self._found[source]
+    exact, rounded = (
+        torch.cat([columns(side, batch) for batch in both.numbers], 2) for side in (EXACT, ROUNDED)
+    )
+    return exact, rounded
 
 
 def input_columns(

@@ -123,6 +123,9 @@ class SteppedFakeQuantize(WeightFakeQuantize):
         with torch.no_grad():
             self.step.copy_(torch.maximum(self.step, _LESS_BIAS * smallest))
 
+    def keep_step(self) -> None:
+        """Let steps stay: they do so anyway, until they are trained."""
+
     def store(self, weight: Tensor) -> None:
         """Change weights in place to the rounded ones, which are rounded to themselves again."""
         _store(self, weight)
