@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.formats.delegates import Delegate, known, listed, unknown
-from pipeline.formats.tflite.flatbuffer import kind_of
 
 _LITERT = "https://github.com/google-ai-edge/LiteRT/blob/"
 _GPU = frozenset({
@@ -109,6 +108,9 @@ def checked(path: Path) -> tuple[Delegate, ...]:
 def operations_of(path: Path) -> Counter[str]:
     """The operations of a file, by the names of the schema, save for `FOUR_BITS`."""
     from ai_edge_litert import schema_py_generated as schema
+
+    # Not at the top: reports import this module, and need no writer.
+    from pipeline.formats.tflite.flatbuffer import kind_of
 
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     tensors = model.subgraphs[0].tensors
