@@ -71,7 +71,13 @@ def test_the_report_says_what_was_measured(out: Path) -> None:
     assert report["baseline"]["accuracy"]["test"]["top1"] > 0.9
     assert report["host"]["gpu"] is not None or report["baseline"]["device_kind"] == "cpu"
     stages = {stage["name"]: stage for stage in report["stages"]}
-    apart = {"times", "sparsify", "arm64", *(judge.name for judge in JUDGES.values())}
+    apart = {
+        "times",
+        "sparsify",
+        "sensitivity",
+        "arm64",
+        *(judge.name for judge in JUDGES.values()),
+    }
     assert list(stages) == [s.name for s in STAGES if s.name not in apart]
     assert stages["prune"]["top1"] > 0.9
     assert stages["fold"]["top1"] > 0.9
@@ -80,7 +86,9 @@ def test_the_report_says_what_was_measured(out: Path) -> None:
     assert [target["format"] for target in report["targets"]] == ["tflite", "onnx", "coreml"]
     for target in report["targets"]:
         assert target["int8_coverage"] == 1.0
-        assert target["scales_exact"]["same"] == target["scales_exact"]["total"] > 500
+        exact = target["scales_exact"]
+        assert exact["same"] == exact["total"] > 500
+        assert exact["codes_same"] == exact["codes_total"] > 50_000
         assert target["accuracy_drop_pt"] is None or target["accuracy_drop_pt"] <= 1.0
 
 
