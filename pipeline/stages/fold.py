@@ -32,6 +32,7 @@ from pipeline.stages.stage import (
     COMPARING,
     CORE,
     CUTTING,
+    FORMING,
     IMAGES,
     KEEPING,
     PRUNING,
@@ -166,7 +167,8 @@ STAGE = Stage(
     code=(
         *(*CORE, *PRUNING, *QUANTIZER, *COMPARING, *KEEPING),
         *("formats/file_facts.py", "measure/left_in_float.py"),
-        *("stages/exported.py", "stages/fold.py", "stages/weights.py"),
+        *("stages/exported.py", "stages/fold.py"),
+        *FORMING,
     ),
     packages=(*IMAGES, *CUTTING, *QUANTIZING),
 )

@@ -34,6 +34,7 @@ from pipeline.stages.fitting import taught, trained
 from pipeline.stages.stage import (
     CORE,
     CUTTING,
+    FORMING,
     IMAGES,
     PRUNING,
     QUANTIZER,
@@ -162,7 +163,7 @@ STAGE = Stage(
     after=("train", "prune", "sparsify", "sensitivity"),
     reads=("qat", "target.input", "seed", "threads"),
     also_reads=_format_that_limits,
-    code=(*CORE, *PRUNING, *QUANTIZER, "stages/fitting.py", "stages/qat.py", "stages/weights.py"),
+    code=(*CORE, *PRUNING, *QUANTIZER, *FORMING, "stages/fitting.py", "stages/qat.py"),
     needed=_quantizes,
     packages=(*IMAGES, *CUTTING, *QUANTIZING),
     on_device=True,

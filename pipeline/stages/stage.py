@@ -31,6 +31,8 @@ GOALS = (
 )
 LANE = ("measure/lanes/host.py", "measure/lanes/lane.py", "measure/lanes/sets.py")
 """That of this machine; what others are decides nothing of what is found here."""
+FORMING = ("stages/weights.py", "stages/weight_sizes.py")
+"""Code that decides the forms of weights."""
 KEEPING = ("stages/kept_images.py", "stages/kept_layers.py")
 """Code that decides what is kept of a result for commands."""
 COMPARING = (

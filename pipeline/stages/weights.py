@@ -14,9 +14,9 @@ from pydantic import TypeAdapter
 from torch import Tensor, fx
 
 from pipeline.base.errors import InputError
-from pipeline.base.record import Positive, Record, Text
+from pipeline.base.record import Positive
 from pipeline.compress.quantization import bits
-from pipeline.compress.quantization.chosen import ChosenForm, Expected, NotNegative
+from pipeline.compress.quantization.chosen import ChosenForm, Expected
 from pipeline.formats.format import Format
 from pipeline.formats.formats import FORMATS
 from pipeline.networks.lowering.places import FloatPlaces
@@ -34,6 +34,7 @@ from pipeline.stages.exported import CALIBRATION
 from pipeline.stages.stage import (
     CORE,
     CUTTING,
+    FORMING,
     IMAGES,
     PRUNING,
     QUANTIZER,
@@ -41,6 +42,7 @@ from pipeline.stages.stage import (
     Stage,
     StageFacts,
 )
+from pipeline.stages.weight_sizes import FormCost, LayerCosts, megabytes, weight_bytes
 from pipeline.tasks.evaluation import predictions
 from pipeline.tasks.tasks import TASKS
 
@@ -50,36 +52,6 @@ if TYPE_CHECKING:
 COSTS, FORMS = "costs.json", "forms.json"
 """Names of files: what each form of each layer costs, in the folder of `sensitivity`; and which
 form each layer has, in that of `qat`."""
-
-
-class FormCost(Record):
-    """What one form of a layer's weights costs.
-
-    Attributes:
-        loss: divergence of the network's answers, nats an image; see `sensitivity.costs`.
-        entropy: bits of a weight that the best code for single weights takes.
-    """
-
-    loss: NotNegative
-    entropy: NotNegative
-
-
-class LayerCosts(Record):
-    """What the forms of one layer cost.
-
-    Attributes:
-        layer: path of the module.
-        weights: how many.
-        channels: output channels.
-        pointwise: whether its image is of one pixel, so that it multiplies a vector by a matrix.
-        forms: that it can have.
-    """
-
-    layer: Text
-    weights: Positive
-    channels: Positive
-    pointwise: bool
-    forms: dict[WeightForm, FormCost]
 
 
 class SensitivityFacts(StageFacts):
@@ -211,12 +183,12 @@ def forms_of(
         only = {layer.name: config.forms[0] if layer.takes_fewer else "int8" for layer in layers}
         chosen = {**only, **said}
     forms = tuple(_form(table[layer.name], chosen[layer.name], target) for layer in layers)
-    size = sum(_megabytes(table[one.layer], one.form, target, False) for one in forms)
+    size = sum(megabytes(table[one.layer], one.form, target, False) for one in forms)
     if not config.chosen_by_size:
         return forms, Expected(size_mb=size)
     return forms, Expected(
         size_mb=size,
-        download_mb=sum(_megabytes(table[one.layer], one.form, target, True) for one in forms),
+        download_mb=sum(megabytes(table[one.layer], one.form, target, True) for one in forms),
         loss=sum(one.loss or 0.0 for one in forms),
         divergence=_divergence(context, graph, chosen),
     )
@@ -227,7 +199,7 @@ def _form(layer: LayerCosts, form: WeightForm, target: Format) -> ChosenForm:
         layer=layer.layer,
         form=form,
         weights=layer.weights,
-        megabytes=_weight_bytes(layer, form, target) / 1e6,
+        megabytes=weight_bytes(layer, form, target) / 1e6,
         loss=layer.forms[form].loss if form in layer.forms else None,
     )
 
@@ -261,7 +233,7 @@ def _chosen(
     }
     losses = {name: {f: c.loss for f, c in forms.items()} for name, forms in open_to.items()}
     sizes: dict[str, dict[WeightForm, float]] = {
-        name: {form: _megabytes(table[name], form, target, downloads) for form in forms}
+        name: {form: megabytes(table[name], form, target, downloads) for form in forms}
         for name, forms in open_to.items()
     }
     limit = config.download_mb if downloads else config.size_mb
@@ -284,27 +256,6 @@ def _open(
     allowed = (said,) if said is not None else forms
     # What can have int8 alone has that, whether or not it is asked for.
     return {f: c for f, c in layer.forms.items() if f in allowed} or dict(layer.forms)
-
-
-def _megabytes(layer: LayerCosts, form: WeightForm, target: Format, download: bool) -> float:
-    """What a file spends on a layer, in units of 1e6 bytes; see `Bytes` and `Format.download`."""
-    stored = target.bytes["int8"]
-    weights = _weight_bytes(layer, form, target)
-    if download:
-        weights = min(weights, layer.weights * layer.forms[form].entropy * _OF_ENTROPY / 8)
-        around = stored.channel * layer.channels * _CHANNEL_PACKED + stored.layer * _LAYER_PACKED
-    else:
-        around = stored.channel * layer.channels + stored.layer
-    return (weights + around) / 1e6
-
-
-def _weight_bytes(layer: LayerCosts, form: WeightForm, target: Format) -> float:
-    return target.weight_bytes(form, layer.weights, layer.channels, layer.pointwise)
-
-
-_OF_ENTROPY, _CHANNEL_PACKED, _LAYER_PACKED = 1.03, 0.8, 0.2
-"""Of the entropy of weights, of a channel's numbers and of a layer's description what deflate
-leaves; measured on files of ResNeSt-50 and MobileNetV2 (docs/measurements.md)."""
 
 
 def _holds_accuracy(context: Context, graph: fx.GraphModule) -> Callable[[bits.Forms], bool]:
@@ -392,7 +343,7 @@ STAGE = Stage(
         *("qat.weights.forms", "qat.weights.layers", "qat.equalize", "qat.float"),
         *("target.input", "task", "seed", "threads"),
     ),
-    code=(*CORE, *PRUNING, *QUANTIZER, "stages/weights.py"),
+    code=(*CORE, *PRUNING, *QUANTIZER, *FORMING),
     needed=_chooses,
     packages=(*IMAGES, *CUTTING, *QUANTIZING),
     on_host=True,
