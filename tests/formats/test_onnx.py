@@ -1,7 +1,7 @@
 """ONNX files, read with onnx and run by ONNX Runtime."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -317,9 +317,13 @@ def swap_colours(model: onnx.ModelProto) -> None:
     stored.CopyFrom(numpy_helper.from_array(values[name][:, ::-1].copy(), name))
 
 
-def test_only_the_logits_show_swapped_colours(radix2: File, tmp_path: Path) -> None:
+def test_weights_and_logits_show_swapped_colours(radix2: File, tmp_path: Path) -> None:
     file = spoiled(radix2, tmp_path / "m.onnx", swap_colours)
-    assert file.facts == radix2.facts
+    assert replace(file.facts, codes=radix2.facts.codes) == radix2.facts
+    exact = scales_exact(file.source.program, file.facts)
+    assert exact is not None
+    assert exact.same == exact.total
+    assert exact.codes_same < exact.codes_total
     apart = programs.steps_apart(programs.run(onnx_format.open_file(file.path)), file.source)
     assert apart.median() > 0
     assert apart.max() > 20
