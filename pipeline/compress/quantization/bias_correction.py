@@ -23,6 +23,7 @@ from torchao.quantization.pt2e import FakeQuantizeBase
 
 from pipeline.compress.quantization.fake_quantize import WeightFakeQuantize
 from pipeline.compress.quantization.fold import attribute, readers_of, source_weight
+from pipeline.compress.quantization.interpreter import Interpreter
 from pipeline.compress.quantization.quantizer import CONVOLUTIONS
 
 aten = torch.ops.aten
@@ -30,7 +31,7 @@ _MEAN = 3
 """Place of the running mean among the arguments of a batch normalisation."""
 
 
-class InputMeans(fx.Interpreter):
+class InputMeans(Interpreter):
     """Runs a graph and keeps, for every convolution, the mean image that it reads.
 
     Attributes:
@@ -59,10 +60,6 @@ class InputMeans(fx.Interpreter):
             if isinstance(module, WeightFakeQuantize) and node.name not in self.weights:
                 self.weights[node.name] = (args[0].clone(), *args[1:])
         return super().run_node(node)
-
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A module; the interpreter's own table leaves out the second name of one that has two."""
-        return self.fetch_attr(target)(*args, **kwargs)
 
     def mean(self, conv: fx.Node) -> Tensor:
         """The mean image that a convolution reads, float32 (1, channels, height, width)."""

@@ -238,11 +238,6 @@ class WeightedLayer:
     convolutions: tuple[fx.Node, ...]
 
     @property
-    def groups(self) -> int:
-        """Into which the channels of its convolutions are divided."""
-        return groups_of(self.convolutions[0])
-
-    @property
     def takes_fewer(self) -> bool:
         """Whether it can have another form than int8."""
         return len(self.convolutions) == 1
@@ -329,11 +324,6 @@ def rounding_of(weight: Tensor, form: WeightForm, before: WeightFakeQuantize) ->
     return PaletteFakeQuantize(weight, before, form)
 
 
-def groups_of(conv: fx.Node) -> int:
-    """Into which a convolution divides its channels."""
-    return int(conv.args[6]) if len(conv.args) > 6 else 1  # type: ignore[arg-type]
-
-
 def is_pointwise(conv: fx.Node) -> bool:
     """Whether a convolution is a product of a matrix and a vector: of an image of one pixel."""
     given: Any = conv.args
@@ -342,7 +332,8 @@ def is_pointwise(conv: fx.Node) -> bool:
         weight = weight.args[0]
     one_pixel = {*weight.meta["val"].shape[2:], *conv.meta["val"].shape[2:]} == {1}
     stride = given[3] if len(given) > 3 else [1, 1]
-    return one_pixel and set(stride) == {1} and groups_of(conv) == 1
+    groups = given[6] if len(given) > 6 else 1
+    return one_pixel and set(stride) == {1} and groups == 1
 
 
 def few_bit_layers(graph: fx.GraphModule) -> list[tuple[WeightedLayer, FewBits]]:

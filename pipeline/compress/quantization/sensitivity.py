@@ -19,6 +19,7 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from pipeline.compress.quantization.few_bits import WeightedLayer
+from pipeline.compress.quantization.interpreter import Interpreter
 from pipeline.compress.quantization.quantizer import CONVOLUTIONS
 from pipeline.recipe.task import Link
 from pipeline.recipe.weight_forms import WeightForm
@@ -104,7 +105,7 @@ def divergence(before: Tensor, after: Tensor, link: Link) -> float:
     return max(0.0, float(total) / len(before))
 
 
-class _Seen(fx.Interpreter):
+class _Seen(Interpreter):
     """Runs a graph and keeps what its layers are given and give.
 
     Attributes:
@@ -124,10 +125,6 @@ class _Seen(fx.Interpreter):
             args = tuple(a.detach() if isinstance(a, Tensor) else a for a in args)
             self.found.append((self._layers[node.name], args, result))
         return result
-
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A module; the interpreter's own table leaves out the second name of one that has two."""
-        return self.fetch_attr(target)(*args, **kwargs)
 
 
 def _surprise(logits: Tensor, link: Link, generator: torch.Generator) -> Tensor:
