@@ -65,7 +65,7 @@ def mismatch(
         return ""
     if whole and set(wrong) == set(known.head):
         found, need = (tuple(one[key].shape for key in known.head) for one in (state, wanted))
-        if len(found[0]) == 2 and found[0][1] == need[0][1] and found[0][:1] == found[1]:
+        if len(found[0]) > 1 and found[0][1:] == need[0][1:] and found[0][:1] == found[1]:
             names = f" ({listed(classes)})" if classes else ""
             return (
                 f"was trained for {found[0][0]} classes, the data has {need[0][0]}{names}; all "

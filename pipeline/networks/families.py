@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.networks.model_info import ModelInfo
+from pipeline.recipe.fastestdet import FastestDetModel
 from pipeline.recipe.libraries import PythonModel, TimmModel, TorchvisionModel
 from pipeline.recipe.model import ModelConfig
 from pipeline.recipe.recipe import Recipe
@@ -36,6 +37,12 @@ def _shufflenet() -> AnyFamily:
 
 def _shift() -> AnyFamily:
     from pipeline.networks.shift.family import FAMILY
+
+    return FAMILY
+
+
+def _fastestdet() -> AnyFamily:
+    from pipeline.networks.fastestdet.family import FAMILY
 
     return FAMILY
 
@@ -75,6 +82,7 @@ FAMILIES: dict[str, FamilyEntry] = {
     "resnest": FamilyEntry(options=ResNeStModel, family=_resnest),
     "shufflenet": FamilyEntry(options=ShuffleNetModel, family=_shufflenet),
     "shift": FamilyEntry(options=ShiftModel, family=_shift),
+    "fastestdet": FamilyEntry(options=FastestDetModel, family=_fastestdet),
     "torchvision": FamilyEntry(options=TorchvisionModel, family=_torchvision),
     "timm": FamilyEntry(options=TimmModel, family=_timm),
     "python": FamilyEntry(options=PythonModel, family=_python),

@@ -33,15 +33,25 @@ class Structure:
     """Where in a network is what, by module paths.
 
     Attributes:
-        classifier: the linear layer whose outputs are the logits.
+        classifier: the linear layer, or convolution, whose outputs are the logits of the classes.
+        answers: further layers whose outputs the network answers with, such as boxes.
+        head: names of all tensors whose size is that of the classes, weights and biases first;
+            without any the weights and biases of `classifier`.
         stages: modules whose outputs are those of the network's stages, in order; distillation
             compares there, and pruning may keep a share of each. What stands in none is the stem.
         dense: modules whose weights sparsifying leaves alone, and all that they hold.
     """
 
     classifier: str
+    answers: tuple[str, ...] = ()
+    head: tuple[str, ...] = ()
     stages: tuple[str, ...] = ()
     dense: tuple[str, ...] = ()
+
+    @property
+    def last(self) -> tuple[str, ...]:
+        """The layers whose outputs the network answers with: all of them stay."""
+        return (self.classifier, *self.answers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +110,12 @@ class Checkpoint:
     """What is known of a network's checkpoints.
 
     Attributes:
-        head: names of the classifier's tensors, its weights and its biases.
+        head: names of the classifier's tensors, first its weights and its biases.
         hints: lines that say what network a checkpoint is of that does not fit, of its tensors and
             those that were wanted.
     """
 
-    head: tuple[str, str]
+    head: tuple[str, ...]
     hints: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], list[str]]
 
 
@@ -129,6 +139,7 @@ class Family(Generic[ConfigT, NetworkT]):
         block: the kind of the network's blocks, as a report names it; None has no kinds.
         hints: see `Checkpoint`.
         start: sets the random weights that a training begins with, in place.
+        loaded: turns what a recipe's checkpoint has otherwise than the network, in place.
         drop: has the network drop features while it is trained, as a recipe's `train` says; None
             cannot.
         prunable: a copy in prunable form, of equal outputs and in the same mode.
@@ -150,6 +161,7 @@ class Family(Generic[ConfigT, NetworkT]):
     block: Callable[[ConfigT], str | None] = lambda config: None
     hints: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], list[str]] = _no_hints
     start: Callable[[NetworkT], None] = lambda model: None
+    loaded: Callable[[ConfigT, NetworkT], None] = lambda config, model: None
     drop: Callable[[NetworkT, TrainConfig], None] | None = None
     prunable: Callable[[NetworkT], NetworkT] = copy.deepcopy
     deploy: Callable[[NetworkT, Normalization | None], nn.Module] = with_normalization
@@ -160,8 +172,9 @@ class Family(Generic[ConfigT, NetworkT]):
 
     def checkpoint(self, model: NetworkT) -> Checkpoint:
         """What is known of the checkpoints of a network."""
-        classifier = self.structure(model).classifier
-        return Checkpoint(head=(f"{classifier}.weight", f"{classifier}.bias"), hints=self.hints)
+        found = self.structure(model)
+        head = found.head or (f"{found.classifier}.weight", f"{found.classifier}.bias")
+        return Checkpoint(head=head, hints=self.hints)
 
     def given_to_others(self, model: NetworkT) -> dict[str, nn.Module]:
         """The network as other code publishes it, by the name of that code."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Union
 
 from pydantic import BeforeValidator, SerializeAsAny, ValidationInfo
 
+from pipeline.recipe.fastestdet import FastestDetModel
 from pipeline.recipe.known import Known
 from pipeline.recipe.libraries import PythonModel, TimmModel, TorchvisionModel
 from pipeline.recipe.model import ModelConfig
@@ -17,7 +18,7 @@ from pipeline.recipe.shufflenet import ShuffleNetModel
 
 Kind = type[ModelConfig]
 ALONE: tuple[Kind, ...] = (
-    *(ResNeStModel, ShuffleNetModel, ShiftModel),
+    *(ResNeStModel, ShuffleNetModel, ShiftModel, FastestDetModel),
     *(TorchvisionModel, TimmModel, PythonModel),
 )
 """Where a recipe is read without the tables that lie above, as tools that only read it may."""

@@ -56,6 +56,7 @@ def train(context: Context, inputs: Inputs, out: Path) -> TrainFacts:
             head=not replaces_head,
             weights=recipe.model.weights,
         )
+        family.loaded(recipe.model, model)
         refuse_dead("model.checkpoint", model, given)
     if recipe.model.checkpoint is None or replaces_head:
         drop_while_training(family, model, recipe.train)

@@ -251,7 +251,7 @@ def _roots(
     """Layers that make channels of their own, in the order in which the graph has them."""
     names = {module: name for name, module in model.named_modules()}
     for layer in list(graph.module2node):
-        if isinstance(layer, _WEIGHTED) and names[layer] != structure.classifier:
+        if isinstance(layer, _WEIGHTED) and names[layer] not in structure.last:
             depthwise = isinstance(layer, nn.Conv2d) and 1 < layer.groups == layer.out_channels
             if not depthwise:
                 yield names[layer], layer
@@ -319,7 +319,7 @@ def _cut(name: str, target: Any, item: Any, structure: Structure) -> Cut:
         raise _NotFollowedError(f"{name} is a {type(target).__name__}, which is not pruned")
     if kind == "norms" and target.weight is None:
         kind = "follows"  # nothing but statistics
-    if kind == "makes" and name == structure.classifier:
+    if kind == "makes" and name in structure.last:
         raise _NotFollowedError("its channels are tied to the classes")
     if None in item.root_idxs:
         raise _NotFollowedError(f"torch-pruning does not know which of them {name} has where")

@@ -1,0 +1,1 @@
+"""FastestDet, a detector of one scale."""
