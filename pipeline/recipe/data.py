@@ -13,12 +13,13 @@ from pipeline.recipe.values import NAME, Deviation, FileName, Part, PathOnDisk, 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 Interpolation = Literal["bilinear", "bicubic"]
+Aspect = Literal["crop", "stretch", "pad"]
 Level = Annotated[int, Field(ge=0, le=255)]
 Colour = tuple[Level, Level, Level]
 """Red, green and blue."""
 WHITE = (255, 255, 255)
 LABEL = "cls, folder, or json: and the name of a field"
-PHOTOS = ("image_folder", "webdataset")
+PHOTOS = ("image_folder", "webdataset", "coco", "voc")
 """Kinds of data that are photos on a disk."""
 
 
@@ -60,7 +61,7 @@ class PhotoData(Part):
         std: likewise.
     """
 
-    kind: Literal["image_folder", "webdataset"]
+    kind: Literal["image_folder", "webdataset", "coco", "voc"]
     path: PathOnDisk | None = None
     classes: PathOnDisk | None = None
     calibration: PathOnDisk | None = None
@@ -179,6 +180,85 @@ class WebDatasetData(PhotoData):
     )
 
 
+class CocoData(PhotoData):
+    """Folders of images whose objects stand in JSON, as COCO has it.
+
+    Attributes:
+        kind: of the data.
+        path: folder that holds all of them, in place of `train` and `test`: the training images in
+            `train`, and a test set in every folder whose name begins with test or val. Each holds
+            annotations.json (or one JSON file of another name), and images in it or in a folder.
+        classes: text file with the name of a class in every line, in the order of the network's
+            outputs. Without it the categories of the training annotations,
+            in the order of their ids, which may be any.
+        calibration: folder of the images to calibrate on, with annotations or not, in place of some
+            of `train`.
+        train: folder of the training images, with their annotations; may be left out beside
+            `calibration` and `classes`, where nothing is trained.
+        test: folder of every test set, by the name the report uses.
+        calibration_images: images to calibrate on, drawn from `calibration` (or all of it, where
+            it holds fewer), or else taken out of `train`.
+        crop_pct: 1: nothing is cut off.
+        aspect: how photos of other proportions than the network's images become those: stretch
+            scales height and width each by its own factor; pad scales both alike and fills the rest
+            with `background`, the photo in the middle.
+        interpolation: how photos are scaled, with averaging where they become smaller: bilinear or
+            bicubic, as the weights were trained.
+        background: red, green and blue, 0 to 255, that transparent pictures are laid on, and of
+            what `pad` fills.
+        damaged: what becomes of image files that cannot be decoded. refuse names them and stops;
+            skip leaves them out, and the report counts them.
+        damaged_share: of a folder's files, that `damaged: skip` may leave out at most.
+        workers: processes that decode the next images while the network works on these, where they
+            are not kept decoded; decides no result. null is one for every core, 16 at most.
+        mean: of the red, green and blue channel, pixels as shares 0..1.
+        std: likewise.
+    """
+
+    kind: Literal["coco"] = "coco"
+    crop_pct: Annotated[float, Field(ge=1, le=1)] = 1.0
+    aspect: Literal["stretch", "pad"] = "stretch"
+
+
+class VocData(PhotoData):
+    """Folders of images whose objects stand in XML files, as Pascal VOC has it.
+
+    Attributes:
+        kind: of the data.
+        path: folder that holds all of them, in place of `train` and `test`: the training images in
+            `train`, and a test set in every folder whose name begins with test or val. Each holds
+            Annotations with a NAME.xml for every image NAME, and the images in any folder.
+        classes: text file with the name of a class in every line, in the order of the network's
+            outputs. Without it those of the training annotations, by name.
+        calibration: folder of the images to calibrate on, with annotations or not, in place of some
+            of `train`.
+        train: folder of the training images, with their annotations; may be left out beside
+            `calibration` and `classes`, where nothing is trained.
+        test: folder of every test set, by the name the report uses.
+        calibration_images: images to calibrate on, drawn from `calibration` (or all of it, where
+            it holds fewer), or else taken out of `train`.
+        crop_pct: 1: nothing is cut off.
+        aspect: how photos of other proportions than the network's images become those: stretch
+            scales height and width each by its own factor; pad scales both alike and fills the rest
+            with `background`, the photo in the middle.
+        interpolation: how photos are scaled, with averaging where they become smaller: bilinear or
+            bicubic, as the weights were trained.
+        background: red, green and blue, 0 to 255, that transparent pictures are laid on, and of
+            what `pad` fills.
+        damaged: what becomes of image files that cannot be decoded. refuse names them and stops;
+            skip leaves them out, and the report counts them.
+        damaged_share: of a folder's files, that `damaged: skip` may leave out at most.
+        workers: processes that decode the next images while the network works on these, where they
+            are not kept decoded; decides no result. null is one for every core, 16 at most.
+        mean: of the red, green and blue channel, pixels as shares 0..1.
+        std: likewise.
+    """
+
+    kind: Literal["voc"] = "voc"
+    crop_pct: Annotated[float, Field(ge=1, le=1)] = 1.0
+    aspect: Literal["stretch", "pad"] = "stretch"
+
+
 class CifarData(Part):
     """CIFAR-10 or CIFAR-100.
 
@@ -195,5 +275,5 @@ class CifarData(Part):
     calibration_images: Annotated[int, Field(ge=1)] = 256
 
 
-Photos = ImageFolderData | WebDatasetData
+Photos = ImageFolderData | WebDatasetData | CocoData | VocData
 DataConfig = Annotated[DigitsData | Photos | CifarData, Field(discriminator="kind")]

@@ -11,8 +11,8 @@ from pipeline.recipe.values import Part
 
 Link = Literal["softmax", "sigmoid"]
 """What makes probabilities of the numbers that a network gives."""
-THRESHOLD = 0.5
-"""Of a recipe that does not say it."""
+THRESHOLD, OVERLAP = 0.5, 0.45
+"""Of a recipe that does not say them."""
 
 
 class TaskConfig(Part):
@@ -20,21 +20,26 @@ class TaskConfig(Part):
 
     Attributes:
         kind: classification tells classes apart, one an image; binary is yes or no, by one logit;
-            multilabel gives an image any number of labels, each by a logit of its own.
-        threshold: of multilabel: the probability above which a label is named; null is 0.5. It
-            decides nothing of the training.
+            multilabel gives an image any number of labels, each by a logit of its own;
+            detection finds objects, their boxes and classes.
+        threshold: of multilabel: the probability above which a label is named; of detection: the
+            score from which on a box is told of; null is 0.5. It decides nothing of the training.
+        overlap: of detection: area in common of two boxes of a class, of the area of both, above
+            which the one with the lower score goes; null is 0.45.
     """
 
     kind: Annotated[str, AfterValidator(known_task)] = "classification"
     threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
 
-    @field_validator("threshold")
+    overlap: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    @field_validator("threshold", "overlap")
     @classmethod
-    def _of_this_task(cls, threshold: float | None, info: ValidationInfo) -> float | None:
-        kind = info.data.get("kind")
-        if threshold is None or kind is None or not isinstance(info.context, Known):
-            return threshold
-        having = [name for name, task in info.context.tasks.items() if "threshold" in task.options]
+    def _of_this_task(cls, value: object, info: ValidationInfo) -> object:
+        kind, key = info.data.get("kind"), info.field_name
+        if value is None or kind is None or not isinstance(info.context, Known):
+            return value
+        having = [name for name, task in info.context.tasks.items() if key in task.options]
         if kind not in having:
             raise ValueError(f"only task.kind {' and '.join(having)} has one; remove it")
-        return threshold
+        return value

@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 from pydantic import model_validator
 
 from pipeline.base.record import Count, MeasuredRecord, Positive, Record, Share
+from pipeline.tasks.box_accuracy import BoxAccuracy
 from pipeline.tasks.label_accuracy import LabelAccuracy
 
 
@@ -144,7 +145,7 @@ class Accuracy(MeasuredRecord):
         return self
 
 
-AnyAccuracy = Accuracy | LabelAccuracy
+AnyAccuracy = Accuracy | LabelAccuracy | BoxAccuracy
 """The metric of any task."""
 
 

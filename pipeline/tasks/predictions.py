@@ -52,14 +52,23 @@ def read_named(path: Path) -> dict[str, Tensor]:
     return safetensors.torch.load_file(path)
 
 
-def gathered(dataset: Dataset, baseline: Path, file: Path) -> dict[str, Predictions]:
-    """What two stages kept with `write_named` in their directories, by test set of `dataset`."""
+def gathered(
+    dataset: Dataset, baseline: Path, file: Path, labels: Mapping[str, Tensor] | None = None
+) -> dict[str, Predictions]:
+    """What two stages kept with `write_named` in their directories, by test set of `dataset`.
+
+    Args:
+        dataset: of the run.
+        baseline: directory of a stage.
+        file: directory of the other.
+        labels: what should be, by test set; those of the images where left out.
+    """
+    wanted = {name: images.labels for name, images in dataset.tests.items()}
+    wanted = wanted if labels is None else {name: labels[name] for name in wanted}
     float_model, exported = read_named(baseline / NAMED), read_named(file / NAMED)
     return {
-        name: Predictions(
-            labels=_kept(images.labels), float_model=float_model[name], file=exported[name]
-        )
-        for name, images in dataset.tests.items()
+        name: Predictions(labels=_kept(found), float_model=float_model[name], file=exported[name])
+        for name, found in wanted.items()
     }
 
 

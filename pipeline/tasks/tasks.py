@@ -10,7 +10,7 @@ it is loaded (`pipeline.recipe.known`).
 from __future__ import annotations
 
 from pipeline.recipe.recipe import Recipe
-from pipeline.recipe.task import THRESHOLD, Link, TaskConfig
+from pipeline.recipe.task import OVERLAP, THRESHOLD, Link, TaskConfig
 from pipeline.tasks.task import Meaning, Task, TaskModule
 
 
@@ -32,6 +32,15 @@ def _multilabel(config: TaskConfig) -> TaskModule:
     return Multilabel(threshold=THRESHOLD if config.threshold is None else config.threshold)
 
 
+def _detection(config: TaskConfig) -> TaskModule:
+    from pipeline.tasks.detection import Detection
+
+    return Detection(
+        threshold=THRESHOLD if config.threshold is None else config.threshold,
+        overlap=OVERLAP if config.overlap is None else config.overlap,
+    )
+
+
 TASKS: dict[str, Task] = {
     "classification": Task(
         title="image classification", figure="top-1", link="softmax", module=_classification
@@ -44,6 +53,13 @@ TASKS: dict[str, Task] = {
         module=_multilabel,
         options=("threshold",),
         table=True,
+    ),
+    "detection": Task(
+        title="objects and their boxes",
+        figure="AP50",
+        link="sigmoid",
+        module=_detection,
+        options=("threshold", "overlap"),
     ),
 }
 """By the name that `task.kind` of a recipe has."""

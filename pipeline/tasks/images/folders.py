@@ -270,6 +270,7 @@ def _as_images(
         margin=preparation.margin,
         interpolation=preparation.interpolation,
         background=preparation.background,
+        aspect=preparation.aspect,
         workers=workers,
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.recipe.data import DataConfig
+from pipeline.recipe.data import CifarData, DataConfig
 from pipeline.recipe.input_shape import InputShape
 from pipeline.tasks.images.cifar import cifar_classes, cifar_dataset
 from pipeline.tasks.images.dataset import Dataset
@@ -39,6 +39,7 @@ def load_dataset(
         return folders_dataset(config, shape, seed, cache)
     if config.kind == "webdataset":
         return shards_dataset(config, shape, seed, cache)
+    assert isinstance(config, CifarData)  # the recipe's types see to it
     return cifar_dataset(config, shape, seed)
 
 
@@ -54,6 +55,7 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
         return folder_classes(config)
     if config.kind == "webdataset":
         return shard_classes(config)
+    assert isinstance(config, CifarData)
     return cifar_classes(config)
 
 

@@ -22,7 +22,7 @@ from torch.utils.data import get_worker_info
 
 from pipeline.base.errors import InputError
 from pipeline.base.machine import cores
-from pipeline.recipe.data import WHITE, Colour, Interpolation
+from pipeline.recipe.data import WHITE, Aspect, Colour, Interpolation
 from pipeline.recipe.input_shape import InputShape
 from pipeline.tasks.images.kept import KeptImages
 from pipeline.tasks.images.plugins import plugged_in
@@ -61,7 +61,8 @@ class Images:
     """Labelled images of one set, all delivered in one shape.
 
     Attributes:
-        labels: int64 [N], class indices; or uint8 [N, labels], 1 where an image has a label.
+        labels: int64 [N], class indices; or uint8 [N, labels], 1 where an image has a label; or
+            float32 [N, M, 6], its objects (`pipeline.tasks.images.boxes`).
         shape: C, H and W of a delivered image.
         source: uint8 [M, 3, R, S] in memory (resized when asked for), the delivered images with
             their margin in memory or kept in a file, or the M files to decode when asked for.
@@ -71,6 +72,7 @@ class Images:
         interpolation: of files that are decoded when asked for, and of the parts that training
             takes.
         background: of files that are decoded when asked for.
+        aspect: likewise.
         workers: processes that decode files ahead, where they come batch by batch; None for as many
             as there are cores.
     """
@@ -82,6 +84,7 @@ class Images:
     margin: tuple[int, int] = (0, 0)
     interpolation: Interpolation = "bilinear"
     background: Colour = WHITE
+    aspect: Aspect = "crop"
     workers: int | None = None
 
     def __len__(self) -> int:
@@ -96,6 +99,7 @@ class Images:
             margin=self.margin,
             interpolation=self.interpolation,
             background=self.background,
+            aspect=self.aspect,
         )
 
     def pixels(self, indices: Tensor) -> Tensor:

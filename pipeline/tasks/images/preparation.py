@@ -13,7 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from pipeline.recipe.data import WHITE, Colour, DataConfig, Interpolation, PhotoData
+from pipeline.recipe.data import (
+    WHITE,
+    Aspect,
+    CocoData,
+    Colour,
+    DataConfig,
+    Interpolation,
+    PhotoData,
+    VocData,
+)
 from pipeline.recipe.input_shape import InputShape
 
 LONGEST = 8
@@ -31,13 +40,17 @@ class Preparation:
         shape: C, H and W of what a network sees.
         margin: rows above and below, and columns left and right, that are kept besides.
         interpolation: of the scaling, which averages where it makes smaller.
-        background: red, green and blue, 0 to 255, under what is transparent.
+        background: red, green and blue, 0 to 255, under what is transparent, and around what does
+            not fill the shape.
+        aspect: how a photo of other proportions fills the shape: cut, stretched, or whole in the
+            middle of `background`.
     """
 
     shape: InputShape
     margin: tuple[int, int] = (0, 0)
     interpolation: Interpolation = "bilinear"
     background: Colour = WHITE
+    aspect: Aspect = "crop"
 
     @property
     def whole(self) -> InputShape:
@@ -51,6 +64,7 @@ class Preparation:
             "margin": list(self.margin),
             "interpolation": self.interpolation,
             "background": list(self.background),
+            **({} if self.aspect == "crop" else {"aspect": self.aspect}),
         }
 
 
@@ -63,6 +77,7 @@ def preparation_of(config: DataConfig, shape: InputShape) -> Preparation:
         margin=margin_of(shape, config.crop_pct),
         interpolation=config.interpolation,
         background=config.background,
+        aspect=config.aspect if isinstance(config, CocoData | VocData) else "crop",
     )
 
 
@@ -118,8 +133,13 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def fit(rgb: Image.Image, preparation: Preparation) -> Image.Image:
-    """Scale to the least that covers the shape with its margin, and cut the middle of that size."""
+    """Scale to the least that covers the shape with its margin, and cut the middle of that size.
+
+    Or, as `preparation.aspect` says, to the shape itself or to the most that fits into it.
+    """
     shape, whole = preparation.shape, preparation.whole
+    if preparation.aspect != "crop":
+        return _fit_whole(rgb, preparation)
     rgb = _shortened(rgb, whole)
     height, width = covering(rgb.height, rgb.width, whole)
     top = start(height, shape.height) - preparation.margin[0]
@@ -127,6 +147,36 @@ def fit(rgb: Image.Image, preparation: Preparation) -> Image.Image:
     by = _FILTERS[preparation.interpolation]
     rgb = rgb.resize((width, rgb.height), by).crop((left, 0, left + whole.width, rgb.height))
     return rgb.resize((whole.width, height), by).crop((0, top, whole.width, top + whole.height))
+
+
+def _fit_whole(rgb: Image.Image, preparation: Preparation) -> Image.Image:
+    """All of a photo, stretched or with `background` around it."""
+    top, left, height, width = placed(rgb.height, rgb.width, preparation)
+    by, shape = _FILTERS[preparation.interpolation], preparation.shape
+    scaled = rgb.resize((width, rgb.height), by).resize((width, height), by)
+    if scaled.size == (shape.width, shape.height):
+        return scaled
+    laid = Image.new("RGB", (shape.width, shape.height), preparation.background)
+    laid.paste(scaled, (left, top))
+    return laid
+
+
+def placed(height: int, width: int, preparation: Preparation) -> tuple[int, int, int, int]:
+    """Where all of a photo of `height` x `width` lies in the shape: top, left, height, width.
+
+    Of `aspect: crop` it reaches beyond the shape.
+    """
+    shape = preparation.shape
+    if preparation.aspect == "stretch":
+        return 0, 0, shape.height, shape.width
+    if preparation.aspect == "crop":
+        tall, wide = covering(height, width, preparation.whole)
+        return -start(tall, shape.height), -start(wide, shape.width), tall, wide
+    if width * shape.height >= height * shape.width:
+        tall, wide = max(1, height * shape.width // width), shape.width
+    else:
+        tall, wide = shape.height, max(1, width * shape.height // height)
+    return (shape.height - tall) // 2, (shape.width - wide) // 2, tall, wide
 
 
 def covering(height: int, width: int, shape: InputShape) -> tuple[int, int]:
