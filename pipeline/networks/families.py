@@ -16,6 +16,7 @@ from pipeline.recipe.libraries import PythonModel, TimmModel, TorchvisionModel
 from pipeline.recipe.model import ModelConfig
 from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.resnest import ResNeStModel
+from pipeline.recipe.segmenter import SegmenterModel
 from pipeline.recipe.shift import ShiftModel
 from pipeline.recipe.shufflenet import ShuffleNetModel
 
@@ -43,6 +44,12 @@ def _shift() -> AnyFamily:
 
 def _fastestdet() -> AnyFamily:
     from pipeline.networks.fastestdet.family import FAMILY
+
+    return FAMILY
+
+
+def _segmenter() -> AnyFamily:
+    from pipeline.networks.segmenter.family import FAMILY
 
     return FAMILY
 
@@ -83,6 +90,7 @@ FAMILIES: dict[str, FamilyEntry] = {
     "shufflenet": FamilyEntry(options=ShuffleNetModel, family=_shufflenet),
     "shift": FamilyEntry(options=ShiftModel, family=_shift),
     "fastestdet": FamilyEntry(options=FastestDetModel, family=_fastestdet),
+    "segmenter": FamilyEntry(options=SegmenterModel, family=_segmenter),
     "torchvision": FamilyEntry(options=TorchvisionModel, family=_torchvision),
     "timm": FamilyEntry(options=TimmModel, family=_timm),
     "python": FamilyEntry(options=PythonModel, family=_python),

@@ -106,6 +106,34 @@ class Preset:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trunks(Generic[NetworkT]):
+    """A family's networks without their classifiers, as the backbones of others.
+
+    Attributes:
+        build: of a name, as `model.backbone` of a recipe has it, the channels of an image, and
+            arguments: a module that gives four images (batch, channels, height, width), at a 4th,
+            8th, 16th and 32nd of the image's sides, its weights random. Raises InputError where
+            there is no such network, or it has no such images.
+        example: names that `build` takes, for people.
+        dense: as of `Structure`, by paths in the module.
+        start: as of `Family`, and so the rest.
+        prunable: see there.
+        deploy: see there; without a normalisation.
+        rewritten: see there, by paths in the module.
+        decided_by: see there.
+    """
+
+    build: Callable[[str, int, Mapping[str, object]], NetworkT]
+    example: str
+    dense: Callable[[NetworkT], tuple[str, ...]]
+    start: Callable[[NetworkT], None] = lambda trunk: None
+    prunable: Callable[[NetworkT], NetworkT] = copy.deepcopy
+    deploy: Callable[[NetworkT], nn.Module] = copy.deepcopy
+    rewritten: Callable[[NetworkT], Rewritten] = lambda trunk: Rewritten()
+    decided_by: Callable[[], dict[str, str]] = dict
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """What is known of a network's checkpoints.
 
@@ -153,6 +181,9 @@ class Family(Generic[ConfigT, NetworkT]):
             recipe does not say is taken from there. None has none.
         published: copies in evaluation mode that compute as other code does, by the name of that
             code: what other tools are given to start from. Without any they get the network.
+        begin: reads the weights that a part of a network begins its training with, as keys of the
+            family's own say, in place; a phrase for people of each thing that was chosen.
+        trunks: the networks as backbones of others; None has none.
     """
 
     build: Callable[[ConfigT, int], NetworkT]
@@ -169,6 +200,8 @@ class Family(Generic[ConfigT, NetworkT]):
     decided_by: Callable[[ConfigT], dict[str, str]] = lambda config: {}
     preset: Callable[[ConfigT], Preset | None] = lambda config: None
     published: Mapping[str, Callable[[NetworkT], nn.Module]] = field(default_factory=dict)
+    begin: Callable[[ConfigT, NetworkT], tuple[str, ...]] = lambda config, model: ()
+    trunks: Trunks[Any] | None = None
 
     def checkpoint(self, model: NetworkT) -> Checkpoint:
         """What is known of the checkpoints of a network."""

@@ -61,7 +61,7 @@ def average_conv(pool: nn.AvgPool2d, channels: int) -> nn.Conv2d:
         InputError: padding that does not count (`count_include_pad`): at the edges the pool
             divides by fewer elements.
     """
-    kernel, stride, padding = map(_pair, (pool.kernel_size, pool.stride, pool.padding))
+    kernel, stride, padding = map(both, (pool.kernel_size, pool.stride, pool.padding))
     if any(padding) and not pool.count_include_pad:
         raise InputError(
             f"average pool {kernel}, padding {padding}: does not count its padding, so that it is "
@@ -74,7 +74,8 @@ def average_conv(pool: nn.AvgPool2d, channels: int) -> nn.Conv2d:
     return conv
 
 
-def _pair(given: int | tuple[int, ...]) -> tuple[int, int]:
+def both(given: int | tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of what one number may stand for."""
     return (given, given) if isinstance(given, int) else (given[0], given[-1])
 
 

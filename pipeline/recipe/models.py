@@ -13,12 +13,13 @@ from pipeline.recipe.known import Known
 from pipeline.recipe.libraries import PythonModel, TimmModel, TorchvisionModel
 from pipeline.recipe.model import ModelConfig
 from pipeline.recipe.resnest import ResNeStModel
+from pipeline.recipe.segmenter import SegmenterModel
 from pipeline.recipe.shift import ShiftModel
 from pipeline.recipe.shufflenet import ShuffleNetModel
 
 Kind = type[ModelConfig]
 ALONE: tuple[Kind, ...] = (
-    *(ResNeStModel, ShuffleNetModel, ShiftModel, FastestDetModel),
+    *(ResNeStModel, ShuffleNetModel, ShiftModel, FastestDetModel, SegmenterModel),
     *(TorchvisionModel, TimmModel, PythonModel),
 )
 """Where a recipe is read without the tables that lie above, as tools that only read it may."""

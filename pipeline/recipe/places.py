@@ -13,7 +13,14 @@ from pipeline.recipe.data import DataConfig
 from pipeline.recipe.tree import NAMED, PYTHON
 
 PATHS = (
-    *("model.checkpoint", "data.path", "data.classes", "data.labels", "data.calibration"),
+    *(
+        "model.checkpoint",
+        "model.backbone_checkpoint",
+        "data.path",
+        "data.classes",
+        "data.labels",
+        "data.calibration",
+    ),
     *("data.train", "data.test.*"),
 )
 """Dotted keys of a recipe whose values are paths; `*` stands for every key there."""

@@ -48,6 +48,7 @@ def train(context: Context, inputs: Inputs, out: Path) -> TrainFacts:
     notes: tuple[str, ...] = ()
     if recipe.model.checkpoint is None:
         family.start(model)
+        notes = family.begin(recipe.model, model)
     else:
         given = local_file(recipe.model.checkpoint)
         known = family.checkpoint(model)

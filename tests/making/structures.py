@@ -172,6 +172,19 @@ class PartlyTied(Classifier):
         return torch.cat([self.left(x), self.right(x)], 1) + self.around(x)
 
 
+class Separable(Classifier):
+    """A depthwise convolution of what lies beside each other, as decoders have it."""
+
+    def __init__(self) -> None:
+        super().__init__(16)
+        self.left, self.right = conv(3, 8), conv(3, 16)
+        self.each, self.last = conv(24, 24, groups=24), conv(24, 16, 1)
+
+    def features(self, x: Tensor) -> Tensor:
+        beside = torch.cat([self.left(x), self.right(x)], 1)
+        return self.last(self.each(beside))  # type: ignore[no-any-return]
+
+
 class Looked(Classifier):
     """A map of one channel that all others are multiplied by."""
 
@@ -195,5 +208,6 @@ EVERY = (
     Gated,
     Mixing,
     PartlyTied,
+    Separable,
     Looked,
 )

@@ -196,11 +196,17 @@ OPERATIONS: dict[str, Any] = {
     "pixel unshuffle": nn.PixelUnshuffle(2),
     "pixel shuffle": nn.PixelShuffle(2),
     "nearest, larger": nn.Upsample(scale_factor=3),
+    "nearest, ten times": nn.Upsample(scale_factor=10),
+    "nearest, of a pixel": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Upsample(size=(2, 9))),
     "nearest, to a size": nn.Upsample(size=(24, 24)),
     "nearest, smaller": nn.Upsample(scale_factor=0.5),
     "nearest exact, smaller": nn.Upsample(scale_factor=0.25, mode="nearest-exact"),
     "bilinear, larger": nn.Upsample(scale_factor=2, mode="bilinear"),
     "bilinear, thrice": nn.Upsample(scale_factor=3, mode="bilinear"),
+    "bilinear, four times": nn.Upsample(scale_factor=4, mode="bilinear"),
+    "bilinear, of a pixel": nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Upsample(size=(5, 7), mode="bilinear")
+    ),
     "bilinear, smaller": nn.Upsample(scale_factor=0.25, mode="bilinear"),
     "bilinear, a third": nn.Upsample(size=(4, 4), mode="bilinear"),
     "zero padding": nn.ZeroPad2d((1, 2, 0, 3)),

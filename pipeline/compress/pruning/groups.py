@@ -344,8 +344,11 @@ def _refuse_overlap(group: Group, others: Sequence[Group]) -> None:
 
 
 def _refuse_parts_of_makers(cut: Cut, modules: Mapping[str, nn.Module]) -> None:
+    """Stop where a layer has others beside them; a depthwise convolution may, behind a join."""
     layer = modules.get(cut.layer)
     if not isinstance(layer, _WEIGHTED) or cut.kind not in ("makes", "follows"):
+        return
+    if isinstance(layer, nn.Conv2d) and 1 < layer.groups == layer.in_channels == layer.out_channels:
         return
     tied, outputs = len(cut.positions), len(layer.weight)
     if tied != outputs:

@@ -95,6 +95,7 @@ RULES: dict[Any, Kind] = {
     aten.constant_pad_nd.default: "input",
     aten.transpose.int: "input",
     aten.pixel_shuffle.default: "input",
+    aten.upsample_nearest2d.default: "input",
 }
 """The grid of each operation's output."""
 _SPECS = {"weighted": ACTIVATION, "own": ACTIVATION, "sigmoid": SIGMOID, "tanh": TANH}

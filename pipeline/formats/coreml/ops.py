@@ -266,6 +266,17 @@ def _pixel_shuffle(x: Tensor, upscale_factor: int) -> Tensor:
     return F.pixel_shuffle(x, int(upscale_factor))
 
 
+def _upsample_nearest_neighbor(
+    x: Tensor, scale_factor_height: float = 1.0, scale_factor_width: float = 1.0
+) -> Tensor:
+    factors = [scale_factor_height, scale_factor_width]
+    if any(factor != round(factor) for factor in factors):
+        raise NotImplementedError(f"factors {factors} that are no whole numbers")
+    for axis, factor in zip((-2, -1), factors, strict=True):
+        x = x.repeat_interleave(int(factor), axis)
+    return x
+
+
 def _pad(x: Tensor, pad: Ints, mode: str = "constant", constant_val: float = 0.0) -> Tensor:
     if mode != "constant":
         raise NotImplementedError(f"mode {mode!r}")
@@ -276,7 +287,7 @@ CHOOSING = frozenset(
     {
         *("concat", "expand_dims", "identity", "max_pool", "maximum", "minimum", "pixel_shuffle"),
         *("reduce_max", "relu", "reshape", "slice_by_index", "slice_by_size", "split", "squeeze"),
-        *("transpose",),
+        *("transpose", "upsample_nearest_neighbor"),
     }
 )
 """Operations that compute no number: each that they give is one that they were given, or 0."""
@@ -334,5 +345,6 @@ OPS: dict[str, Callable[..., Any]] = {
     "sub": _binary(torch.sub),
     "tanh": _unary(torch.tanh),
     "transpose": _transpose,
+    "upsample_nearest_neighbor": _upsample_nearest_neighbor,
 }
 """Every operation that can be evaluated, besides `const`; each gives a tensor or several."""

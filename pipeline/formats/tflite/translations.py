@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.base.errors import InputError
 from pipeline.formats.tflite.nodes import is_rounded, operand, record, refused
+from pipeline.formats.tflite.resizing import resize
 
 
 def _fake_quant(*, graph_node: Any, tf_layers_dict: dict[str, Any], **_: Any) -> Any:
@@ -336,6 +337,7 @@ def _ours() -> dict[Any, Callable[..., None]]:
         Pow,
         Reciprocal,
         Reshape,
+        Resize,
         Sin,
         Slice,
         Softmax,
@@ -350,6 +352,7 @@ def _ours() -> dict[Any, Callable[..., None]]:
         **dict.fromkeys((Add, Div, Max, Min, Mul, Pow, Sub), _elementwise),
         MaxPool: _max_pool,
         Reshape: _reshape,
+        Resize: resize,
         Transpose: _transpose,
         Softmax: _softmax,
         Slice: _slice,

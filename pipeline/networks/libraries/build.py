@@ -45,7 +45,7 @@ def from_torchvision(config: TorchvisionModel, outputs: int) -> nn.Module:
 
     name = config.name.removeprefix(TORCHVISION)
     known = models.list_models(module=models)
-    _refuse_unknown(name, known, "torchvision", TORCHVISION)
+    refuse_unknown(name, known, "torchvision", TORCHVISION)
     arguments = _NO_AUXILIARY.get(name, {}) | plain_arguments(config)
     if name in _NO_AUXILIARY:
         arguments = {"init_weights": False} | arguments
@@ -63,7 +63,7 @@ def from_timm(config: TimmModel, outputs: int) -> nn.Module:
 
     name = config.name.removeprefix(TIMM)
     if not timm.is_model(name):
-        _refuse_unknown(name, timm.list_models(), "timm", TIMM)
+        refuse_unknown(name, timm.list_models(), "timm", TIMM)
     make = functools.partial(timm.create_model, name, pretrained=False)
     return _built(config, make, outputs, plain_arguments(config))
 
@@ -115,12 +115,19 @@ def _take_grey(model: nn.Module) -> None:
     raise InputError("model.channels: got 1, and no convolution of the network reads an image")
 
 
-def _refuse_unknown(name: str, known: list[str], library: str, form: str) -> None:
+def refuse_unknown(
+    name: str, known: list[str], library: str, form: str, *, key: str = "model.name"
+) -> None:
+    """Stop where a library has no network of a name.
+
+    Raises:
+        InputError: names those that are near.
+    """
     if name in known:
         return
     near = difflib.get_close_matches(name, known, n=3) or known[:3]
     raise InputError(
-        f"model.name: got {form}{name}; this {library} has no classifier of that name; near are "
+        f"{key}: got {form}{name}; this {library} has no classifier of that name; near are "
         f"{', '.join(form + one for one in near)}"
     )
 

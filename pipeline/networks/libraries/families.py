@@ -12,12 +12,20 @@ from pipeline.networks.libraries.build import (
 )
 from pipeline.networks.libraries.presets import of_timm, of_torchvision
 from pipeline.networks.libraries.structure import structure
+from pipeline.networks.libraries.trunks import OF_TIMM, OF_TORCHVISION
 
 TORCHVISION = Family(
     build=from_torchvision,
     structure=structure,
     decided_by=version_of("torchvision"),
     preset=of_torchvision,
+    trunks=OF_TORCHVISION,
 )
-TIMM = Family(build=from_timm, structure=structure, decided_by=version_of("timm"), preset=of_timm)
+TIMM = Family(
+    build=from_timm,
+    structure=structure,
+    decided_by=version_of("timm"),
+    preset=of_timm,
+    trunks=OF_TIMM,
+)
 PYTHON = Family(build=from_python, structure=structure, decided_by=sources)

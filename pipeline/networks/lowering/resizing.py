@@ -1,6 +1,7 @@
-"""Enlarging and making smaller, by convolutions that every runtime has in int8.
+"""Enlarging and making smaller, by operations that every runtime has in int8.
 
-Runtimes round a resizing of integers each in its own way, and some compute it in float.
+Runtimes round a bilinear resizing of integers each in its own way (ONNX Runtime cuts off what is
+behind the point), and some compute it in float. Repeating pixels rounds nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def nearest(
     """Each pixel several times, or the first of every two, three, ... pixels.
 
     before: y = upsample_nearest(x), twice the size
-    after:  y = pixel_shuffle(conv(x, 1)), four output channels of a convolution to each channel
+    after:  the same
 
     before: y = upsample_nearest(x), half the size
     after:  y = x[:, :, ::2, ::2]
@@ -60,9 +61,11 @@ def _picked(
     b: Builder, x: Value, output_size: Any, scale_factors: Any, first: Callable[[int], int]
 ) -> Value:
     image = image_of(x)
+    if (spread := _of_one_pixel(b, image, output_size, scale_factors)) is not None:
+        return spread
     larger, smaller = _factors(image, output_size, scale_factors)
     if larger > 1:
-        return _shuffled(b, image, torch.ones(larger, 1), larger)
+        return _repeated(b, image, larger)
     if smaller == 1:
         return image
     rows = b.call(aten.slice.Tensor, image, 2, first(smaller), 2**62, smaller)
@@ -80,15 +83,21 @@ def bilinear(
     """Weighted means of neighbouring pixels; those at the edge are repeated outside.
 
     before: y = upsample_bilinear(x), twice the size
-    after:  y = pixel_shuffle(conv(replicated(x), weights)), four output channels to each channel
+    after:  y = conv(upsample_nearest(x) with the edge repeated, 1 2 1 / 4 on each axis), one group
+            a channel
 
     before: y = upsample_bilinear(x), half the size
     after:  y = conv(x, 1 / 4), stride 2, one group a channel
+
+    before: y = upsample_bilinear(x), of one pixel
+    after:  y = upsample_nearest(x)
 
     Raises:
         Unsupported: the sizes are no multiples of each other, or corners are aligned.
     """
     image = image_of(x)
+    if (spread := _of_one_pixel(b, image, output_size, scale_factors)) is not None:
+        return spread
     larger, smaller = _factors(image, output_size, scale_factors)
     if align_corners and (larger, smaller) != (1, 1):
         raise Unsupported(
@@ -96,41 +105,51 @@ def bilinear(
             "give it align_corners=False"
         )
     if larger > 1:
-        around = pad(b, image, (1, 1, 1, 1), "replicate")
-        return _shuffled(b, image_of(around), _between(larger), larger)
-    if smaller > 1:
-        channels = shape_of(image)[0]
-        line = _middle(smaller)
-        weight = (line[:, None] * line).expand(channels, 1, smaller, smaller)
-        node = b.constant("resize.weight", weight.clone())
-        return conv(b, image, node, stride=[smaller, smaller], groups=channels)
-    return image
+        line = _between(larger)
+        half = len(line) // 2
+        large = _repeated(b, image, larger)
+        around = pad(b, large, (half, half, half, half), "replicate")
+        return _by_line(b, image_of(around), line, 1)
+    return _by_line(b, image, _middle(smaller), smaller) if smaller > 1 else image
 
 
-def _shuffled(b: Builder, image: fx.Node, lines: Tensor, factor: int) -> fx.Node:
-    """Every pixel of the larger image is computed as a channel of the smaller one.
+def _by_line(b: Builder, image: fx.Node, line: Tensor, step: int) -> fx.Node:
+    """A convolution of every channel alone by the same weights on both axes."""
+    size, channels = len(line), shape_of(image)[0]
+    weight = (line[:, None] * line).expand(channels, 1, size, size).clone()
+    node = b.constant("resize.weight", weight)
+    return conv(b, image, node, stride=[step, step], groups=channels)
 
-    Args:
-        b: the new graph.
-        image: (batch, channels, height, width), with what the kernels need around it.
-        lines: weights along one axis, (factor, kernel): a row for each place within a pixel.
-        factor: how many times as many pixels there are on each axis.
-    """
-    channels = shape_of(image)[0]
-    kernels = torch.einsum("iy,jx->ijyx", lines, lines).flatten(0, 1)  # row by row, as shuffled
-    weight = b.constant("resize.weight", kernels.repeat(channels, 1, 1)[:, None].contiguous())
-    made = conv(b, image, weight, groups=channels)
-    return b.call(aten.pixel_shuffle.default, made, factor)
+
+def _repeated(b: Builder, image: fx.Node, rows: int, columns: int | None = None) -> fx.Node:
+    """Every pixel so many times on each axis."""
+    _, height, width = shape_of(image)
+    size = [height * rows, width * (columns or rows)]
+    return b.call(aten.upsample_nearest2d.default, image, size)
+
+
+def _of_one_pixel(
+    b: Builder, image: fx.Node, output_size: Sequence[Any] | None, scales: Sequence[float] | None
+) -> fx.Node | None:
+    """An image of one pixel in any size: all of it is that pixel, however it is enlarged."""
+    if shape_of(image)[1:] != (1, 1):
+        return None
+    rows, columns = _wanted(image, output_size, scales)
+    return image if rows == columns == 1 else _repeated(b, image, rows, columns)
 
 
 def _between(factor: int) -> Tensor:
-    """What each of `factor` places within a pixel takes of the one before, it, and the next.
+    """Weights of repeated pixels that give what lies between the pixels.
 
-    A place's middle lies at (place + 1/2) / factor - 1/2 from the pixel's own.
+    A place's middle lies at (place + 1/2) / factor - 1/2 from the pixel's own, and takes of both
+    neighbours by nearness. Of pixels repeated `factor` times these are all places up to half a
+    pixel away; where that is none in the middle, the two at the ends count half.
     """
-    away = (torch.arange(factor) + 0.5) / factor - 0.5
-    before, after = (-away).clamp(min=0), away.clamp(min=0)
-    return torch.stack([before, 1 - before - after, after], 1)
+    if factor % 2:
+        return torch.full((factor,), 1 / factor)
+    line = torch.full((factor + 1,), 1 / factor)
+    line[0] = line[-1] = 0.5 / factor
+    return line
 
 
 def _middle(factor: int) -> Tensor:
@@ -150,10 +169,7 @@ def _factors(
         Unsupported: neither is a whole number, or height and width differ.
     """
     _, *sizes = shape_of(image)
-    if output_size is not None:
-        wanted = [int(size) for size in output_size]
-    else:
-        wanted = [math.floor(n * s) for n, s in zip(sizes, scales or (1.0, 1.0), strict=True)]
+    wanted = _wanted(image, output_size, scales)
     pairs = list(zip(sizes, wanted, strict=True))
     for larger, smaller in ((wanted[0] // sizes[0], 1), (1, sizes[0] // max(wanted[0], 1))):
         if all(new * smaller == old * larger and larger * smaller for old, new in pairs):
@@ -162,3 +178,13 @@ def _factors(
         f"a resizing of {sizes} to {wanted}; height and width may grow or shrink by one whole "
         "number; change model.input_size so that they do"
     )
+
+
+def _wanted(
+    image: fx.Node, output_size: Sequence[Any] | None, scales: Sequence[float] | None
+) -> list[int]:
+    """Height and width after a resizing."""
+    if output_size is not None:
+        return [int(size) for size in output_size]
+    sizes = zip(shape_of(image)[1:], scales or (1.0, 1.0), strict=True)
+    return [math.floor(size * scale) for size, scale in sizes]

@@ -20,7 +20,7 @@ _KEEP = {
     *(aten.add.Tensor, aten.add_.Tensor, aten.mul.Tensor, aten.mean.dim, aten.cat.default),
     *(aten.max_pool2d.default, aten.slice.Tensor, aten.dropout.default),
     *(aten.constant_pad_nd.default, aten.reshape.default, aten.transpose.int),
-    aten.pixel_shuffle.default,
+    *(aten.pixel_shuffle.default, aten.upsample_nearest2d.default),
 }
 """Of numbers that are never negative these make none that are."""
 

@@ -31,6 +31,7 @@ def _conv_slice(conv: nn.Conv2d, rows: Tensor, groups: int) -> nn.Conv2d:
         conv.kernel_size,  # type: ignore[arg-type]
         conv.stride,  # type: ignore[arg-type]
         conv.padding,  # type: ignore[arg-type]
+        conv.dilation,  # type: ignore[arg-type]
         groups=groups,
         bias=conv.bias is not None,
     )

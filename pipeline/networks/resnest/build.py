@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, replace
+from typing import TypeVar
 
 import torch
 
@@ -10,6 +12,7 @@ from pipeline.base.errors import InputError
 from pipeline.networks.resnest.network import NAMED, ResNeSt, ResNeStConfig
 from pipeline.recipe.resnest import ResNeStModel
 
+Net = TypeVar("Net", bound=ResNeSt)
 _MOST_BLOCKS, _MOST_PARAMS = 500, 500_000_000
 """Five times those of ResNeSt-269. A recipe can ask for a thousand times as many, and building
 them would take all memory before anything could be said."""
@@ -30,6 +33,15 @@ def build(config: ResNeStModel, num_classes: int) -> ResNeSt:
     """Build the network a recipe describes, with random weights, for `num_classes` classes.
 
     Raises:
+        InputError: as `built`.
+    """
+    return built(config, num_classes, ResNeSt)
+
+
+def built(config: ResNeStModel, num_classes: int, kind: Callable[[ResNeStConfig], Net]) -> Net:
+    """Build one kind of the network a recipe describes, with random weights.
+
+    Raises:
         InputError: if the overrides ask for groups that do not divide the channels, or for more
             blocks or parameters than any machine here trains.
     """
@@ -41,14 +53,14 @@ def build(config: ResNeStModel, num_classes: int) -> ResNeSt:
         )
     try:
         with torch.device("meta"):
-            params = sum(weight.numel() for weight in ResNeSt(shape).parameters())
+            params = sum(weight.numel() for weight in kind(shape).parameters())
         if params > _MOST_PARAMS:
             raise InputError(
                 f"model: {params / 1e6:.0f} M parameters at base_width {shape.base_width}, "
                 f"stem_width {shape.stem_width}, width_multiplier {shape.width_multiplier:g}; at "
                 f"most {_MOST_PARAMS / 1e6:.0f} M are built; lower one of these, or model.layers"
             )
-        return ResNeSt(shape)
+        return kind(shape)
     except ValueError as error:
         raise InputError(
             f"model: radix {shape.radix} x cardinality {shape.cardinality} groups do not divide "

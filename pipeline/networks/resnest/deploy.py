@@ -185,3 +185,13 @@ def deploy_form(branched: ResNeSt, normalization: Normalization | None = None) -
     deploy = DeployNet(branched, normalization)
     # The new convolutions start on the CPU; the rest may not.
     return deploy.to(next(branched.parameters())).train(branched.training)
+
+
+def with_deploy_blocks(branched: ResNeSt) -> ResNeSt:
+    """A copy of a network in branch form with every block in deploy form, and nothing else."""
+    deploy = copy.deepcopy(branched)
+    for stage in deploy.stages():
+        for index, block in enumerate(stage):
+            if isinstance(block, BranchedBlock):
+                stage[index] = DeployBlock(block)
+    return deploy.to(next(branched.parameters())).train(branched.training)

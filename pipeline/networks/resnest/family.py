@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict
 
-from torch import nn
-
-from pipeline.networks.family import Depthwise, Family, Rewritten, Structure
-from pipeline.networks.resnest.branches import BranchedBlock, branch_form
+from pipeline.networks.family import Family, Structure
+from pipeline.networks.resnest.branches import branch_form
 from pipeline.networks.resnest.build import build, shape_of
 from pipeline.networks.resnest.deploy import deploy_form
 from pipeline.networks.resnest.hints import hints
 from pipeline.networks.resnest.network import CLASSIFIER, DropBlock, ResNeSt
+from pipeline.networks.resnest.places import attention_layers, first_layer, rewritten
 from pipeline.networks.resnest.published import PUBLISHED
+from pipeline.networks.resnest.trunk import TRUNKS
 from pipeline.recipe.training import TrainConfig
 
 _DROPPING_STAGES = 2
@@ -29,12 +28,10 @@ def _structure(model: ResNeSt) -> Structure:
     - `fc2` of every block: the deploy form subtracts one split's from the other's, and a
       difference is zero only where both are.
     """
-    first = "conv1.0" if isinstance(model.conv1, nn.Sequential) else "conv1"
-    attention = [name for name, _ in model.named_modules() if name.rpartition(".")[2] == "fc2"]
     return Structure(
         classifier=CLASSIFIER,
         stages=model.stage_names(),
-        dense=(first, CLASSIFIER, *attention),
+        dense=(first_layer(model), CLASSIFIER, *attention_layers(model)),
     )
 
 
@@ -56,35 +53,6 @@ def _drop(model: ResNeSt, config: TrainConfig) -> None:
     model.drop.p = config.dropout
 
 
-def _rewritten(model: ResNeSt) -> Rewritten:
-    """Half of fc2 goes where there are two splits; pools become depthwise convolutions."""
-    gone, added = [], []
-    for name, module in model.named_modules():
-        if isinstance(module, BranchedBlock):
-            added += list(_depthwise(name, module))
-            gone += [f"{name}.fc2.1"] if len(module.fc2) == 2 else []
-    return Rewritten(gone=frozenset(gone), added=tuple(added))
-
-
-def _depthwise(name: str, block: BranchedBlock) -> Iterator[Depthwise]:
-    """The depthwise convolutions of a block: in its branches, after them, and of its shortcut."""
-    for split, branch in enumerate(block.branches):
-        yield from _pool(f"{name}.branches.{split}.0", branch[3])  # type: ignore[index]
-    last = f"{name}.branches.0.4"
-    yield from _pool(last, block.avd_last)
-    if isinstance(block.downsample, nn.Sequential):
-        yield from _pool(f"{name}.downsample.1", block.downsample[0], reads=True)
-    if len(block.branches) == 2:
-        # The second split's attention is what the first's leaves of 1, by a convolution.
-        yield Depthwise(layer=last, area=1, pools=False)
-
-
-def _pool(layer: str, pool: nn.Module, *, reads: bool = False) -> Iterator[Depthwise]:
-    if isinstance(pool, nn.AvgPool2d):
-        area = int(pool.kernel_size) ** 2  # type: ignore[arg-type]
-        yield Depthwise(layer=layer, reads=reads, area=area, pools=True)
-
-
 FAMILY = Family(
     build=build,
     structure=_structure,
@@ -95,6 +63,7 @@ FAMILY = Family(
     drop=_drop,
     prunable=branch_form,
     deploy=deploy_form,
-    rewritten=_rewritten,
+    rewritten=rewritten,
     published=PUBLISHED,
+    trunks=TRUNKS,
 )

@@ -1,0 +1,56 @@
+"""Networks that give a class to every place, in files that compute what their programs do."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pipeline.compress.quantization import qat
+from pipeline.compress.quantization.fold import quantized_program
+from pipeline.formats.file_facts import program_macs
+from pipeline.formats.formats import FORMATS
+from pipeline.networks.segmenter.family import FAMILY
+from tests.making.segmenters import NETWORKS, config, images, segmenter
+from tests.networks.operations import row
+
+pytestmark = pytest.mark.slow
+
+
+@cache
+def program(name: str) -> torch.export.ExportedProgram:
+    asked = config(**NETWORKS[name])
+    model = segmenter(asked)
+    graph = qat.prepare(FAMILY.deploy(FAMILY.prunable(model), None), asked.input_shape)
+    qat.calibrate(graph, lambda: list(images(16).split(8)))
+    qat.set_training(graph, False)
+    return quantized_program(graph, images(2))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_program_computes_what_the_network_does(name: str) -> None:
+    x = images(4, seed=2)
+    with torch.no_grad():
+        wanted = segmenter(config(**NETWORKS[name]))(x)
+        found = program(name).module(check_guards=False)(x)
+    assert found.shape == wanted.shape
+    assert float(F.mse_loss(found, wanted)) < 1e-3 * float(wanted.square().mean())
+
+
+FILES = [(name, "onnx") for name in NETWORKS] + [
+    (name, form) for name in ("unet", "deeplabv3plus") for form in FORMATS if form != "onnx"
+]
+"""The two have every operation that decoders have; writing takes long in other formats."""
+
+
+@pytest.mark.parametrize(("name", "form"), FILES)
+def test_every_layer_of_a_file_is_the_programs_and_all_are_int8(name: str, form: str) -> None:
+    made = program(name)
+    int8, whole = program_macs(made)
+    assert int8 == whole
+    found = row(made, images(2), FORMATS[form])
+    assert found.misses == []
+    assert found.partitions in (None, 1)
+    assert found.outside == 0
