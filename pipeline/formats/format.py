@@ -204,6 +204,9 @@ class ElsewhereModule(Protocol):
     def numbers(self, values: NDArray[Any]) -> NDArray[np.int8]:
         """What such a copy gave out, as `FormatModule.trace` gives it."""
 
+    def answers(self, values: NDArray[Any]) -> NDArray[Any]:
+        """What a file gives out, (images, ...): of maps the channels before height and width."""
+
     def parts(self, content: bytes) -> Iterator[tuple[str, bytes]]:
         """Every operation of a file as a file, with its layer's name; none where it has no such."""
 

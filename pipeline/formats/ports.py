@@ -19,6 +19,8 @@ class Port:
         scale: of the grid of an integer tensor, real = scale * (integer - zero_point); None
             where integers are plain numbers, and for floats.
         zero_point: of that grid.
+        channels_last: whether four dimensions are height, width and channels behind the images;
+            None where 1 or 3 channels behind tell it.
     """
 
     name: str
@@ -27,13 +29,15 @@ class Port:
     kind: Literal["tensor", "image", "dictionary"] = "tensor"
     scale: float | None = None
     zero_point: int | None = None
+    channels_last: bool | None = None
 
     @property
     def layout(self) -> str:
         """NCHW or NHWC, of an image; empty for what has no four dimensions."""
         if len(self.shape) != 4:
             return ""
-        return "NHWC" if self.shape[3] in (1, 3) else "NCHW"
+        last = self.shape[3] in (1, 3) if self.channels_last is None else self.channels_last
+        return "NHWC" if last else "NCHW"
 
     @property
     def words(self) -> str:

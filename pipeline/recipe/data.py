@@ -19,7 +19,7 @@ Colour = tuple[Level, Level, Level]
 """Red, green and blue."""
 WHITE = (255, 255, 255)
 LABEL = "cls, folder, or json: and the name of a field"
-PHOTOS = ("image_folder", "webdataset", "coco", "voc")
+PHOTOS = ("image_folder", "webdataset", "coco", "voc", "mask_folder")
 """Kinds of data that are photos on a disk."""
 
 
@@ -61,7 +61,7 @@ class PhotoData(Part):
         std: likewise.
     """
 
-    kind: Literal["image_folder", "webdataset", "coco", "voc"]
+    kind: Literal["image_folder", "webdataset", "coco", "voc", "mask_folder"]
     path: PathOnDisk | None = None
     classes: PathOnDisk | None = None
     calibration: PathOnDisk | None = None
@@ -259,6 +259,61 @@ class VocData(PhotoData):
     aspect: Literal["stretch", "pad"] = "stretch"
 
 
+class MaskFolderData(PhotoData):
+    """Folders of images, each with a mask of the same name that says the class of every pixel.
+
+    Attributes:
+        kind: of the data.
+        path: folder that holds all of them, in place of `train` and `test`: the training images in
+            `train/images` and their masks in `train/masks`, and a test set in every folder whose
+            name begins with test or val.
+        classes: text file with the name of a class in every line: the first is that of the pixel
+            value 0. null is the file classes.txt in `path`.
+        void: pixel value of masks that says no class: it counts neither in the loss nor in the
+            metric. Where the file of classes names it, the network has no output for it.
+        calibration: folder of the images to calibrate on, in place of some of `train`; they need
+            no masks.
+        train: folder of the training images, in `images`, and of their masks, in `masks`; may be
+            left out beside `calibration` and `classes`, where nothing is trained.
+        test: folder of every test set, by the name the report uses.
+        calibration_images: images to calibrate on, drawn from `calibration` (or all of it, where
+            it holds fewer), or else taken out of `train`.
+        crop_pct: 1: masks lie on images to their borders.
+        interpolation: how images are scaled, with averaging where they become smaller; masks are
+            scaled alike, each pixel to the class of the nearest.
+        background: red, green and blue, 0 to 255, that transparent pictures are laid on.
+        damaged: what becomes of images that cannot be decoded. refuse names them and stops;
+            skip leaves them out, and the report counts them.
+        damaged_share: of a folder's files, that `damaged: skip` may leave out at most.
+        workers: processes that decode the next images while the network works on these, where they
+            are not kept decoded; decides no result. null is one for every core, 16 at most.
+        mean: of the red, green and blue channel, pixels as shares 0..1.
+        std: likewise.
+    """
+
+    kind: Literal["mask_folder"] = "mask_folder"
+    crop_pct: Annotated[float, Field(ge=1, le=1)] = 1.0
+    void: Level | None = None
+
+
+class DigitScenesData(Part):
+    """scikit-learn's handwritten digits, several on a canvas: offline, of any input size.
+
+    A pixel is of the background or of a digit, and every digit has a box. They overlap nowhere.
+
+    Attributes:
+        kind: of the data.
+        train_images: scenes to train on.
+        test_images: scenes of the test set, drawn with digits that no other scene has.
+        calibration_images: scenes to calibrate on, beside those to train on.
+    """
+
+    kind: Literal["digit_scenes"] = "digit_scenes"
+    train_images: Annotated[int, Field(ge=2, le=100_000)] = 1000
+    test_images: Annotated[int, Field(ge=1, le=100_000)] = 200
+    calibration_images: Annotated[int, Field(ge=1, le=10_000)] = 100
+
+
 class CifarData(Part):
     """CIFAR-10 or CIFAR-100.
 
@@ -275,5 +330,7 @@ class CifarData(Part):
     calibration_images: Annotated[int, Field(ge=1)] = 256
 
 
-Photos = ImageFolderData | WebDatasetData | CocoData | VocData
-DataConfig = Annotated[DigitsData | Photos | CifarData, Field(discriminator="kind")]
+Photos = ImageFolderData | WebDatasetData | CocoData | VocData | MaskFolderData
+DataConfig = Annotated[
+    DigitsData | Photos | CifarData | DigitScenesData, Field(discriminator="kind")
+]

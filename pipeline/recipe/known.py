@@ -60,6 +60,18 @@ class KnownTask(Protocol):
     def table(self) -> bool:
         """Whether a table says what an image is, and not the folder that it lies in."""
 
+    @property
+    def data(self) -> Collection[str]:
+        """The kinds of data that it takes, where these are no images with classes."""
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images can be mixed with each other, and changed by a policy."""
+
+    @property
+    def probabilities(self) -> bool:
+        """Whether a file can give probabilities in place of logits."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Known:

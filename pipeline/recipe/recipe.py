@@ -42,6 +42,12 @@ from pipeline.recipe.tree import Location, Value, absolute_files, absolute_paths
 from pipeline.recipe.values import FileName, Part, Threads
 
 
+def _trainings(part: Part) -> list[TrainConfig]:
+    """The training of a part of a recipe, if it has one."""
+    found = (part, getattr(part, "finetune", None), getattr(part, "train", None))
+    return [one for one in found if isinstance(one, TrainConfig)]
+
+
 def recipe_info(recipe: Recipe, folder: Path | None = None) -> RecipeInfo:
     """Name of a recipe and the hash of what it says in full, as `resolved_yaml` writes it."""
     text = resolved_yaml(recipe, folder).encode()
@@ -101,6 +107,14 @@ class Recipe(Part):
         if "task" not in info.data or not isinstance(info.context, Known):
             return data
         kind, tasks = info.data["task"].kind, info.context.tasks
+        own = tasks[kind].data
+        taking = [name for name, one in tasks.items() if data.kind in one.data]
+        if own and data.kind not in own:
+            raise ValueError(f"task.kind {kind} takes data.kind {' or '.join(own)}")
+        if taking and not own:
+            raise ValueError(
+                f"data.kind {data.kind} is for task.kind {' or '.join(taking)}, not {kind}"
+            )
         table = isinstance(data, ImageFolderData) and data.labels is not None
         if tasks[kind].table and not isinstance(data, ImageFolderData):
             raise ValueError(
@@ -147,6 +161,30 @@ class Recipe(Part):
             )
         return part
 
+    @field_validator("train", "prune", "sparsify", "qat")
+    @classmethod
+    def _targets_follow(cls, part: Part | None, info: ValidationInfo) -> Part | None:
+        """Where targets lie in the image, they must follow all that is done to it."""
+        task = info.data.get("task")
+        if part is None or task is None or not isinstance(info.context, Known):
+            return part
+        if task.kind not in info.context.tasks or info.context.tasks[task.kind].mixes:
+            return part
+        for config in _trainings(part):
+            given = {
+                "mixup": config.mixup,
+                "cutmix": config.cutmix,
+                "sizes": config.sizes,
+                "augment.policy": config.augment.policy,
+            }
+            for key, value in given.items():
+                if value:
+                    raise ValueError(
+                        f"{key}: got {value}; what task.kind {task.kind} learns lies in the image "
+                        "and would not follow; remove it"
+                    )
+        return part
+
     @field_validator("verify")
     @classmethod
     def _runs_there(cls, part: VerifyConfig, info: ValidationInfo) -> VerifyConfig:
@@ -165,9 +203,14 @@ class Recipe(Part):
     @classmethod
     def _classifies(cls, target: TargetConfig, info: ValidationInfo) -> TargetConfig:
         task = info.data.get("task")
-        if not target.classifier or task is None or not isinstance(info.context, Known):
+        if task is None or not isinstance(info.context, Known):
             return target
         tasks = info.context.tasks
+        only_logits = task.kind in tasks and not tasks[task.kind].probabilities
+        if only_logits and target.output != "logits":
+            raise ValueError(f"output: must be logits: task.kind {task.kind} gives no others")
+        if not target.classifier:
+            return target
         if task.kind in tasks and tasks[task.kind].link != "softmax":
             having = " or ".join(name for name, one in tasks.items() if one.link == "softmax")
             raise ValueError(

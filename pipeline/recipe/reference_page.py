@@ -53,6 +53,10 @@ directory.
 
 - `task.kind: multilabel` needs `data.kind: image_folder`; `task.threshold` and `data.labels` are \
 for it alone.
+- `task.kind: segmentation` takes `data.kind: mask_folder` or `digit_scenes`; `task.stride` and \
+`task.loss` are for it alone. It has `target.output: logits`, and no training of it mixes images \
+(`mixup`, `cutmix`), changes their size (`sizes`) or has an `augment.policy`: masks would not \
+follow.
 - `data.label` is for `data.kind: webdataset`, which takes `task.kind: classification` or `binary`.
 - `prune` takes one of `macs`, `params`, `size_mb` and `latency`. A recipe that extends one with \
 `macs` sets `macs: null` to ask for another.

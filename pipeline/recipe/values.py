@@ -52,6 +52,19 @@ def _to_sides(value: object) -> object:
     return pair[0] if pair[0] == pair[1] else tuple(pair)
 
 
+BALANCED = "balanced"
+_CLASS_WEIGHTS = f"{BALANCED}, or a list with a number of 0 or more for every class"
+
+
+def _to_class_weights(value: object) -> object:
+    if value == BALANCED:
+        return value
+    numbers = value if isinstance(value, list | tuple) else ()
+    if numbers and all(type(one) in (int, float) and one >= 0 for one in numbers) and any(numbers):
+        return tuple(map(float, numbers))
+    raise ValueError(f"must be {_CLASS_WEIGHTS}")
+
+
 NAME = "up to 100 of a-z, 0-9, '.', '_', '-', first a letter or digit, last no dot, no '..'"
 _NAME_FORM = r"^[a-z0-9](?:\.?[a-z0-9_-])*$"
 PathOnDisk = Annotated[Path, BeforeValidator(_to_path)]
@@ -89,6 +102,20 @@ Sides = Annotated[
         }
     ),
 ]
+ClassWeights = Annotated[
+    str | tuple[float, ...],
+    BeforeValidator(_to_class_weights),
+    WithJsonSchema(
+        {
+            "type": ["string", "array"],
+            "pattern": f"^{BALANCED}$",
+            "items": {"type": "number", "minimum": 0},
+            "minItems": 1,
+            "description": _CLASS_WEIGHTS,
+        }
+    ),
+]
+Stride = Annotated[Literal[1, 2, 4, 8, 16, 32], BeforeValidator(whole)]
 Pattern = Annotated[str, Field(min_length=1, max_length=300)]
 Channels = Annotated[Literal[1, 3], BeforeValidator(whole)]
 WeightsFile = Annotated[

@@ -19,13 +19,14 @@ from pipeline.base.templates import templates
 from pipeline.compress.training.epoch import Epoch
 from pipeline.recipe.weight_forms import BITS, WEIGHT_FORMS
 from pipeline.report import arm64, bits, charts, delegates, device, downloads, words
+from pipeline.report.class_bars import MOST_IN_A_MATRIX, by_class_bars
 from pipeline.report.classes import by_class, counts_link, worst
-from pipeline.report.labels import by_label, precisions_link, shown
+from pipeline.report.labels import by_label, kind_of, precisions_link
+from pipeline.report.labels import shown as of_label
+from pipeline.report.pictures import Pictures
 from pipeline.report.records import COMBINED, Report, StageRecord, TargetResult
 from pipeline.tasks.accuracy import Confusion
 
-MOST_IN_A_MATRIX = 20
-"""Classes up to which a confusion matrix is shown whole; else its largest cells are listed."""
 _LISTED = 20
 _FLOAT_BYTES = 4
 
@@ -48,8 +49,13 @@ class Cell:
     strength: float
 
 
-def render(report: Report) -> str:
-    """Return `report` as one HTML page."""
+def render(report: Report, shown: Pictures = Pictures()) -> str:  # noqa: B008  frozen
+    """Return `report` as one HTML page.
+
+    Args:
+        report: of one recipe or several.
+        shown: what was made of a few test images, where that can be drawn.
+    """
     reasons = words.missing_by_reason(report)
     pairs = [(report.baseline.confusion_missing, "classes of the float baseline")]
     pairs += [(t.confusion_missing, f"classes that {t.name} named") for t in report.targets]
@@ -85,7 +91,11 @@ def render(report: Report) -> str:
             worst=worst,
             counts_link=partial(counts_link, report),
             precisions_link=partial(precisions_link, report),
-            precision=shown,
+            precision=partial(of_label, kind_of(report)) if by_label(report) else None,
+            shown=shown,
+            each={
+                n: Picture(svg=Markup(svg), label=said) for n, svg, said in by_class_bars(report)
+            },
             kinds=next(iter(report.baseline.accuracy.values())),
             whole_matrix=report.model.num_classes <= MOST_IN_A_MATRIX,
             matrix=matrix,

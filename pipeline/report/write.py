@@ -16,6 +16,7 @@ from pipeline.base.safe_files import write_whole
 from pipeline.recipe.recipe import RecipeInfo
 from pipeline.report import html
 from pipeline.report.markdown import render
+from pipeline.report.pictures import Pictures, joined, read_pictures
 from pipeline.report.records import COMBINED, Report, StageRecord
 
 
@@ -100,17 +101,27 @@ FILES = ("report.json", "report.md", "report.html")
 def write_report(report: Report, directory: Path) -> list[Path]:
     """Write report.json, report.md and report.html into `directory`, made if it is not there.
 
+    The page shows the pictures of that folder, or of the folders of runs beside it.
+
     A reader sees each file whole, the old one or the new one, even if the machine stops.
 
     Returns:
         The paths, in that order.
     """
     content = json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False)
-    texts = (f"{short_lists(content)}\n", render(report), html.render(report))
+    page = html.render(report, _pictures(report, directory))
+    texts = (f"{short_lists(content)}\n", render(report), page)
     directory.mkdir(parents=True, exist_ok=True)
     for name, text in zip(FILES, texts, strict=True):
         write_whole(directory / name, text)
     return [directory / name for name in FILES]
+
+
+def _pictures(report: Report, directory: Path) -> Pictures:
+    """Of the run in a folder; of a report of several runs, those of their folders beside it."""
+    if report.recipe.name != COMBINED:
+        return read_pictures(directory)
+    return joined([read_pictures(directory.parent / target.name) for target in report.targets])
 
 
 def json_schema() -> dict[str, Any]:

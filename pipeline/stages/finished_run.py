@@ -116,7 +116,7 @@ class Finished:
                 wants that.
 
         Returns:
-            float32 (images, classes).
+            float32 (images, classes), or maps (images, classes, h, w).
 
         Raises:
             InputError: the file cannot be run.

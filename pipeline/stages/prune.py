@@ -239,7 +239,8 @@ def _judged_images(
     context: Context, model: nn.Module
 ) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
     """Images that the network was not trained on, to judge channels by."""
-    dataset, loss = context.dataset, context.task.loss()
+    dataset = context.dataset
+    loss = context.task.loss(targets=dataset.train.labels)
     each = count(model, context.recipe.model.input_shape).macs
     most = max(_IMPORTANCE_BATCH, int(_IMPORTANCE_MACS / each))
     images = dataset.calibration.take(torch.arange(min(most, len(dataset.calibration))))

@@ -26,6 +26,7 @@ from pipeline.measure.baseline.files import (
 )
 from pipeline.measure.baseline.record import BASELINES
 from pipeline.recipe.recipe import Recipe, resolved_yaml
+from pipeline.report.pictures import write_pictures
 from pipeline.report.records import Report
 from pipeline.report.write import write_report
 from pipeline.stages import (
@@ -38,6 +39,7 @@ from pipeline.stages import (
 )
 from pipeline.stages.assemble import assemble
 from pipeline.stages.context import float_model
+from pipeline.stages.drawn import pictures_of
 from pipeline.stages.kept_images import FIRST, GOLDEN, KEPT_IMAGES, KeptSet
 from pipeline.stages.kept_layers import LAYERS_FILE
 from pipeline.stages.schedule import RecipeRun
@@ -141,6 +143,8 @@ def _published(
     shutil.copy2(results["fold"].directory / LAYERS_FILE, scratch)
     places = {name: os.path.relpath(r.directory, final) for name, r in results.items()}
     (scratch / STAGES_FILE).write_text(json.dumps(places, indent=1), encoding="utf-8")
+    title = "int8" if report.targets[0].precision == "int8" else "file"
+    write_pictures(pictures_of(recipe.name, title, answers, report.data.classes), scratch)
     write_report(report, scratch)
     # What was measured on a device stays, where the run made the same file again.
     devices.keep(final, scratch, report.targets[0].sha256)

@@ -71,7 +71,7 @@ STAGE = Stage(
     make=train,
     facts=TrainFacts,
     after=(),
-    reads=("task.kind", "model", "train", "seed", "threads"),
+    reads=("task.kind", "task.stride", "task.loss", "model", "train", "seed", "threads"),
     code=(*CORE, "stages/fitting.py", "stages/train.py"),
     packages=IMAGES,
     in_bfloat16=lambda recipe: recipe.train.precision == "auto",

@@ -11,6 +11,7 @@ from pydantic import model_validator
 from pipeline.base.record import Count, MeasuredRecord, Positive, Record, Share
 from pipeline.tasks.box_accuracy import BoxAccuracy
 from pipeline.tasks.label_accuracy import LabelAccuracy
+from pipeline.tasks.map_accuracy import MapAccuracy
 
 
 class Confusion(Record):
@@ -145,7 +146,7 @@ class Accuracy(MeasuredRecord):
         return self
 
 
-AnyAccuracy = Accuracy | LabelAccuracy | BoxAccuracy
+AnyAccuracy = Accuracy | LabelAccuracy | BoxAccuracy | MapAccuracy
 """The metric of any task."""
 
 

@@ -85,7 +85,7 @@ class _Loss(nn.Module):
         return found
 
 
-def loss(config: TrainConfig | None = None) -> nn.Module:
+def loss(config: TrainConfig | None = None, targets: Tensor | None = None) -> nn.Module:
     """Binary cross entropy of answers [N, 1] with labels [N], or with shares of both classes."""
     return _Loss(classification.loss(config))
 

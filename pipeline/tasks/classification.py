@@ -74,7 +74,7 @@ def shares(answers: Tensor) -> Tensor:
     return answers
 
 
-def loss(config: TrainConfig | None = None) -> nn.Module:
+def loss(config: TrainConfig | None = None, targets: Tensor | None = None) -> nn.Module:
     """Cross entropy of logits [N, classes] with labels [N], or with shares of all classes."""
     return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing if config else 0.0)
 

@@ -49,6 +49,9 @@ class Classified:
         first = next(iter(self.scores))
         return [*differs, f"largest difference from {first}: {self.largest_difference:.4f}"]
 
+    def drawn(self, pixels: Tensor) -> None:
+        """Words say all."""
+
 
 def classified(
     image: str, logits: Mapping[str, Tensor], classes: Sequence[str], top: int

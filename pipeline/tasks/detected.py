@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from pipeline.tasks.box_code import overlaps
 from pipeline.tasks.found import Found, partners
@@ -53,6 +54,9 @@ class Detected:
         if not self.boxes:
             return [("no box", dict.fromkeys(self.found, ""))]
         return [(_title(box), {c: _cell(box, c) for c in self.found}) for box in self.boxes]
+
+    def drawn(self, pixels: Tensor) -> None:
+        """Words say all."""
 
     def notes(self) -> list[str]:
         """What the columns found otherwise, and how far the boxes are apart."""

@@ -90,7 +90,7 @@ class Detection:
             f"least {self.threshold:g} are told of",
         )
 
-    def loss(self, config: TrainConfig | None = None) -> nn.Module:
+    def loss(self, config: TrainConfig | None = None, targets: Tensor | None = None) -> nn.Module:
         """Of boxes, objects and classes; see `BoxLoss`."""
         return BoxLoss(config.label_smoothing if config else 0.0)
 

@@ -48,6 +48,11 @@ class LabelAccuracy(Record):
     )
     """What `Changes` counts: kept, lost, gained, neither."""
 
+    EACH: ClassVar[str] = "average precision"
+    """What `each` says of a label."""
+    COUNTED: ClassVar[str] = "images"
+    """What `counts` are of."""
+
     mean_ap: Share
     micro_f1: Share
     images: Positive
@@ -58,6 +63,16 @@ class LabelAccuracy(Record):
     def figure(self) -> float:
         """The primary figure, a share: more is better."""
         return self.mean_ap
+
+    @property
+    def each(self) -> tuple[float | None, ...]:
+        """The average precision of every label; None of one that no image has."""
+        return self.ap
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Images that have each label."""
+        return self.positives
 
     @property
     def columns(self) -> dict[str, float]:

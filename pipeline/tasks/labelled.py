@@ -62,6 +62,9 @@ class Labelled:
         lines += [f"other labels than {first}: {', '.join(others)}"] if others else []
         return [*lines, f"largest difference from {first}: {self.largest_difference:.4f}"]
 
+    def drawn(self, pixels: Tensor) -> None:
+        """Words say all."""
+
 
 def labelled(
     image: str,

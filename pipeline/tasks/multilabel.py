@@ -97,7 +97,7 @@ class Multilabel:
             things=LabelAccuracy.THINGS[1],
         )
 
-    def loss(self, config: TrainConfig | None = None) -> nn.Module:
+    def loss(self, config: TrainConfig | None = None, targets: Tensor | None = None) -> nn.Module:
         """Binary cross entropy of answers [N, labels] with 0 and 1, or with shares."""
         return _Loss(config.label_smoothing if config else 0.0)
 

@@ -20,20 +20,46 @@ PREDICTIONS = "predictions.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Shown:
+    """A few images of a test set with what is made of them, where that can be drawn.
+
+    Attributes:
+        pixels: uint8 [K, C, H, W].
+        labels: what should be: class maps uint8 [K, H, W].
+        float_model: as the float model has it.
+        file: as the exported file has it.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    float_model: Tensor
+    file: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Predictions:
     """What is named for the images of one test set.
 
-    Whole numbers: int [N], the number of a class; or uint8 [N, labels], 0 or 1 for every label.
+    Whole numbers: [N], the number of a class; or [N, labels], 0 or 1 for every label; or of class
+    maps [N, 2 classes], pixels that each class is named for, then those of them that have it, and
+    in `labels` [N, classes], those that have it.
 
     Attributes:
         labels: what should be.
         float_model: named by the float model.
         file: named by the exported file.
+        shown: images to draw; they are kept by no file.
     """
 
     labels: Tensor
     float_model: Tensor
     file: Tensor
+    shown: Shown | None = None
+
+
+def kept_maps(name: str) -> str:
+    """Under what the class maps of a test set's images are kept beside what was counted of all."""
+    return f"{name}/maps"
 
 
 def write_named(named: Mapping[str, Tensor], path: Path) -> None:
@@ -44,7 +70,8 @@ def write_named(named: Mapping[str, Tensor], path: Path) -> None:
 
 def _kept(named: Tensor) -> Tensor:
     """Of as few bytes as do: 50,000 images of 1,000 labels are 50 million numbers."""
-    return named.to(torch.int32 if named.ndim == 1 else torch.uint8).contiguous()
+    large = named.ndim == 1 or (named.numel() > 0 and int(named.max()) > 255)
+    return named.to(torch.int32 if large else torch.uint8).contiguous()
 
 
 def read_named(path: Path) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from pipeline.recipe.target import Output
 from pipeline.recipe.task import Link
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from pipeline.recipe.data import DataConfig
@@ -70,6 +71,9 @@ class Prediction(Protocol):
 
     def notes(self) -> Sequence[str]:
         """What else is to be said, a line each."""
+
+    def drawn(self, pixels: Tensor) -> Image | None:
+        """The image, uint8 [C, H, W], with the answers beside it; None where words say all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +170,13 @@ class TaskModule(Protocol):
     def meaning(self) -> Meaning:
         """What those numbers say."""
 
-    def loss(self, config: TrainConfig | None = None) -> Loss:
-        """What a training minimises; without one the plain loss, which channels are judged by."""
+    def loss(self, config: TrainConfig | None = None, targets: Tensor | None = None) -> Loss:
+        """What a training minimises; without one the plain loss, which channels are judged by.
+
+        Args:
+            config: of the training.
+            targets: of all its images, where the loss is to follow how frequent classes are.
+        """
 
     def shares(self, answers: Tensor) -> Tensor:
         """Logits whose softmax is what answers say of an image; what distillation compares."""
@@ -243,6 +252,9 @@ class Task:
         module: imports what learns and judges, as a recipe's `task` says.
         options: the keys of `task` that it has besides `kind`.
         table: whether a table says what an image is, and not the folder that it lies in.
+        data: the kinds of data that it takes, where these are no images with classes.
+        mixes: whether images can be mixed with each other, and changed by a policy.
+        probabilities: whether a file can give probabilities in place of logits.
     """
 
     title: str
@@ -251,3 +263,6 @@ class Task:
     module: Callable[[TaskConfig], TaskModule]
     options: tuple[str, ...] = ()
     table: bool = False
+    data: tuple[str, ...] = ()
+    mixes: bool = True
+    probabilities: bool = True

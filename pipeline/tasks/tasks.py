@@ -10,7 +10,7 @@ it is loaded (`pipeline.recipe.known`).
 from __future__ import annotations
 
 from pipeline.recipe.recipe import Recipe
-from pipeline.recipe.task import OVERLAP, THRESHOLD, Link, TaskConfig
+from pipeline.recipe.task import OVERLAP, THRESHOLD, Link, PixelLossConfig, TaskConfig
 from pipeline.tasks.task import Meaning, Task, TaskModule
 
 
@@ -41,6 +41,13 @@ def _detection(config: TaskConfig) -> TaskModule:
     )
 
 
+def _segmentation(config: TaskConfig) -> TaskModule:
+    from pipeline.tasks.segmentation import Segmentation
+
+    loss = PixelLossConfig() if config.loss is None else config.loss
+    return Segmentation(stride=config.stride or 1, of_loss=loss)
+
+
 TASKS: dict[str, Task] = {
     "classification": Task(
         title="image classification", figure="top-1", link="softmax", module=_classification
@@ -60,6 +67,18 @@ TASKS: dict[str, Task] = {
         link="sigmoid",
         module=_detection,
         options=("threshold", "overlap"),
+        data=("coco", "voc"),
+        mixes=False,
+    ),
+    "segmentation": Task(
+        title="the class of every pixel",
+        figure="mean IoU",
+        link="softmax",
+        module=_segmentation,
+        options=("stride", "loss"),
+        data=("mask_folder", "digit_scenes"),
+        mixes=False,
+        probabilities=False,
     ),
 }
 """By the name that `task.kind` of a recipe has."""

@@ -41,6 +41,9 @@ class Number:
     def notes(self) -> list[str]:
         return [f"{len(self.read)} readings"]
 
+    def drawn(self, pixels: Tensor) -> None:
+        return None
+
 
 class ReadsNumbers:
     """The task of reading a digit as a number: one output, a squared error, no classes at all."""
@@ -63,7 +66,9 @@ class ReadsNumbers:
     def meaning(self) -> Meaning:
         return Meaning(brief="The digit, a tenth of it.", rule="ten times the number is the digit")
 
-    def loss(self, config: TrainConfig | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+    def loss(
+        self, config: TrainConfig | None = None, targets: Tensor | None = None
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         def squared(answers: Tensor, targets: Tensor) -> Tensor:
             return (answers[:, 0] - targets / SCALE).square().mean()
 

@@ -92,7 +92,8 @@ def test_every_problem_of_every_file_comes_at_once(folder: Path) -> None:
         ("model: {name: resnet50}", "model.name: got 'resnet50'; must be one of resnest14,"),
         ("data: {path: x}", "data.path: unknown key 'path'; allowed: kind"),
         ("data: {kind: imagefolder}", "data.kind: got 'imagefolder'; must be one of cifar10, "
-         "cifar100, coco, digits, image_folder, voc, webdataset; did you mean 'image_folder'?"),
+         "cifar100, coco, digit_scenes, digits, image_folder, mask_folder, voc, webdataset; did "
+         "you mean 'image_folder'?"),
         ("data: {kind: cifar10}", "data.path: missing; add it: a path"),
         ("data: {kind: null}", "data.kind: removed by null, but needed; add it: one of cifar10,"),
         ("data: {kind: cifar10, path: ''}", "data.path: got ''; must be a path"),

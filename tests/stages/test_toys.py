@@ -42,6 +42,10 @@ SMALL = (
     "threads=1",
 )
 Asked = list[tuple[str, int]]
+NO_WORDS = (
+    "task.kind: got 'words'; must be one of classification, binary, multilabel, detection, "
+    "segmentation, numbers"
+)
 
 
 @pytest.fixture(scope="module")
@@ -136,13 +140,11 @@ def test_a_further_lane_times_the_files_of_a_run(
         (lambda run: ["bench", run, "--lane", "toys"], "--lane: got 'toys'; must be one of host"),
         (
             lambda run: ["check", str(RECIPE), "--set", "task.kind=words"],
-            "task.kind: got 'words'; must be one of classification, binary, multilabel, detection, "
-            "numbers",
+            NO_WORDS,
         ),
         (
             lambda run: ["run", str(RECIPE), "--out", f"{run}-2", "--set", "task.kind=words"],
-            "task.kind: got 'words'; must be one of classification, binary, multilabel, detection, "
-            "numbers",
+            NO_WORDS,
         ),
     ],
 )

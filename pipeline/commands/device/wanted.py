@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from pipeline.base.errors import InputError, reading
@@ -46,6 +47,8 @@ def _wanted(run: Finished) -> Wanted:
         interface = run.format.module().interface(run.file)
         inputs = elsewhere().fed(run.file, run.fed(torch.from_numpy(golden.pixels)).numpy())
     answers = golden.logits if golden.probabilities is None else golden.probabilities
+    if interface.output.layout == "NHWC":
+        answers = np.moveaxis(answers, 1, -1)  # as the file's bytes have them
     return Wanted(
         name=run.recipe.name,
         path=run.file,

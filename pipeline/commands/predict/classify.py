@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -65,20 +65,28 @@ class Classifier:
         """
         first = self._runs[0]
         task = task_of(first.recipe)
-        wanted = (len(pixels), len(task.outputs(first.classes)))
-        logits = {}
+        wanted = len(task.outputs(first.classes))
+        logits: dict[str, Tensor] = {}
         if self._model is not None:
             with torch.inference_mode():
                 logits[FLOAT] = self._model(normalize(pixels, *first.mean_and_std))
         for run in self._runs:
             with reading(run.file):
-                logits[run.recipe.name] = _fitting(run.logits(pixels), wanted)
+                found = run.logits(pixels)
+                logits[run.recipe.name] = _fitting(found, _shape(logits, found, wanted))
         return [
             task.prediction(
                 name, {column: found[row] for column, found in logits.items()}, first.classes, top
             )
             for row, name in enumerate(names)
         ]
+
+
+def _shape(known: Mapping[str, Tensor], found: Tensor, outputs: int) -> tuple[int, ...]:
+    """What logits must be: as those that are known, else one for each output, or a map for each."""
+    if known:
+        return tuple(next(iter(known.values())).shape)
+    return (len(found), outputs, *found.shape[2:])
 
 
 def _fitting(found: Tensor, wanted: tuple[int, ...]) -> Tensor:

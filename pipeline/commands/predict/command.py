@@ -13,6 +13,7 @@ from pipeline.commands.arguments import completes_folders, positive
 from pipeline.commands.command import OK, Command
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from rich.console import Console
 
     from pipeline.stages.finished_run import Finished
@@ -34,6 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="classes to show; of labels, all that are named",
     )
+    parser.add_argument(
+        "--pictures",
+        type=Path,
+        default=Path("predicted"),
+        metavar="DIR",
+        help="where a picture of every image is written, what each file makes of it side by side, "
+        "where answers can be drawn; ./predicted where left out",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -54,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     stdin = str(arguments.image) == "-"
     files, others = ([arguments.image], []) if stdin else image_files(arguments.image)
     with third_party_output_to(arguments.run_dir / LOG) as console:
-        problems = _shown(runs, files, arguments.top, console)
+        problems = _shown(runs, files, arguments.top, console, arguments.pictures)
         for line in passed_over(others):
             console.print(escape(printable(line)), highlight=False)
     if problems:
@@ -64,9 +73,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _shown(
-    runs: Sequence[Finished], files: Sequence[Path], top: int, console: Console
+    runs: Sequence[Finished], files: Sequence[Path], top: int, console: Console, pictures: Path
 ) -> list[str]:
-    """Print what is made of every image, and return what is wrong with the others."""
+    """Print what is made of every image, and return what is wrong with the others.
+
+    What can be drawn is, into the folder `pictures`.
+    """
     import torch
     from rich.markup import escape
 
@@ -87,9 +99,21 @@ def _shown(
                 problems.append(str(error))
         if pixels:
             names, images = list(pixels), torch.stack(list(pixels.values()))
-            for found in classifier.classify(names, images, top):
+            for found, image in zip(classifier.classify(names, images, top), images, strict=True):
                 show(found, runs, console)
+                if (picture := found.drawn(image)) is not None:
+                    told = f"drawn: {_kept(picture, Path(found.image), pictures)}"
+                    console.print(escape(printable(told)), highlight=False)
     return problems
+
+
+def _kept(picture: Image, image: Path, folder: Path) -> Path:
+    """Write the picture of an image, and say where."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = "stdin" if str(image) == "-" else image.stem
+    path = folder / f"{stem}.png"
+    picture.save(path, "PNG")
+    return path
 
 
 def _content(file: Path) -> bytes:

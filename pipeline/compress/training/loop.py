@@ -117,7 +117,7 @@ def _training(
         share=share,
         optimizer=optimizer_for(model, config),
         task=task,
-        criterion=task.loss(config),
+        criterion=task.loss(config, dataset.train.labels),
         generator=torch.Generator().manual_seed(seed),
         steps_per_epoch=batches_per_epoch(len(dataset.train), config.batch_size, share.parts),
         autocast=autocast(model, config),

@@ -62,6 +62,15 @@ def numbers(values: NDArray[Any]) -> NDArray[np.int8]:
     return np.ascontiguousarray(np.moveaxis(values, behind, range(1, 1 + len(behind))))
 
 
+def answers(values: NDArray[Any]) -> NDArray[Any]:
+    """What a file gives out, maps with height and width last.
+
+    before: (batch, height, width, channels)
+    after:  (batch, channels, height, width)
+    """
+    return np.moveaxis(values, 3, 1) if values.ndim == 4 else values
+
+
 def parts(content: bytes) -> Iterator[tuple[str, bytes]]:
     """Every operation of a file as a file of its own, with the name of the tensor it makes."""
     from pipeline.formats.tflite.layers import parts

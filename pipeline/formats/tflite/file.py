@@ -28,7 +28,7 @@ from pipeline.formats.pixels import refuse_learned_input
 from pipeline.formats.ports import Interface, Port
 from pipeline.formats.refusals import refuse_for_tflite
 from pipeline.formats.tflite import delegate
-from pipeline.formats.tflite.elsewhere import laid_out, numbers, tapped
+from pipeline.formats.tflite.elsewhere import answers, laid_out, numbers, tapped
 from pipeline.formats.tflite.few_bits import in_few_bits
 from pipeline.formats.tflite.flatbuffer import name_layers, share_zero_points
 from pipeline.formats.tflite.float_layers import mark, without_marks
@@ -53,6 +53,8 @@ def interface(path: Path) -> Interface:
             dtype=np.dtype(details["dtype"]).name,
             scale=None if plain else float(scale),
             zero_point=None if plain else int(zero_point),
+            # Of three rows or one column, nothing else would tell it.
+            channels_last=True if len(details["shape"]) == 4 else None,
         )
 
     interpreter = Interpreter(model_path=str(path))
@@ -291,8 +293,9 @@ class TFLiteRunnable:
         self._interpreter.invoke()
 
     def output(self) -> NDArray[np.float32]:
-        """Logits or probabilities (1, classes) of the last run."""
-        return np.asarray(self._interpreter.get_tensor(self._output["index"]), np.float32)
+        """Logits or probabilities (1, classes) of the last run, or maps (1, classes, h, w)."""
+        values = self._interpreter.get_tensor(self._output["index"])
+        return np.asarray(answers(values), np.float32)
 
     def partitions(self) -> int:
         """How many parts of the graph XNNPACK runs; 1, and nothing beside it, is best."""

@@ -6,7 +6,6 @@ structure(model)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -44,12 +43,12 @@ def structure_of(model: nn.Module, shape: InputShape) -> Structure:
     sequence that it holds.
 
     Args:
-        model: (1, channels, height, width) to (1, outputs).
+        model: (1, channels, height, width) to (1, outputs), or to maps (1, outputs, h, w).
         shape: of an image.
 
     Raises:
-        InputError: the network cannot take such images, gives no (batch, outputs), or its last
-            layer does not give its outputs.
+        InputError: the network cannot take such images, gives no (batch, outputs) and no
+            maps, or its last layer does not give its outputs.
     """
     calls, outputs = _run(model, shape)
     weighted = [call for call in calls if isinstance(call.module, _WEIGHTED)]
@@ -127,10 +126,10 @@ def _run(model: nn.Module, taken: InputShape) -> tuple[list[_Call], int]:
             handle.remove()
         for module, training in modes.items():
             module.training = training
-    if not isinstance(output, Tensor) or output.dim() != 2:
+    if not isinstance(output, Tensor) or output.dim() not in (2, 4):
         kind = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise InputError(
             f"model.name: the network gives {kind} for one image; it must give a tensor (batch, "
-            "outputs)"
+            "outputs), or maps (batch, outputs, height, width)"
         )
-    return calls, math.prod(output.shape[1:])
+    return calls, output.shape[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from torch.nn import functional
 from pipeline.recipe.data import Interpolation
 from pipeline.recipe.input_shape import InputShape
 from pipeline.recipe.training import AugmentConfig
+
+if TYPE_CHECKING:
+    from torchvision.transforms.v2 import RandomResizedCrop
 
 
 def random_parts(
@@ -34,6 +38,13 @@ def random_parts(
     Returns:
         uint8 [B, C, H, W].
     """
+    return _each(pixels, _part(crop, shape, interpolation))
+
+
+def _part(
+    crop: tuple[float, float], shape: InputShape, interpolation: Interpolation
+) -> RandomResizedCrop:
+    """What draws a part of all that it is given at a time, and resizes it."""
     # torchvision takes seconds to import.
     from torchvision.transforms import v2
 
@@ -41,7 +52,31 @@ def random_parts(
     aspect = shape.width / shape.height
     ratio = (aspect * 3 / 4, aspect * 4 / 3)
     by = v2.InterpolationMode(interpolation)
-    return _each(pixels, v2.RandomResizedCrop(size, scale=crop, ratio=ratio, interpolation=by))
+    return v2.RandomResizedCrop(size, scale=crop, ratio=ratio, interpolation=by)
+
+
+def random_parts_of_both(
+    pixels: Tensor,
+    masks: Tensor,
+    crop: tuple[float, float],
+    shape: InputShape,
+    interpolation: Interpolation = "bilinear",
+) -> tuple[Tensor, Tensor]:
+    """As `random_parts`, of images and of their masks (uint8 [B, H, W]): the same part of both."""
+    # torchvision takes seconds to import.
+    from torchvision.transforms import v2
+
+    change, size = _part(crop, shape, interpolation), [shape.height, shape.width]
+    by = v2.InterpolationMode(interpolation)
+    # Not what the transform takes for masks: that begins at a pixel's corner, not in its middle.
+    nearest = v2.InterpolationMode.NEAREST_EXACT
+    images, parts = [], []
+    for image, mask in zip(pixels, masks, strict=True):
+        drawn = change.make_params([image])
+        part = (drawn["top"], drawn["left"], drawn["height"], drawn["width"])
+        images.append(v2.functional.resized_crop(image, *part, size, by))
+        parts.append(v2.functional.resized_crop(mask[None], *part, size, nearest)[0])
+    return torch.stack(images), torch.stack(parts)
 
 
 def _each(pixels: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
@@ -104,7 +139,16 @@ def draw_changes(count: int, config: AugmentConfig, generator: torch.Generator) 
     return draws
 
 
-def augment_as(x: Tensor, config: AugmentConfig, draws: Tensor) -> Tensor:
+def masks_as(masks: Tensor, config: AugmentConfig, draws: Tensor) -> Tensor:
+    """Masks (uint8 [B, H, W]) changed as `augment_as` changes their images.
+
+    Every pixel is that of the nearest of before.
+    """
+    moved = augment_as(masks[:, None].float(), config, draws, "nearest")
+    return moved[:, 0].to(torch.uint8)
+
+
+def augment_as(x: Tensor, config: AugmentConfig, draws: Tensor, mode: str = "bilinear") -> Tensor:
     """Every image x (float [B, C, H, W]) changed as its draws (float [5, B]) say."""
     if config.flip:
         flipped = draws[0] < 0.5
@@ -128,7 +172,7 @@ def augment_as(x: Tensor, config: AugmentConfig, draws: Tensor) -> Tensor:
     )
     theta = torch.stack(rows, dim=1).to(x.device, x.dtype)
     grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
-    return functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    return functional.grid_sample(x, grid, mode, padding_mode="border", align_corners=False)
 
 
 def _shifted(x: Tensor, pixels: Tensor) -> Tensor:

@@ -9,9 +9,16 @@ import torch
 from torch import Tensor
 
 from pipeline.recipe.training import AugmentConfig
-from pipeline.tasks.images.augment import augment_as, by_policy, draw_changes, random_parts
+from pipeline.tasks.images.augment import (
+    augment_as,
+    by_policy,
+    draw_changes,
+    masks_as,
+    random_parts,
+    random_parts_of_both,
+)
 from pipeline.tasks.images.dataset import Dataset
-from pipeline.tasks.images.pixels import Images, normalize
+from pipeline.tasks.images.pixels import Images, is_mask, normalize
 from pipeline.tasks.images.workers import pixels_in_turn
 
 
@@ -49,6 +56,8 @@ def batches(
     place: torch.device | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of normalised batches: float32 [B, C, H, W] and labels [B, ...].
+
+    Labels that are masks move with their images.
 
     Without a generator the images come in their own order, for evaluation. With one (on the
     CPU) they are shuffled, for training; a last batch of a single image (of less than two in
@@ -102,12 +111,20 @@ def _batches(
         if augment_config is not None and generator is not None:
             changes = draw_changes(len(indices), augment_config, generator)
         for part in share.of(torch.arange(len(indices))):
-            pixels = next(decoded)
-            if crop is not None:
+            pixels, targets = next(decoded), images.labels[indices[part]]
+            masked = is_mask(targets)
+            if crop is not None and masked:
+                both = pixels, targets
+                pixels, targets = random_parts_of_both(
+                    *both, crop, images.shape, images.interpolation
+                )
+            elif crop is not None:
                 pixels = random_parts(pixels, crop, images.shape, images.interpolation)
             if augment_config is not None and augment_config.policy is not None:
                 pixels = by_policy(pixels, augment_config.policy)
             x = normalize(pixels.to(place), dataset.mean, dataset.std)
             if augment_config is not None and changes is not None:
                 x = augment_as(x, augment_config, changes[:, part])
-            yield x, images.labels[indices[part]]
+                if masked:
+                    targets = masks_as(targets, augment_config, changes[:, part])
+            yield x, targets

@@ -78,7 +78,7 @@ def box_places(config: BoxData, shape: InputShape, cache: Path) -> set[Path]:
     Raises:
         InputError: a folder is not what it was, or cannot be looked at.
     """
-    return places_of(_scanned(config), config, shape, cache)
+    return places_of(_scanned(config), preparation_of(config, shape), cache)
 
 
 def _split(targets: Tensor, wanted: int, seed: int, where: str) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.base.errors import InputError
-from pipeline.tasks.images.pixels import Images, fits_in_memory
+from pipeline.tasks.images.pixels import Images, fits_in_memory, is_mask
 
 Digests = NDArray[np.uint8]
 """SHA-256 of the content of images: [N, 32]."""
@@ -27,7 +27,7 @@ class Dataset:
     """A dataset as the pipeline uses it.
 
     Attributes:
-        name: digits, image_folder, webdataset, cifar10 or cifar100.
+        name: the kind of data of the recipe.
         classes: class names in the order of the labels.
         train: images to train on; none of them is in `calibration`. There may be none.
         calibration: images that set activation ranges, classes mixed, in a fixed order. Their
@@ -170,6 +170,10 @@ def fingerprint(
 
 def _as_json(name: str, labels: Tensor) -> Iterator[str]:
     """A set's name and labels as one JSON list, some of it at a time."""
+    if is_mask(labels):  # too many numbers for a text
+        rows = (hashlib.sha256(mask.numpy().tobytes()).hexdigest() for mask in labels)
+        yield json.dumps([name, list(labels.shape[1:]), *rows])
+        return
     yield f"[{json.dumps(name)}, ["
     for begin in range(0, len(labels), _LABELS_AT_A_TIME):
         part = json.dumps(labels[begin : begin + _LABELS_AT_A_TIME].tolist())[1:-1]

@@ -197,18 +197,15 @@ def folder_places(config: ImageFolderData, shape: InputShape, cache: Path) -> se
     Raises:
         InputError: a folder is not what it was, or cannot be looked at.
     """
-    return places_of(_scanned(config)[0], config, shape, cache)
+    return places_of(_scanned(config)[0], preparation_of(config, shape), cache)
 
 
-def places_of(
-    scans: Mapping[str, Scanned], config: Photos, shape: InputShape, cache: Path
-) -> set[Path]:
+def places_of(scans: Mapping[str, Scanned], preparation: Preparation, cache: Path) -> set[Path]:
     """Where in `cache` the decoded images of scanned folders, and their indexes, are looked for.
 
     Raises:
         InputError: a folder cannot be looked at.
     """
-    preparation = preparation_of(config, shape)
     try:
         return {
             place

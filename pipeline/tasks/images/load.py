@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipeline.base.errors import InputError
 from pipeline.recipe.data import CifarData, DataConfig
 from pipeline.recipe.input_shape import InputShape
 from pipeline.tasks.images.cifar import cifar_classes, cifar_dataset
@@ -39,8 +40,7 @@ def load_dataset(
         return folders_dataset(config, shape, seed, cache)
     if config.kind == "webdataset":
         return shards_dataset(config, shape, seed, cache)
-    assert isinstance(config, CifarData)  # the recipe's types see to it
-    return cifar_dataset(config, shape, seed)
+    return cifar_dataset(_cifar(config), shape, seed)
 
 
 def class_names(config: DataConfig) -> tuple[str, ...]:
@@ -55,8 +55,18 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
         return folder_classes(config)
     if config.kind == "webdataset":
         return shard_classes(config)
-    assert isinstance(config, CifarData)
-    return cifar_classes(config)
+    return cifar_classes(_cifar(config))
+
+
+def _cifar(config: DataConfig) -> CifarData:
+    """The rest of what holds images with classes.
+
+    Raises:
+        InputError: it holds none.
+    """
+    if not isinstance(config, CifarData):
+        raise InputError(f"data.kind: got {config.kind}, whose images have no class each")
+    return config
 
 
 def decoded_places(config: DataConfig, shape: InputShape, cache: Path) -> set[Path]:

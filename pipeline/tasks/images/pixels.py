@@ -20,13 +20,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from pipeline.base.errors import InputError
+from pipeline.base.errors import InputError, listed
 from pipeline.base.machine import cores
 from pipeline.recipe.data import WHITE, Aspect, Colour, Interpolation
 from pipeline.recipe.input_shape import InputShape
 from pipeline.tasks.images.kept import KeptImages
 from pipeline.tasks.images.plugins import plugged_in
-from pipeline.tasks.images.preparation import Preparation, fit, prepared
+from pipeline.tasks.images.preparation import MaskValues, Preparation, fit, prepared
 from pipeline.tasks.images.stored import Stored, unreadable
 
 MEMORY_LIMIT_BYTES = 2 * 2**30
@@ -39,6 +39,7 @@ _DECODE_ERRORS = (
 )
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP", *plugged_in())
 """Only what is named: Pillow knows formats besides that are programs, such as PostScript."""
+_MASK_MODES = ("1", "L", "P")
 DAMAGED = bytes(32)
 """In the place of a digest, of a file that cannot be decoded."""
 _LARGE_PIXELS = 25_000_000
@@ -62,7 +63,8 @@ class Images:
 
     Attributes:
         labels: int64 [N], class indices; or uint8 [N, labels], 1 where an image has a label; or
-            float32 [N, M, 6], its objects (`pipeline.tasks.images.boxes`).
+            float32 [N, M, 6], its objects (`pipeline.tasks.images.boxes`); or uint8 [N, H, W], the
+            class of every pixel of an image without its margin.
         shape: C, H and W of a delivered image.
         source: uint8 [M, 3, R, S] in memory (resized when asked for), the delivered images with
             their margin in memory or kept in a file, or the M files to decode when asked for.
@@ -139,6 +141,11 @@ class Images:
         return replace(self, source=whole, rows=None)
 
 
+def is_mask(labels: Tensor) -> bool:
+    """Whether labels are the classes of pixels."""
+    return labels.dim() == 3 and labels.dtype == torch.uint8
+
+
 def fits_in_memory(count: int, shape: InputShape) -> bool:
     """Whether `count` decoded images may be kept in memory."""
     return math.prod(shape.batch(count)) <= MEMORY_LIMIT_BYTES
@@ -180,12 +187,46 @@ def decode(content: bytes, file: Path, preparation: Preparation) -> NDArray[np.u
 
     Raises:
         DamagedError: `content` is not an image that can be decoded; `file` is named.
+        InputError: it is to be a mask, and is none.
     """
+    if preparation.mask is not None:
+        return decode_mask(content, file, preparation, preparation.mask)
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image, _turn(image):
             return prepared(image, preparation)
     except _DECODE_ERRORS as error:
         raise DamagedError(unreadable(file, error)) from error
+
+
+def decode_mask(
+    content: bytes, file: Path, preparation: Preparation, values: MaskValues
+) -> NDArray[np.uint8]:
+    """The content of a mask's file to uint8 [1, H, W]: the class of every pixel, or `VOID`.
+
+    Raises:
+        DamagedError: `content` is no PNG that can be decoded; `file` is named.
+        InputError: it has colours, or a value that is no class.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+            image.load()
+            if image.mode not in _MASK_MODES:
+                raise InputError(
+                    f"mask {file}: its pixels are of mode {image.mode}; it must be a PNG with a "
+                    "palette or in grey of 8 bits, whose pixel values are classes"
+                )
+            fitted = np.array(fit(image, preparation)).astype(np.uint8)
+            found = np.unique(np.asarray(image))
+    except _DECODE_ERRORS as error:
+        raise DamagedError(unreadable(file, error)) from error
+    table = values.table()
+    # Of all pixels, so that what a crop shows does not decide whether a mask is good.
+    if odd := [int(value) for value in found if table[value] < 0]:
+        raise InputError(
+            f"mask {file}: has class {listed(map(str, odd))}, and the classes are 0 to "
+            f"{values.listed - 1}; name it in data.classes, or set data.void"
+        )
+    return table[fitted].astype(np.uint8)[None]
 
 
 def decoded(

@@ -29,7 +29,31 @@ LONGEST = 8
 """Of a photo, in lengths of the largest part with the proportions of the shape: of a longer one
 the middle alone is scaled. A photo of one row would need gigabytes."""
 
+VOID = 255
+"""In masks, of pixels that have no class."""
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskValues:
+    """What the pixel values of masks say.
+
+    Attributes:
+        listed: classes that are named; the value is the class.
+        void: value of pixels without a class, which may be one of those; None where there is none.
+    """
+
+    listed: int
+    void: int | None
+
+    def table(self) -> NDArray[np.int64]:
+        """What becomes of every value: outputs of a network, `VOID`, or -1 of what says nothing."""
+        found = np.full(256, -1, np.int64)
+        named = [value for value in range(self.listed) if value != self.void]
+        found[named] = range(len(named))
+        if self.void is not None:
+            found[self.void] = VOID
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +68,8 @@ class Preparation:
             not fill the shape.
         aspect: how a photo of other proportions fills the shape: cut, stretched, or whole in the
             middle of `background`.
+        mask: of masks, whose pixels are classes and no colours; None of photos. A mask is scaled
+            and cut as its photo, every pixel to that of the nearest.
     """
 
     shape: InputShape
@@ -51,6 +77,7 @@ class Preparation:
     interpolation: Interpolation = "bilinear"
     background: Colour = WHITE
     aspect: Aspect = "crop"
+    mask: MaskValues | None = None
 
     @property
     def whole(self) -> InputShape:
@@ -59,7 +86,9 @@ class Preparation:
 
     def ingredients(self) -> dict[str, object]:
         """All of it as plain JSON, for keys of what is made from photos."""
-        return {
+        values = self.mask
+        of_masks = {} if values is None else {"mask": [values.listed, values.void]}
+        return of_masks | {
             "shape": list(self.shape.batch(1)),
             "margin": list(self.margin),
             "interpolation": self.interpolation,
@@ -145,6 +174,8 @@ def fit(rgb: Image.Image, preparation: Preparation) -> Image.Image:
     top = start(height, shape.height) - preparation.margin[0]
     left = start(width, shape.width) - preparation.margin[1]
     by = _FILTERS[preparation.interpolation]
+    if preparation.mask is not None:
+        by = Image.Resampling.NEAREST
     rgb = rgb.resize((width, rgb.height), by).crop((left, 0, left + whole.width, rgb.height))
     return rgb.resize((whole.width, height), by).crop((0, top, whole.width, top + whole.height))
 

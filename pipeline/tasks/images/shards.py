@@ -25,6 +25,7 @@ from pipeline.tasks.images.folders import (
     image_folders,
     places_of,
 )
+from pipeline.tasks.images.preparation import preparation_of
 from pipeline.tasks.images.scan import class_differences
 from pipeline.tasks.images.shard_scan import ShardScan, scan_shards, table_of
 
@@ -74,7 +75,7 @@ def shard_places(config: WebDatasetData, shape: InputShape, cache: Path) -> set[
     """
     scans = _scanned(config, cache, keep=False)
     tables = {table_of(cache, scan.root, _label(key, config)) for key, scan in scans.items()}
-    return places_of(scans, config, shape, cache) | tables
+    return places_of(scans, preparation_of(config, shape), cache) | tables
 
 
 def _label(key: str, config: WebDatasetData) -> str | None:

@@ -6,6 +6,7 @@ from pipeline.recipe.data import DataConfig, PhotoData
 from pipeline.tasks.images.dataset import Channels
 
 _DIGITS_MEAN, _DIGITS_STD = 0.305, 0.376
+_SCENES_MEAN, _SCENES_STD = 0.201, 0.175
 # Per channel over the 50,000 training images, scale 0 to 1.
 _CIFAR_MEAN_STD = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -22,6 +23,8 @@ def mean_and_std(config: DataConfig, channels: int) -> tuple[Channels, Channels]
     """
     if config.kind == "digits":
         return (_DIGITS_MEAN,) * channels, (_DIGITS_STD,) * channels
+    if config.kind == "digit_scenes":
+        return (_SCENES_MEAN,) * channels, (_SCENES_STD,) * channels
     if isinstance(config, PhotoData):
         mean, std = config.mean, config.std
     else:

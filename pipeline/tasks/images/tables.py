@@ -24,6 +24,7 @@ from pipeline.tasks.images.folders import (
 )
 from pipeline.tasks.images.label_rows import Rows, matched, place, tables_of, without_row
 from pipeline.tasks.images.label_table import NAME, Table, labels_in, separator_of
+from pipeline.tasks.images.preparation import preparation_of
 from pipeline.tasks.images.scan import Scan, scan_all
 
 _LAYOUT = f"train/ and test/ (or val/) with images, and {NAME}"
@@ -64,7 +65,7 @@ def labelled_places(config: ImageFolderData, shape: InputShape, cache: Path) -> 
     Raises:
         InputError: a folder is not what it was, or cannot be looked at.
     """
-    return places_of(_scanned(config), config, shape, cache)
+    return places_of(_scanned(config), preparation_of(config, shape), cache)
 
 
 def split_labelled(labels: Tensor, wanted: int, seed: int, where: str) -> tuple[Tensor, Tensor]:

@@ -86,8 +86,10 @@ def answers(
             threads=threads,
             advance=lambda done: advance(done // len(files)),
         )
-        found = {name: task.output(0) for name, task in tasks.items()}
-    return {name: torch.from_numpy(np.asarray(of, np.float32)) for name, of in found.items()}
+        found = {name: modules[name].answers(task.output(0)) for name, task in tasks.items()}
+    return {
+        name: torch.from_numpy(np.ascontiguousarray(of, np.float32)) for name, of in found.items()
+    }
 
 
 def traced(cpu: str, file: ModelFile, images: NDArray[np.float32]) -> dict[str, NDArray[np.int8]]:
