@@ -36,6 +36,10 @@ class BoxAccuracy(Record):
         "as many found, not all",
     )
     """What `Changes` counts: kept, lost, gained, neither."""
+    EACH: ClassVar[str] = "AP50"
+    """What `each` says of a class."""
+    COUNTED: ClassVar[str] = "objects"
+    """What `counts` are of."""
 
     ap50: Share
     ap: Share
@@ -48,6 +52,16 @@ class BoxAccuracy(Record):
     def figure(self) -> float:
         """The primary figure, a share: more is better."""
         return self.ap50
+
+    @property
+    def each(self) -> tuple[float | None, ...]:
+        """AP50 of every class; None of one that no image has."""
+        return self.by_class
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Objects of each class."""
+        return self.objects
 
     @property
     def columns(self) -> dict[str, float]:

@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from pipeline.tasks.box_code import overlaps
+from pipeline.tasks.drawing import joined, photo
+from pipeline.tasks.drawn_boxes import Drawn, with_boxes
 from pipeline.tasks.found import Found, partners
 
 
@@ -42,21 +45,26 @@ class Detected:
 
     image: str
     boxes: tuple[Box, ...]
-    found: dict[str, tuple[tuple[str, tuple[float, ...], float], ...]]
+    found: dict[str, tuple[Drawn, ...]]
     left_out: int
 
     def heading(self) -> str:
         """What the rows are of."""
         return "box"
 
+    def drawn(self, pixels: Tensor) -> Image.Image:
+        """The image with the boxes of every column, side by side.
+
+        Args:
+            pixels: of the image, uint8 [C, H, W].
+        """
+        return joined([with_boxes(photo(pixels), boxes) for boxes in self.found.values()])
+
     def rows(self) -> list[tuple[str, dict[str, str]]]:
         """The score of every box, by column, and how much it overlaps the first column's."""
         if not self.boxes:
             return [("no box", dict.fromkeys(self.found, ""))]
         return [(_title(box), {c: _cell(box, c) for c in self.found}) for box in self.boxes]
-
-    def drawn(self, pixels: Tensor) -> None:
-        """Words say all."""
 
     def notes(self) -> list[str]:
         """What the columns found otherwise, and how far the boxes are apart."""
@@ -151,8 +159,9 @@ def _box(
     )
 
 
-def _drawn(
-    found: Found, classes: Sequence[str]
-) -> tuple[tuple[str, tuple[float, ...], float], ...]:
+def _drawn(found: Found, classes: Sequence[str]) -> tuple[Drawn, ...]:
     rows = zip(found.classes.tolist(), found.boxes.tolist(), found.scores.tolist(), strict=True)
-    return tuple((classes[number], tuple(sides), score) for number, sides, score in rows)
+    return tuple(
+        Drawn(number=number, title=f"{classes[number]} {score:.2f}", sides=tuple(sides))
+        for number, sides, score in rows
+    )

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from pipeline.compress.quantization import qat
-from pipeline.compress.quantization.equalization import equalize, pairs, scale_channels
+from pipeline.compress.quantization.equalization import equalize, largest, pairs, scale_channels
+from pipeline.compress.quantization.joined_channels import Channel, joined_channels, together
 from pipeline.recipe.input_shape import square
 from tests.making.networks import relative_difference
 
@@ -49,6 +50,24 @@ class _Again(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.twice(self.twice(torch.relu(self.first(x))))
+
+
+class _Block(nn.Module):
+    """Half of the channels go on as they are, beside what a convolution makes of the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(conv(4, 4), nn.BatchNorm2d(4), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept, given = nn.functional.channel_shuffle(x, 4).chunk(2, 1)
+        return torch.cat([kept, self.inner(given)], 1)
+
+
+def shuffled(*rest: nn.Module) -> nn.Module:
+    """Channels that stand beside others, and are shuffled, before convolutions read them."""
+    first = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU())
+    return nn.Sequential(first, _Block(), _Block(), *rest, conv(8, 8))
 
 
 BODIES = {
@@ -118,6 +137,45 @@ def spread(graph: fx.GraphModule) -> float:
 def test_what_would_change_answers_is_left_alone(kind: str) -> None:
     graph = prepared(REFUSED[kind])
     wanted = answers(graph)
+    assert equalize(graph, lambda: [images()]) == 0
+    assert torch.equal(answers(graph), wanted)
+
+
+@pytest.mark.parametrize("behind", [(), (nn.MaxPool2d(2),), (nn.AvgPool2d(2),)])
+def test_channels_that_stand_beside_others_grow_alike(behind: tuple[nn.Module, ...]) -> None:
+    graph = prepared(shuffled(*behind))
+    wanted = answers(graph)
+    groups = together(joined_channels(graph, images()))
+    assert [len(group) for group in groups if len(group) > 8] == [16]  # all that is made
+    before = apart(graph, groups[0])
+    assert equalize(graph, lambda: [images()]) == 1
+    assert relative_difference(answers(graph), wanted) < 1e-5
+    assert apart(graph, groups[0]) < 0.7 * before
+
+
+def apart(graph: fx.GraphModule, group: list[Channel]) -> float:
+    """The largest of some channels by the smallest, as a logarithm."""
+    nodes = list(dict.fromkeys(node for one in group for node, _ in one.rounded))
+    seen = dict(zip(nodes, largest(graph, nodes, lambda: [images()]), strict=True))
+    sizes = torch.stack([torch.stack([seen[n][at] for n, at in c.rounded]).amax() for c in group])
+    return float(torch.log(sizes.max() / sizes[sizes > 1e-6].min()))
+
+
+def test_a_channel_that_something_else_has_too_stays() -> None:
+    class Summed(nn.Module):
+        """The joined channels are added to others as well."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.last = conv(3, 4), conv(3, 4), conv(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            both = torch.cat([torch.relu(self.one(x)), torch.relu(self.two(x))], 1)
+            return self.last(both) + both
+
+    graph = prepared(Summed())
+    wanted = answers(graph)
+    assert joined_channels(graph, images()) == []
     assert equalize(graph, lambda: [images()]) == 0
     assert torch.equal(answers(graph), wanted)
 

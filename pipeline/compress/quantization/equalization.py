@@ -11,6 +11,10 @@ the ranges of both layers' weights alike. Here every output channel has a scale 
 has to be alike are the range of the channel itself, as calibration images show it, and of the
 weights that read it: `s = sqrt(range of the channel / largest weight that reads it)`.
 
+Channels that stand beside others on their way, are shuffled, or are handed on as they are
+(`joined_channels`) are scaled likewise, each by what all tensors and all weights show of it: what
+is put side by side has one grid.
+
 Left alone are channels that are clamped from above (ReLU6), since the clamp would have to be
 another one for each, and those that anything else than a convolution reads.
 """
@@ -22,9 +26,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from pipeline.compress.quantization.fold import attribute, readers_of, source_weight
+from pipeline.compress.quantization.joined_channels import (
+    Channel,
+    joined_channels,
+    together,
+    weight_of,
+)
 from pipeline.compress.quantization.quantizer import CONVOLUTIONS
 
 aten = torch.ops.aten
@@ -113,40 +123,94 @@ def equalize(graph: fx.GraphModule, batches: Callable[[], Iterable[Tensor]]) -> 
         batches: calibration images.
     """
     found = pairs(graph)
+    images = next(iter(batches()))
+    joined = [group for group in together(_joined(graph, found, images)) if len(group) > 1]
     with torch.no_grad():
-        largest = _largest(graph, found, batches)
-        for pair, channels in zip(found, largest, strict=True):
-            scale_channels(graph, pair, _factors(graph, pair, channels))
-    return len(found)
+        nodes = [pair.rounding for pair in found]
+        nodes += dict.fromkeys(n for group in joined for one in group for n, _ in one.rounded)
+        sizes = dict(zip(nodes, largest(graph, nodes, batches), strict=True))
+        for pair in found:
+            scale_channels(graph, pair, _factors(graph, pair, sizes[pair.rounding]))
+        for group in joined:
+            _scale_joined(graph, group, sizes)
+    return len(found) + len(joined)
 
 
-def _largest(
-    graph: fx.GraphModule, found: list[Pair], batches: Callable[[], Iterable[Tensor]]
+def _joined(graph: fx.GraphModule, found: list[Pair], images: Tensor) -> list[Channel]:
+    """Channels that stand beside others on their way, and that may be scaled."""
+    direct = {pair.rounding for pair in found}
+    return [
+        one
+        for one in joined_channels(graph, images)
+        if (made := _parameters(one.maker[0]))
+        and not any(node in direct for node, _ in one.rounded)
+        and all(_alone(weight_of(reader)) for reader, _ in one.read)
+        and all(_is_trained(graph, n) for n in (*made, *(weight_of(r) for r, _ in one.read)))
+    ]
+
+
+def _scale_joined(
+    graph: fx.GraphModule, group: list[Channel], sizes: dict[fx.Node, Tensor]
+) -> None:
+    """Divide each channel of a group by its factor, and multiply what reads it, in place."""
+    shares = {r: _by_input(graph, r) for r in {r: None for one in group for r, _ in one.read}}
+    channels = torch.stack(
+        [torch.stack([sizes[node][at] for node, at in one.rounded]).amax() for one in group]
+    )
+    weights = torch.stack(
+        [torch.stack([shares[reader][at] for reader, at in one.read]).amax() for one in group]
+    )
+    divided: dict[fx.Node, Tensor] = {}
+    multiplied: dict[fx.Node, Tensor] = {}
+    for one, factor in zip(group, _balanced(channels, weights), strict=True):
+        maker, place = one.maker
+        made = len(attribute(graph, _parameters(maker)[0]))
+        divided.setdefault(maker, torch.ones(made))[place] = factor
+        for reader, at in one.read:
+            multiplied.setdefault(reader, torch.ones(len(shares[reader])))[at] = factor
+    for maker, factors in divided.items():
+        _divide(graph, _parameters(maker), factors)
+    for reader, factors in multiplied.items():
+        _multiply(graph, reader, factors)
+
+
+def largest(
+    graph: fx.GraphModule, nodes: list[fx.Node], batches: Callable[[], Iterable[Tensor]]
 ) -> list[Tensor]:
-    """The largest magnitude of every channel of each pair over all images."""
-    seen: dict[str, Tensor] = {}
+    """The largest magnitude of every channel that each node rounds, over all images."""
+    watch = _Watch(graph, nodes)
+    for images in batches():
+        watch.run(images)
+    return [watch.seen[node] for node in nodes]
 
-    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
-        def keep(module: nn.Module, given: tuple[Tensor]) -> None:
-            most = given[0].abs().amax((0, 2, 3))
-            seen[name] = torch.maximum(seen[name], most) if name in seen else most
 
-        return keep
+class _Watch(fx.Interpreter):
+    """Runs a graph and keeps the largest magnitudes that some nodes round.
 
-    names = [str(pair.rounding.target) for pair in found]
-    handles = [graph.get_submodule(n).register_forward_pre_hook(watch(n)) for n in names]
-    try:
-        for images in batches():
-            graph(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [seen[name] for name in names]
+    Not by hooks of modules: one of them rounds at several nodes.
+    """
+
+    def __init__(self, graph: fx.GraphModule, nodes: list[fx.Node]) -> None:
+        super().__init__(graph)
+        self.seen: dict[fx.Node, Tensor] = {}
+        self._nodes = set(nodes)
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n in self._nodes:
+            most = value.abs().amax((0, 2, 3))
+            self.seen[n] = torch.maximum(self.seen[n], most) if n in self.seen else most
+        return value
 
 
 def _factors(graph: fx.GraphModule, pair: Pair, channels: Tensor) -> Tensor:
     """What each channel is divided by: 1 where it, or all that reads it, is zero."""
     weights = torch.stack([_by_input(graph, reader) for reader in pair.read]).amax(0)
+    return _balanced(channels, weights)
+
+
+def _balanced(channels: Tensor, weights: Tensor) -> Tensor:
+    """sqrt(range of the channel / largest weight that reads it), their geometric mean being 1."""
     factors = (channels / weights).sqrt()
     usable = (channels > _LEAST) & (weights > _LEAST)
     middle = factors[usable].log().mean().exp() if usable.any() else torch.tensor(1.0)
@@ -168,15 +232,23 @@ def _by_input(graph: fx.GraphModule, conv: fx.Node) -> Tensor:
 
 def scale_channels(graph: fx.GraphModule, pair: Pair, factors: Tensor) -> None:
     """Divide channels by `factors` (channels), and multiply what reads them, in place."""
-    for node in pair.made:
+    _divide(graph, pair.made, factors)
+    for conv in pair.read:
+        _multiply(graph, conv, factors)
+
+
+def _divide(graph: fx.GraphModule, made: tuple[fx.Node, ...], factors: Tensor) -> None:
+    for node in made:
         parameter = attribute(graph, node)
         parameter.div_(factors.view(-1, *[1] * (parameter.dim() - 1)))
-    for conv in pair.read:
-        weight = attribute(graph, source_weight(conv.args[1]))  # type: ignore[arg-type]
-        # (groups, 1, channels of a group) for (groups, outputs of a group, channels, kernel)
-        groups = _groups(conv)
-        grouped = weight.view(groups, -1, *weight.shape[1:])
-        grouped.mul_(factors.view(groups, 1, -1, 1, 1))
+
+
+def _multiply(graph: fx.GraphModule, conv: fx.Node, factors: Tensor) -> None:
+    weight = attribute(graph, source_weight(conv.args[1]))  # type: ignore[arg-type]
+    # (groups, 1, channels of a group) for (groups, outputs of a group, channels, kernel)
+    groups = _groups(conv)
+    grouped = weight.view(groups, -1, *weight.shape[1:])
+    grouped.mul_(factors.view(groups, 1, -1, 1, 1))
 
 
 def _groups(conv: fx.Node) -> int:
