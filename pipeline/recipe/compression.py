@@ -204,7 +204,8 @@ class QatConfig(Part):
         percentile: of the numbers that lie within a range of `ranges: percentile`; as many are left
             out at either end.
         equalize: whether channels between two convolutions, with a ReLU or nothing between, are
-            scaled to ranges alike first, which changes no answer of the float network.
+            scaled to ranges alike first, which changes no answer of the float network; so are those
+            that are put side by side, shuffled or handed on before convolutions read them.
         correct_bias: whether the biases take off what the rounding of the weights does to the mean
             of every channel, as the calibration images show it; before any training.
         milestones: its phases.

@@ -69,6 +69,10 @@ class KnownTask(Protocol):
         """Whether images can be mixed with each other, and changed by a policy."""
 
     @property
+    def turns(self) -> bool:
+        """Whether what it learns follows an image that is turned or cut."""
+
+    @property
     def probabilities(self) -> bool:
         """Whether a file can give probabilities in place of logits."""
 

@@ -177,6 +177,9 @@ class Recipe(Part):
                 "sizes": config.sizes,
                 "augment.policy": config.augment.policy,
             }
+            if not info.context.tasks[task.kind].turns:
+                given["augment.crop"] = config.augment.crop
+                given["augment.rotate_deg"] = config.augment.rotate_deg
             for key, value in given.items():
                 if value:
                     raise ValueError(

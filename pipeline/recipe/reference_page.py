@@ -51,8 +51,11 @@ directory.
 
 ## Rules between keys
 
-- `task.kind: multilabel` needs `data.kind: image_folder`; `task.threshold` and `data.labels` are \
-for it alone.
+- `task.kind: multilabel` needs `data.kind: image_folder`; `data.labels` is for it alone, \
+`task.threshold` for it and detection.
+- `task.kind: detection` takes `data.kind: coco`, `voc` or `digit_scenes`; `task.overlap` is for \
+it alone. It has `target.output: logits`, and of `augment` its trainings take `flip`, `shift` and \
+`scale` alone, since boxes would not follow the rest.
 - `task.kind: segmentation` takes `data.kind: mask_folder` or `digit_scenes`; `task.stride` and \
 `task.loss` are for it alone. It has `target.output: logits`, and no training of it mixes images \
 (`mixup`, `cutmix`), changes their size (`sizes`) or has an `augment.policy`: masks would not \

@@ -9,10 +9,11 @@ from pipeline.report import words
 from pipeline.report.classes import csv_link, worst
 from pipeline.report.records import Report
 from pipeline.tasks.accuracy import AnyAccuracy
+from pipeline.tasks.box_accuracy import BoxAccuracy
 from pipeline.tasks.label_accuracy import LabelAccuracy
 from pipeline.tasks.map_accuracy import MapAccuracy
 
-OfEach = LabelAccuracy | MapAccuracy
+OfEach = LabelAccuracy | MapAccuracy | BoxAccuracy
 """The metrics that have a figure for each label, or class."""
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.base.errors import InputError
-from pipeline.recipe.data import CocoData, DataConfig, VocData
+from pipeline.recipe.data import CocoData, DataConfig, DigitScenesData, VocData
 from pipeline.recipe.input_shape import InputShape
 from pipeline.recipe.training import TrainConfig
 from pipeline.tasks.accuracy import AnyAccuracy, Changes
@@ -30,9 +30,15 @@ from pipeline.tasks.box_loss import BoxLoss, hits
 from pipeline.tasks.box_precision import precisions
 from pipeline.tasks.detected import Detected, detected
 from pipeline.tasks.found import found_in, objects_found
-from pipeline.tasks.images.boxed import box_classes, box_places, boxes_dataset
+from pipeline.tasks.images.boxed import (
+    box_classes,
+    box_places,
+    boxes_dataset,
+    scene_boxes_dataset,
+)
 from pipeline.tasks.images.boxes import CLASS, counted, there
 from pipeline.tasks.images.dataset import Dataset
+from pipeline.tasks.images.digits import DIGITS
 from pipeline.tasks.predictions import Predictions, gathered, write_named
 from pipeline.tasks.task import Agreement, Counted, Meaning
 
@@ -61,15 +67,21 @@ class Detection:
     def load(
         self, config: DataConfig, shape: InputShape, seed: int = 0, cache: Path | None = None
     ) -> Dataset:
-        """Load folders of images with annotations of their objects."""
+        """Load folders of images with annotations of their objects, or scenes of digits."""
+        if isinstance(config, DigitScenesData):
+            return scene_boxes_dataset(config, shape)
         return boxes_dataset(_boxes(config), shape, seed, cache)
 
     def class_names(self, config: DataConfig) -> tuple[str, ...]:
         """The classes."""
+        if isinstance(config, DigitScenesData):
+            return DIGITS
         return box_classes(_boxes(config))
 
     def decoded_places(self, config: DataConfig, shape: InputShape, cache: Path) -> set[Path]:
         """Where in `cache` the images lie decoded."""
+        if isinstance(config, DigitScenesData):
+            return set()
         return box_places(_boxes(config), shape, cache)
 
     def outputs(self, classes: Sequence[str]) -> tuple[str, ...]:
@@ -268,7 +280,8 @@ def _words(number: float, sides: Sequence[float]) -> str:
 def _boxes(config: DataConfig) -> CocoData | VocData:
     if not isinstance(config, CocoData | VocData):
         raise InputError(
-            f"task.kind: got detection, which takes data.kind coco or voc, not {config.kind}"
+            f"task.kind: got detection, which takes data.kind coco, voc or digit_scenes, not "
+            f"{config.kind}"
         )
     return config
 

@@ -254,6 +254,8 @@ class Task:
         table: whether a table says what an image is, and not the folder that it lies in.
         data: the kinds of data that it takes, where these are no images with classes.
         mixes: whether images can be mixed with each other, and changed by a policy.
+        bundled: whether a bundle has code that makes something of a file's answers.
+        turns: whether targets follow an image that is turned or cut, as masks do.
         probabilities: whether a file can give probabilities in place of logits.
     """
 
@@ -265,4 +267,6 @@ class Task:
     table: bool = False
     data: tuple[str, ...] = ()
     mixes: bool = True
+    bundled: bool = True
+    turns: bool = True
     probabilities: bool = True

@@ -67,8 +67,11 @@ TASKS: dict[str, Task] = {
         link="sigmoid",
         module=_detection,
         options=("threshold", "overlap"),
-        data=("coco", "voc"),
+        data=("coco", "voc", "digit_scenes"),
         mixes=False,
+        bundled=False,
+        turns=False,
+        probabilities=False,
     ),
     "segmentation": Task(
         title="the class of every pixel",

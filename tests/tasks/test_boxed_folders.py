@@ -12,12 +12,20 @@ import torch
 from PIL import Image
 
 from pipeline.base.errors import InputError
-from pipeline.recipe.data import CocoData, VocData
+from pipeline.recipe.data import CocoData, DigitScenesData, VocData
 from pipeline.recipe.input_shape import InputShape
 from pipeline.recipe.training import AugmentConfig
-from pipeline.tasks.images.boxed import box_classes, box_places, boxes_dataset
+from pipeline.tasks.images.augment import augment_as, draw_changes
+from pipeline.tasks.images.batches import batches
+from pipeline.tasks.images.boxed import (
+    box_classes,
+    box_places,
+    boxes_dataset,
+    scene_boxes_dataset,
+)
 from pipeline.tasks.images.boxes import CLASS, IGNORED, moved, there
 from pipeline.tasks.images.dataset import Dataset
+from pipeline.tasks.images.scenes import scene_sets
 from tests.making.boxed import HEIGHT, WIDTH, coco, voc
 
 SHAPE = InputShape(channels=3, height=32, width=32)
@@ -219,8 +227,6 @@ def test_a_file_of_another_name_does(tmp_path: Path) -> None:
 
 
 def test_boxes_move_with_their_images() -> None:
-    from pipeline.tasks.images.augment import augment_as, draw_changes
-
     config = AugmentConfig(flip=True, shift=0.25, scale=0.2)
     images = torch.zeros(16, 1, 64, 64)
     images[:, :, 20:36, 24:44] = 1
@@ -239,3 +245,38 @@ def test_what_is_moved_out_is_gone() -> None:
     targets = torch.tensor([[[0.9, 0.9, 1.0, 1.0, 2.0, 0.0]]])
     there_now = there(moved(targets, config, torch.tensor([[0.5], [0.5], [0.5], [0.0], [0.0]])))
     assert not there_now.any()
+
+
+def test_batches_of_a_training_move_boxes_with_images(tmp_path: Path) -> None:
+    dataset = load("coco", coco(tmp_path))
+    config = AugmentConfig(flip=True)
+    generator = torch.Generator().manual_seed(0)
+    images = dataset.tests["test"].take(torch.zeros(16, dtype=torch.int64))
+    ((x, targets),) = batches(images, 16, dataset, augment_config=config, generator=generator)
+    wanted = images.pixels(torch.arange(16)).float() / 255
+    mirrored = (x[:, 0] != wanted[:, 0]).flatten(1).any(1)
+    assert 0 < int(mirrored.sum()) < 16
+    # The box is the whole image, so that nothing moves; the other image's box is in a corner.
+    assert torch.equal(targets, images.labels)
+    corner = dataset.tests["test"].take(torch.ones(16, dtype=torch.int64))
+    generator.manual_seed(0)
+    ((_, found),) = batches(corner, 16, dataset, augment_config=config, generator=generator)
+    assert torch.allclose(found[mirrored][:, 0, 0], torch.zeros(1), atol=1e-6)
+    assert torch.allclose(found[~mirrored][:, 0, 0], torch.full((1,), 0.975))
+
+
+# Scenes of digits
+
+
+def test_scenes_of_digits_have_boxes() -> None:
+    config = DigitScenesData(train_images=3, test_images=4, calibration_images=2)
+    shape = InputShape(channels=3, height=64, width=96)
+    dataset = scene_boxes_dataset(config, shape)
+    drawn = scene_sets(config, shape)["test"]
+    assert dataset.classes == tuple("0123456789")
+    assert [len(one) for one in (dataset.train, dataset.calibration)] == [3, 2]
+    for rows, boxes in zip(dataset.tests["test"].labels, drawn.boxes, strict=True):
+        found = rows[there(rows)]
+        assert torch.allclose(found[:, :4] * torch.tensor([96, 64, 96, 64]), boxes[:, :4].float())
+        assert found[:, CLASS].tolist() == boxes[:, 4].tolist()
+        assert not found[:, IGNORED].any()

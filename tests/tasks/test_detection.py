@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pipeline.base.errors import InputError
 from pipeline.recipe.data import DigitsData
 from pipeline.recipe.input_shape import square
+from pipeline.recipe.recipe import load_recipes
 from pipeline.recipe.task import TaskConfig
 from pipeline.stages.known import KNOWN
 from pipeline.tasks.box_accuracy import BoxAccuracy
@@ -33,6 +34,18 @@ TASK = Detection(threshold=0.5, overlap=0.45)
 CLASSES, SIDE = 3, 4
 BOXES = ((0.0, 0.0, 0.5, 0.5, 1), (0.5, 0.25, 1.0, 0.75, 0))
 NAMES = ("ant", "bee", "cat")
+
+
+RECIPE = """\
+model: {name: fastestdet, input_size: 64}
+task: {kind: detection}
+data: {kind: digit_scenes, train_images: 8, test_images: 4, calibration_images: 4}
+train: {epochs: 1, batch_size: 4, learning_rate: 0.01}
+qat: {train: {epochs: 0}}
+target: {device: a test, format: onnx, precision: int8}
+measure: {rounds: 3, warmup: 1}
+threads: 1
+"""
 
 
 def maps_of(boxes: tuple[tuple[float, ...], ...], certain: float = 6.0) -> torch.Tensor:
@@ -267,6 +280,17 @@ def test_a_prediction_has_the_boxes_side_by_side() -> None:
     assert TASK.prediction("photo", answers, NAMES, 1).notes()[0] == "2 more boxes"
 
 
+def test_boxes_are_drawn_side_by_side() -> None:
+    pixels = torch.full((3, 64, 96), 50, dtype=torch.uint8)
+    answers = {"float": maps_of(BOXES), "int8": maps_of(())}
+    drawn = TASK.prediction("photo", answers, NAMES, 5).drawn(pixels)
+    times = 3  # small images are enlarged
+    assert drawn.size == (2 * 96 * times + 4, 64 * times)
+    seen = np.asarray(drawn)
+    assert (seen[:, : 96 * times] != 50).any()
+    assert (seen[:, 96 * times + 4 :] == 50).all()
+
+
 # The loss
 
 
@@ -341,8 +365,28 @@ def test_keys_are_of_the_tasks_that_have_them() -> None:
         TaskConfig.model_validate({"kind": "multilabel", "overlap": 0.6}, context=KNOWN)
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("task.kind=multilabel", "data.kind digit_scenes is for task.kind"),
+        ("train.mixup=0.5", "mixup: got 0.5; what task.kind detection learns lies in the image"),
+        ("train.augment={crop: [0.5, 1]}", "augment.crop: got (0.5, 1.0); what task.kind"),
+        ("train.augment={rotate_deg: 5}", "augment.rotate_deg: got 5.0; what task.kind"),
+        ("target.output=probabilities", "output: must be logits: task.kind detection gives no"),
+    ],
+)
+def test_what_boxes_cannot_follow_is_refused(change: str, told: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "boxes.yaml"
+    recipe.write_text(RECIPE)
+    load_recipes([recipe], known=KNOWN)
+    load_recipes([recipe], ["train.augment={flip: true, shift: 0.1, scale: 0.1}"], KNOWN)
+    with pytest.raises(InputError) as caught:
+        load_recipes([recipe], [change], KNOWN)
+    assert told in str(caught.value)
+
+
 def test_other_data_is_refused() -> None:
-    with pytest.raises(InputError, match=r"takes data\.kind coco or voc, not digits"):
+    with pytest.raises(InputError, match=r"takes data\.kind coco, voc or digit_scenes"):
         TASK.class_names(DigitsData())
 
 

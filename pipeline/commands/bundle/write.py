@@ -21,7 +21,7 @@ from pipeline.formats.description import labels_text
 from pipeline.measure.probabilities import logits_of
 from pipeline.report.records import Report, TargetResult
 from pipeline.stages.finished_run import Finished
-from pipeline.tasks.tasks import link_of, task_of
+from pipeline.tasks.tasks import TASKS, link_of, task_of
 
 
 def write_bundle(run: Finished, path: Path, *, half: bool = False) -> None:
@@ -34,10 +34,16 @@ def write_bundle(run: Finished, path: Path, *, half: bool = False) -> None:
         half: put a float16 file of the same weights in, where the run's is an int8 one.
 
     Raises:
-        InputError: the run has no report of this version, or its file is not its program; or, of
-            an older run, its test images are not those it was judged on, or a stage is gone; or
-            a float16 file cannot be made.
+        InputError: a bundle has no code for the task; the run has no report of this version, or its
+            file is not its program; or, of an older run, its test images are not those it was
+            judged on, or a stage is gone; or a float16 file cannot be made.
     """
+    kind = run.recipe.task.kind
+    if not TASKS[kind].bundled:
+        raise InputError(
+            f"{run.directory}: a bundle has no code yet for task.kind {kind}; hand over "
+            f"{run.file.name} and labels.txt, and what docs/detection.md says of the maps"
+        )
     report = run.report()
     (target,) = report.targets
     if not target.sound:

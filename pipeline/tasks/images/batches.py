@@ -17,6 +17,7 @@ from pipeline.tasks.images.augment import (
     random_parts,
     random_parts_of_both,
 )
+from pipeline.tasks.images.boxes import are_boxes, moved
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.pixels import Images, is_mask, normalize
 from pipeline.tasks.images.workers import pixels_in_turn
@@ -57,7 +58,7 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of normalised batches: float32 [B, C, H, W] and labels [B, ...].
 
-    Labels that are masks move with their images.
+    Labels that are masks or boxes move with their images.
 
     Without a generator the images come in their own order, for evaluation. With one (on the
     CPU) they are shuffled, for training; a last batch of a single image (of less than two in
@@ -127,4 +128,6 @@ def _batches(
                 x = augment_as(x, augment_config, changes[:, part])
                 if masked:
                     targets = masks_as(targets, augment_config, changes[:, part])
+                elif are_boxes(targets):
+                    targets = moved(targets, augment_config, changes[:, part])
             yield x, targets

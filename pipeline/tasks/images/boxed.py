@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from pipeline.base.errors import InputError, listed
-from pipeline.recipe.data import CocoData, VocData
+from pipeline.recipe.data import CocoData, DigitScenesData, VocData
 from pipeline.recipe.input_shape import InputShape
 from pipeline.tasks.images.annotations import Annotated, Named
 from pipeline.tasks.images.boxes import COLUMNS, targets_of, there
 from pipeline.tasks.images.classes import listed_classes
 from pipeline.tasks.images.coco import coco_file, read_coco
-from pipeline.tasks.images.dataset import Dataset, draw, others
+from pipeline.tasks.images.dataset import Dataset, array_dataset, draw, others
+from pipeline.tasks.images.digits import DIGITS
 from pipeline.tasks.images.folders import (
     CALIBRATION,
     TEST,
@@ -25,8 +26,11 @@ from pipeline.tasks.images.folders import (
     image_folders,
     places_of,
 )
+from pipeline.tasks.images.pixels import Images
 from pipeline.tasks.images.preparation import Preparation, placed, preparation_of
 from pipeline.tasks.images.scan import Scan, scan_all
+from pipeline.tasks.images.scenes import scene_sets
+from pipeline.tasks.images.statistics import mean_and_std
 from pipeline.tasks.images.voc import read_voc, stem_of, voc_folder
 
 BoxData = CocoData | VocData
@@ -59,6 +63,25 @@ def boxes_dataset(config: BoxData, shape: InputShape, seed: int, cache: Path | N
             )
     found = FoundImages(scans=scans, classes=classes, labels=labels)
     return as_dataset(found, config, shape, seed, cache, _split)
+
+
+def scene_boxes_dataset(config: DigitScenesData, shape: InputShape) -> Dataset:
+    """Scenes of digits with the boxes of the digits."""
+    sets = {
+        name: Images(
+            labels=targets_of([_of_scene(boxes, shape) for boxes in found.boxes]),
+            shape=shape,
+            source=found.pixels,
+        )
+        for name, found in scene_sets(config, shape).items()
+    }
+    return array_dataset(config.kind, DIGITS, sets, *mean_and_std(config, shape.channels))
+
+
+def _of_scene(boxes: Tensor, shape: InputShape) -> Tensor:
+    """The digits of a scene as rows [objects, 6] of targets."""
+    size = torch.tensor([shape.width, shape.height] * 2)
+    return torch.cat([boxes[:, :4] / size, boxes[:, 4:].float(), torch.zeros(len(boxes), 1)], 1)
 
 
 def box_classes(config: BoxData) -> tuple[str, ...]:

@@ -19,6 +19,11 @@ COLUMNS = 6
 NONE = -1.0
 
 
+def are_boxes(labels: Tensor) -> bool:
+    """Whether labels of images are their objects."""
+    return labels.dim() == 3 and labels.is_floating_point()
+
+
 def there(targets: Tensor) -> Tensor:
     """Which rows are objects: bool [...] of [..., 6]."""
     return targets[..., CLASS] >= 0
