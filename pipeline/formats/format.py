@@ -248,6 +248,7 @@ class Format:
             form that is left out takes 8.
         few_bits_pointwise: the same of layers of one pixel, where it differs.
         few_bits_channel: bytes that a form takes for every output channel besides, as tables do.
+        few_bits_block: the same for every block of input channels of an output channel.
         few_bits_layer: the same for a layer.
         options: how its files can differ.
         oldest: the oldest version of `package` whose answers to files were those of the pinned
@@ -277,6 +278,7 @@ class Format:
     few_bits: Mapping[WeightForm, int] = field(default_factory=dict)
     few_bits_pointwise: Mapping[WeightForm, int] = field(default_factory=dict)
     few_bits_channel: Mapping[WeightForm, int] = field(default_factory=dict)
+    few_bits_block: Mapping[WeightForm, int] = field(default_factory=dict)
     few_bits_layer: Mapping[WeightForm, int] = field(default_factory=dict)
     options: frozenset[Option] = frozenset()
     oldest: Mapping[Option | None, str] = field(default_factory=dict)
@@ -293,7 +295,20 @@ class Format:
         special = self.few_bits_pointwise.get(form) if pointwise else None
         return self.few_bits.get(form, 8) if special is None else special
 
-    def weight_bytes(self, form: WeightForm, weights: int, channels: int, pointwise: bool) -> float:
-        """Bytes that a file spends on the weights of a layer: int8 where that is less."""
+    def weight_bytes(
+        self, form: WeightForm, weights: int, channels: int, blocks: int, pointwise: bool
+    ) -> float:
+        """Bytes that a file spends on the weights of a layer: int8 where that is less.
+
+        Args:
+            form: of the weights.
+            weights: how many.
+            channels: output channels.
+            blocks: of input channels that each of them has (`block_of`).
+            pointwise: whether the layer's image is of one pixel.
+        """
+        if form == "int4_blocks" and blocks == 1:
+            form = "int4"  # its numbers are the same
         around = channels * self.few_bits_channel.get(form, 0) + self.few_bits_layer.get(form, 0)
+        around += channels * blocks * self.few_bits_block.get(form, 0)
         return min(float(weights), weights * self.bits(form, pointwise) / 8 + around)

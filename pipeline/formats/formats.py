@@ -146,8 +146,9 @@ FORMATS: dict[str, Format] = {
             "int8": Bytes(weight=1, channel=13, pool_channel=5, layer=1040),
             "float": Bytes(weight=4, channel=4, pool_channel=0, layer=410),
         },
-        few_bits={"int4": 4, "palette16": 4},
-        few_bits_layer={"int4": 300, "palette16": 780},
+        few_bits={"int4": 4, "int4_blocks": 4, "palette16": 4},
+        few_bits_block={"int4_blocks": 1},
+        few_bits_layer={"int4": 300, "int4_blocks": 700, "palette16": 780},
         options=frozenset({"few_bits", "float16", "opset17", "x86_amx"}),
         oldest={None: "1.18.1", "opset17": "1.15.1"},
         module=_onnx,
@@ -194,7 +195,8 @@ FORMATS: dict[str, Format] = {
             "int8": Bytes(weight=1, channel=5, pool_channel=5, layer=3426),
             "float": Bytes(weight=2, channel=2, pool_channel=0, layer=1709),
         },
-        few_bits={"int4": 4, "palette16": 4, "palette64": 6},
+        few_bits={"int4": 4, "int4_blocks": 4, "palette16": 4, "palette64": 6},
+        few_bits_block={"int4_blocks": 2},
         few_bits_channel={"palette16": 16, "palette64": 64},
         options=frozenset(
             {"classifier", "sparse", "few_bits", "clipped_products", "float16_products"}

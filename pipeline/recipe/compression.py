@@ -143,10 +143,11 @@ class WeightsConfig(Part):
 
     Attributes:
         forms: of a layer's weights. int8: whole numbers -127..127 of the channel's scale. int4:
-            -7..7, of steps that training learns. palette16, palette64: one of so many values of
-            the layer, learned as well, times the channel's scale. With one form every layer has
-            it. With several each layer gets one of them, for the least loss that keeps one of the
-            next three limits.
+            -7..7, of steps that training learns. int4_blocks: the same with steps of up to 32
+            input channels each, 1 to 16 times the channel's. palette16, palette64: one of so many
+            values of the layer, learned as well, times the channel's scale. With one form every
+            layer has it. With several each layer gets one of them, for the least loss that keeps
+            one of the next three limits.
         size_mb: most that the target's file may hold, in units of 1e6 bytes.
         download_mb: the same for the compressed file.
         accuracy_drop_pt: most points that the primary figure may fall on the calibration images,

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.machine import code_info, host_info, tool_versions
-from pipeline.compress.quantization.chosen import Weights, weights_of
+from pipeline.compress.quantization.chosen import Weights
 from pipeline.compress.training.epoch import Epoch
 from pipeline.compress.training.loop import CURVE
 from pipeline.formats.delegates import Delegate
+from pipeline.formats.formats import FORMATS
 from pipeline.formats.tflite.delegates import xnnpack
 from pipeline.measure.baseline.record import Baseline
 from pipeline.measure.device.record import OnDevice
@@ -35,6 +36,7 @@ from pipeline.stages.export import ExportFacts
 from pipeline.stages.judge import JUDGES
 from pipeline.stages.stage import Results
 from pipeline.stages.verify import VerifyFacts
+from pipeline.stages.weight_sizes import weights_in
 from pipeline.stages.weights import kept_forms
 from pipeline.tasks.accuracy import accuracy_drop_pt
 from pipeline.tasks.images.dataset import Dataset
@@ -214,7 +216,7 @@ def _target(
         speedup_missing=doubt,
         pruning=pruning,
         sparsity=sparsify.STAGE.found_in(results).sparsity if "sparsify" in results else None,
-        weights=_weights(results),
+        weights=_weights(recipe, results),
         budgets=budgets,
         passed=all_met(budgets),
         left_in_float=fold.STAGE.found_in(results).left_in_float,
@@ -284,11 +286,13 @@ def _pruning(recipe: Recipe, results: Results) -> Pruning | None:
     )
 
 
-def _weights(results: Results) -> Weights | None:
+def _weights(recipe: Recipe, results: Results) -> Weights | None:
     """The forms of the layers' weights; None where all are int8, or float."""
-    if "qat" not in results or (expected := qat.STAGE.found_in(results).expected) is None:
+    forms = kept_forms(results["qat"].directory) if "qat" in results else ()
+    if not forms:
         return None
-    return weights_of(kept_forms(results["qat"].directory), expected)
+    divergence = qat.STAGE.found_in(results).divergence
+    return weights_in(forms, FORMATS[recipe.target.format], divergence)
 
 
 _NO_SHARE = "prune.latency is not given: there is no unpruned file to compare with"

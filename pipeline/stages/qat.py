@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from pipeline.base.errors import listed
 from pipeline.base.record import Positive
 from pipeline.compress.pruning.sparsify import keep_zeros, zero_masks
-from pipeline.compress.quantization.chosen import ChosenForm, Expected
+from pipeline.compress.quantization.chosen import NotNegative
 from pipeline.compress.training.hooks import Hooks
 from pipeline.compress.training.loop import CURVE
 from pipeline.networks.checkpoints import WEIGHTS, save_checkpoint
@@ -42,6 +42,7 @@ from pipeline.stages.stage import (
     Stage,
     StageFacts,
 )
+from pipeline.stages.weight_sizes import LayerForm
 
 
 class QatFacts(StageFacts):
@@ -50,12 +51,13 @@ class QatFacts(StageFacts):
     Attributes:
         silent: layers that are zero for every calibration image.
         forms: how many layers have weights of each form; none where all are int8.
-        expected: what was known of these forms before the training; None without any.
+        divergence: of the answers to the calibration images, before the training, with all weights
+            rounded to these forms, nats an image; None where no forms were chosen.
     """
 
     silent: tuple[str, ...]
     forms: dict[WeightForm, Positive] = Field(default_factory=dict)
-    expected: Expected | None = None
+    divergence: NotNegative | None = None
 
     def details(self) -> list[str]:
         """The silent layers, and the forms of the others."""
@@ -73,7 +75,7 @@ def quantize(context: Context, inputs: Inputs, out: Path) -> QatFacts:
     small = small_model(context, inputs)
     dense = context.family.structure(small).dense
     graph = quantized_graph(context, small)
-    moved, forms, expected = _calibrated(context, inputs, graph)
+    moved, forms, divergence = _calibrated(context, inputs, graph)
     silent = qat.silent_layers(graph)
     qat.merge_rounding(graph)
     schedule = qat.Schedule(graph, recipe.qat.milestones)
@@ -99,21 +101,21 @@ def quantize(context: Context, inputs: Inputs, out: Path) -> QatFacts:
     save_checkpoint(graph.state_dict(), out / WEIGHTS, None)
     if moved and recipe.qat.train.epochs == 0:  # a training moves what was corrected, too
         save_checkpoint(moved, out / CORRECTIONS, None)
-    return QatFacts(silent=tuple(silent), forms=_counted(forms), expected=expected)
+    return QatFacts(silent=tuple(silent), forms=_counted(forms), divergence=divergence)
 
 
-def _counted(forms: Sequence[ChosenForm]) -> dict[WeightForm, int]:
+def _counted(forms: Sequence[LayerForm]) -> dict[WeightForm, int]:
     return dict(Counter(one.form for one in forms))
 
 
 def _calibrated(
     context: Context, inputs: Inputs, graph: fx.GraphModule
-) -> tuple[dict[str, Tensor], tuple[ChosenForm, ...], Expected | None]:
+) -> tuple[dict[str, Tensor], tuple[LayerForm, ...], float | None]:
     """Set the grids of a graph from the calibration images, and the forms of its weights.
 
     Returns:
-        What was added to its biases, the forms, and what is known of them; no forms where all
-        weights are int8.
+        What was added to its biases, the forms, and what `weights.forms_of` says of them; no forms
+        where all weights are int8.
     """
     from pipeline.compress.quantization import qat
     from pipeline.compress.quantization.adaptive import round_all_adaptively
@@ -131,20 +133,20 @@ def _calibrated(
     if config.equalize:
         qat.without_rounding(graph)
         equalize(graph, images)
-    forms: tuple[ChosenForm, ...] = ()
-    expected = None
+    forms: tuple[LayerForm, ...] = ()
+    divergence = None
     if config.weights.few_bits:
         qat.without_rounding(graph)
-        forms, expected = weights.forms_of(context, inputs, graph)
+        forms, divergence = weights.forms_of(context, inputs, graph)
     means = InputMeans(graph) if config.correct_bias else None
     qat.calibrate(graph, images, ranges, means)
-    take_forms(graph, {one.layer: one.form for one in forms})
+    take_forms(graph, {one.costs.layer: one.form for one in forms})
     moved: dict[str, Tensor] = {}
     if forms and config.train.epochs == 0 and config.weights.rounding == "adaptive":
         moved = round_all_adaptively(graph, images)
     qat.refuse_bad_grids(graph)
     corrected = {} if means is None else correct_biases(graph, means, moved)
-    return moved | corrected, forms, expected
+    return moved | corrected, forms, divergence
 
 
 def _quantizes(recipe: Recipe) -> bool:
@@ -152,8 +154,8 @@ def _quantizes(recipe: Recipe) -> bool:
 
 
 def _format_that_limits(recipe: Recipe) -> tuple[str, ...]:
-    """The target's format, where it says how many bytes a layer's weights take."""
-    return ("target.format",) if recipe.qat.weights.few_bits else ()
+    """The target's format, where forms are chosen by how many bytes they take in it."""
+    return ("target.format",) if recipe.qat.weights.chosen_by_size else ()
 
 
 STAGE = Stage(

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pipeline.base.record import Positive, Record, Text
-from pipeline.compress.quantization.chosen import NotNegative
+from pipeline.compress.quantization.chosen import (
+    ChosenForm,
+    Expected,
+    NotNegative,
+    Weights,
+    weights_of,
+)
 from pipeline.formats.format import Format
 from pipeline.recipe.weight_forms import WeightForm
 
@@ -34,6 +42,7 @@ class LayerCosts(Record):
         layer: path of the module.
         weights: how many.
         channels: output channels.
+        blocks: of input channels, of each of them.
         pointwise: whether its image is of one pixel, so that it multiplies a vector by a matrix.
         forms: that it can have.
     """
@@ -41,8 +50,57 @@ class LayerCosts(Record):
     layer: Text
     weights: Positive
     channels: Positive
+    blocks: Positive
     pointwise: bool
     forms: dict[WeightForm, FormCost]
+
+
+class LayerForm(Record):
+    """The form that a layer was given; the same for every format.
+
+    Attributes:
+        costs: of the forms that were tried; of none where there was no choice.
+        form: of its weights.
+    """
+
+    costs: LayerCosts
+    form: WeightForm
+
+
+def weights_in(
+    forms: Sequence[LayerForm], target: Format, divergence: NotNegative | None
+) -> Weights:
+    """The bits of a network's weights as a report has them, for files of one format.
+
+    Args:
+        forms: of all layers.
+        target: their format.
+        divergence: of the network with all weights rounded; None where forms were not chosen.
+    """
+    chosen = divergence is not None
+    layers = [_chosen_form(one, target) for one in forms]
+    sizes, downloads = (
+        [megabytes(one.costs, one.form, target, download) for one in forms] if wanted else []
+        for download, wanted in ((False, True), (True, chosen))
+    )
+    expected = Expected(
+        size_mb=sum(sizes),
+        download_mb=sum(downloads) if chosen else None,
+        loss=sum(one.loss or 0.0 for one in layers) if chosen else None,
+        divergence=divergence,
+    )
+    return weights_of(layers, expected)
+
+
+def _chosen_form(layer: LayerForm, target: Format) -> ChosenForm:
+    costs, form = layer.costs, layer.form
+    return ChosenForm(
+        layer=costs.layer,
+        form=form,
+        weights=costs.weights,
+        megabytes=weight_bytes(costs, form, target) / 1e6,
+        loss=costs.forms[form].loss if form in costs.forms else None,
+    )
 
 
 def megabytes(layer: LayerCosts, form: WeightForm, target: Format, download: bool) -> float:
@@ -59,4 +117,4 @@ def megabytes(layer: LayerCosts, form: WeightForm, target: Format, download: boo
 
 def weight_bytes(layer: LayerCosts, form: WeightForm, target: Format) -> float:
     """What it spends on the weights alone."""
-    return target.weight_bytes(form, layer.weights, layer.channels, layer.pointwise)
+    return target.weight_bytes(form, layer.weights, layer.channels, layer.blocks, layer.pointwise)

@@ -16,12 +16,10 @@ from torch import Tensor, fx
 from pipeline.base.errors import InputError
 from pipeline.base.record import Positive
 from pipeline.compress.quantization import bits
-from pipeline.compress.quantization.chosen import ChosenForm, Expected
-from pipeline.formats.format import Format
 from pipeline.formats.formats import FORMATS
 from pipeline.networks.lowering.places import FloatPlaces
 from pipeline.recipe.recipe import Recipe
-from pipeline.recipe.weight_forms import WeightForm
+from pipeline.recipe.weight_forms import WeightForm, block_of
 from pipeline.stages.context import (
     Context,
     Inputs,
@@ -42,7 +40,7 @@ from pipeline.stages.stage import (
     Stage,
     StageFacts,
 )
-from pipeline.stages.weight_sizes import FormCost, LayerCosts, megabytes, weight_bytes
+from pipeline.stages.weight_sizes import FormCost, LayerCosts, LayerForm, megabytes
 from pipeline.tasks.evaluation import predictions
 from pipeline.tasks.tasks import TASKS
 
@@ -66,7 +64,7 @@ class SensitivityFacts(StageFacts):
 
 
 _COSTS = TypeAdapter(tuple[LayerCosts, ...])
-_FORMS = TypeAdapter(tuple[ChosenForm, ...])
+_FORMS = TypeAdapter(tuple[LayerForm, ...])
 
 
 def sensitivity(context: Context, inputs: Inputs, out: Path) -> SensitivityFacts:
@@ -124,6 +122,7 @@ def _described(layer: WeightedLayer, forms: dict[WeightForm, FormCost]) -> Layer
         layer=layer.name,
         weights=layer.weight.numel(),
         channels=len(layer.weight),
+        blocks=layer.weight.shape[1] // block_of(layer.weight.shape[1]),
         pointwise=all(map(is_pointwise, layer.convolutions)),
         forms=forms,
     )
@@ -160,11 +159,12 @@ def entropy_of(codes: Tensor) -> float:
 
 def forms_of(
     context: Context, inputs: Inputs, graph: fx.GraphModule
-) -> tuple[tuple[ChosenForm, ...], Expected]:
+) -> tuple[tuple[LayerForm, ...], float | None]:
     """The form of each layer's weights, as the recipe says or as its limit allows.
 
     Returns:
-        The forms, and what is known of all of them.
+        The forms, and by how much the answers to the calibration images move with all weights
+        rounded to them; None where there was no choice.
 
     Raises:
         InputError: a pattern names no layer, or no choice of forms is small enough.
@@ -172,36 +172,20 @@ def forms_of(
     from pipeline.compress.quantization.few_bits import weighted_layers
 
     layers = weighted_layers(graph)
-    config, target = context.recipe.qat.weights, FORMATS[context.recipe.target.format]
+    config = context.recipe.qat.weights
     said = _said(context.recipe, [layer.name for layer in layers if layer.takes_fewer])
     if config.chosen_by_size:
         found = _COSTS.validate_json((inputs["sensitivity"] / COSTS).read_bytes())
         table = {one.layer: one for one in found}
         chosen = _chosen(context, graph, table, said)
+        moved = _divergence(context, graph, chosen)
     else:
         table = {layer.name: _described(layer, {}) for layer in layers}
         only = {layer.name: config.forms[0] if layer.takes_fewer else "int8" for layer in layers}
         chosen = {**only, **said}
-    forms = tuple(_form(table[layer.name], chosen[layer.name], target) for layer in layers)
-    size = sum(megabytes(table[one.layer], one.form, target, False) for one in forms)
-    if not config.chosen_by_size:
-        return forms, Expected(size_mb=size)
-    return forms, Expected(
-        size_mb=size,
-        download_mb=sum(megabytes(table[one.layer], one.form, target, True) for one in forms),
-        loss=sum(one.loss or 0.0 for one in forms),
-        divergence=_divergence(context, graph, chosen),
-    )
-
-
-def _form(layer: LayerCosts, form: WeightForm, target: Format) -> ChosenForm:
-    return ChosenForm(
-        layer=layer.layer,
-        form=form,
-        weights=layer.weights,
-        megabytes=weight_bytes(layer, form, target) / 1e6,
-        loss=layer.forms[form].loss if form in layer.forms else None,
-    )
+        moved = None
+    forms = [LayerForm(costs=table[layer.name], form=chosen[layer.name]) for layer in layers]
+    return tuple(forms), moved
 
 
 def _said(recipe: Recipe, layers: Sequence[str]) -> dict[str, WeightForm]:
@@ -314,7 +298,7 @@ def _rounded(
         layer.weight.copy_(weight)
 
 
-def kept_forms(folder: Path) -> tuple[ChosenForm, ...]:
+def kept_forms(folder: Path) -> tuple[LayerForm, ...]:
     """What `write_forms` kept in a folder; none where all weights are int8."""
     file = folder / FORMS
     return _FORMS.validate_json(file.read_bytes()) if file.exists() else ()
@@ -322,10 +306,10 @@ def kept_forms(folder: Path) -> tuple[ChosenForm, ...]:
 
 def read_forms(folder: Path) -> dict[str, WeightForm]:
     """The forms that are not int8, by layer, as `write_forms` left them."""
-    return {one.layer: one.form for one in kept_forms(folder) if one.form != "int8"}
+    return {one.costs.layer: one.form for one in kept_forms(folder) if one.form != "int8"}
 
 
-def write_forms(folder: Path, forms: Sequence[ChosenForm]) -> None:
+def write_forms(folder: Path, forms: Sequence[LayerForm]) -> None:
     """Keep the forms of a network's layers."""
     (folder / FORMS).write_bytes(_FORMS.dump_json(tuple(forms), indent=1))
 

@@ -9,19 +9,21 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, fx
 
-from pipeline.compress.quantization import few_bits, grid, qat
+from pipeline.compress.quantization import few_bits, grid, qat, steps
+from pipeline.compress.quantization.blocks import by_weight
 from pipeline.compress.quantization.fake_quantize import WeightFakeQuantize, only_round
 from pipeline.compress.quantization.few_bits import (
     FewBits,
     few_bit_layers,
     is_pointwise,
-    nearest_steps,
     rounding_of,
     take_forms,
     weighted_layers,
 )
 from pipeline.compress.quantization.fold import quantized_program
 from pipeline.compress.quantization.palettes import with_zero
+from pipeline.compress.quantization.steps import nearest_steps
+from pipeline.formats.weight_blocks import in_blocks
 from pipeline.networks.checkpoints import save_checkpoint
 from pipeline.recipe.weight_forms import PALETTES, WEIGHT_FORMS, WeightForm
 from tests.making.graphs import EXAMPLE, aten, attribute, calibrated, in_graph, prepared, quantized
@@ -30,11 +32,11 @@ from tests.making.networks import images
 FEWER: tuple[WeightForm, ...] = WEIGHT_FORMS[1:]
 
 
-def weights(seed: int = 0) -> Tensor:
+def weights(seed: int = 0, inputs: int = 64) -> Tensor:
     """A layer whose channels have very different sizes."""
     generator = torch.Generator().manual_seed(seed)
     return (
-        torch.randn(12, 8, 3, 3, generator=generator)
+        torch.randn(12, inputs, 3, 3, generator=generator)
         * torch.logspace(-2, 0, 12)[:, None, None, None]
     )
 
@@ -56,6 +58,8 @@ def allowed(found: Tensor, form: WeightForm) -> bool:
     """Whether whole numbers are those of a form."""
     if form == "int4":
         return bool(found.abs().max() <= 7)
+    if form == "int4_blocks":
+        return in_blocks(found.to(torch.int8).numpy()) is not None
     values = {0, *found.unique().tolist()}
     return len(values) <= PALETTES[form] and max(map(abs, values)) <= 127
 
@@ -106,6 +110,28 @@ def test_more_values_are_nearer(form: WeightForm) -> None:
     assert apart["palette64"] < 0.5 * apart["palette16"]
 
 
+def test_steps_of_blocks_are_whole_multiples() -> None:
+    """Weights that are large in some blocks and small in others: nearer than with one step."""
+    weight = weights() * (1 + torch.arange(64) // 32 * 5)[None, :, None, None]
+    one, several = (rounding(form, weight) for form in ("int4", "int4_blocks"))
+    rounded = several(weight)
+    found = in_blocks(codes(rounded, several).to(torch.int8).numpy())
+    assert found is not None
+    assert found.multiples.shape == (12, 2)
+    assert (found.multiples[:, 1] > 2 * found.multiples[:, 0]).all()
+    assert (
+        (several.scale[:, None] * torch.arange(1, 17))
+        .half()
+        .float()
+        .div(several.scale[:, None])
+        .equal(torch.arange(1, 17).expand(12, 16).float())
+    ), "exact in float16"
+    assert (rounded - weight).norm() < 0.9 * (one(weight) - weight).norm()
+    alone = rounding("int4_blocks", weight[:, :1])  # a block for all inputs
+    assert alone(weight[:, :1]).equal(rounding("int4_blocks", weight[:, :1])(weight[:, :1]))
+    assert codes(alone(weight[:, :1]), alone).abs().max() <= 7
+
+
 @pytest.mark.parametrize("form", FEWER)
 def test_rounding_as_folded_is_rounding_what_is_folded(form: WeightForm) -> None:
     """Negative factors too, as batch normalisation may have them."""
@@ -154,21 +180,24 @@ def test_a_channel_of_zeros_is_no_fault() -> None:
 # What is learned
 
 
-def test_the_gradient_of_a_step_is_that_of_what_rounding_does() -> None:
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_the_gradient_of_a_step_is_that_of_what_rounding_does(blocks: int) -> None:
     """Beside finite differences of the function whose rounding is held, as the paper has it."""
     weight = weights().double()
     step = (weight.flatten(1).abs().amax(1) / 9).requires_grad_()  # the largest are cut off
     given = torch.randn(weight.shape, generator=torch.Generator().manual_seed(2)).double()
+    multiples = 1 + (torch.arange(12 * blocks) % 3).reshape(12, blocks).double()
+    times = by_weight(multiples, weight) / multiples.amax()
     leaf = weight.clone().requires_grad_()
-    few_bits._RoundToLearned.apply(leaf, step, step.detach(), 7).mul(given).sum().backward()
-    at = step.detach()[:, None, None, None]
+    steps._RoundToLearned.apply(leaf, step, step.detach(), times, 7).mul(given).sum().backward()
+    at = step.detach()[:, None, None, None] * times
     held = (weight / at).round() - weight / at
     inside = (weight / at).abs() <= 7
 
     def surrogate(steps: Tensor) -> Tensor:
-        by_channel = steps[:, None, None, None]
-        whole = torch.where(inside, weight / by_channel + held, 7 * weight.sign())
-        return (whole * by_channel * given).flatten(1).sum(1)
+        each = steps[:, None, None, None] * times
+        whole = torch.where(inside, weight / each + held, 7 * weight.sign())
+        return (whole * each * given).flatten(1).sum(1)
 
     small = 1e-6
     slope = (surrogate(step.detach() + small) - surrogate(step.detach() - small)) / (2 * small)
@@ -209,7 +238,7 @@ def test_the_gradient_of_a_palette_is_the_sum_over_the_weights_of_each_value() -
 @pytest.mark.parametrize("form", FEWER)
 def test_steps_and_palettes_learn(form: WeightForm) -> None:
     """From bad ones, they alone come nearer to the weights, which are held."""
-    weight = weights()
+    weight = weights(inputs=8)
     weight /= weight.flatten(1).abs().amax(1)[:, None, None, None]
     module = rounding(form, weight)
     (learned,) = module.parameters()
@@ -239,7 +268,7 @@ def with_forms(forms: dict[str, WeightForm] | WeightForm, graph: fx.GraphModule)
 
 def mixed(graph: fx.GraphModule) -> dict[str, WeightForm]:
     names = [layer.name for layer in weighted_layers(graph)]
-    return {name: WEIGHT_FORMS[place % 4] for place, name in enumerate(names)}
+    return {name: WEIGHT_FORMS[place % len(WEIGHT_FORMS)] for place, name in enumerate(names)}
 
 
 def test_only_the_layers_that_are_named_get_fewer_bits() -> None:
@@ -319,5 +348,6 @@ def test_scales_are_raised_and_weights_stay_allowed(form: WeightForm) -> None:
     smallest = 1.5 * module(weight).new_tensor(module.scale.tolist())
     module.raise_to(weight, smallest)
     rounded = module(weight)
-    assert (module.scale >= grid.float16_down(smallest) * (1 - 1e-3)).all()
+    least = 2**-6 if form == "int4_blocks" else 1e-3
+    assert (module.scale >= grid.float16_down(smallest) * (1 - least)).all()
     assert allowed(codes(rounded, module), form)

@@ -32,6 +32,7 @@ SPARSE = f"sparse {programs.MIXED}"
 """Of each kind, layer by layer, and half of all weights are zero, and may be stored so."""
 KINDS: dict[str, set[str | None]] = {
     "int4": {None},
+    "int4_blocks": {None, "blocks"},
     "palette16": {None, "table"},
     "palette64": {None, "table"},
     programs.MIXED: {None, "table"},
@@ -41,6 +42,7 @@ KINDS: dict[str, set[str | None]] = {
 IOS17, IOS18 = 8, 9
 """Specification versions."""
 OPERATIONS = {
+    "blocks": "constexpr_blockwise_shift_scale",
     "table": "constexpr_lut_to_dense",
     "sparse": "constexpr_sparse_blockwise_shift_scale",
     "sparse table": "constexpr_lut_to_sparse",
@@ -149,7 +151,7 @@ def test_every_code_and_scale_is_read_back(stored: Stored) -> None:
 def test_each_weight_is_stored_in_the_smallest_form(stored: Stored) -> None:
     found = Counter[str | None]()
     for name, (kind, weight) in stored.small.weights().items():
-        form = few_bits.smallest(weight.codes, sparse=stored.kind == SPARSE)
+        form = few_bits.smallest(weight.codes, weight.scale, sparse=stored.kind == SPARSE)
         assert kind == OPERATIONS[form], name
         found[form] += 1
     assert found.keys() == KINDS[stored.kind]
@@ -159,7 +161,7 @@ def test_it_takes_the_bytes_that_were_predicted(stored: Stored) -> None:
     """What coremltools stores for iOS 18, less what each form saves; overheads are averages."""
     predicted = stored.plain.bytes()
     for _, weight in stored.small.weights().values():
-        form = few_bits.smallest(weight.codes, sparse=stored.kind == SPARSE)
+        form = few_bits.smallest(weight.codes, weight.scale, sparse=stored.kind == SPARSE)
         size = few_bits.FORMS[form].bytes(weight.codes) if form else None
         predicted -= weight.codes.size - round(
             few_bits.plain_bytes(weight.codes) if size is None else size
@@ -195,8 +197,9 @@ def test_what_apples_guide_says_of_such_weights_is_told(stored: Stored) -> None:
     assert {one.note for one in before.values()} == {None}
     assert {one.verdict for one in after.values()} == {"not known"}
     said = after["Core ML, Neural Engine"].note or ""
-    tables = stored.kind != "int4"
+    tables = not stored.kind.startswith("int4")
     assert ("A17 Pro" in said, "int4 weights" in said) == (tables, "palette" not in stored.kind)
+    assert ("for every block" in said) == (stored.kind == "int4_blocks")
     assert "unpacked when" in (after["Core ML, CPU"].note or "")
 
 
@@ -231,18 +234,32 @@ def test_smallest_counts_overhead() -> None:
         weight[rng.random(shape) < zeros] = 0
         return weight
 
-    assert few_bits.smallest(of(15, 16, 1024)) == "table"
-    assert few_bits.smallest(of(15, 16, 32)) is None
-    assert few_bits.smallest(of(60, 64, 64)) is None  # a table of 64 for 64 weights
-    assert few_bits.smallest(of(60, 64, 1024)) == "table"
-    assert few_bits.smallest(of(100, 64, 1024)) is None
-    assert few_bits.smallest(of(100, 64, 1024, zeros=0.5)) is None
-    assert few_bits.smallest(of(100, 64, 1024, zeros=0.5), sparse=True) == "sparse"
-    assert few_bits.smallest(of(15, 64, 1024, zeros=0.5), sparse=True) == "sparse table"
-    assert few_bits.smallest(of(15, 64, 1024, zeros=0.1), sparse=True) == "table"
-    assert few_bits.smallest(rng.integers(-7, 8, (64, 1024)).astype(np.int8)) is None
-    assert few_bits.smallest(rng.integers(-1, 2, (64, 1024)).astype(np.int8)) == "table"
-    assert few_bits.smallest(np.zeros((64, 1024), np.int8), sparse=True) == "table"
+    def smallest(weight: Array, *, sparse: bool = False) -> str | None:
+        return few_bits.smallest(weight, np.ones((len(weight), 1), np.float16), sparse=sparse)
+
+    assert smallest(of(15, 16, 1024)) == "table"
+    assert smallest(of(15, 16, 32)) is None
+    assert smallest(of(60, 64, 64)) is None  # a table of 64 for 64 weights
+    assert smallest(of(60, 64, 1024)) == "table"
+    assert smallest(of(100, 64, 1024)) is None
+    assert smallest(of(100, 64, 1024, zeros=0.5)) is None
+    assert smallest(of(100, 64, 1024, zeros=0.5), sparse=True) == "sparse"
+    assert smallest(of(15, 64, 1024, zeros=0.5), sparse=True) == "sparse table"
+    assert smallest(of(15, 64, 1024, zeros=0.1), sparse=True) == "table"
+    assert smallest(rng.integers(-7, 8, (64, 1024)).astype(np.int8)) is None
+    assert smallest(rng.integers(-1, 2, (64, 1024)).astype(np.int8)) == "table"
+    assert smallest(np.zeros((64, 1024), np.int8), sparse=True) == "table"
+
+
+def test_blocks_are_taken_where_their_scales_are_exact() -> None:
+    rng = np.random.default_rng(0)
+    codes = rng.integers(-7, 8, (16, 128, 1, 1)) * rng.permuted(
+        np.tile([16, 5, 3, 1], (16, 1)), axis=1
+    ).repeat(32, 1).reshape(16, 128, 1, 1)
+    short, long = (np.full((16, 1, 1, 1), step, np.float16) for step in (0.0127, 0.01))
+    short = (short.view(np.uint16) & 0xFFF0).view(np.float16)  # 7 bits of its significand
+    assert few_bits.smallest(codes.astype(np.int8), short) == "blocks"
+    assert few_bits.smallest(codes.astype(np.int8), long) is None
 
 
 ROWS = 3
@@ -325,13 +342,13 @@ def test_weights_that_floats_are_multiplied_by_stay() -> None:
 def test_a_layers_bytes_are_told_before_it_is_written() -> None:
     """What forms are chosen by: tables of every channel count, and int8 where it is less."""
     coreml = FORMATS["coreml"]
-    assert coreml.weight_bytes("palette64", 64 * 1024, 64, False) == 64 * 768 + 64 * 64
-    assert coreml.weight_bytes("palette64", 64 * 64, 64, False) == 64 * 64
-    assert coreml.weight_bytes("int4", 64 * 64, 64, False) == 64 * 32
+    assert coreml.weight_bytes("palette64", 64 * 1024, 64, 1, False) == 64 * 768 + 64 * 64
+    assert coreml.weight_bytes("palette64", 64 * 64, 64, 1, False) == 64 * 64
+    assert coreml.weight_bytes("int4", 64 * 64, 64, 1, False) == 64 * 32
     rng = np.random.default_rng(0)
     for form, values in PALETTES.items():
         weight = (rng.integers(0, values, (64, 1024)) - 100).astype(np.int8)
-        predicted = coreml.weight_bytes(form, weight.size, len(weight), False)
+        predicted = coreml.weight_bytes(form, weight.size, len(weight), 32, False)
         stored = few_bits.FORMS["table"].bytes(weight)
         assert stored is not None
         assert 0 <= stored - predicted < 1024

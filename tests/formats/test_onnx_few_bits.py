@@ -19,19 +19,19 @@ from pipeline.formats.description import Description
 from pipeline.formats.file_facts import scales_exact
 from pipeline.formats.format import Option
 from pipeline.formats.formats import FORMATS
-from pipeline.formats.onnx import delegates, describe, few_bits, gemm, head, layers
+from pipeline.formats.onnx import blocks, delegates, describe, few_bits, gemm, head, layers
 from pipeline.formats.onnx import file as onnx_format
-from pipeline.recipe.weight_forms import WeightForm
+from pipeline.recipe.weight_forms import WeightForm, block_of
 from tests.making import networks, programs
 
 pytestmark = pytest.mark.slow
 
 OTHERS: dict[str, set[Option]] = {"opset17": {"opset17"}, "x86_amx": {"x86_amx"}}
 """Further options, by the name of a case; the others are forms."""
-CASES = ("int4", "palette16", "palette64", programs.MIXED, *OTHERS)
-_PARTS_BYTES = 480
-"""More than a weight's nodes and constants take, without its table."""
-_TABLE_BYTES = 512
+CASES = ("int4", "int4_blocks", "palette16", "palette64", programs.MIXED, *OTHERS)
+_PARTS_BYTES, _BLOCKS_BYTES = 480, 900
+"""More than a weight's nodes and constants take, without its table and multiples."""
+_TABLE_BYTES, _SHARED_BYTES = 512, 2400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,27 +121,34 @@ def test_weights_of_few_values_take_half_a_byte(pair: Pair) -> None:
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     weights = {made_by[node.input[1]].input[0] for node in convolutions}
     large = {name for name in weights if values[name].size > 4 * (_PARTS_BYTES + _TABLE_BYTES)}
-    few = {name for name in large if len(np.unique(values[name])) <= 16}
+    several = {name for name in large if blocks.blocks_of(values[name])}
+    few = {name for name in large if len(np.unique(values[name])) <= 16} | several
     assert packed.keys() <= weights
     assert packed.keys() & large == few
     assert all(2 * stored.size == values[name].size for name, stored in packed.items())
     saved = pair.int8.stat().st_size - pair.few.stat().st_size
     halves = sum(stored.size for stored in packed.values())
-    tables = sum(name.endswith(".table") for name in as_onnx.constants(onnx.load(pair.few)))
-    spent = halves - saved
-    assert 0 <= spent <= len(packed) * _PARTS_BYTES + tables * _TABLE_BYTES
+    stored = as_onnx.constants(onnx.load(pair.few))
+    multiples = [value.size for name, value in stored.items() if name.endswith(".multiples")]
+    tables = sum(name.endswith(".table") for name in stored)
+    spent = halves - saved - sum(multiples)
+    most = len(packed) * _PARTS_BYTES + tables * _TABLE_BYTES
+    if multiples:
+        most += len(multiples) * (_BLOCKS_BYTES - _PARTS_BYTES) + _SHARED_BYTES
+    assert 0 <= spent <= most
 
 
 def test_a_form_of_4_bits_is_stored_so(pair_of: Callable[[str], Pair]) -> None:
     stored = {case: sum(v.size for v in packed_of(pair_of(case).few).values()) for case in CASES}
     whole = sum(codes.numbers for codes in onnx_format.inspect(pair_of("int4").int8).codes)
     assert stored["int4"] > 0.45 * whole
+    assert stored["int4_blocks"] > 0.45 * whole
     assert stored["palette16"] > 0.45 * whole
     assert stored["palette64"] < 0.05 * whole
     assert stored["palette64"] < stored[programs.MIXED] < stored["int4"]
 
 
-@pytest.mark.parametrize("form", ["int4", "palette16"])
+@pytest.mark.parametrize("form", ["int4", "int4_blocks", "palette16"])
 def test_the_size_is_about_the_predicted_one(
     form: WeightForm, pair_of: Callable[[str], Pair]
 ) -> None:
@@ -151,7 +158,11 @@ def test_the_size_is_about_the_predicted_one(
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     weights = [values[made_by[node.input[1]].input[0]] for node in convolutions]
     known, around = FORMATS["onnx"], FORMATS["onnx"].bytes["int8"]
-    predicted = sum(known.weight_bytes(form, w.size, len(w), False) for w in weights)
+    blocks_in = [w.shape[1] // block_of(w.shape[1]) for w in weights]
+    predicted = sum(
+        known.weight_bytes(form, w.size, len(w), count, False)
+        for w, count in zip(weights, blocks_in, strict=True)
+    )
     saved = pair.int8.stat().st_size - pair.few.stat().st_size
     assert saved == pytest.approx(sum(w.size for w in weights) - predicted, rel=0.01)
     whole = predicted + sum(around.channel * len(w) + around.layer for w in weights)

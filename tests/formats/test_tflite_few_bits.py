@@ -25,7 +25,7 @@ from pipeline.formats.tflite.weights import LayerWeights, layer_weights, stored,
 from tests.making import programs
 
 VARIANT = "radix1"
-FORMS = ("int4", "palette16", "palette64", programs.MIXED)
+FORMS = ("int4", "int4_blocks", "palette16", "palette64", programs.MIXED)
 
 
 def read(content: bytes) -> Any:
@@ -342,7 +342,7 @@ def test_what_stands_around_the_network_goes_with_it(files: Files, tmp_path: Pat
 @pytest.mark.slow
 def test_accelerators_take_4_bits_or_not(files: Files) -> None:
     found = {one.name: one for one in delegates.checked(files.few)}
-    has_4_bits = files.form in {"int4", programs.MIXED}
+    has_4_bits = files.form in {"int4", "int4_blocks", programs.MIXED}
     assert found["GPU delegate"].left == ((delegates.FOUR_BITS,) if has_4_bits else ())
     assert found["Qualcomm QNN in LiteRT"].verdict == "all"
     assert found["MediaTek NeuroPilot in LiteRT"].verdict == "all"

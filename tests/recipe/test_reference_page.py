@@ -68,7 +68,7 @@ def test_ranges_and_defaults_are_those_of_the_types() -> None:
     assert found["finetune"][0][1:3] == ["a mapping: [train](#train)", "none, it must be given"]
     assert found["temperature"][0][1].endswith("<= 100")
     (forms,) = (cells for cells in found["layers"] if "`{}`" in cells)
-    assert forms[1] == "a mapping of names to one of int8, int4, palette16, palette64"
+    assert forms[1] == "a mapping of names to one of int8, int4, int4_blocks, palette16, palette64"
     assert {tuple(cells[1:3]) for cells in found["arguments"]} == {("a mapping of names", "`{}`")}
     assert found["test"][0][1] == "a mapping of names with at least one entry or null"
 

@@ -47,7 +47,7 @@ def test_one_form_needs_no_limit_and_several_need_one() -> None:
          "form"),
         ("{forms: [int4, int8], size_mb: 0}", "qat.weights.size_mb: got 0; must be a number > 0"),
         ("{layers: {stem: int3}}", "qat.weights.layers.stem: got 'int3'; must be one of int8, "
-         "int4, palette16, palette64"),
+         "int4, int4_blocks, palette16, palette64"),
         ("{layers: {stem: }}", "qat.weights.layers.stem"),
         ("{rounding: best}", "qat.weights.rounding: got 'best'; must be one of nearest, adaptive"),
         ("{bits: 4}", "qat.weights.bits: unknown key 'bits'; allowed: forms, size_mb,"),

@@ -21,6 +21,7 @@ from pipeline.recipe.weight_forms import WeightForm
 from pipeline.stages import prune, train, weights
 from pipeline.stages import qat as qat_stage
 from pipeline.stages.context import Context, calibration_batches, quantized_graph, small_model
+from pipeline.stages.weight_sizes import weights_in
 from tests.making.recipes import PLAIN_MODEL, device_recipe
 from tests.making.runs import context
 
@@ -50,12 +51,13 @@ class Place:
         graph = quantized_graph(about, small_model(about, self.inputs()))
         qat.without_rounding(graph)
         before = {layer.name: layer.weight.clone() for layer in weighted_layers(graph)}
-        forms, expected = weights.forms_of(about, self.inputs(), graph)
+        forms, divergence = weights.forms_of(about, self.inputs(), graph)
         for layer in weighted_layers(graph):
             assert torch.equal(layer.weight, before[layer.name]), "what is tried leaves no trace"
-        assert [one.layer for one in forms] == LAYERS
-        assert [one.weights for one in forms] == WEIGHTS
-        return {one.layer: one.form for one in forms}, expected
+        found = weights_in(forms, FORMATS[about.recipe.target.format], divergence)
+        assert [one.layer for one in found.layers] == LAYERS
+        assert [one.weights for one in found.layers] == WEIGHTS
+        return {one.layer: one.form for one in found.layers}, found.expected
 
     def costs(self) -> dict[str, Mapping[WeightForm, Mapping[str, float]]]:
         """What `sensitivity` found: of each layer, of each form, loss and entropy."""
@@ -264,12 +266,11 @@ def test_the_stage_keeps_forms_that_the_next_one_reads(place: Place, tmp_path: P
     facts = qat_stage.STAGE.make(about, place.inputs(), tmp_path)
     assert facts is not None
     kept = weights.kept_forms(tmp_path)
-    assert [one.layer for one in kept] == LAYERS
+    assert [one.costs.layer for one in kept] == LAYERS
     assert sum(facts.forms.values()) == 6
-    assert facts.expected is not None
-    assert facts.expected.divergence is not None
+    assert facts.divergence is not None
     fewer = weights.read_forms(tmp_path)
-    assert fewer == {one.layer: one.form for one in kept if one.form != "int8"}
+    assert fewer == {one.costs.layer: one.form for one in kept if one.form != "int8"}
     assert any("layers' weights: " in line for line in facts.details())
     graph = quantized_graph(about, small_model(about, place.inputs()))
     take_forms(graph, fewer)
@@ -280,7 +281,7 @@ def test_the_stage_keeps_forms_that_the_next_one_reads(place: Place, tmp_path: P
 def test_plain_int8_has_no_forms(place: Place, tmp_path: Path) -> None:
     facts = qat_stage.STAGE.make(place.about(), place.inputs(), tmp_path)
     assert facts is not None
-    assert (facts.forms, facts.expected) == ({}, None)
+    assert (facts.forms, facts.divergence) == ({}, None)
     assert not (tmp_path / weights.FORMS).exists()
     assert not weights.STAGE.needed(place.about().recipe)
     assert not weights.STAGE.needed(place.about("qat.weights.forms=[int4]").recipe)
@@ -291,3 +292,15 @@ def test_another_limit_finds_the_costs_again(place: Place) -> None:
     """They are of the forms, not of the limit: the stage's key does not have it."""
     reads = weights.STAGE.reads
     assert not [key for key in reads if key.endswith(("size_mb", "download_mb", "_pt", ".weights"))]
+
+
+def test_formats_share_one_training_unless_bytes_decide(place: Place) -> None:
+    """The same forms are trained once for all formats."""
+
+    def reads(*overrides: str) -> tuple[str, ...]:
+        also = qat_stage.STAGE.also_reads
+        assert also is not None
+        return also(place.about(*overrides).recipe)
+
+    assert reads("qat.weights.forms=[int4]") == ()
+    assert reads(SEVERAL, "qat.weights.size_mb=1") == ("target.format",)

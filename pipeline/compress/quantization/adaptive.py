@@ -24,14 +24,12 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from pipeline.base.profile import span
-from pipeline.compress.quantization import grid
+from pipeline.compress.quantization import blocks, grid
 from pipeline.compress.quantization.bias_correction import place_of_mean
 from pipeline.compress.quantization.few_bits import (
     FewBits,
-    SteppedFakeQuantize,
     WeightedLayer,
     few_bit_layers,
-    nearest_steps,
 )
 from pipeline.compress.quantization.fold import attribute
 from pipeline.compress.quantization.palettes import with_zero
@@ -40,6 +38,11 @@ from pipeline.compress.quantization.side_by_side import (
     ROUNDED,
     SideBySide,
     that_fit,
+)
+from pipeline.compress.quantization.steps import (
+    BlockedFakeQuantize,
+    SteppedFakeQuantize,
+    nearest_steps,
 )
 from pipeline.recipe.weight_forms import INT4_QMAX
 
@@ -71,7 +74,9 @@ def round_all_adaptively(
         for node in graph.graph.nodes:
             if node in layers:
                 layer, module = layers[node]
-                layer.weight.copy_(round_adaptively(layer, module, *_columns(both, node)))
+                columns = _columns(both, node)
+                factor = _factor(both, node)
+                layer.weight.copy_(round_adaptively(layer, module, *columns, factor))
                 module.keep_step()
                 both.compute(node.args[1])
             both.compute(node)
@@ -83,6 +88,12 @@ def round_all_adaptively(
                 both.compute(node)
             both.forget_before(node)
     return moved
+
+
+def _factor(both: SideBySide, conv: fx.Node) -> Tensor | None:
+    """What a convolution's weights will be multiplied by, as their rounding is told."""
+    rounding: Any = conv.args[1]
+    return both.found[rounding.args[1]][ROUNDED][0] if len(rounding.args) > 1 else None
 
 
 def _columns(both: SideBySide, conv: fx.Node) -> tuple[Tensor, Tensor]:
@@ -144,7 +155,11 @@ def _margins(
 
 
 def round_adaptively(
-    layer: WeightedLayer, module: FewBits, exact: Tensor, rounded: Tensor
+    layer: WeightedLayer,
+    module: FewBits,
+    exact: Tensor,
+    rounded: Tensor,
+    factor: Tensor | None = None,
 ) -> Tensor:
     """The weights of a layer on the grid that `module` rounds to, rounded one by one.
 
@@ -153,6 +168,7 @@ def round_adaptively(
         module: of few bits; its steps become those of the least error for these inputs.
         exact: inputs of the float network, from `input_columns`.
         rounded: the same of the rounded network.
+        factor: of the output channels, that batch normalisation will multiply the weights by.
 
     Returns:
         Weights of the same shape; `module` rounds each to itself.
@@ -164,27 +180,48 @@ def round_adaptively(
     across = (exact - rounded) @ rounded.mT
     rows = rows + torch.linalg.solve(products, (rows @ across).mT).mT
     moved = rows.reshape(layer.weight.shape)
-    steps, values = _grid(moved, module, products.diagonal(dim1=1, dim2=2))
+    steps, values = _grid(moved, module, products.diagonal(dim1=1, dim2=2), factor)
     order = products.diagonal(dim1=1, dim2=2).argsort(1, descending=True)
-    rows = rows.gather(2, order[:, None].expand_as(rows))
+    steps = steps.reshape_as(rows)
+    rows, steps = (each.gather(2, order[:, None].expand_as(each)) for each in (rows, steps))
     products = products.gather(1, order[:, :, None].expand_as(products))
     products = products.gather(2, order[:, None].expand_as(products))
-    found = _one_by_one(rows, _inverse_root(products), steps.reshape(groups, -1), values)
+    found = _one_by_one(rows, steps, _inverse_root(products), values)
     result = torch.empty_like(found)
     result.scatter_(2, order[:, None].expand_as(found), found)
     return result.reshape(layer.weight.shape).to(layer.weight.dtype)
 
 
-def _grid(weight: Tensor, module: FewBits, importance: Tensor) -> tuple[Tensor, Tensor]:
-    """Steps, one per output channel, and the whole numbers of them that there are, ascending."""
+def _grid(
+    weight: Tensor, module: FewBits, importance: Tensor, factor: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The step of each weight, and the whole numbers of them that there are, ascending.
+
+    Those of `module` become the ones of the least error.
+
+    Args:
+        weight: (out channels, channels of a group, height, width).
+        module: that rounds it.
+        importance: of the square of an input's error: (groups, inputs).
+        factor: that the weights will be multiplied by, or None.
+    """
+    four_bits = torch.arange(-INT4_QMAX, INT4_QMAX + 1.0)
+    each = importance.repeat_interleave(len(weight) // len(importance), 0)
     if isinstance(module, SteppedFakeQuantize):
-        groups = len(importance)
-        each = importance.repeat_interleave(len(weight) // groups, 0)
-        steps = nearest_steps(weight, importance=each)
-        module.step.copy_(steps)
-        return steps, torch.arange(-INT4_QMAX, INT4_QMAX + 1.0)
+        if isinstance(module, BlockedFakeQuantize):
+            rows, counted = blocks.by_block(weight), blocks.by_block(each.reshape(weight.shape))
+            wanted = nearest_steps(rows.flatten(0, 1), importance=counted.flatten(0, 1))
+            module.take_steps(wanted.reshape(rows.shape[:2]))
+        else:
+            module.step.copy_(nearest_steps(weight, importance=each))
+        steps = _by_channel(module.held_step(factor), weight) * module.multiples_for(weight)
+        return steps.expand_as(weight), four_bits
     values = with_zero(module.palette.detach() * grid.WEIGHT_QMAX).sort().values
-    return module.step, values
+    return _by_channel(module.step, weight).expand_as(weight), values
+
+
+def _by_channel(steps: Tensor, weight: Tensor) -> Tensor:
+    return steps.reshape(-1, *[1] * (weight.dim() - 1))
 
 
 def _damped(products: Tensor) -> Tensor:
@@ -203,13 +240,13 @@ def _inverse_root(products: Tensor) -> Tensor:
     return root.float()
 
 
-def _one_by_one(rows: Tensor, root: Tensor, steps: Tensor, values: Tensor) -> Tensor:
+def _one_by_one(rows: Tensor, steps: Tensor, root: Tensor, values: Tensor) -> Tensor:
     """Rows rounded to `values` times their steps, column by column.
 
     Args:
         rows: weights (groups, rows, inputs).
+        steps: of each.
         root: from `_inverse_root`.
-        steps: (groups, rows).
         values: ascending.
     """
     rows, rounded = rows.clone(), torch.empty_like(rows)
@@ -219,8 +256,8 @@ def _one_by_one(rows: Tensor, root: Tensor, steps: Tensor, values: Tensor) -> Te
         end = min(begin + _BLOCK, number)
         errors = torch.zeros_like(rows[:, :, begin:end])
         for place in range(begin, end):
-            wanted = rows[:, :, place]
-            found = values[torch.bucketize(wanted / steps, middles)] * steps
+            wanted, step = rows[:, :, place], steps[:, :, place]
+            found = values[torch.bucketize(wanted / step, middles)] * step
             rounded[:, :, place] = found
             error = (wanted - found) / root[:, place, place, None]
             rows[:, :, place:end] -= error[:, :, None] * root[:, None, place, place:end]

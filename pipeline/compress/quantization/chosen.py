@@ -67,7 +67,7 @@ class Weights(Record):
     """The bits of a network's weights, where a recipe gives or allows layers fewer than 8.
 
     Attributes:
-        forms: what there is of each, in the order int8, int4, palette16, palette64.
+        forms: what there is of each, in the order of `WeightForm`.
         expected: of all of them.
         layers: each with its form, in the order of the network.
     """

@@ -1,6 +1,7 @@
 """Fake quantization of weights to fewer than 8 bits.
 
     int4        whole numbers -7..7 of steps that are learned, one step per output channel
+    int4_blocks the same of a step that is a multiple of the channel's, by block of inputs
     palette16   one of 16 values of the int8 grid, the same for a whole layer and learned
     palette64   one of 64
 
@@ -24,111 +25,16 @@ from pipeline.compress.quantization.fake_quantize import WeightFakeQuantize
 from pipeline.compress.quantization.fold import attribute, source_weight
 from pipeline.compress.quantization.palettes import nearest_palette, with_zero
 from pipeline.compress.quantization.quantizer import CONVOLUTIONS
+from pipeline.compress.quantization.steps import (
+    BlockedFakeQuantize,
+    SteppedFakeQuantize,
+    as_scale,
+    magnitude,
+    store_rounded,
+    take_switches,
+)
 from pipeline.networks.lowering.places import module_paths
-from pipeline.recipe.weight_forms import INT4_QMAX, PALETTES, WeightForm
-
-_TRIED, _LEAST_OF_LARGEST = 64, 0.25
-"""Steps that are tried at the start: so many, from that share of the largest weight's up."""
-_LESS_BIAS = 8
-"""By which fewer steps a bias has: 2^26 at most, of 2^27 that fit, so that products do too."""
-
-
-def nearest_steps(
-    weight: Tensor, most: int = INT4_QMAX, importance: Tensor | None = None
-) -> Tensor:
-    """The steps whose whole numbers -most..most are nearest to each channel's weights.
-
-    Least squares over steps from a quarter of that of the largest weight up to it; float32, above
-    zero, one per output channel.
-
-    Args:
-        weight: (out channels, ...).
-        most: largest whole number.
-        importance: of the square of each weight's error, (out channels, inputs); all alike if left
-            out.
-    """
-    rows = weight.detach().flatten(1).float()
-    largest = grid.largest_weights(rows).clamp(min=grid.SMALLEST_WEIGHT_SCALE * most) / most
-    best, error = largest, torch.full_like(largest, torch.inf)
-    for share in torch.linspace(_LEAST_OF_LARGEST, 1.0, _TRIED):
-        step = largest * share
-        rounded = (rows / step[:, None]).round_().clamp_(-most, most).mul_(step[:, None])
-        squares = rounded.sub_(rows).square_()
-        found = (squares if importance is None else squares.mul_(importance)).sum(1)
-        best, error = torch.where(found < error, step, best), torch.minimum(found, error)
-    return best
-
-
-class _RoundToLearned(torch.autograd.Function):
-    """Weights to whole numbers of learned steps.
-
-    Esser et al. 2020, "Learned Step Size Quantization", https://arxiv.org/abs/1902.08153,
-    equations 1 to 3 and section 2.2.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, learned: Tensor, step: Tensor, most: int) -> Tensor:
-        """`weight` rounded to multiples of `step`, which is `learned` as float16 can hold it."""
-        by_channel = step.reshape(-1, *[1] * (weight.dim() - 1))
-        scaled = weight / by_channel
-        whole = scaled.round().clamp_(-most, most)
-        ctx.save_for_backward(scaled, whole)
-        ctx.most = most
-        return whole * by_channel
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        """Straight through inside the range; a step's is that of what rounding does to weights."""
-        scaled, whole = ctx.saved_tensors
-        inside = scaled.abs() <= ctx.most
-        of_step = torch.where(inside, whole - scaled, whole) * gradients[0]
-        number = scaled[0].numel()
-        learned = of_step.flatten(1).sum(1) / math.sqrt(number * ctx.most)
-        return gradients[0] * inside, learned, None, None
-
-
-class SteppedFakeQuantize(WeightFakeQuantize):
-    """Per-channel symmetric numbers of 4 bits; their steps are learned with the weights."""
-
-    form: WeightForm = "int4"
-
-    def __init__(self, weight: Tensor, enabled: WeightFakeQuantize) -> None:
-        super().__init__()
-        _take_switches(self, enabled)
-        self.quant_min, self.quant_max = -INT4_QMAX, INT4_QMAX
-        self.step = nn.Parameter(nearest_steps(weight))
-        self.scale = torch.ones_like(self.step.detach())
-
-    def forward(self, weight: Tensor, factor: Tensor | None = None) -> Tensor:
-        """Round `weight` to the grid of its output channels; as `WeightFakeQuantize.forward`."""
-        step = self.step.detach().clamp(min=torch.finfo(torch.float32).tiny)
-        factor = _magnitude(factor, step)
-        scale = _as_scale(step * factor)
-        self.scale.copy_(scale)
-        if self.fake_quant_enabled[0] == 1:
-            rounded = _RoundToLearned.apply(weight, self.step, scale / factor, INT4_QMAX)  # type: ignore[no-untyped-call]
-            return rounded  # type: ignore[no-any-return]
-        return weight
-
-    def folded(self, factor: Tensor) -> None:
-        """Be told that the weights were multiplied by `factor`: so are their steps."""
-        with torch.no_grad():
-            self.step.mul_(factor.abs())
-
-    def raise_to(self, weight: Tensor, smallest: Tensor) -> None:
-        """Let no scale be smaller than eight times `smallest`, one per output channel.
-
-        XNNPACK's kernels of 4 bits add up 16 times products and bias, in int32 as others.
-        """
-        with torch.no_grad():
-            self.step.copy_(torch.maximum(self.step, _LESS_BIAS * smallest))
-
-    def keep_step(self) -> None:
-        """Let steps stay: they do so anyway, until they are trained."""
-
-    def store(self, weight: Tensor) -> None:
-        """Change weights in place to the rounded ones, which are rounded to themselves again."""
-        _store(self, weight)
+from pipeline.recipe.weight_forms import PALETTES, WeightForm
 
 
 class _RoundToPalette(torch.autograd.Function):
@@ -164,7 +70,7 @@ class PaletteFakeQuantize(WeightFakeQuantize):
 
     def __init__(self, weight: Tensor, enabled: WeightFakeQuantize, form: WeightForm) -> None:
         super().__init__()
-        _take_switches(self, enabled)
+        take_switches(self, enabled)
         self.form = form
         each = grid.scales_of_largest(grid.largest_weights(weight))
         found = nearest_palette(weight, each, PALETTES[form])
@@ -188,8 +94,8 @@ class PaletteFakeQuantize(WeightFakeQuantize):
         """Round `weight` to the palette; as `WeightFakeQuantize.forward`."""
         if not self.keeps_step:
             self.step.copy_(self._steps(weight))
-        factor = _magnitude(factor, self.step)
-        self.scale.copy_(_as_scale(self.step * factor))
+        factor = magnitude(factor, self.step)
+        self.scale.copy_(as_scale(self.step * factor))
         if self.fake_quant_enabled[0] == 1:
             rounded = _RoundToPalette.apply(weight, self.palette, self.scale / factor)  # type: ignore[no-untyped-call]
             return rounded  # type: ignore[no-any-return]
@@ -208,7 +114,7 @@ class PaletteFakeQuantize(WeightFakeQuantize):
 
     def store(self, weight: Tensor) -> None:
         """Change weights in place to the rounded ones, which are rounded to themselves again."""
-        _store(self, weight)
+        store_rounded(self, weight)
         self.keep_step()
 
     def keep_step(self) -> None:
@@ -279,29 +185,6 @@ def _layer(
     )
 
 
-def _as_scale(step: Tensor) -> Tensor:
-    """The next scale at or below a step that a file can hold."""
-    return grid.float16_down(step.clamp(min=grid.SMALLEST_WEIGHT_SCALE))
-
-
-def _store(module: WeightFakeQuantize, weight: Tensor) -> None:
-    module.enable_fake_quant(True)
-    with torch.no_grad():
-        weight.copy_(module(weight))
-
-
-def _magnitude(factor: Tensor | None, like: Tensor) -> Tensor:
-    """What weights will be multiplied by, without its sign; not zero, where nothing is left."""
-    if factor is None:
-        return torch.ones_like(like)
-    return factor.detach().abs().clamp(min=torch.finfo(torch.float32).tiny)
-
-
-def _take_switches(module: WeightFakeQuantize, other: WeightFakeQuantize) -> None:
-    module.fake_quant_enabled.copy_(other.fake_quant_enabled)
-    module.observer_enabled.copy_(other.observer_enabled)
-
-
 def take_forms(graph: fx.GraphModule, forms: Mapping[str, WeightForm]) -> None:
     """Give layers of a graph from `qat.prepare` weights of fewer bits, in place.
 
@@ -321,6 +204,8 @@ def rounding_of(weight: Tensor, form: WeightForm, before: WeightFakeQuantize) ->
     """What rounds weights to `form`, in place of `before`, whose switches it takes."""
     if form == "int4":
         return SteppedFakeQuantize(weight, before)
+    if form == "int4_blocks":
+        return BlockedFakeQuantize(weight, before)
     return PaletteFakeQuantize(weight, before, form)
 
 

@@ -23,6 +23,11 @@ _INT4 = (
     "int4 weights should have a scale for every channel here, as these have; whether they are "
     f"computed in int8 with int8 activations, it does not say: {_GUIDE}/opt-quantization-perf.html"
 )
+_BLOCKS = (
+    "int4 weights should have a scale for every channel here, and these have one for every block "
+    "of inputs, which it recommends for GPUs; whether they are computed in int8 with int8 "
+    f"activations, it does not say: {_GUIDE}/opt-quantization-perf.html"
+)
 _UNPACKS = (
     "weights are unpacked when a package is loaded, here and sometimes on the GPU: "
     f"{_GUIDE}/opt-quantization-perf.html"
@@ -35,10 +40,10 @@ def checked(path: Path) -> tuple[Delegate, ...]:
     Elsewhere than on Apple systems that is nothing but what Apple's guide to coremltools says of
     weights with fewer bits than 8, where a package has them.
     """
-    tables, int4 = _few_bits(path)
+    tables, int4, blocks = _few_bits(path)
     said = {
         "CPU": [_UNPACKS] if tables or int4 else [],
-        "Neural Engine": [_TABLES] * tables + [_INT4] * int4,
+        "Neural Engine": [_TABLES] * tables + [_BLOCKS if blocks else _INT4] * int4,
     }
     return tuple(
         unknown(f"Core ML, {unit}", _WHY, _PLAN, note=_note(said.get(unit, [])))
@@ -50,8 +55,8 @@ def _note(said: list[str]) -> str | None:
     return f"Apple's guide: {'; '.join(said)}" if said else None
 
 
-def _few_bits(path: Path) -> tuple[bool, bool]:
-    """Whether a package has weights that are looked up in tables, and weights of int4."""
+def _few_bits(path: Path) -> tuple[bool, bool, bool]:
+    """Whether a package has tables of weights, weights of int4, and scales of blocks of them."""
     from pipeline.formats.coreml import package as coreml_package
 
     function: Any = coreml_package.specification(path).mlProgram.functions["main"]
@@ -62,4 +67,10 @@ def _few_bits(path: Path) -> tuple[bool, bool]:
     ]
     given = [a for op in makers for argument in op.inputs.values() for a in argument.arguments]
     types = {coreml_package.type_name(a.value.type.tensorType) for a in given if not a.name}
-    return any(op.type.startswith("constexpr_lut_") for op in makers), "int4" in types
+    scales = [a for op in makers if "scale" in op.inputs for a in op.inputs["scale"].arguments]
+    shapes = [a.value.type.tensorType.dimensions for a in scales if not a.name]
+    return (
+        any(op.type.startswith("constexpr_lut_") for op in makers),
+        "int4" in types,
+        any(len(shape) > 1 and shape[1].constant.size > 1 for shape in shapes),
+    )

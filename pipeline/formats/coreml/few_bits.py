@@ -1,8 +1,9 @@
 """Storage of int8 weights in fewer bits in Core ML packages, for iOS 18 and later.
 
 Weights that are few different whole numbers are stored as places in a table of int8 numbers; those
-from -8 to 7 coremltools itself stores as int4. What comes out is the same to the bit:
-`scale * codes`, rounded to float16.
+from -8 to 7 coremltools itself stores as int4; multiples of such numbers, block by block of input
+channels, are stored as int4, with the multiples in the scales. What comes out is the same to the
+bit: `scale * codes`, rounded to float16.
 
 The table is scaled before it is looked up, a table with a channel's scale for each output channel,
 though one table for all and a scale after it would be smaller: coremltools orders the operations so
@@ -28,6 +29,7 @@ from coremltools.converters.mil.mil.passes.pass_registry import register_pass
 from numpy.typing import NDArray
 
 from pipeline.formats.coreml import sparse
+from pipeline.formats.weight_blocks import in_blocks
 
 _SPACE = "pocketnest"
 NAME = f"{_SPACE}::store_in_few_bits"
@@ -39,6 +41,9 @@ _INDEX_BITS = (1, 2, 3, 4, 6)
 _TABLE_BYTES = 512
 """What a table costs besides its content. Measured: 445 on average, 375 of them for a second
 operation in the specification, the rest for one more entry of the weight file."""
+
+_SCALE_BYTES = 2
+"""Of a float16."""
 
 _INTEGERS = (types.int8, types.int4)
 
@@ -67,6 +72,11 @@ def _table_bytes(weight: Weight, channels: int) -> float | None:
     return weight.size * bits / 8 + channels * (1 << bits) + _TABLE_BYTES
 
 
+def _blocks_bytes(weight: Weight) -> float | None:
+    found = in_blocks(weight) if weight.ndim > 1 else None
+    return None if found is None else weight.size / 2 + _SCALE_BYTES * found.multiples.size
+
+
 def _sparse_bytes(weight: Weight) -> float | None:
     values = weight[weight != 0]
     if not values.size:
@@ -85,6 +95,27 @@ def _store_table(op: Any, weight: Weight) -> Any:
     return mb.constexpr_lut_to_dense(
         indices=indices, lut=table, before_op=op, name=f"{op.name}_looked_up"
     )
+
+
+def _store_blocks(op: Any, weight: Weight) -> Any:
+    found = in_blocks(weight)
+    assert found is not None  # the form would not have been chosen
+    multiples = found.multiples.reshape(*found.multiples.shape, *[1] * (weight.ndim - 2))
+    return mb.constexpr_blockwise_shift_scale(
+        data=found.codes.astype(types.np_int4_dtype),
+        scale=op.scale.val * multiples.astype(op.scale.val.dtype),
+        before_op=op,
+        name=f"{op.name}_blocks",
+    )
+
+
+def _blocks_are_exact(weight: Weight, scale: NDArray[Any]) -> bool:
+    """Whether every multiple of a scale is a number of its type."""
+    found = in_blocks(weight)
+    assert found is not None
+    multiples = found.multiples.reshape(*found.multiples.shape, *[1] * (weight.ndim - 2))
+    exact = scale.astype(np.float64) * multiples
+    return bool(np.all(exact.astype(scale.dtype) == exact))
 
 
 def _store_sparse(op: Any, weight: Weight) -> Any:
@@ -152,14 +183,17 @@ class Form:
         store: puts what makes the weights in front of the operation that makes them of int8, and
             gives it.
         sparse: zeros are not stored.
+        exact: whether what comes out is the same, of weights and their scales.
     """
 
     bytes: Callable[[Weight], float | None]
     store: Callable[[Any, Weight], Any]
     sparse: bool = False
+    exact: Callable[[Weight, NDArray[Any]], bool] = lambda weight, scale: True
 
 
 FORMS = {
+    "blocks": Form(bytes=_blocks_bytes, store=_store_blocks, exact=_blocks_are_exact),
     "table": Form(bytes=lambda w: _table_bytes(w, len(w)), store=_store_table),
     "sparse": Form(bytes=_sparse_bytes, store=_store_sparse, sparse=True),
     "sparse table": Form(bytes=_sparse_table_bytes, store=_store_sparse_table, sparse=True),
@@ -167,17 +201,18 @@ FORMS = {
 """Besides the plain one."""
 
 
-def smallest(weight: Weight, *, sparse: bool = False) -> str | None:
+def smallest(weight: Weight, scale: NDArray[Any], *, sparse: bool = False) -> str | None:
     """The form that takes fewest bytes for int8 weights; None where that is the plain one.
 
     Args:
         weight: (out channels, ...).
+        scale: of the output channels, (out channels, 1, ...).
         sparse: forms that do not store zeros count, too.
     """
     least, found = plain_bytes(weight), None
     for name, form in FORMS.items():
         size = form.bytes(weight) if sparse or not form.sparse else None
-        if size is not None and size < least:
+        if size is not None and size < least and form.exact(weight, scale):
             least, found = size, name
     return found
 
@@ -189,6 +224,7 @@ class StoreInFewBits(AbstractGraphPass):  # type: ignore[misc]
     before: int8 or int4 weight, scale -> constexpr_blockwise_shift_scale -> conv
     after:  int8 table, scale -> constexpr_blockwise_shift_scale -> table
             uint1 to uint6 places, table -> constexpr_lut_to_dense -> conv
+    or:     int4 weight, scales of blocks -> constexpr_blockwise_shift_scale -> conv
 
     Weights that something else than an int8 convolution reads stay.
     """
@@ -205,7 +241,7 @@ class StoreInFewBits(AbstractGraphPass):  # type: ignore[misc]
         for op in list(block.operations):
             if op.op_type == "constexpr_blockwise_shift_scale" and _is_int8_weight(op):
                 weight = op.data.val.astype(np.int8)
-                form = smallest(weight, sparse=self.sparse)
+                form = smallest(weight, op.scale.val, sparse=self.sparse)
                 if form is not None:
                     _replace(block, op, FORMS[form].store(op, weight))
 

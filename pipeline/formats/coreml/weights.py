@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from pipeline.formats.coreml.compressed import lut_to_dense
 from pipeline.formats.coreml.package import Constant, Operation
+from pipeline.formats.weight_blocks import times
+from pipeline.recipe.weight_forms import MOST_MULTIPLE
 
 _INTEGERS = {
     "constexpr_affine_dequantize": "quantized_data",
@@ -67,7 +69,25 @@ def int8_weight(weight: Operation, made_by: dict[str, Operation]) -> Int8Weight 
         codes = np.where(kept, found, np.zeros((), found.dtype))
     if scaled is None or codes.dtype != np.int8:
         return None
-    return Int8Weight(codes=codes, scale=np.asarray(_given(scaled, "scale", made_by)))
+    scale = np.asarray(_given(scaled, "scale", made_by))
+    return _of_channels(Int8Weight(codes=codes, scale=scale))
+
+
+def _of_channels(weight: Int8Weight) -> Int8Weight | None:
+    """The same weights on one scale for each output channel, where blocks of inputs have their own.
+
+    Those of a channel are whole multiples of it without a common divisor, so that it is what all
+    of them can be divided by; of float16 numbers each is a whole number of the smallest one.
+    """
+    if weight.scale.ndim < 2 or weight.scale.shape[1] == 1:
+        return weight
+    whole = (weight.scale.astype(np.float64) / 2.0**-24).astype(np.int64)
+    common = np.gcd.reduce(whole, axis=1, keepdims=True)
+    multiples = (whole // common).reshape(whole.shape[:2])
+    if multiples.max() > MOST_MULTIPLE:
+        return None
+    scale = (common * 2.0**-24).astype(weight.scale.dtype)
+    return Int8Weight(codes=times(weight.codes, multiples.astype(np.uint8)), scale=scale)
 
 
 def _table(weight: Operation, made_by: dict[str, Operation]) -> Operation | None:

@@ -6,28 +6,34 @@ file. ONNX's own type of 4 bits is not used for that: opset 17 does not have it,
 before 1.23 casts it to another. Two weights in a byte, and a table that says which, take operations
 that all versions have.
 
-Weights of more than 16 different values stay int8.
+Weights of more than 16 different values are stored so where they are multiples of 4-bit numbers,
+block by block (`blocks`). Others stay int8.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.formats import as_onnx
+from pipeline.formats.onnx import blocks
 
 _BYTES = 256
 """That there are."""
 _VALUES = 16
 """Different ones, at most: as many pairs of them as bytes."""
+_TABLE = ".table"
+"""What the name of a table ends in."""
 _FRAME_BYTES = 4
 """Before each node and constant in a file: a tag, and a length of up to 2 MB."""
 _MIDDLE = {np.dtype(np.int8): 0, np.dtype(np.uint8): 128}
 """The number that stands for a weight of zero."""
 
+_Table = tuple[int, bytes]
+"""Type and content."""
 _Parts = tuple[list[onnx.NodeProto], list[TensorProto]]
 """Nodes and constants that make a weight."""
 
@@ -48,22 +54,32 @@ def pack(model: onnx.ModelProto) -> list[str]:
     Returns:
         The names of the weights that were changed.
     """
-    weights, tables = set(_weights(model)), dict[str, str]()
+    weights, tables = set(_weights(model)), dict[_Table, str]()
     changed, nodes, constants = list[str](), list[onnx.NodeProto](), list[TensorProto]()
     for stored in model.graph.initializer:
-        values = _values(numpy_helper.to_array(stored)) if stored.name in weights else None
-        if values is not None:
-            key = f"{values.dtype} {values.tolist()}"
-            own_nodes, own_constants = _parts(stored, values, tables.get(key))
-            if _bytes(own_nodes, own_constants) < _bytes([], [stored]):
-                tables.setdefault(key, own_nodes[1].input[0])
-                changed.append(stored.name)
-                nodes += own_nodes
-                constants += own_constants
-                continue
-        constants.append(stored)
-    _replace(model, [*nodes, *model.graph.node], constants)
+        made = _made_of_few(stored, tables) if stored.name in weights else None
+        if made is None or _bytes(*made) >= _bytes([], [stored]):
+            constants.append(stored)
+            continue
+        changed.append(stored.name)
+        nodes += made[0]
+        constants += made[1]
+        tables |= {_table(one): one.name for one in made[1] if one.name.endswith(_TABLE)}
+    if changed:
+        constants += blocks.shared()
+        _replace(model, [*nodes, *model.graph.node], constants)
+        as_onnx.drop_unused_constants(model)
     return changed
+
+
+def _made_of_few(stored: TensorProto, tables: Mapping[_Table, str]) -> _Parts | None:
+    """What makes a weight of few different numbers, or of blocks; None of others."""
+    weight = numpy_helper.to_array(stored)
+    values = _values(weight)
+    if values is not None:
+        return _parts(stored, values, tables)
+    found = blocks.blocks_of(weight)
+    return None if found is None else blocks.parts(stored, found)
 
 
 def _weights(model: onnx.ModelProto) -> Iterator[str]:
@@ -91,8 +107,8 @@ def _values(weight: as_onnx.Array) -> as_onnx.Array | None:
     return used if len(used) <= _VALUES else None
 
 
-def _parts(stored: TensorProto, values: as_onnx.Array, table: str | None) -> _Parts:
-    """What makes a weight of its `values`; `table` is the name of theirs, where there is one."""
+def _parts(stored: TensorProto, values: as_onnx.Array, tables: Mapping[_Table, str]) -> _Parts:
+    """What makes a weight of its `values`; `tables` are the names of those that there are."""
     weight, name = numpy_helper.to_array(stored), stored.name
     place_of = np.zeros(_BYTES, np.uint8)
     place_of[values.view(np.uint8)] = np.arange(len(values))
@@ -102,15 +118,19 @@ def _parts(stored: TensorProto, values: as_onnx.Array, table: str | None) -> _Pa
         f"{name}.packed": packed,
         f"{name}.shape": np.array(weight.shape, np.int64),
     }
-    if table is None:
-        table = f"{name}.table"
-        constants[table] = _pairs(values)
+    pairs = numpy_helper.from_array(_pairs(values), f"{name}{_TABLE}")
+    table = tables.get(_table(pairs), pairs.name)
     nodes = [
         helper.make_node("Cast", [f"{name}.packed"], [f"{name}.place"], to=TensorProto.INT32),
         helper.make_node("Gather", [table, f"{name}.place"], [f"{name}.pairs"], axis=0),
         helper.make_node("Reshape", [f"{name}.pairs", f"{name}.shape"], [name]),
     ]
-    return nodes, [numpy_helper.from_array(value, key) for key, value in constants.items()]
+    own = [numpy_helper.from_array(value, key) for key, value in constants.items()]
+    return nodes, [*own, pairs] if table == pairs.name else own
+
+
+def _table(pairs: TensorProto) -> _Table:
+    return pairs.data_type, pairs.raw_data
 
 
 def _pairs(values: as_onnx.Array) -> as_onnx.Array:
@@ -144,6 +164,9 @@ def unpacked(model: onnx.ModelProto) -> onnx.ModelProto:
     for name in _weights(model):
         chain = _chain(name, made_by)
         weight = _made(chain, values) if chain else None
+        if not chain:
+            chain = blocks.chain(name, made_by)
+            weight = blocks.made(chain, values) if chain else None
         if weight is not None:
             made[name] = weight
             folded.update(node.output[0] for node in chain)
