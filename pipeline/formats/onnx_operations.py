@@ -264,18 +264,17 @@ def _pixel_shuffle(g: Graph, n: fx.Node, x: fx.Node, factor: int) -> None:
     g.add("DepthToSpace", n, [g.name_of(x)], blocksize=factor, mode="CRD")
 
 
-def _repeat(g: Graph, n: fx.Node, x: fx.Node, size: Sequence[int], *_: Any) -> None:
-    """Pixels repeated; factors in place of sizes leave the batch free."""
-    factors = [new / old for new, old in zip(size, _shape(x)[2:], strict=True)]
-    given = g.constant([1, 1, *factors], np.float32)
-    g.add(
-        "Resize",
-        n,
-        [g.name_of(x), "", given],
-        mode="nearest",
-        nearest_mode="floor",
-        coordinate_transformation_mode="asymmetric",
-    )
+def _resize(mode: str, **attributes: str) -> Operation:
+    """Enlarging by whole numbers; those in place of sizes leave the batch free."""
+
+    def add(g: Graph, n: fx.Node, x: fx.Node, size: Sequence[int], *corners: Any) -> None:
+        if any(corners):
+            raise NotImplementedError(f"{n.name}: aligned corners, or scales; neither is written")
+        factors = [new / old for new, old in zip(size, _shape(x)[2:], strict=True)]
+        given = g.constant([1, 1, *factors], np.float32)
+        g.add("Resize", n, [g.name_of(x), "", given], mode=mode, **attributes)
+
+    return add
 
 
 def _nothing(g: Graph, n: fx.Node, x: fx.Node, *_: Any, **given: Any) -> None:
@@ -323,7 +322,12 @@ OPERATIONS: dict[Any, Operation] = {
     aten.transpose.int: _transpose,
     aten.permute.default: _permute,
     aten.pixel_shuffle.default: _pixel_shuffle,
-    aten.upsample_nearest2d.default: _repeat,
+    aten.upsample_nearest2d.default: _resize(
+        "nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric"
+    ),
+    aten.upsample_bilinear2d.default: _resize(
+        "linear", coordinate_transformation_mode="half_pixel"
+    ),
     aten.dropout.default: _nothing,
 }
 """By the operation of torch."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from pipeline.compress.pruning.followed import followed
 from pipeline.compress.quantization import qat
 from pipeline.compress.quantization.fold import quantized_program
 from pipeline.formats.file_facts import program_macs
 from pipeline.formats.formats import FORMATS
+from pipeline.measure.file_layers import file_layers
 from pipeline.networks.segmenter.family import FAMILY
-from tests.making.segmenters import NETWORKS, config, images, segmenter
+from tests.making.segmenters import CLASSES, NETWORKS, SIZE, config, images, segmenter
 from tests.networks.operations import row
 
 pytestmark = pytest.mark.slow
@@ -54,3 +57,29 @@ def test_every_layer_of_a_file_is_the_programs_and_all_are_int8(name: str, form:
     assert found.misses == []
     assert found.partitions in (None, 1)
     assert found.outside == 0
+
+
+@pytest.mark.parametrize("form", ["onnx", "tflite"])
+def test_a_file_with_fewer_channels_is_timed_in_place_of_a_pruned_one(
+    form: str, tmp_path: Path
+) -> None:
+    """The channels go on through all that enlarges."""
+    made, known = program("deeplabv3plus"), FORMATS[form]
+    path = tmp_path / f"whole{known.suffix}"
+    known.module().write(made, path)
+    asked = config(**NETWORKS["deeplabv3plus"])
+    model = FAMILY.prunable(segmenter(asked))
+    groups = followed(model, asked.input_shape, FAMILY.structure(model)).groups
+    widths = {}
+    for layer in file_layers(made, groups):
+        if layer.sized:
+            present = {group.name: group.channels for group in groups}
+            widths[layer.name] = layer.outputs.at({n: c // 2 for n, c in present.items()})
+    assert known.layers is not None
+    small = tmp_path / f"small{known.suffix}"
+    small.write_bytes(known.layers().resized(path.read_bytes(), widths))
+    assert small.stat().st_size < path.stat().st_size
+    opened = known.module().open_file(small)
+    opened.set_input(images(1).numpy())
+    opened.invoke()
+    assert opened.output().size == CLASSES * SIZE[0] * SIZE[1]

@@ -96,6 +96,7 @@ RULES: dict[Any, Kind] = {
     aten.transpose.int: "input",
     aten.pixel_shuffle.default: "input",
     aten.upsample_nearest2d.default: "input",
+    aten.upsample_bilinear2d.default: "input",
 }
 """The grid of each operation's output."""
 _SPECS = {"weighted": ACTIVATION, "own": ACTIVATION, "sigmoid": SIGMOID, "tanh": TANH}

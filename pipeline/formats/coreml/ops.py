@@ -277,6 +277,20 @@ def _upsample_nearest_neighbor(
     return x
 
 
+def _upsample_bilinear(
+    x: Tensor,
+    scale_factor_height: float = 1.0,
+    scale_factor_width: float = 1.0,
+    align_corners: bool = True,
+    half_pixel_centers: bool | None = None,
+) -> Tensor:
+    if align_corners or half_pixel_centers is False:
+        raise NotImplementedError("aligned corners, or no half pixels")
+    factors = (scale_factor_height, scale_factor_width)
+    size = [round(side * factor) for side, factor in zip(x.shape[-2:], factors, strict=True)]
+    return F.interpolate(x, size, mode="bilinear")
+
+
 def _pad(x: Tensor, pad: Ints, mode: str = "constant", constant_val: float = 0.0) -> Tensor:
     if mode != "constant":
         raise NotImplementedError(f"mode {mode!r}")
@@ -345,6 +359,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "sub": _binary(torch.sub),
     "tanh": _unary(torch.tanh),
     "transpose": _transpose,
+    "upsample_bilinear": _upsample_bilinear,
     "upsample_nearest_neighbor": _upsample_nearest_neighbor,
 }
 """Every operation that can be evaluated, besides `const`; each gives a tensor or several."""

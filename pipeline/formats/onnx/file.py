@@ -27,6 +27,7 @@ from pipeline.formats.onnx.elsewhere import laid_out, numbers, quantized_tensors
 from pipeline.formats.onnx.few_bits import pack, unpacked
 from pipeline.formats.onnx.float_layers import half, keep_float
 from pipeline.formats.onnx.pads import pad_in_convolutions
+from pipeline.formats.onnx.resizing import enlarge_by_convolution
 from pipeline.formats.pixels import refuse_learned_input, take_pixels
 
 OLDER_OPSET, _OLDER_IR = 17, 8
@@ -60,6 +61,7 @@ def write(
         refuse_learned_input(program)
     model = as_onnx.to_onnx(program)
     pad_in_convolutions(model)
+    enlarge_by_convolution(model)
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         quantize_biases(model)
         own_weights(model)

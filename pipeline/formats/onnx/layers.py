@@ -34,7 +34,7 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("AveragePool", "GlobalAveragePool", "MaxPool", "Pad", "ReduceMean"), _SAME),
     **dict.fromkeys(("Clip", "Elu", "Gelu", "LeakyRelu", "Relu", "Sigmoid", "Tanh"), _SAME),
     **dict.fromkeys(("Cast", "DequantizeLinear", "QuantizeLinear", "Transpose"), _SAME),
-    **dict.fromkeys(("Softmax", "Sum"), _SAME),
+    **dict.fromkeys(("Resize", "Softmax", "Sum"), _SAME),
 }
 """How channels follow through every operation that our files have."""
 
@@ -217,8 +217,11 @@ class _File:
         elif kind == "reshape":
             channels = int(self.values[node.input[1]][1])
         elif kind == "slice":
-            start, stop, axis, step = (int(self.values[name].item()) for name in node.input[1:5])
-            kind = "slice" if axis == 1 else "same"
+            starts, stops, axes, *steps = (self.values[name].tolist() for name in node.input[1:5])
+            if axes == [1]:
+                (start,), (stop,), ((step,),) = starts, stops, steps
+            else:
+                kind = "same"  # of height or width: all channels go on
         elif kind == "concat" and _axis(node) != 1:
             kind = "elementwise"  # beside each other in height or width: windows of one image
         several = kind in ("concat", "elementwise")

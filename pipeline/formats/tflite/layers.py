@@ -28,7 +28,7 @@ _KINDS: dict[str, Kind] = {
     "CONCATENATION": "concat",
     **dict.fromkeys(("AVERAGE_POOL_2D", "DEPTHWISE_CONV_2D", "MAX_POOL_2D", "MEAN"), _SAME),
     **dict.fromkeys(("ELU", "GELU", "LEAKY_RELU", "LOGISTIC", "RELU", "RELU6"), _SAME),
-    **dict.fromkeys(("PAD", "SOFTMAX", "TANH", "TRANSPOSE"), _SAME),
+    **dict.fromkeys(("PAD", "RESIZE_BILINEAR", "SOFTMAX", "TANH", "TRANSPOSE"), _SAME),
     **dict.fromkeys(("CAST", "DEQUANTIZE", "QUANTIZE"), _SAME),
 }
 """How channels follow through every operation that our files have."""

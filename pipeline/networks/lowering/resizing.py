@@ -1,8 +1,4 @@
-"""Enlarging and making smaller, by operations that every runtime has in int8.
-
-Runtimes round a bilinear resizing of integers each in its own way (ONNX Runtime cuts off what is
-behind the point), and some compute it in float. Repeating pixels rounds nothing.
-"""
+"""Enlarging and making smaller, by operations that every runtime has in int8."""
 
 from __future__ import annotations
 
@@ -15,7 +11,6 @@ from torch import Tensor, fx
 
 from pipeline.networks.lowering.builder import Builder, Unsupported
 from pipeline.networks.lowering.images import conv, image_of
-from pipeline.networks.lowering.shapes import pad
 from pipeline.networks.lowering.values import Value, shape_of
 
 aten = torch.ops.aten
@@ -83,8 +78,7 @@ def bilinear(
     """Weighted means of neighbouring pixels; those at the edge are repeated outside.
 
     before: y = upsample_bilinear(x), twice the size
-    after:  y = conv(upsample_nearest(x) with the edge repeated, 1 2 1 / 4 on each axis), one group
-            a channel
+    after:  the same
 
     before: y = upsample_bilinear(x), half the size
     after:  y = conv(x, 1 / 4), stride 2, one group a channel
@@ -105,20 +99,15 @@ def bilinear(
             "give it align_corners=False"
         )
     if larger > 1:
-        line = _between(larger)
-        half = len(line) // 2
-        large = _repeated(b, image, larger)
-        around = pad(b, large, (half, half, half, half), "replicate")
-        return _by_line(b, image_of(around), line, 1)
-    return _by_line(b, image, _middle(smaller), smaller) if smaller > 1 else image
-
-
-def _by_line(b: Builder, image: fx.Node, line: Tensor, step: int) -> fx.Node:
-    """A convolution of every channel alone by the same weights on both axes."""
-    size, channels = len(line), shape_of(image)[0]
-    weight = (line[:, None] * line).expand(channels, 1, size, size).clone()
-    node = b.constant("resize.weight", weight)
-    return conv(b, image, node, stride=[step, step], groups=channels)
+        size = [side * larger for side in shape_of(image)[1:]]
+        return b.call(aten.upsample_bilinear2d.default, image, size, False)
+    if smaller > 1:
+        channels = shape_of(image)[0]
+        line = _middle(smaller)
+        weight = (line[:, None] * line).expand(channels, 1, smaller, smaller)
+        node = b.constant("resize.weight", weight.clone())
+        return conv(b, image, node, stride=[smaller, smaller], groups=channels)
+    return image
 
 
 def _repeated(b: Builder, image: fx.Node, rows: int, columns: int | None = None) -> fx.Node:
@@ -136,20 +125,6 @@ def _of_one_pixel(
         return None
     rows, columns = _wanted(image, output_size, scales)
     return image if rows == columns == 1 else _repeated(b, image, rows, columns)
-
-
-def _between(factor: int) -> Tensor:
-    """Weights of repeated pixels that give what lies between the pixels.
-
-    A place's middle lies at (place + 1/2) / factor - 1/2 from the pixel's own, and takes of both
-    neighbours by nearness. Of pixels repeated `factor` times these are all places up to half a
-    pixel away; where that is none in the middle, the two at the ends count half.
-    """
-    if factor % 2:
-        return torch.full((factor,), 1 / factor)
-    line = torch.full((factor + 1,), 1 / factor)
-    line[0] = line[-1] = 0.5 / factor
-    return line
 
 
 def _middle(factor: int) -> Tensor:

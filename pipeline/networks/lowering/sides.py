@@ -21,6 +21,7 @@ _KEEP = {
     *(aten.max_pool2d.default, aten.slice.Tensor, aten.dropout.default),
     *(aten.constant_pad_nd.default, aten.reshape.default, aten.transpose.int),
     *(aten.pixel_shuffle.default, aten.upsample_nearest2d.default),
+    aten.upsample_bilinear2d.default,
 }
 """Of numbers that are never negative these make none that are."""
 
