@@ -25,6 +25,10 @@ from tests.networks.test_operations import Odd
 aten = torch.ops.aten
 GONE = {aten.add_.Tensor, aten.relu_.default}
 """In graphs for training alone: a program has no operation in place."""
+ENLARGING_TAKEN_APART = Counter(
+    {"GatherND": 4, "Transpose": 5, "Add": 3, "Mul": 3, "Sub": 3, "Resize": -1}
+)
+"""What torch's exporter makes of a bilinear enlarging, in place of ONNX's own operation."""
 
 
 def of_int8_operations() -> torch.export.ExportedProgram:
@@ -83,7 +87,10 @@ def test_it_is_the_graph_that_torch_exports(name: str) -> None:
     found, wanted = answers(ours, images), answers(theirs, images)
     # A mean and a pool of the whole may sum up in another order; roundings are the same.
     assert np.abs(found - wanted).max() <= (1e-6 if "float" in name else 0)
-    assert operations(ours) == operations(theirs)
+    counted, theirs_counted = operations(ours), operations(theirs)
+    for _ in range(counted["Resize"]):
+        theirs_counted.subtract(ENLARGING_TAKEN_APART)
+    assert +counted == +theirs_counted
 
 
 def test_tensors_have_the_programs_names_and_shapes() -> None:
