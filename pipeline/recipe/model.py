@@ -76,6 +76,11 @@ class ModelConfig(Part):
         return 1
 
     @property
+    def answer_stride(self) -> int:
+        """By how much maps of answers are smaller than the image; 1 where nothing says it."""
+        return 1
+
+    @property
     def title(self) -> str:
         """The name as people read it, in reports and files, which go to other machines."""
         return self.name

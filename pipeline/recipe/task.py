@@ -44,8 +44,8 @@ class TaskConfig(Part):
         overlap: of detection: area in common of two boxes of a class, of the area of both, above
             which the one with the lower score goes; null is 0.45.
         stride: of segmentation: side of the square of pixels that the network gives an answer for;
-            null is 1, an answer for every pixel. Coarser maps are scaled to the input's size,
-            bilinear and in float, before they are compared with masks.
+            null is that of `model.stride`, or 1 of a network that has no such key. Coarser maps are
+            scaled to the input's size, bilinear and in float, before they are compared with masks.
         loss: of segmentation; null is cross entropy alone.
     """
 

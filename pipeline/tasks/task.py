@@ -257,6 +257,7 @@ class Task:
         bundled: whether a bundle has code that makes something of a file's answers.
         turns: whether targets follow an image that is turned or cut, as masks do.
         probabilities: whether a file can give probabilities in place of logits.
+        maps: whether answers are maps of classes.
     """
 
     title: str
@@ -270,3 +271,4 @@ class Task:
     bundled: bool = True
     turns: bool = True
     probabilities: bool = True
+    maps: bool = False

@@ -82,6 +82,7 @@ TASKS: dict[str, Task] = {
         data=("mask_folder", "digit_scenes"),
         mixes=False,
         probabilities=False,
+        maps=True,
     ),
 }
 """By the name that `task.kind` of a recipe has."""
@@ -98,5 +99,8 @@ def meaning_of(recipe: Recipe) -> Meaning:
 
 
 def task_of(recipe: Recipe) -> TaskModule:
-    """The module of a recipe's task."""
-    return TASKS[recipe.task.kind].module(recipe.task)
+    """The module of a recipe's task; the stride of maps is the network's where nothing is said."""
+    config = recipe.task
+    if config.stride is None:
+        config = config.model_copy(update={"stride": recipe.model.answer_stride})
+    return TASKS[config.kind].module(config)

@@ -171,3 +171,26 @@ def test_memory_holds_some_images_at_a_time(monkeypatch: pytest.MonkeyPatch) -> 
     costs(graph, layers, moves_of(layers, "int4"), lambda: [images()], "softmax")
     assert sum(sizes) == IMAGES
     assert max(sizes) < 64
+
+
+def test_maps_cost_what_all_their_places_do() -> None:
+    before, after = torch.randn(2, 6, 5, 3, 4, generator=torch.Generator().manual_seed(1)).double()
+    places = (one.movedim(1, -1) for one in (before, after))
+    first, second = (Categorical(logits=one) for one in places)
+    wanted = kl_divergence(first, second).flatten(1).sum(1).mean()
+    assert divergence(before, after, "softmax") == pytest.approx(float(wanted), rel=1e-9)
+
+    class Maps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.stem = nn.Conv2d(3, 8, 3, 2, 1)
+            self.head = nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.stem(x)))  # type: ignore[no-any-return]
+
+    graph = graph_of(Maps())
+    layers = weighted_layers(graph)
+    found = costs(graph, layers, moves_of(layers, "int4"), lambda: [images()], "softmax")
+    assert all(cost["int4"] > 0 for cost in found.values())

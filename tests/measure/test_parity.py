@@ -361,3 +361,15 @@ def test_without_a_grid_every_image_counts() -> None:
     compared = compare_logits(one_set(wanted.roll(1, 1)), one_set(wanted), None)
     assert compared.results.leads == (math.inf,) * 3
     assert "top-1" in parity.output_misses(compared, Limits(difference=9))[0]
+
+
+def test_maps_are_compared_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    found, wanted = torch.randn(2, 7, 3, 4, 5, generator=generator)
+    both = {"a": found, "b": found[:2]}, {"a": wanted, "b": wanted[:2]}
+    whole = parity.output_steps(*both, 0.1)
+    monkeypatch.setattr(parity, "_AT_A_TIME", 100)
+    assert parity.output_steps(*both, 0.1) == whole
+    apart = torch.cat([(found - wanted).flatten(), (found - wanted)[:2].flatten()]).abs()
+    assert whole.largest == int((apart / 0.1).round().max())
+    assert whole.differing == pytest.approx(float(((apart / 0.1).round() > 0).double().mean()))

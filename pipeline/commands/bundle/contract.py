@@ -134,10 +134,28 @@ class Input(Record):
     grid: IntegerGrid | None = None
 
 
+class Maps(Record):
+    """Maps of numbers, one for every class, over the prepared image.
+
+    Attributes:
+        layout: NCHW, a map after the other; or NHWC, the numbers of all classes of a place side by
+            side.
+        height: of a map.
+        width: of a map.
+        stride: side of the square of pixels that a number is for.
+    """
+
+    layout: Literal["NCHW", "NHWC"]
+    height: Positive
+    width: Positive
+    stride: Positive
+
+
 class Output(Record):
     """What the file gives.
 
-    There is a number for every class, or one number where there are two classes.
+    There is a number for every class, or one number where there are two classes, or a map of
+    numbers for every class.
 
     Attributes:
         name: in the file.
@@ -156,6 +174,7 @@ class Output(Record):
         above: the number above which a label is named, the nearest float32 to `threshold` or its
             logit; null likewise.
         grid: of integer elements; null where they are real numbers already.
+        maps: where there is a map for every class; else null.
     """
 
     name: Text
@@ -171,6 +190,7 @@ class Output(Record):
     threshold: Share | None = None
     above: float | None = None
     grid: IntegerGrid | None = None
+    maps: Maps | None = None
 
 
 class Golden(Record):
@@ -178,7 +198,8 @@ class Golden(Record):
 
     Attributes:
         folder: with NN.png, the same pixels as NN.rgb (rows from the top, a byte a channel), and
-            the answers to every image in expected.csv.
+            the answers to every image in expected.csv; of maps in NN.f32 (float32, little-endian,
+            a map after the other), and in expected.csv what they come to.
         images: number of them.
         photos: number of photos in its folder `photos`, with the pixels that they become, which
             are to be the same: photos.csv names NAME.* as it is taken, NAME.ppm, decoded, and
@@ -318,6 +339,19 @@ def _output(port: Port, classes: int, recipe: Recipe) -> Output:
         threshold=meaning.threshold,
         above=meaning.above,
         grid=_grid(port),
+        maps=_maps(port, recipe),
+    )
+
+
+def _maps(port: Port, recipe: Recipe) -> Maps | None:
+    """Of a file that gives a class to every place."""
+    if not TASKS[recipe.task.kind].maps:
+        return None
+    return Maps(
+        layout=port.layout,  # type: ignore[arg-type]
+        height=port.height,
+        width=port.width,
+        stride=recipe.model.input_shape.height // port.height,
     )
 
 

@@ -20,7 +20,7 @@ from pipeline.stages.carried import some_pixels
 from pipeline.stages.context import TWIN
 from pipeline.stages.export import DESCRIPTION, options_of
 from pipeline.stages.finished_run import Finished
-from pipeline.tasks.tasks import link_of, task_of
+from pipeline.tasks.tasks import TASKS, link_of, task_of
 
 STEM = "model_float16"
 EXPECTED = "expected_float16.csv"
@@ -63,6 +63,8 @@ def why_none(run: Finished) -> str | None:
     """Why a run has no such file; None where it has."""
     if run.recipe.target.precision == "float":
         return "its file is a float one already"
+    if TASKS[run.recipe.task.kind].maps:
+        return "float16 files are written of what gives a number for each class, and not of maps"
     return None
 
 

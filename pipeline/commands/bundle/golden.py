@@ -29,7 +29,8 @@ class Vectors:
     Attributes:
         pixels: uint8 (images, channels, height, width).
         labels: what each image should be answered with.
-        logits: float32 (images, classes), of the file, or those that its probabilities stand for.
+        logits: float32 (images, classes), of the file, or those that its probabilities stand for;
+            or maps (images, classes, h, w).
         tolerance: most that an answer of the file may be off.
         why: where the tolerance comes from.
         probabilities: float32 (images, classes), of the file; None where it gives logits.
@@ -69,13 +70,15 @@ def vectors(run: Finished, target: TargetResult) -> Vectors:
 
 
 def write(found: Vectors, folder: Path, task: TaskModule) -> None:
-    """Write NN.png and NN.rgb for every image, and expected.csv with the answers."""
+    """Write NN.png, NN.rgb and, of maps, NN.f32 for every image; and expected.csv."""
     folder.mkdir()
     for row, pixels in enumerate(found.pixels):
         name = f"{row:02d}"
         rgb = np.ascontiguousarray(pixels.transpose(1, 2, 0))
         Image.fromarray(rgb if len(pixels) == 3 else rgb[..., 0]).save(folder / f"{name}.png")
         (folder / f"{name}.rgb").write_bytes(rgb.tobytes())
+        if found.logits.ndim > 2:
+            (folder / f"{name}.f32").write_bytes(found.logits[row].astype("<f4").tobytes())
     write_expected(found, folder / EXPECTED, task)
 
 

@@ -46,6 +46,14 @@ _PYTHON = Source(
     path="python/classify.py",
     what="classifies photos, and checks the golden vectors",
 )
+_OF_MAPS = (
+    Source(
+        template="segment.py.j2",
+        path="python/segment.py",
+        what="tells the class of every pixel of photos, and checks the golden vectors",
+    ),
+)
+"""Of files that give maps."""
 _KOTLIN = (
     Source(
         template="build.gradle.kts.j2",
@@ -161,7 +169,8 @@ def snippets(contract: Contract, tools: Mapping[str, str]) -> dict[str, str]:
     for name in (*names, *needed.values()):
         if not _PLAIN.fullmatch(name):
             raise ValueError(f"got the name {name!r}; only {_PLAIN.pattern} can stand in code")
-    sources = SOURCES[contract.format]
+    maps = contract.output.maps
+    sources = SOURCES[contract.format] if maps is None else _OF_MAPS
     values = {
         **_of_network(contract),
         **_of_tools(contract, needed),
@@ -169,7 +178,8 @@ def snippets(contract: Contract, tools: Mapping[str, str]) -> dict[str, str]:
         "check": _listed([source.path for source in sources if "olden" in source.path]),
         **{form: form == contract.format for form in SOURCES},
     }
-    named = {"README.md": "README.md.j2", **{s.path: s.template for s in sources}}
+    about = "README.md.j2" if maps is None else "README_maps.md.j2"
+    named = {"README.md": about, **{s.path: s.template for s in sources}}
     every = templates("pipeline.commands.bundle")
     return {path: every.get_template(name).render(values) for path, name in named.items()}
 
@@ -191,12 +201,13 @@ def _of_network(contract: Contract) -> dict[str, object]:
         "background": given.photo.background,
         "longest": LONGEST,
         "classes": made.classes,
-        "count": made.shape[-1] or made.classes,
+        "count": made.classes if made.maps else made.shape[-1] or made.classes,
+        "maps": made.maps,
         "numbers": made.gives,
         "number": "logit" if made.gives == "logits" else "probability",
         "ready": made.gives == "probabilities",
         "by_name": made.kind == "dictionary",
-        "yes_or_no": made.shape[-1] == 1 and made.above is None,
+        "yes_or_no": made.maps is None and made.shape[-1] == 1 and made.above is None,
         "threshold": made.threshold,
         "above": made.above,
         "things": "classes" if made.above is None else "labels",

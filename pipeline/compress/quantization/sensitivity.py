@@ -92,17 +92,18 @@ def divergence(before: Tensor, after: Tensor, link: Link) -> float:
     Of several labels an image, the sum over them: each is a choice of two by itself.
 
     Args:
-        before: logits (images, classes).
+        before: logits (images, classes); of maps (images, classes, h, w) the sum over all places.
         after: of the same images.
         link: what makes probabilities of them.
     """
-    before, after = before.double(), after.double()
+    images = len(before)
+    before, after = (_by_place(one.double(), link) for one in (before, after))
     if link == "softmax":
         logarithms = [(before.log_softmax(1), after.log_softmax(1))]
     else:
         logarithms = [(F.logsigmoid(s * before), F.logsigmoid(s * after)) for s in (1, -1)]
     total = sum((p.exp() * (p - q)).sum() for p, q in logarithms)
-    return max(0.0, float(total) / len(before))
+    return max(0.0, float(total) / images)
 
 
 class _Seen(Interpreter):
@@ -127,8 +128,20 @@ class _Seen(Interpreter):
         return result
 
 
+def _by_place(logits: Tensor, link: Link) -> Tensor:
+    """Logits (places, classes) of maps, whose softmax is taken at every place; others as they are.
+
+    before: (images, classes, height, width)
+    after:  (images * height * width, classes)
+    """
+    if link != "softmax" or logits.dim() != 4:
+        return logits
+    return logits.movedim(1, -1).flatten(0, -2)
+
+
 def _surprise(logits: Tensor, link: Link, generator: torch.Generator) -> Tensor:
     """Minus the logarithm of the probability of answers that are drawn, summed over images."""
+    logits = _by_place(logits, link)
     with torch.no_grad():
         if link == "softmax":
             drawn = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]

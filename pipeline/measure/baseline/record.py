@@ -127,7 +127,7 @@ class FloatBaseline(Record):
         size_bytes: of the float32 weights in a file.
         accuracy: by precision and test set; that of fp32 is what reports compare with.
         named: what fp32 named for every image, by test set: the number of a class; or 0 or 1 for
-            every label.
+            every label; or pixels by class, as of `tasks.class_maps.counted`.
         timings: by precision and batch, the largest batch last.
         not_measured: what is left out, and why.
     """
@@ -188,6 +188,8 @@ def _is_of_others(named: int | tuple[int, ...], classes: int) -> bool:
     """Whether what was named for an image is of another number of classes, or labels."""
     if isinstance(named, int):
         return named >= classes
+    if len(named) == 2 * classes:  # pixels that each was named for, and those of them rightly
+        return any(right > all_ for all_, right in zip(named, named[classes:], strict=False))
     return len(named) != classes or max(named, default=0) > 1
 
 
