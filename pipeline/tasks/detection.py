@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from pipeline.tasks.box_decisions import Decisions, apart, decisions
 from pipeline.tasks.box_loss import BoxLoss, hits
 from pipeline.tasks.box_precision import precisions
 from pipeline.tasks.detected import Detected, detected
-from pipeline.tasks.found import found_in, objects_found
+from pipeline.tasks.found import found_in, objects_found, rows_of
 from pipeline.tasks.images.boxed import (
     box_classes,
     box_places,
@@ -39,7 +39,16 @@ from pipeline.tasks.images.boxed import (
 from pipeline.tasks.images.boxes import CLASS, counted, there
 from pipeline.tasks.images.dataset import Dataset
 from pipeline.tasks.images.digits import DIGITS
-from pipeline.tasks.predictions import Predictions, gathered, write_named
+from pipeline.tasks.images.pixels import Images
+from pipeline.tasks.predictions import (
+    NAMED,
+    Predictions,
+    Shown,
+    gathered,
+    kept_maps,
+    read_named,
+    write_named,
+)
 from pipeline.tasks.task import Agreement, Counted, Meaning
 
 if TYPE_CHECKING:
@@ -48,6 +57,8 @@ if TYPE_CHECKING:
 BOXES = "boxes and no classes are told of an image, so that none is taken for another"
 LEAST = 0.01
 """Score from which on a box counts for average precision."""
+_SHOWN = 3
+"""Images of a test set that are drawn."""
 OUTPUTS = ("object", "x", "y", "width", "height")
 """Names of the numbers of a place, before those of the classes."""
 
@@ -194,13 +205,29 @@ class Detection:
 
     def keep(self, answers: Mapping[str, Tensor], dataset: Dataset, path: Path) -> None:
         """Keep which objects of every test image were found."""
-        sets = dataset.tests.items()
-        write_named({name: self._flags(answers[name], test.labels) for name, test in sets}, path)
+        kept = {}
+        for name, test in dataset.tests.items():
+            kept[name] = self._flags(answers[name], test.labels)
+            drawn = found_in(answers[name][shown_rows(test)], self.threshold, self.overlap)
+            kept[kept_maps(name)] = rows_of(drawn)
+        write_named(kept, path)
 
     def gathered(self, dataset: Dataset, baseline: Path, file: Path) -> dict[str, Predictions]:
         """What two stages kept."""
         objects = {name: counted(images.labels) for name, images in dataset.tests.items()}
-        return gathered(dataset, baseline, file, objects)
+        float_model, exported = read_named(baseline / NAMED), read_named(file / NAMED)
+        return {
+            name: replace(
+                found,
+                shown=Shown(
+                    pixels=dataset.tests[name].pixels(shown_rows(dataset.tests[name])),
+                    labels=dataset.tests[name].labels[shown_rows(dataset.tests[name])],
+                    float_model=float_model[kept_maps(name)],
+                    file=exported[kept_maps(name)],
+                ),
+            )
+            for name, found in gathered(dataset, baseline, file, objects).items()
+        }
 
     def changes(self, before: Predictions, after: Predictions) -> Changes:
         """Of which images fewer objects are found, and of which more."""
@@ -271,6 +298,11 @@ class Detection:
 
     def _decided(self, maps: Tensor) -> Decisions:
         return decisions(maps.float(), self.threshold)
+
+
+def shown_rows(images: Images) -> Tensor:
+    """Rows of the images of a test set that are drawn, from all over it."""
+    return torch.linspace(0, len(images) - 1, min(_SHOWN, len(images))).long()
 
 
 def _words(number: float, sides: Sequence[float]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from pipeline.tasks.drawing import palette
+from pipeline.tasks.images.boxes import there
 
 _LARGE = 320
 """Pixels that a picture's longer side has at least, so that boxes and their names can be told."""
@@ -26,6 +28,15 @@ class Drawn:
     number: int
     title: str
     sides: tuple[float, ...]
+
+
+def drawn_of(rows: Tensor, classes: Sequence[str]) -> list[Drawn]:
+    """The boxes of one image's rows [M, 6], of targets or of what was found; scores are shown."""
+    found = []
+    for *sides, number, score in rows[there(rows)].tolist():
+        title = classes[int(number)] + (f" {score:.2f}" if score else "")
+        found.append(Drawn(number=int(number), title=title, sides=tuple(sides)))
+    return found
 
 
 def with_boxes(picture: Image.Image, boxes: Iterable[Drawn]) -> Image.Image:

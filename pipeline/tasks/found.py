@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.tasks.box_code import boxes_of, overlaps
-from pipeline.tasks.images.boxes import CLASS, SIDES, counted
+from pipeline.tasks.images.boxes import CLASS, SIDES, counted, targets_of
 
 HALF = 0.5
 """Overlap, as intersection over union, from which on a box has found an object."""
@@ -51,6 +51,16 @@ def found_in(maps: Tensor, least: float, overlap: float) -> list[Found]:
         boxes, scores, classes = boxes_of(one, least, overlap)
         found.append(Found(boxes=boxes, scores=scores, classes=classes))
     return found
+
+
+def rows_of(found: list[Found]) -> Tensor:
+    """Boxes as rows float32 [N, M, 6]: sides, class and score, as targets have their objects."""
+    return targets_of(
+        [
+            torch.from_numpy(np.column_stack([one.boxes, one.classes, one.scores])).float()
+            for one in found
+        ]
+    )
 
 
 def partners(

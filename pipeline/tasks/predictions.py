@@ -25,9 +25,10 @@ class Shown:
 
     Attributes:
         pixels: uint8 [K, C, H, W].
-        labels: what should be: class maps uint8 [K, H, W].
-        float_model: as the float model has it.
-        file: as the exported file has it.
+        labels: what should be: class maps uint8 [K, H, W], or float32 [K, M, 6]: of every box left,
+            top, right, bottom, class (-1 of none), and 0.
+        float_model: as the float model has it; of boxes the score for 0.
+        file: as the exported file has it, likewise.
     """
 
     pixels: Tensor
@@ -69,7 +70,12 @@ def write_named(named: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _kept(named: Tensor) -> Tensor:
-    """Of as few bytes as do: 50,000 images of 1,000 labels are 50 million numbers."""
+    """Of as few bytes as do: 50,000 images of 1,000 labels are 50 million numbers.
+
+    Boxes to draw stay as they are.
+    """
+    if named.is_floating_point():
+        return named.contiguous()
     large = named.ndim == 1 or (named.numel() > 0 and int(named.max()) > 255)
     return named.to(torch.int32 if large else torch.uint8).contiguous()
 

@@ -75,6 +75,8 @@ def test_the_report_has_the_words_of_boxes(out: Path) -> None:
     for text in ((out / "combined" / name).read_text() for name in ("report.md", "report.html")):
         for word in ("AP50", "recall", "objects"):
             assert word in text
+        assert text.count("data:image/png;base64") in (0, 3 * 3 * len(FORMS))
+    assert (out / "combined" / "report.html").read_text().count("<figcaption>truth") == 9
     report = json.loads((out / "combined" / "report.json").read_text())
     assert report["baseline"]["accuracy"]["test"].keys() == BoxAccuracy.model_fields.keys()
 
