@@ -196,6 +196,7 @@ def test_side_by_side_is_the_float_network_and_the_rounded_one(graph: fx.GraphMo
     graph = copy.deepcopy(graph)
     both = side_by_side.SideBySide(graph, images().split(16))
     with torch.no_grad():
+        both.take_more(next(iter(graph.graph.nodes)))
         for node in graph.graph.nodes:
             both.compute(node)
         (answer,) = node.all_input_nodes
@@ -233,9 +234,36 @@ def test_what_was_added_to_biases_and_means_is_said(graph: fx.GraphModule) -> No
 def test_as_many_images_as_fit_are_taken(
     graph: fx.GraphModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert len(side_by_side.that_fit(graph, images().split(16))) == 4
+    """More where the maps are smaller; of them everything is as if they had been there before."""
+    graph = copy.deepcopy(graph)
+    take_forms(graph, {layer.name: "int4" for layer in weighted_layers(graph)})
+    whole = side_by_side.SideBySide(graph, images().split(16))
+    monkeypatch.setattr(side_by_side, "_MOST_NUMBERS", 32 * 32 * (SIDE // 2) ** 2)
+    some = side_by_side.SideBySide(graph, images().split(16))
+    convolutions = in_graph(graph, aten.conv2d.default)
+    taken = {}
+    with torch.no_grad():
+        monkeypatch.setattr(side_by_side, "_MOST_NUMBERS", 2**28)
+        whole.take_more(next(iter(graph.graph.nodes)))
+        monkeypatch.setattr(side_by_side, "_MOST_NUMBERS", 32 * 32 * (SIDE // 2) ** 2)
+        some.take_more(next(iter(graph.graph.nodes)))
+        for node in graph.graph.nodes:
+            for both in (whole, some):
+                if node in convolutions:
+                    both.take_more(node)
+                    taken[node] = len(both.batches)
+                both.compute(node)
+            if node in convolutions:
+                for one, other in zip(whole.found[node], some.found[node], strict=True):
+                    found = torch.cat(other)
+                    assert torch.equal(torch.cat(one)[: len(found)], found)
+            for both in (whole, some):
+                both.forget_before(node)
+    assert [taken[conv] for conv in convolutions] == [2, 2, 2, 4]
     monkeypatch.setattr(side_by_side, "_MOST_NUMBERS", 1)
-    assert len(side_by_side.that_fit(graph, images().split(16))) == 1
+    one = side_by_side.SideBySide(graph, images().split(16))
+    one.take_more(next(iter(graph.graph.nodes)))
+    assert len(one.batches) == 1, "that one is always there"
 
 
 def test_weights_of_a_rounded_graph_are_rounded_to_themselves(graph: fx.GraphModule) -> None:

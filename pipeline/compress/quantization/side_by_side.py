@@ -1,6 +1,7 @@
 """A graph of calibration images computed as the float network and rounded, side by side.
 
 both = SideBySide(graph, batches)
+both.take_more(node)                # before a node is computed: as many images as fit from there on
 both.compute(node)                  # node by node, in order
 exact, rounded = both.found[node]   # a tensor for every batch, of each
 """
@@ -26,32 +27,75 @@ class SideBySide:
 
     Args:
         graph: from `qat.prepare`, calibrated, in evaluation mode.
-        batches: of images.
+        batches: of images; `take_more` takes them, one after the other.
 
     Attributes:
+        batches: those that were taken.
         found: of every node that was computed and not forgotten, the values of the float network
-            and the rounded ones, by batch.
+            and the rounded ones: by batch, or one where it depends on no image.
     """
 
-    def __init__(self, graph: fx.GraphModule, batches: Sequence[Tensor]) -> None:
+    def __init__(self, graph: fx.GraphModule, batches: Iterable[Tensor]) -> None:
         self._graph = graph
-        self.batches = batches
+        self._source = iter(batches)
+        self._next = next(self._source, None)
+        self.batches: list[Tensor] = []
         self._images = of_images(graph)
         order = {node: place for place, node in enumerate(graph.graph.nodes)}
         self._last = {node: max(node.users, key=order.__getitem__) for node in order if node.users}
+        self._largest = _largest_from(graph)
         self.found: dict[fx.Node, tuple[list[Any], list[Any]]] = {}
         # First of all: the float network's weights and statistics are those of before.
         for node in graph.graph.find_nodes(op="get_attr"):
             value = attribute(graph, node)
-            self.found[node] = ([value.clone()] * len(batches), [value] * len(batches))
+            self.found[node] = ([value.clone()], [value])
+
+    def take_more(self, node: fx.Node) -> None:
+        """Take as many more batches as fit into memory from `node` on; at first one at least.
+
+        Maps become smaller behind every stride. What comes late then is computed up to there, on
+        both sides, and what nobody reads any more is let go at once.
+        """
+        room = _MOST_NUMBERS // self._largest[node]
+        taken = sum(map(len, self.batches))
+        while self._next is not None and (not taken or taken + len(self._next) <= room):
+            taken += len(self._next)
+            self._stream(self._next, node)
+            self._next = next(self._source, None)
+
+    def _stream(self, batch: Tensor, until: fx.Node) -> None:
+        """Compute a batch up to a node, and put it beside the others."""
+        held: tuple[dict[fx.Node, Any], dict[fx.Node, Any]] = ({}, {})
+        for node in self._graph.graph.nodes:
+            if node is until:
+                break
+            if node not in self._images:
+                continue
+            for side, values in enumerate(held):
+                given = {
+                    source: values[source]
+                    if source in self._images
+                    else self.found[source][side][0]
+                    for source in node.all_input_nodes
+                }
+                values[node] = batch if node.op == "placeholder" else self.value(node, side, given)
+                for source in node.all_input_nodes:
+                    if source in self._images and self._last[source] is node:
+                        values.pop(source, None)
+        for node, both in self.found.items():
+            if node in self._images:
+                for values, found in zip(held, both, strict=True):
+                    found.append(values[node])
+        self.batches.append(batch)
 
     def compute(self, node: fx.Node) -> None:
         """Compute a node, whose arguments are there."""
         if node.op == "placeholder":
             self.found[node] = (list(self.batches), list(self.batches))
         elif node.op not in {"get_attr", "output"}:
+            numbers = self.numbers if node in self._images else range(1)
             exact, rounded = (
-                [self.value(node, side, self.given(node, side, batch)) for batch in self.numbers]
+                [self.value(node, side, self.given(node, side, batch)) for batch in numbers]
                 for side in (EXACT, ROUNDED)
             )
             self.found[node] = (exact, rounded)
@@ -63,7 +107,10 @@ class SideBySide:
 
     def given(self, node: fx.Node, side: int, batch: int) -> dict[fx.Node, Any]:
         """The values of what a node reads."""
-        return {source: self.found[source][side][batch] for source in node.all_input_nodes}
+        return {
+            source: self.found[source][side][batch if source in self._images else 0]
+            for source in node.all_input_nodes
+        }
 
     def value(self, node: fx.Node, side: int, values: Mapping[fx.Node, Any]) -> Any:
         """What a node makes of the values of others."""
@@ -101,19 +148,21 @@ def _rounded(module: FakeQuantizeBase, given: Sequence[Any]) -> Tensor:
     return value
 
 
-def that_fit(graph: fx.GraphModule, batches: Iterable[Tensor]) -> list[Tensor]:
-    """As many of the batches as their tensors fit into memory; at least one."""
-    values = [node.meta.get("val") for node in graph.graph.nodes if node.op == "call_function"]
-    maps = [value for value in values if isinstance(value, Tensor) and value.dim() > 1]
-    largest = max((value[0].numel() for value in maps), default=1)
-    some: list[Tensor] = []
-    images = 0
-    for batch in batches:
-        if some and (images + len(batch)) * largest > _MOST_NUMBERS:
-            break
-        some.append(batch)
-        images += len(batch)
-    return some
+def _largest_from(graph: fx.GraphModule) -> dict[fx.Node, int]:
+    """Numbers an image of the largest tensor that a node, or one behind it, reads or makes."""
+    numbers: dict[fx.Node, int] = {}
+    for node in graph.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor):
+            of_image = value.dim() > 1 and node.op != "get_attr"
+            numbers[node] = value[0].numel() if of_image else 1
+        else:  # what rounds, of the shape of what it reads
+            numbers[node] = max((numbers[one] for one in node.all_input_nodes), default=1)
+    largest, found = 1, dict[fx.Node, int]()
+    for node in reversed(graph.graph.nodes):
+        largest = max(largest, *(numbers[one] for one in (node, *node.all_input_nodes)))
+        found[node] = largest
+    return found
 
 
 def of_images(graph: fx.GraphModule) -> set[fx.Node]:
