@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from pipeline.compress.pruning.followed import followed
@@ -16,8 +17,10 @@ from pipeline.formats.file_facts import program_macs
 from pipeline.formats.formats import FORMATS
 from pipeline.measure.file_layers import file_layers
 from pipeline.networks.segmenter.family import FAMILY
+from pipeline.recipe.input_shape import InputShape
 from tests.making.segmenters import CLASSES, NETWORKS, SIZE, config, images, segmenter
 from tests.networks.operations import row
+from tests.networks.test_lowering import made
 
 pytestmark = pytest.mark.slow
 
@@ -50,10 +53,10 @@ FILES = [(name, "onnx") for name in NETWORKS] + [
 
 @pytest.mark.parametrize(("name", "form"), FILES)
 def test_every_layer_of_a_file_is_the_programs_and_all_are_int8(name: str, form: str) -> None:
-    made = program(name)
-    int8, whole = program_macs(made)
+    whole_program = program(name)
+    int8, whole = program_macs(whole_program)
     assert int8 == whole
-    found = row(made, images(2), FORMATS[form])
+    found = row(whole_program, images(2), FORMATS[form])
     assert found.misses == []
     assert found.partitions in (None, 1)
     assert found.outside == 0
@@ -64,14 +67,14 @@ def test_a_file_with_fewer_channels_is_timed_in_place_of_a_pruned_one(
     form: str, tmp_path: Path
 ) -> None:
     """The channels go on through all that enlarges."""
-    made, known = program("deeplabv3plus"), FORMATS[form]
+    written, known = program("deeplabv3plus"), FORMATS[form]
     path = tmp_path / f"whole{known.suffix}"
-    known.module().write(made, path)
+    known.module().write(written, path)
     asked = config(**NETWORKS["deeplabv3plus"])
     model = FAMILY.prunable(segmenter(asked))
     groups = followed(model, asked.input_shape, FAMILY.structure(model)).groups
     widths = {}
-    for layer in file_layers(made, groups):
+    for layer in file_layers(written, groups):
         if layer.sized:
             present = {group.name: group.channels for group in groups}
             widths[layer.name] = layer.outputs.at({n: c // 2 for n, c in present.items()})
@@ -83,3 +86,16 @@ def test_a_file_with_fewer_channels_is_timed_in_place_of_a_pruned_one(
     opened.set_input(images(1).numpy())
     opened.invoke()
     assert opened.output().size == CLASSES * SIZE[0] * SIZE[1]
+
+
+def test_wide_dilations_of_depthwise_convolutions_stay_one_operation() -> None:
+    """TensorFlow's own function leaves SPACE_TO_BATCH_ND around those wider than the image."""
+    layers = [nn.Conv2d(8, 8, 3, padding=d, dilation=d, groups=8) for d in (6, 12, 18)]
+    shape = InputShape(channels=3, height=15, width=20)
+    noise = torch.randn(shape.batch(8), generator=torch.Generator().manual_seed(0))
+    graph = qat.prepare(made(nn.Sequential(*layers)), shape)
+    qat.calibrate(graph, lambda: [noise])
+    qat.set_training(graph, False)
+    found = row(quantized_program(graph, noise[:2]), noise[:2], FORMATS["tflite"])
+    assert found.misses == []
+    assert found.partitions == 1
