@@ -16,7 +16,7 @@ What is left of the mean of every channel goes to its bias.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -47,8 +47,6 @@ from pipeline.recipe.weight_forms import INT4_QMAX
 
 _PLACES = 200
 """Places of an image that are taken of each layer at most: neighbours see nearly the same."""
-_MOVED = 1 / 14
-"""By which share of its sides an image is moved: 16 pixels of 224."""
 _DAMPING = 0.02
 """Added to the diagonal of H, as a share of its mean: inputs that are hardly ever there."""
 _BLOCK = 128
@@ -71,7 +69,7 @@ def round_all_adaptively(
     layers = {layer.convolutions[0]: (layer, module) for layer, module in few_bit_layers(graph)}
     moved: dict[str, Tensor] = {}
     with torch.no_grad():
-        both = SideBySide(graph, _and_moved(batches))
+        both = SideBySide(graph, batches())
         for number, node in enumerate(graph.graph.nodes):
             if node in layers or number == 0:
                 both.take_more(node)
@@ -91,19 +89,6 @@ def round_all_adaptively(
                 both.compute(node)
             both.forget_before(node)
     return moved
-
-
-def _and_moved(batches: Callable[[], Iterable[Tensor]]) -> Iterator[Tensor]:
-    """All images, and after them the same moved a little down and to the right.
-
-    Late layers have many weights and see few places of an image; where a network strides, they see
-    something else of a moved one. What comes in at the edges repeats the outermost pixels.
-    """
-    yield from batches()
-    for images in batches():
-        down, right = (max(1, round(_MOVED * side)) for side in images.shape[2:])
-        padded = F.pad(images, (right, 0, down, 0), mode="replicate")
-        yield padded[:, :, : images.shape[2], : images.shape[3]]
 
 
 def _factor(both: SideBySide, conv: fx.Node) -> Tensor | None:

@@ -1,8 +1,7 @@
 """Our translations of ONNX operations to TensorFlow, in place of onnx2tf's.
 
-onnx2tf drops QuantizeLinear on purpose, and guards its translations of layout-free operations
-with transposes. Every 4-D tensor of ours is NCHW in ONNX and NHWC in TensorFlow, so each of these
-needs none.
+onnx2tf drops QuantizeLinear, and guards its translations of layout-free operations with transposes.
+Every 4-D tensor of ours is NCHW in ONNX and NHWC in TensorFlow, so these need none.
 """
 
 from __future__ import annotations
