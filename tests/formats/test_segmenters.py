@@ -99,3 +99,26 @@ def test_wide_dilations_of_depthwise_convolutions_stay_one_operation() -> None:
     found = row(quantized_program(graph, noise[:2]), noise[:2], FORMATS["tflite"])
     assert found.misses == []
     assert found.partitions == 1
+
+
+class Twins(nn.Module):
+    """Two convolutions of the same image, as the splits of a ResNeSt are, with a dilation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = (nn.Conv2d(8, 8, 3, padding=2, dilation=2) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.one(x)) + torch.relu(self.other(x))
+
+
+def test_dilated_convolutions_of_the_same_image_stay_one_operation_each() -> None:
+    """TensorFlow's converter finds one convolution between SPACE_TO_BATCH_ND and its inverse."""
+    shape = InputShape(channels=3, height=15, width=20)
+    noise = torch.randn(shape.batch(8), generator=torch.Generator().manual_seed(0))
+    graph = qat.prepare(made(Twins()), shape)
+    qat.calibrate(graph, lambda: [noise])
+    qat.set_training(graph, False)
+    found = row(quantized_program(graph, noise[:2]), noise[:2], FORMATS["tflite"])
+    assert found.misses == []
+    assert (found.partitions, found.outside) == (1, 0)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.base.errors import InputError
-from pipeline.formats.tflite.depthwise import spread_depthwise
+from pipeline.formats.tflite.dilated import dilated
 from pipeline.formats.tflite.nodes import is_rounded, operand, record, refused
 from pipeline.formats.tflite.resizing import resize
 
@@ -385,7 +385,7 @@ def own_translations(convolved: dict[str, str] | None = None) -> Iterator[dict[s
     theirs = Conv.make_node
 
     def convolve(*, graph_node: Any, tf_layers_dict: dict[str, Any], **arguments: Any) -> None:
-        if not spread_depthwise(graph_node, tf_layers_dict):
+        if not dilated(graph_node, tf_layers_dict):
             theirs(graph_node=graph_node, tf_layers_dict=tf_layers_dict, **arguments)
         output = graph_node.outputs[0].name
         if convolved is not None:
