@@ -68,6 +68,7 @@ def test_the_interface_is_read_from_the_file(form: str, pixels: bool) -> None:
         shape=shape,
         dtype="uint8" if pixels else real,
         kind="image" if pixels and form == "coreml" else "tensor",
+        channels_last=True if form == "tflite" else None,
     )
     assert found.input.layout == ("NHWC" if shape[3] == 3 else "NCHW")
     assert (found.input.height, found.input.width) == (32, 32)
