@@ -64,5 +64,6 @@ class TaskConfig(Part):
             return value
         having = [name for name, task in info.context.tasks.items() if key in task.options]
         if kind not in having:
-            raise ValueError(f"only task.kind {' and '.join(having)} has one; remove it")
+            has = "has" if len(having) == 1 else "have"
+            raise ValueError(f"only task.kind {' and '.join(having)} {has} one; remove it")
         return value

@@ -73,7 +73,13 @@ NO_RESULT_DEPENDS_ON_THEM = {
     *("measure/lanes/__init__.py", "measure/lanes/lanes.py"),
     "compress/__init__.py",
     # The loop over the stages
-    *("stages/__init__.py", "stages/assemble.py", "stages/carried.py", "stages/combined.py"),
+    *(
+        "stages/__init__.py",
+        "stages/assemble.py",
+        "stages/drawn.py",
+        "stages/carried.py",
+        "stages/combined.py",
+    ),
     "stages/devices.py",
     *("stages/explain.py", "stages/finished_run.py", "stages/floats.py"),
     *("stages/known.py", "stages/latest.py", "stages/names.py", "stages/presets.py"),

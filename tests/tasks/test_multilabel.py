@@ -253,7 +253,7 @@ def test_golden_images_have_all_labels_and_none_first() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["task.threshold=0.3"], "only task.kind multilabel has one; remove it"),
+        (["task.threshold=0.3"], "only task.kind multilabel and detection have one; remove it"),
         (["task={kind: multilabel, threshold: 1}"], "task.threshold: got 1; must be a number > 0"),
         (["task.kind=multilabel"], "data.kind must be image_folder, not digits"),
         (

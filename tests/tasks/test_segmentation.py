@@ -291,7 +291,7 @@ target: {{device: a phone, format: onnx, precision: int8}}
         (["task.kind=classification"], "only task.kind segmentation has one; remove it"),
         (
             ["task={kind: classification, stride: null}"],
-            "data.kind digit_scenes is for task.kind segmentation, not classification",
+            "data.kind digit_scenes is for task.kind detection or segmentation, not classification",
         ),
         (["task.stride=3"], "task.stride: got 3; must be one of 1, 2, 4, 8, 16, 32"),
         (["task.loss={class_weights: even}"], "must be balanced, or a list with a number"),
