@@ -15,7 +15,7 @@ from pipeline.tasks.images.annotations import Annotated, Named
 from pipeline.tasks.images.boxes import COLUMNS, targets_of, there
 from pipeline.tasks.images.classes import listed_classes
 from pipeline.tasks.images.coco import coco_file, read_coco
-from pipeline.tasks.images.dataset import Dataset, array_dataset, draw, others
+from pipeline.tasks.images.dataset import Dataset, array_dataset, split_evenly
 from pipeline.tasks.images.digits import DIGITS
 from pipeline.tasks.images.folders import (
     CALIBRATION,
@@ -62,7 +62,7 @@ def boxes_dataset(config: BoxData, shape: InputShape, seed: int, cache: Path | N
                 " says nothing; add images that have one"
             )
     found = FoundImages(scans=scans, classes=classes, labels=labels)
-    return as_dataset(found, config, shape, seed, cache, _split)
+    return as_dataset(found, config, shape, seed, cache, split_evenly)
 
 
 def scene_boxes_dataset(config: DigitScenesData, shape: InputShape) -> Dataset:
@@ -102,18 +102,6 @@ def box_places(config: BoxData, shape: InputShape, cache: Path) -> set[Path]:
         InputError: a folder is not what it was, or cannot be looked at.
     """
     return places_of(_scanned(config), preparation_of(config, shape), cache)
-
-
-def _split(targets: Tensor, wanted: int, seed: int, where: str) -> tuple[Tensor, Tensor]:
-    """Indices of the images to train on, and of those that calibrate, drawn at random."""
-    most = len(targets) - 1
-    if wanted > most:
-        raise InputError(
-            f"data.calibration_images: got {wanted}; {where} has {len(targets)} images and keeps "
-            f"one for training, so at most {most}; lower it, add images or give data.calibration"
-        )
-    drawn = draw(len(targets), wanted, seed)
-    return others(len(targets), drawn), drawn
 
 
 def _scanned(config: BoxData) -> dict[str, Scan]:

@@ -139,6 +139,23 @@ def split_calibration(labels: Tensor, wanted: int, seed: int, where: str) -> tup
     return others(len(labels), drawn), drawn
 
 
+_LEFT_TO_TRAIN = 2
+"""Images without a class of their own: batch normalisation wants several."""
+
+
+def split_evenly(targets: Tensor, wanted: int, seed: int, where: str) -> tuple[Tensor, Tensor]:
+    """The same of images that have no class of their own, drawn from all alike."""
+    most = len(targets) - _LEFT_TO_TRAIN
+    if wanted > most:
+        raise InputError(
+            f"data.calibration_images: got {wanted}; {where} has {len(targets)} images and keeps "
+            f"{_LEFT_TO_TRAIN} for training, so at most {most}; lower it, add images or give "
+            "data.calibration"
+        )
+    drawn = draw(len(targets), wanted, seed)
+    return others(len(targets), drawn), drawn
+
+
 TRAINING_SETS = ("train", "calibration")
 
 

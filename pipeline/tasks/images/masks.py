@@ -18,7 +18,7 @@ from pipeline.recipe.data import DigitScenesData, MaskFolderData
 from pipeline.recipe.input_shape import InputShape
 from pipeline.tasks.images.cache import kept_or_decoded
 from pipeline.tasks.images.classes import listed_classes
-from pipeline.tasks.images.dataset import Dataset, array_dataset, draw, others
+from pipeline.tasks.images.dataset import Dataset, array_dataset, split_evenly
 from pipeline.tasks.images.digits import DIGITS
 from pipeline.tasks.images.folders import (
     CALIBRATION,
@@ -80,7 +80,7 @@ def masked_dataset(
     }
     scans: dict[str, Scanned] = {key: one.images for key, one in sets.items()}
     found = FoundImages(scans=scans, classes=classes, labels=labels)
-    return as_dataset(found, config, shape, seed, cache, _split)
+    return as_dataset(found, config, shape, seed, cache, split_evenly)
 
 
 def mask_classes(config: MaskFolderData) -> tuple[str, ...]:
@@ -227,15 +227,3 @@ def _masks(scan: Scan, preparation: Preparation, cache: Path | None) -> Tensor:
         kept = torch.from_numpy(kept.take(np.arange(len(kept))))
     assert isinstance(kept, Tensor)  # since it may be in memory
     return kept[:, 0]
-
-
-def _split(labels: Tensor, wanted: int, seed: int, where: str) -> tuple[Tensor, Tensor]:
-    """Rows to train on, and to calibrate on."""
-    most = len(labels) - 2
-    if wanted > most:
-        raise InputError(
-            f"data.calibration_images: got {wanted}; {where} has {len(labels)} images and keeps 2 "
-            f"for training, so at most {most}; lower it, add images or give data.calibration"
-        )
-    drawn = draw(len(labels), wanted, seed)
-    return others(len(labels), drawn), drawn
