@@ -1,7 +1,7 @@
 """Weights of 4 bits in ONNX files whose step differs from block to block of input channels.
 
-As those of `few_bits`, which are one number a layer less: ONNX Runtime multiplies each block when
-it loads the file.
+As `few_bits` stores weights, and a whole number for each block besides. ONNX Runtime multiplies the
+block by it when it loads the file.
 """
 
 from __future__ import annotations
