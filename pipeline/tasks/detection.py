@@ -49,7 +49,7 @@ from pipeline.tasks.predictions import (
     read_named,
     write_named,
 )
-from pipeline.tasks.task import Agreement, Counted, Meaning
+from pipeline.tasks.task import Agreement, Counted, Meaning, changes_alone
 
 if TYPE_CHECKING:
     from pipeline.tasks.task import Mix
@@ -235,15 +235,7 @@ class Detection:
 
     def counted(self, predictions: Mapping[str, Predictions]) -> Counted:
         """What became of the objects of images; nothing of classes taken for others."""
-        return Counted(
-            float_model=None,
-            file=None,
-            missing=BOXES,
-            changes={
-                name: _changes(one.labels, one.float_model, one.file)
-                for name, one in predictions.items()
-            },
-        )
+        return changes_alone(predictions, _changes, BOXES)
 
     def prediction(
         self, image: str, answers: Mapping[str, Tensor], classes: Sequence[str], top: int

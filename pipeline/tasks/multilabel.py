@@ -30,7 +30,7 @@ from pipeline.tasks.labelled import Labelled, labelled
 from pipeline.tasks.mixing import mixer
 from pipeline.tasks.precision import average_precision, micro_f1
 from pipeline.tasks.predictions import Predictions, gathered, write_named
-from pipeline.tasks.task import Agreement, Counted, Meaning
+from pipeline.tasks.task import Agreement, Counted, Meaning, changes_alone
 
 if TYPE_CHECKING:
     from pipeline.tasks.task import Mix
@@ -185,15 +185,7 @@ class Multilabel:
 
     def counted(self, predictions: Mapping[str, Predictions]) -> Counted:
         """What became of the labels of images; nothing of classes taken for others."""
-        return Counted(
-            float_model=None,
-            file=None,
-            missing=SEVERAL,
-            changes={
-                name: _changes(one.labels, one.float_model, one.file)
-                for name, one in predictions.items()
-            },
-        )
+        return changes_alone(predictions, _changes, SEVERAL)
 
     def prediction(
         self, image: str, answers: Mapping[str, Tensor], classes: Sequence[str], top: int

@@ -45,7 +45,7 @@ from pipeline.tasks.predictions import (
     write_named,
 )
 from pipeline.tasks.segmented import Segmented, segmented
-from pipeline.tasks.task import Agreement, Counted, Meaning
+from pipeline.tasks.task import Agreement, Counted, Meaning, changes_alone
 
 if TYPE_CHECKING:
     from pipeline.tasks.task import Mix
@@ -225,15 +225,7 @@ class Segmentation:
 
     def counted(self, predictions: Mapping[str, Predictions]) -> Counted:
         """What became of the pixels of images; nothing of images taken for others."""
-        return Counted(
-            float_model=None,
-            file=None,
-            missing=MANY,
-            changes={
-                name: _changes(one.labels, one.float_model, one.file)
-                for name, one in predictions.items()
-            },
-        )
+        return changes_alone(predictions, _changes, MANY)
 
     def prediction(
         self, image: str, answers: Mapping[str, Tensor], classes: Sequence[str], top: int

@@ -93,6 +93,29 @@ class Counted:
     changes: dict[str, Changes]
 
 
+def changes_alone(
+    predictions: Mapping[str, Predictions],
+    changes: Callable[[Tensor, Tensor, Tensor], Changes],
+    missing: str,
+) -> Counted:
+    """What became of the images, where classes are not taken for one another.
+
+    Args:
+        predictions: by test set.
+        changes: counts them, of what should be, what was before and what is now.
+        missing: why nothing is said of classes.
+    """
+    return Counted(
+        float_model=None,
+        file=None,
+        missing=missing,
+        changes={
+            name: changes(one.labels, one.float_model, one.file)
+            for name, one in predictions.items()
+        },
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Meaning:
     """What the output of a file says, for whoever uses the file.

@@ -29,7 +29,7 @@ from coremltools.converters.mil.mil.passes.pass_registry import register_pass
 from numpy.typing import NDArray
 
 from pipeline.formats.coreml import sparse
-from pipeline.formats.weight_blocks import in_blocks
+from pipeline.formats.weight_blocks import Blocks, in_blocks
 
 _SPACE = "pocketnest"
 NAME = f"{_SPACE}::store_in_few_bits"
@@ -100,21 +100,25 @@ def _store_table(op: Any, weight: Weight) -> Any:
 def _store_blocks(op: Any, weight: Weight) -> Any:
     found = in_blocks(weight)
     assert found is not None  # the form would not have been chosen
-    multiples = found.multiples.reshape(*found.multiples.shape, *[1] * (weight.ndim - 2))
+    scale = op.scale.val
     return mb.constexpr_blockwise_shift_scale(
         data=found.codes.astype(types.np_int4_dtype),
-        scale=op.scale.val * multiples.astype(op.scale.val.dtype),
+        scale=scale * _by_block(found).astype(scale.dtype),
         before_op=op,
         name=f"{op.name}_blocks",
     )
+
+
+def _by_block(found: Blocks) -> NDArray[np.uint8]:
+    """The multiples of blocks as scales are stored: (out channels, blocks, 1, ...)."""
+    return found.multiples.reshape(*found.multiples.shape, *[1] * (found.codes.ndim - 2))
 
 
 def _blocks_are_exact(weight: Weight, scale: NDArray[Any]) -> bool:
     """Whether every multiple of a scale is a number of its type."""
     found = in_blocks(weight)
     assert found is not None
-    multiples = found.multiples.reshape(*found.multiples.shape, *[1] * (weight.ndim - 2))
-    exact = scale.astype(np.float64) * multiples
+    exact = scale.astype(np.float64) * _by_block(found)
     return bool(np.all(exact.astype(scale.dtype) == exact))
 
 
